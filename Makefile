@@ -1,0 +1,40 @@
+# From a fresh clone: `make train` shows the whole program at work, `make test` runs every test.
+# DEVICE=cuda installs the CUDA build of fbgemm and torchrec; the default is the CPU set.
+DEVICE ?= cpu
+PYTHON ?= python3.11
+PROCESSES ?= 2
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/installed-$(DEVICE)
+TORCHREC := $(shell sed -n 's/^ *\(torchrec==.*\)/\1/p' setup.cfg)
+
+.PHONY: setup train test lint format clean
+
+setup: $(INSTALLED)
+
+$(INSTALLED): setup.cfg pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --editable '.[$(DEVICE),dev]' --config-settings editable_mode=compat
+	test $(DEVICE) = cuda || $(BIN)/pip install --quiet --no-deps $(TORCHREC)
+	touch $@
+
+datasets/quickstart: | $(INSTALLED)
+	$(BIN)/adatt synth $@ --samples 2.1M --test-samples 200k --tasks five
+
+train: setup datasets/quickstart
+	$(BIN)/python -m launch.local --processes $(PROCESSES) train configs/quickstart.toml
+
+test: setup
+	$(BIN)/pytest
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: setup
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf $(VENV) build *.egg-info runs datasets

@@ -1,0 +1,1 @@
+"""Parquet datasets: importers, synthesis, manifest, global order, decoding to batches."""

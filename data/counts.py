@@ -1,0 +1,27 @@
+"""Counts of samples and rows as people write them: 70B, 2.1M, 300k, 4096."""
+
+import re
+from decimal import Decimal
+
+_FACTORS = {"": 1, "k": 10**3, "M": 10**6, "B": 10**9}
+_PATTERN = re.compile(r"\s*(\d[\d_]*(?:\.\d+)?)\s*([kMB]?)\s*")
+
+
+def parse_count(text: str | int) -> int:
+    """'2.1M' → 2_100_000, exactly (decimal arithmetic, no float); ValueError where it is not a whole number ≥ 0."""
+    match = _PATTERN.fullmatch(str(text))
+    if match is None or isinstance(text, bool):
+        raise ValueError(f"{text!r} is not a count; write a whole number, or one with k, M or B, such as 300k or 2.1M")
+    count = Decimal(match[1].replace("_", "")) * _FACTORS[match[2]]
+    if count != count.to_integral_value():
+        raise ValueError(f"{text!r} is not a whole number of samples")
+    return int(count)
+
+
+def format_count(count: int) -> str:
+    """2_100_000 → '2.1M': the shortest text that `parse_count` reads back to the same number."""
+    for unit in ("B", "M", "k"):
+        if count >= _FACTORS[unit]:
+            text = f"{(Decimal(count) / _FACTORS[unit]).normalize():f}"
+            return text + unit if len(text) <= 6 else f"{count:,}".replace(",", "_")
+    return str(count)

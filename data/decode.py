@@ -1,0 +1,200 @@
+"""From the Arrow columns of a row group to arrays; every value is checked here, and nowhere after.
+
+Shapes: R rows, D dense features, T tasks.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import xxhash
+from numpy.typing import NDArray
+
+from data.errors import DataError
+from data.features import Features, SparseFeature
+from data.hashing import Int64, fold
+
+Float32 = NDArray[np.float32]
+Where = Callable[[int], str]
+"""Describes row i of the table for a message: `row 12 of row group 3 of train/day_07.parquet`."""
+
+
+@dataclass(frozen=True)
+class Label:
+    """A column to learn."""
+
+    column: str
+    binary: bool
+    """Values other than 0 and 1 are an error."""
+
+
+@dataclass(frozen=True)
+class Columns:
+    """What a dataset's columns are to become: everything that decoding needs to know."""
+
+    features: Features
+    table_rows: dict[str, int]
+    """Rows of the embedding tables, by name."""
+    labels: tuple[Label, ...]
+    weight: str | None = None
+
+    @property
+    def names(self) -> list[str]:
+        """The columns to read, each once."""
+        labels = [label.column for label in self.labels]
+        return list(dict.fromkeys([*self.features.columns, *labels, *([self.weight] if self.weight else [])]))
+
+
+@dataclass(frozen=True)
+class Jagged:
+    """The ids of one feature: row i holds values[offsets[i] : offsets[i + 1]]."""
+
+    values: Int64
+    offsets: Int64
+    """[R + 1]"""
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Decoded rows."""
+
+    ids: tuple[Jagged, ...]
+    """One per sparse feature."""
+    dense_RD: Float32
+    labels_RT: Float32
+    """NaN = missing"""
+    weights_R: Float32
+
+    def __len__(self) -> int:
+        return len(self.weights_R)
+
+
+def decode(table: pa.Table, columns: Columns, where: Where) -> Rows:
+    """Checked arrays of a table that holds `columns.names`; DataError names the row and column of a bad value."""
+    table = table.combine_chunks()
+
+    def column(name: str) -> pa.Array:
+        chunked = table[name]
+        return chunked.chunk(0) if chunked.num_chunks else pa.array([], chunked.type)
+
+    dense = [_dense(column(entry.column), entry.transform, entry.mean, entry.scale) for entry in columns.features.dense]
+    labels = [_label(column(entry.column), entry, where) for entry in columns.labels]
+    ids = [
+        _ids(column(entry.column), entry, columns.table_rows[entry.table], where) for entry in columns.features.sparse
+    ]
+    ones = np.ones(table.num_rows, np.float32)
+    return Rows(
+        ids=tuple(ids),
+        dense_RD=np.stack(dense, axis=1) if dense else np.zeros((table.num_rows, 0), np.float32),
+        labels_RT=np.stack(labels, axis=1) if labels else np.zeros((table.num_rows, 0), np.float32),
+        weights_R=_weights(column(columns.weight), columns.weight, where) if columns.weight else ones,
+    )
+
+
+def check_type(name: str, kind: pa.DataType, columns: Columns) -> str | None:
+    """What is wrong with a column of this type for the use that `columns` makes of it; None: nothing."""
+    for feature in columns.features.sparse:
+        element = kind.value_type if _is_list(kind) else kind
+        text = pa.types.is_string(element) or pa.types.is_large_string(element) or pa.types.is_dictionary(element)
+        if feature.column != name:
+            continue
+        if feature.boundaries and not _is_number(kind):
+            return f"is {kind}, but boundaries need a number"
+        if not feature.boundaries and not text and not pa.types.is_integer(element):
+            return f"is {kind}, but an id is an int or string, or a list of them; give a float column `boundaries`"
+        if text and not feature.hash:
+            return f"is {kind}; set hash = true for string ids"
+    dense = {feature.column for feature in columns.features.dense}
+    labels = {label.column for label in columns.labels}
+    is_number_column = name in dense | labels | {columns.weight}
+    return f"is {kind}, not a number" if is_number_column and not _is_number(kind) else None
+
+
+def _is_number(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind))
+
+
+def _is_list(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind))
+
+
+def _numbers(array: pa.Array, null: float) -> Float32:
+    return array.cast(pa.float32(), safe=False).fill_null(null).to_numpy(zero_copy_only=False)
+
+
+def _dense(array: pa.Array, transform: str, mean: float, scale: float) -> Float32:
+    values = _numbers(array, np.nan)
+    if transform == "log1p":
+        values = np.copysign(np.log1p(np.abs(values)), values)
+    if mean or scale != 1:
+        values = (values - np.float32(mean)) / np.float32(scale)
+    return np.nan_to_num(values, nan=0.0, posinf=0.0, neginf=0.0)
+
+
+def _label(array: pa.Array, label: Label, where: Where) -> Float32:
+    values = _numbers(array, np.nan)
+    valid = array.is_valid().to_numpy(zero_copy_only=False) if array.null_count else True
+    wrong = valid & ~((values == 0) | (values == 1) if label.binary else np.isfinite(values))
+    if np.any(wrong):
+        row = int(np.argmax(wrong))
+        rule = "a binary label is 0, 1 or null" if label.binary else "a label is a finite number or null"
+        raise DataError(f"{where(row)}: label {label.column!r} is {array[row]}; {rule}")
+    return values
+
+
+def _weights(array: pa.Array, name: str, where: Where) -> Float32:
+    values = _numbers(array, np.nan)
+    wrong = ~(np.isfinite(values) & (values >= 0))
+    if np.any(wrong):
+        row = int(np.argmax(wrong))
+        raise DataError(f"{where(row)}: weight {name!r} is {array[row]}; a weight is a number ≥ 0")
+    return values
+
+
+def _ids(array: pa.Array, feature: SparseFeature, rows: int, where: Where) -> Jagged:
+    values, offsets = _flatten(array)
+    if feature.boundaries:
+        edges = np.asarray(feature.boundaries, np.float32)
+        return Jagged(np.searchsorted(edges, _numbers(values, np.nan), side="right"), offsets)
+    numbers = _integers(values)
+    if feature.hash:
+        return Jagged(fold(numbers, rows), offsets)
+    wrong = numbers.view(np.uint64) >= np.uint64(rows)
+    if np.any(wrong):
+        place = int(np.argmax(wrong))
+        row = int(np.searchsorted(offsets, place, side="right")) - 1
+        raise DataError(
+            f"{where(row)}: column {feature.column!r} holds id {numbers[place]}, but table {feature.table!r} has rows "
+            f"0 to {rows - 1}; give it more rows or set hash = true"
+        )
+    return Jagged(numbers, offsets)
+
+
+def _flatten(array: pa.Array) -> tuple[pa.Array, Int64]:
+    """The ids of all rows end to end, and where each row's begin; a null row, or a null in a list, holds none."""
+    if not _is_list(array.type):
+        lengths = array.is_valid().to_numpy(zero_copy_only=False).astype(np.int64)
+        return array.drop_null(), _offsets(lengths)
+    lengths = pc.list_value_length(array).fill_null(0).to_numpy(zero_copy_only=False).astype(np.int64)
+    values = array.flatten()
+    if values.null_count:
+        row_of_value = np.repeat(np.arange(len(lengths)), lengths)[values.is_valid().to_numpy(zero_copy_only=False)]
+        return values.drop_null(), _offsets(np.bincount(row_of_value, minlength=len(lengths)))
+    return values, _offsets(lengths)
+
+
+def _offsets(lengths: Int64) -> Int64:
+    offsets = np.zeros(len(lengths) + 1, np.int64)
+    np.cumsum(lengths, out=offsets[1:])
+    return offsets
+
+
+def _integers(values: pa.Array) -> Int64:
+    """Ids as int64; a string stands for the 64-bit xxHash of its UTF-8 bytes."""
+    if pa.types.is_integer(values.type):
+        return np.ascontiguousarray(values.cast(pa.int64(), safe=False).to_numpy(zero_copy_only=False))
+    encoded = values if pa.types.is_dictionary(values.type) else values.dictionary_encode()
+    hashes = [xxhash.xxh3_64_intdigest(text) for text in encoded.dictionary.to_pylist()]
+    return np.array(hashes, np.uint64).view(np.int64)[encoded.indices.to_numpy(zero_copy_only=False)]

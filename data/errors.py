@@ -1,0 +1,16 @@
+"""Errors that the user can mend.
+
+    UserError             one line: what, where, the value found, the way out; exit code 2
+    ├── DataError         a dataset, a file of it, or a value in it
+    └── ConfigError       a config key (raised by `trainer`)
+
+Anything else that escapes is a bug of ours and keeps its traceback.
+"""
+
+
+class UserError(Exception):
+    """The user's input is wrong; the message is one line that says what to do."""
+
+
+class DataError(UserError):
+    """A dataset cannot be used as asked."""

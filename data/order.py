@@ -1,0 +1,79 @@
+"""The global order of a pass over a dataset: a pure function of (row groups, seed, epoch, lanes).
+
+    row groups            ┌─A─┐┌──B──┐┌─C─┐┌────D────┐
+    permuted              ┌──B──┐┌────D────┐┌─A─┐┌─C─┐        (inside each time window, where one is kept)
+    cut into 2 equal lanes   lane 0: B D₀      lane 1: D₁ A C
+
+Global batch k takes the next `global_batch_size / lanes` rows of every lane. Rank r of W serves lanes
+r·lanes/W … (r+1)·lanes/W - 1. So a batch holds the same rows for every W that divides `lanes`, all ranks have the
+same number of batches, and a position in the data is one integer. Where rows are shuffled, the rows inside a row group
+are permuted too (`group_rows`), since logs are written in time order.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from data.hashing import Int64, permutation
+
+OrderName = Literal["shuffled", "chronological", "stored"]
+"""shuffled: row groups and the rows inside them. chronological: row groups inside a time window (a directory of the
+dataset, or a file where it has no directories); windows in path order. stored: as the files are, for evaluation."""
+
+
+@dataclass(frozen=True)
+class Order:
+    """Segments of row groups: all of lane 0 in reading order, then all of lane 1, …; arrays of one entry a segment."""
+
+    group: Int64
+    start: Int64
+    """First row of the segment, in the group's own order (`group_rows`)."""
+    stop: Int64
+    lane_begin: Int64
+    """[lanes + 1]: lane l holds the segments lane_begin[l] … lane_begin[l + 1] - 1."""
+
+
+def order(rows: Int64, window: Int64, *, name: OrderName, seed: int, epoch: int, lanes: int) -> Order:
+    """Order of one pass. `rows`: rows of each group; `window`: its time window, ascending; both in path order."""
+    sequence = _sequence(len(rows), window, name, seed, epoch)
+    cuts, cut_lane = _lane_cuts(rows, window if name == "chronological" else np.zeros_like(window), lanes)
+    group_end = np.cumsum(rows[sequence])
+    group_begin = group_end - rows[sequence]
+    edges = np.unique(np.concatenate([[0], group_end, cuts]))
+    begin, end = edges[:-1], edges[1:]
+    place = np.searchsorted(group_end, begin, side="right")
+    lane = cut_lane[np.searchsorted(cuts, begin, side="right")]
+    by_lane = np.argsort(lane, kind="stable")
+    return Order(
+        group=sequence[place][by_lane],
+        start=(begin - group_begin[place])[by_lane],
+        stop=(end - group_begin[place])[by_lane],
+        lane_begin=np.searchsorted(lane[by_lane], np.arange(lanes + 1)),
+    )
+
+
+def group_rows(group: int, rows: int, *, name: OrderName, seed: int, epoch: int) -> Int64 | None:
+    """The order in which the rows of a group are handed out; None: as they are stored."""
+    return permutation(rows, seed, "rows", epoch, group) if name == "shuffled" else None
+
+
+def _sequence(num_groups: int, window: Int64, name: OrderName, seed: int, epoch: int) -> Int64:
+    if name == "stored":
+        return np.arange(num_groups)
+    shuffled = permutation(num_groups, seed, "groups", epoch)
+    if name == "shuffled":
+        return shuffled
+    return shuffled[np.argsort(window[shuffled], kind="stable")]
+
+
+def _lane_cuts(rows: Int64, window: Int64, lanes: int) -> tuple[Int64, Int64]:
+    """Ends of the lanes' shares in the laid-out sequence, and whose share each one is; windows one after the other.
+
+    After N rows lane l has had (N + l) // lanes of them: the shares of all lanes add up to N (Hermite's identity), and
+    they stay within one row of each other whatever the sizes of the windows.
+    """
+    window_end = np.cumsum(np.bincount(window, weights=rows).astype(np.int64))
+    had = (window_end[:, None] + np.arange(lanes)) // lanes
+    share = np.diff(had, axis=0, prepend=0)
+    return np.cumsum(share.ravel()), np.tile(np.arange(lanes), len(window_end))

@@ -1,0 +1,211 @@
+"""How likely each outcome is: hidden signals of an impression, mixed into tasks.
+
+    signal = Σ parts               user, video, context, taste (user · video), an MLP of numbers and tab, history
+    z = Σ mixing[tab] · signals    per task; by tab, so that how much two tasks share depends on the row
+    binary                         label ~ Bernoulli(sigmoid(intercept + z))
+    regression                     label = level + swing · tanh(z) + noise
+
+The scales and intercepts are fitted to a calibration sample of the world, so the rates hold for every seed.
+
+Shapes: B impressions, C signals, K taste width, D numbers, H hidden units, P parts, T tabs.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache, reduce
+from typing import Literal
+
+import numpy as np
+
+from data.synth_log import HOUR_MS, Impressions, draw_impressions, times_of_day
+from data.synth_world import (
+    ACTIVE_NUMBERS,
+    CONTEXT,
+    SIGNALS,
+    Bytes,
+    Floats,
+    Integers,
+    Random,
+    World,
+    build_world,
+    random_stream,
+)
+
+TaskGroup = Literal["engagement-consumption", "two-consumption", "five"]
+
+PART_SHARES = {"user": 0.27, "video": 0.31, "context": 0.10, "taste": 0.16, "numbers": 0.13, "history": 0.03}
+"""Share of each part in the variance of every signal."""
+_HISTORY_EFFECT_C = np.array([1.0, 0.6, 1.0, -1.0], np.float32)
+_TAB_VARIATION = 0.5  # of a weight, up or down
+_CALIBRATION_ROWS = 65_536
+# log(1 + seconds) around 3 is 19 s; level - swing - 3 noise = 0, so no label is below 0 seconds
+_WATCH_LEVEL, _WATCH_SWING, _WATCH_NOISE = 3.0, 1.2, 0.6
+
+
+@dataclass(frozen=True)
+class Task:
+    """One kind of feedback."""
+
+    name: str
+    number: int
+    """Keys its random stream, so that a task's labels are the same in every group where its rate is."""
+    kind: Literal["binary", "regression"]
+    description: str
+    mixing_C: tuple[float, ...]
+    strength: float
+    """Deviation of z."""
+    rate: float | None = None
+    """Positive rate of a binary task."""
+    auxiliary: bool = False
+
+
+_CLICK = Task("click", 0, "binary", "1 = opened", (1.0, 0.1, 0.0, 0.0), 1.5, 0.44)
+_LONG_VIEW = Task("long_view", 1, "binary", "1 = watched to the end or for long", (0.75, 0.6, 0.0, 0.0), 1.5, 0.44)
+_LIKE = Task("like", 2, "binary", "1 = liked", (0.25, 0.0, 1.0, 0.0), 1.55, 0.017)
+_WATCH_TIME = Task("watch_time", 3, "regression", "log(1 + seconds watched)", (0.5, 0.8, 0.0, 0.0), 0.7)
+_HATE = Task("hate", 4, "binary", "1 = asked not to be shown the like", (-0.45, -0.2, -0.1, 0.8), 1.7, 0.0008, True)
+_RARER_LONG_VIEW = Task("long_view", 1, "binary", _LONG_VIEW.description, _LONG_VIEW.mixing_C, 1.5, 0.31)
+
+TASK_GROUPS: dict[str, tuple[Task, ...]] = {
+    "engagement-consumption": (_CLICK, _LIKE),
+    "two-consumption": (_CLICK, _LONG_VIEW),
+    "five": (_WATCH_TIME, _CLICK, _RARER_LONG_VIEW, _LIKE, _HATE),
+}
+
+
+@dataclass(frozen=True)
+class SignalModel:
+    """Scales that give every part of every signal its share of a unit variance."""
+
+    number_mean_D1: Floats
+    number_deviation_D1: Floats
+    part_mean_PC: Floats
+    part_scale_PC: Floats
+
+
+@dataclass(frozen=True)
+class TaskModel:
+    """A task fitted to the world."""
+
+    task: Task
+    weights_TC: Floats
+    intercept: float
+
+
+@dataclass(frozen=True)
+class LabelModel:
+    """All that turns impressions into labels."""
+
+    signals: SignalModel
+    tasks: tuple[TaskModel, ...]
+
+
+@lru_cache(maxsize=1)
+def build_label_model(seed: int, group: TaskGroup) -> LabelModel:
+    """The label model of a seed's world, a pure function of its arguments."""
+    world, random = build_world(seed), random_stream(seed, 1)
+    shown = draw_impressions(world, random, times_of_day(random, _CALIBRATION_ROWS) // HOUR_MS)
+    signals = _fit_signals(world, shown)
+    signal_BC, tab_B = hidden_signals(world, signals, shown), shown.context["tab"]
+    tasks = (_fit_task(task, random_stream(seed, 2, task.number), signal_BC, tab_B) for task in TASK_GROUPS[group])
+    return LabelModel(signals, tuple(tasks))
+
+
+def hidden_signals(world: World, model: SignalModel, shown: Impressions) -> Floats:
+    """signal_BC: float32, each of mean 0 and about unit variance."""
+    signal_BC = np.zeros((len(shown.user_B), len(SIGNALS)), np.float32)
+    numbers_DB = _standardise(_log_numbers(shown), model.number_mean_D1, model.number_deviation_D1)
+    for part_BC, mean_C, scale_C in zip(
+        _parts(world, numbers_DB, shown), model.part_mean_PC, model.part_scale_PC, strict=True
+    ):
+        signal_BC += (part_BC - mean_C) * scale_C
+    return signal_BC
+
+
+def true_mean(model: TaskModel, signal_BC: Floats, tab_B: Integers) -> Floats:
+    """mean_B: float32, the expected label of each row given everything that the log shows."""
+    z_B = _mix(model.weights_TC, signal_BC, tab_B)
+    if model.task.kind == "regression":
+        return (_WATCH_LEVEL + _WATCH_SWING * np.tanh(z_B)).astype(np.float32, copy=False)
+    return _sigmoid(z_B + np.float32(model.intercept))
+
+
+def draw_labels(task: Task, mean_B: Floats, random: Random) -> Floats | Bytes:
+    """label_B: int8 0 or 1 (binary), float32 (regression) with a noise of mean 0 that is cut at three deviations."""
+    if task.kind == "binary":
+        return (random.random(len(mean_B), dtype=np.float32) < mean_B).astype(np.int8)
+    noise_B = random.standard_normal(len(mean_B), dtype=np.float32).clip(-3, 3)
+    return (mean_B + _WATCH_NOISE * noise_B).astype(np.float32, copy=False)
+
+
+def _parts(world: World, numbers_DB: Floats, shown: Impressions) -> Iterator[Floats]:
+    """[B, C] for each of PART_SHARES, in its order."""
+    user_B, video_B, tab_B = shown.user_B, shown.video_B, shown.context["tab"]
+    yield world.user_effect_UC[user_B]
+    yield world.video_effect_VC[video_B]
+    yield _context_effect(world, shown.context)
+    yield np.einsum("bck,bck->bc", world.user_taste_UCK[user_B], world.video_taste_VCK[video_B])
+    hidden_HB = np.tanh(world.mlp_in_HD @ numbers_DB + world.mlp_tab_HT[:, tab_B])
+    yield (world.mlp_out_CH @ hidden_HB).T
+    yield _history_match(world, shown)[:, None] * _HISTORY_EFFECT_C
+
+
+def _context_effect(world: World, context: dict[str, Integers]) -> Floats:
+    effects = (world.context_effects[name][context[name]] for name in CONTEXT)
+    return reduce(np.add, effects)
+
+
+def _history_match(world: World, shown: Impressions) -> Floats:
+    """match_B: share of the recent videos that have the category of the one shown; 0 without history."""
+    length_B = np.diff(shown.recent_offsets_B)
+    row_N = np.repeat(np.arange(len(length_B)), length_B)
+    same_N = world.category_V[shown.recent_videos_N] == world.category_V[shown.video_B][row_N]
+    same_B = np.bincount(row_N[same_N], minlength=len(length_B))
+    return (same_B / np.maximum(length_B, 1)).astype(np.float32)
+
+
+def _log_numbers(shown: Impressions) -> Floats:
+    return np.log1p(np.stack([shown.numbers[name] for name in ACTIVE_NUMBERS]))
+
+
+def _fit_signals(world: World, shown: Impressions) -> SignalModel:
+    log_DB = _log_numbers(shown)
+    mean_D1, deviation_D1 = np.nanmean(log_DB, 1, keepdims=True), np.nanstd(log_DB, 1, keepdims=True)
+    numbers_DB = _standardise(log_DB, mean_D1, deviation_D1)
+    parts = list(_parts(world, numbers_DB, shown))
+    deviation_PC = np.stack([part_BC.std(0) for part_BC in parts])
+    share_P1 = np.array(list(PART_SHARES.values()), np.float32)[:, None]
+    mean_PC = np.stack([part_BC.mean(0) for part_BC in parts])
+    return SignalModel(mean_D1, deviation_D1, mean_PC, np.sqrt(share_P1) / deviation_PC)
+
+
+def _fit_task(task: Task, random: Random, signal_BC: Floats, tab_B: Integers) -> TaskModel:
+    variation_TC = random.uniform(-_TAB_VARIATION, _TAB_VARIATION, (CONTEXT["tab"], len(SIGNALS)))
+    weights_TC = np.array(task.mixing_C, np.float32) * (1 + variation_TC).astype(np.float32)
+    z_B = _mix(weights_TC, signal_BC, tab_B)
+    scale = task.strength / float(z_B.std())
+    intercept = 0.0 if task.rate is None else _intercept(z_B * scale, task.rate)
+    return TaskModel(task, weights_TC * np.float32(scale), intercept)
+
+
+def _intercept(logit_B: Floats, rate: float) -> float:
+    """By bisection: the intercept at which the mean probability is the rate."""
+    low, high = -40.0, 40.0
+    for _ in range(50):
+        middle = (low + high) / 2
+        too_low = _sigmoid(logit_B + np.float32(middle)).mean(dtype=np.float64) < rate
+        low, high = (middle, high) if too_low else (low, middle)
+    return low
+
+
+def _mix(weights_TC: Floats, signal_BC: Floats, tab_B: Integers) -> Floats:
+    return np.einsum("bc,bc->b", weights_TC[tab_B], signal_BC)
+
+
+def _standardise(log_DB: Floats, mean_D1: Floats, deviation_D1: Floats) -> Floats:
+    """Missing numbers become 0, the mean."""
+    return np.nan_to_num((log_DB - mean_D1) / deviation_D1, nan=0.0)
+
+
+def _sigmoid(logit_B: Floats) -> Floats:
+    return np.reciprocal(1 + np.exp(-logit_B))

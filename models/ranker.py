@@ -1,0 +1,58 @@
+"""The whole network: features → head → one logit per task → losses.
+
+Shapes: B rows, F input width, T tasks.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+from data.batch import Batch
+from models.embedding import FeatureLayer
+from models.losses import loss_sums
+from models.tasks import TaskConfig
+
+
+class Outcome(NamedTuple):
+    """What a step leaves behind, detached, for metrics."""
+
+    logits_BT: torch.Tensor
+    """A binary task's log odds; a regression task's prediction."""
+    labels_BT: torch.Tensor
+    weights_BT: torch.Tensor
+    """0 where the label is missing or the row is padding."""
+    loss_T: torch.Tensor
+    """Weighted sum of losses over the rows."""
+
+
+class Ranker(nn.Module):
+    """A multi-task ranking model.
+
+    The trained loss is Σ_tasks weight · (Σ_rows loss) / B. Dividing by all rows, labelled or not, gives every labelled
+    row the same say wherever it falls, so the mean over ranks is the loss of the global batch at any world size.
+    """
+
+    is_binary_T: torch.Tensor
+    task_weight_T: torch.Tensor
+
+    def __init__(
+        self, features: FeatureLayer, head: nn.Module, tasks: tuple[TaskConfig, ...], bf16: bool = False
+    ) -> None:
+        super().__init__()
+        self.features = features
+        self.head = head
+        self.bf16 = bf16
+        self.register_buffer("is_binary_T", torch.tensor([task.binary for task in tasks]), persistent=False)
+        self.register_buffer("task_weight_T", torch.tensor([task.weight for task in tasks]), persistent=False)
+
+    def forward(self, batch: Batch) -> tuple[torch.Tensor, Outcome]:
+        """(loss of this rank's rows, outcome)."""
+        features_BF = self.features(batch.sparse, batch.dense_BD)
+        with torch.autocast("cuda", torch.bfloat16, enabled=self.bf16):
+            logits_BT = self.head(features_BF)
+        logits_BT = logits_BT.float()
+        weights_BT = batch.weights_B[:, None] * batch.label_mask_BT
+        loss_T = loss_sums(logits_BT, batch.labels_BT, weights_BT, self.is_binary_T)
+        loss = (loss_T * self.task_weight_T).sum() / batch.weights_B.shape[0]
+        return loss, Outcome(logits_BT.detach(), batch.labels_BT, weights_BT, loss_T.detach())

@@ -1,0 +1,1 @@
+"""Joins data and models: configuration, sharding, the loop, evaluation, checkpoints, reports."""

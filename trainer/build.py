@@ -1,0 +1,174 @@
+"""Builds the parts of a run from its config. Nothing here runs anything or writes a file."""
+
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from torch import nn
+from torchrec.distributed.model_parallel import DistributedModelParallel
+from torchrec.distributed.train_pipeline import TrainPipelineSparseDist
+from torchrec.distributed.types import ModuleSharder, ShardingEnv
+
+from data.batch import Batch
+from data.decode import Columns, Label, check_type
+from data.manifest import Manifest, read_manifest, read_schema
+from data.order import OrderName
+from data.stream import Reading
+from models.embedding import FeatureLayer
+from models.ranker import Outcome, Ranker
+from trainer.config import Config
+from trainer.errors import ConfigError
+from trainer.initialise import initialise_dense, initialise_tables
+from trainer.optimizers import Optimizer, fused_params
+from trainer.sharding import FusedSharder, Placement, placements, plan_tables, process_group
+from trainer.world import World
+
+Pipeline = TrainPipelineSparseDist[Batch, Outcome]
+
+
+@dataclass(frozen=True)
+class Trainee:
+    """The sharded model with its optimizer and pipeline."""
+
+    model: DistributedModelParallel
+    optimizer: Optimizer
+    pipeline: Pipeline
+    placements: list[Placement]
+
+
+def build_columns(config: Config) -> Columns:
+    """What the columns of the datasets become."""
+    return Columns(
+        features=config.features,
+        table_rows={table.name: table.rows for table in config.tables},
+        labels=tuple(Label(task.label, task.binary) for task in config.tasks),
+        weight=config.data.weight,
+    )
+
+
+def open_dataset(uri: str, config: Config, world: World) -> Manifest:
+    """Manifest of a dataset that has every column the config names, in a usable type. Collective: call on all ranks."""
+
+    def read() -> Manifest:
+        manifest = read_manifest(uri)
+        check_columns(manifest, config)
+        return manifest
+
+    return world.on_first(read)
+
+
+def check_columns(manifest: Manifest, config: Config) -> None:
+    """ConfigError where a column is missing, of the wrong type, or an outcome used as a feature."""
+    columns, described = build_columns(config), read_schema(manifest)
+    for name in columns.names:
+        if name not in manifest.schema.names:
+            raise ConfigError(
+                f"dataset {manifest.uri}: no column {name!r}, which the config names; it has "
+                f"{', '.join(manifest.schema.names)}"
+            )
+        problem = check_type(name, manifest.schema.field(name).type, columns)
+        if problem:
+            raise ConfigError(f"dataset {manifest.uri}: column {name!r} {problem}")
+    for name in config.features.columns:
+        column = described.get(name)
+        if column is not None and column.role in ("label", "oracle"):
+            raise ConfigError(
+                f"features: column {name!r} is the {column.role} {column.description!r} in schema.json; "
+                "an outcome cannot be a feature"
+            )
+
+
+def check_same_types(train: Manifest, test: Manifest, config: Config) -> None:
+    """ConfigError where the two datasets store a column that the config names in different types."""
+    for name in build_columns(config).names:
+        one, other = train.schema.field(name).type, test.schema.field(name).type
+        if one != other:
+            raise ConfigError(
+                f"column {name!r} is {one} in {train.uri}, but {other} in {test.uri}; write both datasets alike"
+            )
+
+
+def check_lanes(config: Config, world: World) -> None:
+    """ConfigError where the ranks cannot share the lanes equally."""
+    if config.data.lanes % world.size:
+        raise ConfigError(
+            f"data.lanes = {config.data.lanes} is not divisible by the {world.size} ranks; "
+            "every rank serves the same number of lanes"
+        )
+
+
+def train_reading(config: Config, manifest: Manifest) -> Reading:
+    """How the training data is read; ConfigError where it is too small."""
+    reading = _reading(config, manifest, config.data.order, config.data.global_batch_size)
+    if reading.batches_per_epoch == 0:
+        raise ConfigError(
+            f"data.global_batch_size = {config.data.global_batch_size} exceeds the {manifest.num_rows} rows of "
+            f"{manifest.uri}; not one batch fits"
+        )
+    if config.train.samples > manifest.num_rows and not config.data.repeat:
+        raise ConfigError(
+            f"train.samples = {config.train.samples} exceeds the {manifest.num_rows} rows of {manifest.uri}; "
+            "train fewer, or set data.repeat = true for several passes"
+        )
+    return reading
+
+
+def test_reading(config: Config, manifest: Manifest) -> Reading:
+    """How the test data is read: every row once, as stored."""
+    size = config.data.evaluation_batch_size or config.data.global_batch_size
+    return _reading(config, manifest, "stored", size, keep_last=True)
+
+
+def end_of_training(config: Config, reading: Reading) -> int:
+    """Samples at the last batch: train.samples rounded up to a batch; one pass at most where it may not repeat."""
+    batch = reading.global_batch_size
+    batches = -(-config.train.samples // batch)
+    return batch * (batches if config.data.repeat else min(batches, reading.batches_per_epoch))
+
+
+@contextmanager
+def quiet_libraries() -> Iterator[None]:
+    """Silences what torchrec and torch say about their own use of each other."""
+    logging.getLogger("torch.fx._symbolic_trace").setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        yield
+
+
+def _reading(config: Config, manifest: Manifest, order: OrderName, batch_size: int, keep_last: bool = False) -> Reading:
+    return Reading(manifest, build_columns(config), batch_size, config.data.lanes, order, config.run.seed, keep_last)
+
+
+def build_model(config: Config, tables_on: torch.device) -> Ranker:
+    """The unsharded model, dense weights drawn from the seed."""
+    features = FeatureLayer(config.tables, config.features, tables_on)
+    head = config.model.build(features.width, len(config.tasks))
+    ranker = Ranker(features, head, config.tasks, bf16=config.train.precision == "bf16")
+    initialise_dense(ranker.head, config.run.seed)
+    return ranker
+
+
+def build_trainee(config: Config, world: World, total_samples: int) -> Trainee:
+    """Plans, shards and initialises the model. Collective: call on all ranks."""
+    if config.train.precision == "bf16" and world.device.type != "cuda":
+        raise ConfigError("train.precision = 'bf16' needs a GPU; use 'float32' on a CPU")
+    ranker = build_model(config, tables_on=torch.device("meta"))
+    sharder = FusedSharder(config.sharding.allow, fused_params(config.optimizer.sparse))
+    plan = plan_tables(ranker, sharder, world, config.data.global_batch_size // world.size)
+    placed = placements(plan, config.tables, config.sharding.allow)
+    with quiet_libraries():
+        model = DistributedModelParallel(
+            module=ranker,
+            env=ShardingEnv.from_process_group(process_group()),
+            device=world.device,
+            plan=plan,
+            sharders=[cast(ModuleSharder[nn.Module], sharder)],
+        )
+    initialise_tables(model, config.tables, config.run.seed)
+    optimizer = Optimizer(config.optimizer, model, total_samples)
+    pipeline: Pipeline = TrainPipelineSparseDist(model, optimizer.combined, world.device, execute_all_batches=True)
+    return Trainee(model, optimizer, pipeline, placed)

@@ -1,0 +1,167 @@
+"""The command line. Every command's own work is elsewhere; heavy imports wait until a command needs them.
+
+Exit codes: 0 done; 2 the user's input is wrong (one `error:` line, nothing written); 1 anything else.
+"""
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+from typer.exceptions import Abort, Exit, TyperException
+
+from data.errors import UserError
+from trainer.installation import check_installation
+
+app = typer.Typer(
+    name="adatt",
+    help="Trains multi-task recommenders on Parquet logs; evaluates NE per task at sample milestones.",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+importers = typer.Typer(help="Turns the official files of a public dataset into Parquet.")
+benchmarks = typer.Typer(help="Measures speed, beside the limit measured in the same run.")
+app.add_typer(importers, name="import")
+app.add_typer(benchmarks, name="bench")
+
+TaskGroup = Literal["engagement-consumption", "two-consumption", "five"]
+ConfigArgument = Annotated[
+    str, typer.Argument(metavar="CONFIG", help="TOML file of the run; see docs/configuration.md.")
+]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY.PATH=VALUE", help="Change a key: a TOML value or a bare word. May be repeated."),
+]
+RunArgument = Annotated[str, typer.Argument(metavar="RUN", help="Folder that `adatt train` wrote.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object a line instead of a table.")]
+
+
+@app.command("train")
+def train_command(config: ConfigArgument, changes: SetOption = None) -> None:
+    """Train a run, or go on with it where run.dir holds a checkpoint of the same config.
+
+    On several processes: torchrun --nproc-per-node 2 -m trainer train CONFIG
+    """
+    from trainer.config import load_config
+    from trainer.train import train
+    from trainer.world import start_world
+
+    loaded = load_config(config, changes)
+    with start_world(loaded.run.device) as world:
+        train(loaded, world)
+
+
+@app.command("evaluate")
+def evaluate_command(
+    run: RunArgument,
+    checkpoint: Annotated[str, typer.Option(metavar="NAME", help="Samples of a checkpoint, or latest.")] = "latest",
+    data: Annotated[str | None, typer.Option(metavar="URI", help="Dataset; the config's test set if left out.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Evaluate a checkpoint of a run; writes nothing."""
+    from trainer.evaluate_run import evaluate_run
+    from trainer.report import evaluation_table, make_console
+    from trainer.world import start_world
+
+    with start_world() as world:
+        records = evaluate_run(run, checkpoint, data, world)
+        if world.first and as_json:
+            sys.stdout.writelines(json.dumps(record) + "\n" for record in records)
+        elif world.first:
+            make_console().print(evaluation_table(records))
+
+
+@app.command("synth")
+def synth_command(
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to write: OUT/train, OUT/test, OUT/schema.json.")],
+    samples: Annotated[str, typer.Option(metavar="COUNT", help="Training rows: 300k, 3M …")],
+    test_samples: Annotated[str, typer.Option(metavar="COUNT", help="Test rows.")] = "200k",
+    tasks: Annotated[
+        TaskGroup, typer.Option(metavar="GROUP", help="engagement-consumption, two-consumption or five.")
+    ] = "five",
+    seed: Annotated[int, typer.Option(min=0, help="Same seed, same bytes.")] = 0,
+) -> None:
+    """Write a synthetic short-video log whose best reachable NE is known."""
+    from data.synth import synthesise
+    from trainer.report import count_progress, make_console, synth_table
+
+    train_rows, test_rows = _count("--samples", samples), _count("--test-samples", test_samples)
+    with count_progress("writing rows", train_rows + test_rows) as progress:
+        summary = synthesise(out, train_rows, test_rows, tasks, seed=seed, progress=progress)
+    make_console().print(synth_table(summary))
+
+
+@importers.command("kuairand")
+def import_kuairand_command(
+    source: Annotated[Path, typer.Argument(metavar="SRC", help="Folder of the official KuaiRand-Pure CSV files.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to write.")],
+    test_days: Annotated[int, typer.Option(min=1, help="Last days of the log that become the test set.")] = 2,
+) -> None:
+    """KuaiRand-Pure: joins logs with user and video features, drops exact duplicates, splits by day."""
+    from data.importers.kuairand import import_kuairand
+    from trainer.report import import_table, make_console
+
+    make_console().print(import_table(import_kuairand(source, out, test_days)))
+
+
+@benchmarks.command("train")
+def bench_train_command(
+    config: ConfigArgument,
+    changes: SetOption = None,
+    batches: Annotated[int, typer.Option(min=1, help="Global batches to time.")] = 60,
+    as_json: JsonOption = False,
+) -> None:
+    """Time training steps against the bound that the head's FLOPs set at this machine's matrix-product rate."""
+    from trainer.bench_train import bench_train
+    from trainer.config import load_config
+    from trainer.report import bench_table, make_console
+    from trainer.world import start_world
+
+    loaded = load_config(config, changes)
+    with start_world(loaded.run.device) as world:
+        result = bench_train(loaded, world, batches)
+        if world.first:
+            sys.stdout.write(json.dumps(result) + "\n") if as_json else make_console().print(bench_table(result))
+
+
+def _count(option: str, text: str) -> int:
+    from data.counts import parse_count
+
+    try:
+        return parse_count(text)
+    except ValueError as error:
+        raise UserError(f"{option}: {error}") from error
+
+
+def main() -> None:
+    """Runs a command and ends the process with its exit code."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: list[str]) -> int:
+    """The exit code of a command line."""
+    try:
+        check_installation()
+        code = app(arguments or ["--help"], standalone_mode=False)
+    except UserError as error:
+        return _tell(str(error))
+    except TyperException as error:
+        return _tell(f"{error.format_message()} (try --help)")
+    except Exit as ended:
+        return int(ended.exit_code)
+    except (Abort, KeyboardInterrupt):
+        return 130
+    return code if isinstance(code, int) else 0
+
+
+def _tell(message: str) -> int:
+    """One line on standard error. Rank 0 speaks first: an error of all ranks ends the others before they repeat it."""
+    from trainer.ranks import announced_ranks
+
+    if announced_ranks().rank != 0:
+        time.sleep(3)
+    sys.stderr.write(f"error: {' '.join(message.split())}\n")
+    sys.stderr.flush()
+    return 2

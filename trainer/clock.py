@@ -1,0 +1,66 @@
+"""The samples clock: everything is scheduled on the number of samples trained, globally.
+
+Events fall on the first global batch boundary at or after their samples; where the data ends first, on its last one.
+"""
+
+from dataclasses import dataclass
+
+from data.counts import format_count, parse_count
+
+
+@dataclass
+class Clock:
+    """Samples trained so far."""
+
+    batch: int
+    """Samples of a global batch."""
+    samples: int = 0
+
+    def advance(self) -> None:
+        """One global batch has been trained."""
+        self.samples += self.batch
+
+
+@dataclass(frozen=True)
+class Milestone:
+    """A number of samples as the user wrote it."""
+
+    text: str
+    samples: int
+
+
+def parse_milestone(value: object) -> object:
+    """'10B' or 10_000 → Milestone; ValueError where it is not a count."""
+    if isinstance(value, str):
+        return Milestone(value, parse_count(value))
+    return Milestone(format_count(value), value) if isinstance(value, int) else value
+
+
+class Due:
+    """Answers, once for each, whether an event has come: events at given samples, at a fixed distance, or both.
+
+    >>> due = Due(every=100, batch=64, end=256)
+    >>> [samples for samples in (64, 128, 192, 256) if due(samples)]
+    [128, 256]
+    """
+
+    def __init__(self, *, batch: int, end: int, at: tuple[int, ...] = (), every: int | None = None) -> None:
+        self._batch, self._end, self._every = batch, end, every
+        self._at = frozenset(self.boundary(samples) for samples in at)
+
+    def __call__(self, samples: int) -> bool:
+        """Whether an event falls on this batch boundary."""
+        return samples in self._at or (self._every is not None and self._has_multiple(samples))
+
+    def boundary(self, samples: int) -> int:
+        """The batch boundary on which an event at `samples` falls."""
+        return min(-(-samples // self._batch) * self._batch, self._end)
+
+    def next(self, samples: int) -> int:
+        """The first boundary after `samples` with an event at a given number of samples, or the end."""
+        return min((boundary for boundary in self._at if boundary > samples), default=self._end)
+
+    def _has_multiple(self, samples: int) -> bool:
+        """Whether a multiple of `every` lies in the batch that ends here: in (samples - batch, samples]."""
+        assert self._every is not None
+        return samples == self._end or samples // self._every > (samples - self._batch) // self._every

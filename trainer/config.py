@@ -1,0 +1,259 @@
+"""The configuration of a run: one TOML file, `--set` changes to it, and every rule that holds between keys."""
+
+import difflib
+import tomllib
+import types
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, Union, get_args, get_origin
+
+from pydantic import BaseModel, BeforeValidator, Field, PlainSerializer, ValidationError, model_validator
+
+from data.features import Features
+from data.settings import Count, Settings
+from data.stream import DataConfig
+from models.embedding import TableConfig
+from models.heads import AnyHeadConfig
+from models.tasks import TaskConfig
+from trainer.clock import Milestone, parse_milestone
+from trainer.errors import ConfigError
+from trainer.optimizers import OptimizerConfig
+from trainer.sharding import ShardingConfig
+from trainer.world import DeviceName
+
+
+class RunConfig(Settings):
+    """Where and how the run lives."""
+
+    dir: str
+    """The run's folder; starting again in it resumes from its newest checkpoint."""
+    seed: int = Field(default=17, ge=0)
+    """Of the order of the data, the initial weights and dropout."""
+    device: DeviceName = "auto"
+    """auto: the GPUs where there are some, else the CPU."""
+
+
+class TrainConfig(Settings):
+    """How long, and in what precision."""
+
+    samples: Count = Field(gt=0)
+    """Samples to train, over all ranks: 4096, "300k", "70B"."""
+    precision: Literal["float32", "bf16"] = "float32"
+    """bf16: matrix products of the dense part in bfloat16 (GPU only); weights, losses and metrics stay float32."""
+
+
+class EvaluateConfig(Settings):
+    """When to evaluate, besides the end of training."""
+
+    at_samples: tuple[
+        Annotated[Milestone, BeforeValidator(parse_milestone), PlainSerializer(lambda milestone: milestone.text)], ...
+    ] = ()
+    """Milestones, ascending: ["10B", "30B", "70B"]."""
+
+
+class CheckpointConfig(Settings):
+    """When to save, besides the milestones and the end."""
+
+    every_samples: Count | None = Field(default=None, gt=0)
+    """Samples between checkpoints; left out: only at milestones and at the end."""
+    keep: int = Field(default=3, gt=0)
+    """Newest checkpoints to keep; those of milestones stay for good."""
+
+
+class LogConfig(Settings):
+    """What is written while training."""
+
+    every_samples: Count | None = Field(default=None, gt=0)
+    """Samples between records of train.jsonl; left out: a hundredth of train.samples."""
+
+
+class Config(Settings):
+    """A run."""
+
+    run: RunConfig
+    data: DataConfig
+    features: Features
+    tables: tuple[TableConfig, ...]
+    tasks: tuple[TaskConfig, ...] = Field(min_length=1)
+    model: AnyHeadConfig
+    optimizer: OptimizerConfig = OptimizerConfig()
+    sharding: ShardingConfig = ShardingConfig()
+    train: TrainConfig
+    evaluate: EvaluateConfig = EvaluateConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    log: LogConfig = LogConfig()
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        for rule in (_check_features, _check_tasks, _check_batches, _check_milestones):
+            rule(self)
+        self.model.build_on_meta(8, len(self.tasks))
+        return self
+
+    @property
+    def log_every(self) -> int:
+        """Samples between records of train.jsonl."""
+        return self.log.every_samples or max(self.train.samples // 100, 1)
+
+
+def _check_features(config: Config) -> None:
+    tables = {table.name for table in config.tables}
+    used = {feature.table for feature in config.features.sparse}
+    rows = {table.name: table.rows for table in config.tables}
+    _refuse_twice("tables", [table.name for table in config.tables])
+    _refuse_twice("features.sparse", [feature.name for feature in config.features.sparse])
+    if not config.features.sparse:
+        raise ValueError("features.sparse: needs at least one entry; a model without ids has nothing to shard")
+    for feature in config.features.sparse:
+        if feature.table not in tables:
+            raise ValueError(
+                f"features.sparse: feature {feature.name!r} reads table {feature.table!r}; "
+                f"{_nearest(feature.table, tables)}"
+            )
+        if feature.boundaries and rows[feature.table] <= len(feature.boundaries):
+            needed = len(feature.boundaries) + 1
+            raise ValueError(
+                f"tables: {feature.table!r} has {rows[feature.table]} rows, but feature "
+                f"{feature.name!r} needs {needed} for its buckets"
+            )
+    for name in sorted(tables - used):
+        raise ValueError(f"tables: no feature reads table {name!r}; remove it or name it in a [[features.sparse]]")
+
+
+def _check_tasks(config: Config) -> None:
+    _refuse_twice("tasks", [task.name for task in config.tasks])
+    inputs = set(config.features.columns)
+    for task in config.tasks:
+        if task.label in inputs:
+            raise ValueError(
+                f"tasks: label {task.label!r} of task {task.name!r} is a feature too; "
+                "a model that reads its label learns nothing"
+            )
+
+
+def _check_batches(config: Config) -> None:
+    for key in ("global_batch_size", "evaluation_batch_size"):
+        size = getattr(config.data, key)
+        if size is not None and size % config.data.lanes:
+            raise ValueError(
+                f"data.{key} = {size} is not a multiple of data.lanes = {config.data.lanes}; "
+                "every lane gives the same number of rows"
+            )
+
+
+def _check_milestones(config: Config) -> None:
+    samples = [milestone.samples for milestone in config.evaluate.at_samples]
+    texts = [milestone.text for milestone in config.evaluate.at_samples]
+    if samples != sorted(set(samples)) or 0 in samples:
+        raise ValueError(f"evaluate.at_samples = {texts} must ascend from above 0, each milestone once")
+    if samples and samples[-1] > config.train.samples:
+        raise ValueError(
+            f"evaluate.at_samples: milestone {texts[-1]} lies beyond train.samples = "
+            f"{config.train.samples}; train longer or drop it"
+        )
+
+
+def _refuse_twice(where: str, names: list[str]) -> None:
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise ValueError(f"{where}: {twice!r} appears twice; names must differ")
+
+
+def load_config(path: str | Path, changes: list[str] | None = None) -> Config:
+    """The config at `path` with `--set` changes applied; ConfigError, in one line, for anything wrong in either."""
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+        values = tomllib.loads(text)
+    except FileNotFoundError as error:
+        raise ConfigError(f"{path}: no such config file") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: not UTF-8 text, so not TOML ({error.reason} at byte {error.start})") from error
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from error
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path}: not valid TOML: {error}") from error
+    for change in changes or []:
+        _apply(values, change)
+    return parse_config(values, str(path))
+
+
+def parse_config(values: dict[str, Any], source: str) -> Config:
+    """The config in parsed TOML; ConfigError names the key."""
+    try:
+        return Config.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError(f"{source}: {_explain(error)}") from error
+
+
+def _apply(values: dict[str, Any], change: str) -> None:
+    path, equals, text = change.partition("=")
+    keys = path.strip().split(".")
+    if not equals or not all(keys):
+        raise ConfigError(f"--set {change!r}: write KEY.PATH=VALUE, such as train.samples=300k")
+    target: Any = values
+    try:
+        for key in keys[:-1]:
+            target = target[int(key)] if isinstance(target, list) else target.setdefault(key, {})
+        last = keys[-1]
+        target[int(last) if isinstance(target, list) else last] = _toml_value(text.strip())
+    except (ValueError, IndexError, TypeError, AttributeError) as error:
+        raise ConfigError(
+            f"--set {change!r}: the config has no place {path!r}; list entries are numbered from 0"
+        ) from error
+
+
+def _toml_value(text: str) -> Any:
+    """A TOML value, or a bare word taken as a string."""
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def _explain(error: ValidationError) -> str:
+    """The first problem in one line: key, what is wrong, the value found."""
+    problem = next((entry for entry in error.errors() if entry["type"] == "extra_forbidden"), error.errors()[0])
+    found, place = problem["input"], problem["loc"]
+    key = ".".join(str(part) for part in _config_path(place))
+    if problem["type"] == "extra_forbidden":
+        return f"unknown key {key!r}; {_nearest(str(place[-1]), _known_keys(place))}"
+    if problem["type"] == "missing":
+        return f"key {key!r} is missing"
+    if problem["type"] == "union_tag_invalid":
+        return f"{key}.head: unknown head {problem['ctx']['tag']}; choose from {problem['ctx']['expected_tags']}"
+    if problem["type"] == "union_tag_not_found":
+        return f"{key}.head is missing; name one of the heads"
+    message = problem["msg"].removeprefix("Value error, ")
+    shown = "" if isinstance(found, dict | BaseModel) or problem["type"] == "value_error" else f", not {found!r}"
+    return f"{key}: {message[0].lower() + message[1:]}{shown}" if key else message
+
+
+def _config_path(place: tuple[int | str, ...]) -> list[int | str]:
+    """The key as the user writes it: pydantic puts the head's name behind `model`."""
+    return [part for index, part in enumerate(place) if not (index == 1 and place[0] == "model")]
+
+
+def _known_keys(place: tuple[int | str, ...]) -> set[str]:
+    """The keys that the section at place[:-1] knows."""
+    kind: Any = Config
+    for part in place[:-1]:
+        models = _models_in(kind.model_fields[part].annotation if part in getattr(kind, "model_fields", {}) else kind)
+        kind = next((model for model in models if model.model_fields.get("head") and model().head == part), None) or (  # type: ignore[attr-defined]
+            models[0] if models else kind
+        )
+    return set(getattr(kind, "model_fields", {}))
+
+
+def _models_in(annotation: Any) -> list[type[BaseModel]]:
+    if (
+        isinstance(annotation, type)
+        and not isinstance(annotation, types.GenericAlias)
+        and issubclass(annotation, BaseModel)
+    ):
+        return [annotation]
+    nested = get_args(annotation) if get_origin(annotation) in (Annotated, Union, tuple, types.UnionType) else ()
+    return [model for part in nested for model in _models_in(part)]
+
+
+def _nearest(name: str, known: set[str]) -> str:
+    matches = difflib.get_close_matches(name, sorted(known), n=1)
+    return f"did you mean {matches[0]!r}?" if matches else f"known here: {', '.join(sorted(known))}"

@@ -1,0 +1,110 @@
+"""Evaluation on the whole test set: every row once, over all ranks, through the training pipeline.
+
+A synthetic dataset stores the true conditional mean of label `x` in column `oracle_x`; what that mean scores is the
+best that any model can reach, and is reported beside the model's own metrics. The model never sees it: it is read here,
+apart from the batches.
+"""
+
+import time
+from dataclasses import asdict
+from typing import Any
+
+import pyarrow.parquet as pq
+import torch
+
+from data.batch import Batch
+from data.manifest import Manifest
+from data.prefetch import Prefetcher
+from data.stream import Reading, stream
+from models.tasks import TaskConfig
+from trainer.build import Trainee
+from trainer.config import Config
+from trainer.metrics import Metrics, MetricSums
+from trainer.world import World
+
+REPORTED = (
+    "examples",
+    "weight",
+    "log_loss",
+    "ne",
+    "auc",
+    "auc_error",
+    "calibration",
+    "mse",
+    "prediction_mean",
+    "label_mean",
+)
+
+
+class Evaluator:
+    """Evaluates the model as it stands."""
+
+    def __init__(self, config: Config, world: World, trainee: Trainee, reading: Reading) -> None:
+        self._config, self._world, self._trainee, self._reading = config, world, trainee, reading
+        self._oracle: dict[str, Metrics] | None = None
+
+    def run(self, samples: int) -> list[dict[str, Any]]:
+        """One record per non-auxiliary task. The pipeline must be empty. Collective: call on all ranks."""
+        begin = time.perf_counter()
+        metrics = self._evaluate()
+        if self._oracle is None:
+            self._oracle = oracle_metrics(self._reading.manifest, self._config.tasks, self._world)
+        seconds = time.perf_counter() - begin
+        records = []
+        for task, found in zip(self._config.tasks, metrics, strict=True):
+            oracle = self._oracle.get(task.name)
+            if task.auxiliary:
+                continue
+            record = {"samples": samples, "milestone": None, "task": task.name, "kind": task.kind, **asdict(found)}
+            record |= {"oracle_ne": oracle.ne if oracle else None, "oracle_mse": oracle.mse if oracle else None}
+            records.append(record | {"seconds": seconds})
+        return records
+
+    def _evaluate(self) -> list[Metrics]:
+        config, world, reading = self._config, self._world, self._reading
+        is_binary_T = torch.tensor([task.binary for task in config.tasks], device=world.device)
+        sums = MetricSums(is_binary_T)
+        batches = stream(
+            reading, world.lanes(reading.lanes), 0, threads=config.data.threads, pin=world.device.type == "cuda"
+        )
+        self._trainee.model.eval()
+        try:
+            with torch.no_grad():
+                self._add_all(batches, sums)
+        finally:
+            batches.close()
+            self._trainee.model.train()
+        world.sum(sums.sums_5T)
+        world.sum(sums.histogram_2TH)
+        return sums.compute()
+
+    def _add_all(self, batches: Prefetcher[Batch], sums: MetricSums) -> None:
+        for _ in range(self._reading.batches_per_epoch):
+            outcome = self._trainee.pipeline.progress(batches)
+            sums.update(outcome.logits_BT, outcome.labels_BT, outcome.weights_BT)
+
+
+def oracle_metrics(manifest: Manifest, tasks: tuple[TaskConfig, ...], world: World) -> dict[str, Metrics]:
+    """Metrics of the true conditional means, for the tasks that have them. Collective: call on all ranks."""
+    known = [task for task in tasks if f"oracle_{task.label}" in manifest.schema.names]
+    sums = {task.name: MetricSums(torch.tensor([task.binary])) for task in known}
+    for group in range(world.rank, len(manifest.rows) if known else 0, world.size):
+        _add_oracles(manifest, group, known, sums)
+    for total in sums.values():
+        for tensor in (total.sums_5T, total.histogram_2TH):
+            tensor.copy_(world.sum(tensor.to(world.device)).cpu())
+    return {name: total.compute()[0] for name, total in sums.items()}
+
+
+def _add_oracles(manifest: Manifest, group: int, tasks: list[TaskConfig], sums: dict[str, MetricSums]) -> None:
+    names = [name for task in tasks for name in (task.label, f"oracle_{task.label}")]
+    with manifest.filesystem.open_input_file(manifest.path(group)) as handle:
+        table = pq.ParquetFile(handle).read_row_group(int(manifest.group[group]), columns=names)
+    for task in tasks:
+        label_B1, oracle_B1 = (
+            torch.from_numpy(table[name].to_numpy().astype("float64"))[:, None]
+            for name in (task.label, f"oracle_{task.label}")
+        )
+        present_B1 = ~label_B1.isnan()
+        logit_B1 = oracle_B1.logit() if task.binary else oracle_B1
+        sums[task.name].update(logit_B1, label_B1.nan_to_num(), present_B1)

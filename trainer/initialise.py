@@ -1,0 +1,47 @@
+"""Initial weights as a function of (seed, name) alone: the same at every world size, under every plan.
+
+A table's rows are drawn in blocks, each from its own seed, so that a rank draws only the blocks that it holds.
+"""
+
+import torch
+from torch import nn
+from torch.distributed._shard.sharded_tensor import ShardedTensor
+from torchrec.distributed.model_parallel import DistributedModelParallel
+
+from data.hashing import stable_seed
+from models.embedding import TableConfig
+
+BLOCK_ROWS = 1 << 14
+
+
+def initialise_dense(module: nn.Module, seed: int) -> None:
+    """Redraws every parameter that has a `reset_parameters` above it, each module from its own seed."""
+    for name, part in module.named_modules():
+        reset = getattr(part, "reset_parameters", None)
+        if reset is None:
+            continue
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(stable_seed(seed, "dense", name))
+            reset()
+
+
+def initialise_tables(model: DistributedModelParallel, tables: tuple[TableConfig, ...], seed: int) -> None:
+    """Draws the rows of this rank's shards, uniform in ±init."""
+    scale = {table.name: table.init for table in tables}
+    for name, tensor in model.state_dict().items():
+        if not isinstance(tensor, ShardedTensor):
+            continue
+        table = name.split(".")[-2]
+        for shard in tensor.local_shards():
+            first, rows = shard.metadata.shard_offsets[0], shard.metadata.shard_sizes[0]
+            _draw_rows(shard.tensor, first, rows, scale[table], (seed, "table", table))
+
+
+def _draw_rows(weight_RD: torch.Tensor, first: int, rows: int, scale: float, key: tuple[object, ...]) -> None:
+    """Fills the shard that holds rows first … first + rows of a table."""
+    for block in range(first // BLOCK_ROWS, -(-(first + rows) // BLOCK_ROWS)):
+        generator = torch.Generator().manual_seed(stable_seed(*key, block))
+        values = torch.empty(BLOCK_ROWS, weight_RD.shape[1]).uniform_(-scale, scale, generator=generator)
+        begin, end = max(first, block * BLOCK_ROWS), min(first + rows, (block + 1) * BLOCK_ROWS)
+        drawn = values[begin - block * BLOCK_ROWS : end - block * BLOCK_ROWS]
+        weight_RD.detach()[begin - first : end - first].copy_(drawn)

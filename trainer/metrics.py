@@ -1,0 +1,119 @@
+"""Evaluation metrics from sums, so that batches and ranks add up exactly and memory does not grow.
+
+Shapes: B rows, T tasks, H histogram bins.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch.nn import functional
+
+BINS = 1 << 17
+"""Histogram bins for AUC, equally wide in the logit."""
+LOGIT_RANGE = 16.0
+"""Logits beyond ± this fall into the outermost bins: probabilities of 1e-7 and less are not told apart."""
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """A task's metrics on a set; None where one does not apply or is not defined."""
+
+    examples: int
+    """Rows with a label."""
+    weight: float
+    log_loss: float | None = None
+    ne: float | None = None
+    """Normalized Entropy: log loss / entropy of the set's own positive rate (He et al., ADKDD 2014)."""
+    auc: float | None = None
+    auc_error: float | None = None
+    """Bound on the error of `auc`: half the share of (positive, negative) pairs that fall into one bin."""
+    calibration: float | None = None
+    """Mean prediction / mean label."""
+    mse: float | None = None
+    prediction_mean: float | None = None
+    label_mean: float | None = None
+
+
+class MetricSums:
+    """Weighted sums of T tasks in float64. A task is binary or not, as `is_binary_T` says."""
+
+    NAMES = ("examples", "weight", "loss", "prediction", "label")
+
+    def __init__(self, is_binary_T: torch.Tensor) -> None:
+        num_tasks, device = len(is_binary_T), is_binary_T.device
+        self._is_binary_T = is_binary_T
+        self.sums_5T = torch.zeros(len(self.NAMES), num_tasks, dtype=torch.float64, device=device)
+        self.histogram_2TH = torch.zeros(2, num_tasks, BINS, dtype=torch.float64, device=device)
+        """Weight of negatives, and of positives, per bin of the logit."""
+
+    def update(self, logits_BT: torch.Tensor, labels_BT: torch.Tensor, weights_BT: torch.Tensor) -> None:
+        """Adds rows; those of weight 0 count nowhere. No synchronisation with the host."""
+        logits_BT, labels_BT, weights_BT = logits_BT.double(), labels_BT.double(), weights_BT.double()
+        predictions_BT = torch.where(self._is_binary_T, logits_BT.sigmoid(), logits_BT)
+        cross_entropy_BT = functional.binary_cross_entropy_with_logits(logits_BT, labels_BT, reduction="none")
+        loss_BT = torch.where(self._is_binary_T, cross_entropy_BT, (logits_BT - labels_BT).square())
+        self.sums_5T[0] += (weights_BT > 0).sum(dim=0)
+        self.sums_5T[1] += weights_BT.sum(dim=0)
+        for row, values_BT in enumerate((loss_BT, predictions_BT, labels_BT), start=2):
+            self.sums_5T[row] += (values_BT * weights_BT).sum(dim=0)
+        self._update_histogram(logits_BT, labels_BT, weights_BT)
+
+    def _update_histogram(self, logits_BT: torch.Tensor, labels_BT: torch.Tensor, weights_BT: torch.Tensor) -> None:
+        num_tasks = logits_BT.shape[1]
+        bin_BT = ((logits_BT / LOGIT_RANGE + 1) * (BINS / 2)).long().clamp_(0, BINS - 1)
+        task_T = torch.arange(num_tasks, device=logits_BT.device)
+        place_BT = ((labels_BT > 0.5).long() * num_tasks + task_T) * BINS + bin_BT
+        self.histogram_2TH.view(-1).index_add_(0, place_BT.reshape(-1), weights_BT.reshape(-1))
+
+    def compute(self) -> list[Metrics]:
+        """Metrics of each task from the sums."""
+        columns = self.sums_5T.t().tolist()
+        return [
+            _binary(column, self.histogram_2TH[:, task]) if binary else _regression(column)
+            for task, (column, binary) in enumerate(zip(columns, self._is_binary_T.tolist(), strict=True))
+        ]
+
+
+def entropy(rate: float) -> float:
+    """Entropy in nats of a coin that shows heads at this rate; 0 for a rate of 0 or 1."""
+    return -sum(share * math.log(share) for share in (rate, 1 - rate) if share > 0)
+
+
+def _binary(column: list[float], histogram_2H: torch.Tensor) -> Metrics:
+    examples, weight, loss, prediction, label = column
+    if weight == 0:
+        return Metrics(int(examples), weight)
+    background = entropy(label / weight)
+    auc, error = _auc(histogram_2H)
+    return Metrics(
+        examples=int(examples),
+        weight=weight,
+        log_loss=loss / weight,
+        ne=loss / weight / background if background > 0 else None,
+        auc=auc,
+        auc_error=error,
+        calibration=prediction / label if label > 0 else None,
+        prediction_mean=prediction / weight,
+        label_mean=label / weight,
+    )
+
+
+def _regression(column: list[float]) -> Metrics:
+    examples, weight, loss, prediction, label = column
+    if weight == 0:
+        return Metrics(int(examples), weight)
+    return Metrics(
+        int(examples), weight, mse=loss / weight, prediction_mean=prediction / weight, label_mean=label / weight
+    )
+
+
+def _auc(histogram_2H: torch.Tensor) -> tuple[float | None, float | None]:
+    """Area under the ROC curve, pairs in one bin counting one half, and the bound on the error that this makes."""
+    negative_H, positive_H = histogram_2H
+    pairs = float(negative_H.sum() * positive_H.sum())
+    if pairs == 0:
+        return None, None
+    tied = float((negative_H * positive_H).sum())
+    below_H = negative_H.cumsum(0) - negative_H
+    return (float((below_H * positive_H).sum()) + tied / 2) / pairs, tied / 2 / pairs

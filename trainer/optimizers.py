@@ -1,0 +1,129 @@
+"""One optimizer for the dense part, one fused into the backward pass of the tables, one schedule for both.
+
+The fused optimizer updates the rows that a batch touched while their gradients are computed, so a table's gradient
+never exists as a whole.
+"""
+
+import math
+from typing import Any, Literal
+
+import torch
+from fbgemm_gpu.split_embedding_configs import EmbOptimType
+from pydantic import Field
+from torchrec.distributed.model_parallel import DistributedModelParallel
+from torchrec.optim.clipping import GradientClipping, GradientClippingOptimizer
+from torchrec.optim.keyed import CombinedOptimizer, KeyedOptimizer, KeyedOptimizerWrapper
+from torchrec.optim.optimizers import in_backward_optimizer_filter
+
+from data.settings import Count, Settings
+
+
+class Schedule(Settings):
+    """Learning rate over samples: a linear rise, then a decay that ends with the run."""
+
+    warmup_samples: Count = Field(default=0, ge=0)
+    """Samples over which the rate rises from 0."""
+    decay: Literal["none", "linear", "cosine"] = "none"
+    """How the rate falls between the warm-up and train.samples."""
+    decay_to: float = Field(default=0.0, ge=0, le=1)
+    """Share of the rate that is left at the end."""
+
+    def factor(self, samples: float, total: int) -> float:
+        """Share of the full rate after `samples` of `total` samples."""
+        if samples < self.warmup_samples:
+            return samples / self.warmup_samples
+        if self.decay == "none":
+            return 1.0
+        done = min((samples - self.warmup_samples) / max(total - self.warmup_samples, 1), 1.0)
+        left = 1 - done if self.decay == "linear" else (1 + math.cos(math.pi * done)) / 2
+        return self.decay_to + (1 - self.decay_to) * left
+
+
+class DenseOptimizerConfig(Schedule):
+    """Optimizer of everything but the tables."""
+
+    name: Literal["adam", "adamw", "adagrad", "sgd"] = "adam"
+    learning_rate: float = Field(default=1e-3, gt=0)
+    weight_decay: float = Field(default=0.0, ge=0)
+    """adamw: decoupled; the others: added to the gradient."""
+    clip_norm: float | None = Field(default=None, gt=0)
+    """Largest norm of the dense gradient; a larger one is scaled down to it."""
+
+
+class SparseOptimizerConfig(Schedule):
+    """Fused optimizer of the tables."""
+
+    name: Literal["rowwise_adagrad", "adagrad", "adam", "sgd"] = "rowwise_adagrad"
+    """rowwise_adagrad keeps one number of state per row, adagrad one and adam two per weight, sgd none."""
+    learning_rate: float = Field(default=0.02, gt=0)
+    eps: float = Field(default=1e-8, gt=0)
+    weight_decay: float = Field(default=0.0, ge=0)
+    """Added to the gradient of the rows that a batch touches."""
+
+
+class OptimizerConfig(Settings):
+    """Both optimizers."""
+
+    dense: DenseOptimizerConfig = DenseOptimizerConfig()
+    sparse: SparseOptimizerConfig = SparseOptimizerConfig()
+
+
+_DENSE: dict[str, type[torch.optim.Optimizer]] = {
+    "adam": torch.optim.Adam,
+    "adamw": torch.optim.AdamW,
+    "adagrad": torch.optim.Adagrad,
+    "sgd": torch.optim.SGD,
+}
+_FUSED = {
+    "rowwise_adagrad": EmbOptimType.EXACT_ROWWISE_ADAGRAD,
+    "adagrad": EmbOptimType.EXACT_ADAGRAD,
+    "adam": EmbOptimType.ADAM,
+    "sgd": EmbOptimType.EXACT_SGD,
+}
+
+
+def fused_params(config: SparseOptimizerConfig) -> dict[str, Any]:
+    """The table optimizer as fbgemm's embedding kernels take it."""
+    return {
+        "optimizer": _FUSED[config.name],
+        "learning_rate": config.learning_rate,
+        "eps": config.eps,
+        "weight_decay": config.weight_decay,
+    }
+
+
+def build_dense_optimizer(config: DenseOptimizerConfig, model: DistributedModelParallel) -> KeyedOptimizer:
+    """Optimizer of the parameters that no fused optimizer owns."""
+    options: dict[str, Any] = {"lr": config.learning_rate, "weight_decay": config.weight_decay}
+    parameters = dict(in_backward_optimizer_filter(model.named_parameters()))
+    optimizer = KeyedOptimizerWrapper(parameters, lambda values: _DENSE[config.name](values, **options))
+    if config.clip_norm is None:
+        return optimizer
+    return GradientClippingOptimizer(optimizer, GradientClipping.NORM, max_gradient=config.clip_norm)
+
+
+class Optimizer:
+    """Both optimizers under their schedules; `combined` is what the pipeline steps and a checkpoint keeps."""
+
+    def __init__(self, config: OptimizerConfig, model: DistributedModelParallel, total_samples: int) -> None:
+        dense = build_dense_optimizer(config.dense, model)
+        self._dense = dense
+        self.combined = CombinedOptimizer([("sparse", model.fused_optimizer), ("dense", dense)])
+        self._parts: list[tuple[DenseOptimizerConfig | SparseOptimizerConfig, Any]] = [
+            (config.sparse, model.fused_optimizer),
+            (config.dense, dense),
+        ]
+        self._total_samples = total_samples
+
+    def allocate_state(self) -> None:
+        """Makes the dense optimizer's lazy state exist, to load a checkpoint into; moves the weights."""
+        self._dense.init_state()
+
+    def schedule(self, samples: float) -> float:
+        """Sets the learning rates for a step whose middle lies at `samples`; returns the dense one."""
+        rate = 0.0
+        for config, optimizer in self._parts:
+            rate = config.learning_rate * config.factor(samples, self._total_samples)
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+        return rate

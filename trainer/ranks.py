@@ -1,0 +1,27 @@
+"""torchrun's variables: the one place that reads them. Without torchrun this process is the only rank."""
+
+import os
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """Who this process is among the processes of the run."""
+
+    rank: int
+    size: int
+    local_rank: int
+    local_size: int
+    announced: bool
+    """Whether a launcher set the variables, so that there is a rendezvous to join."""
+
+
+def announced_ranks() -> Ranks:
+    """What the launcher says."""
+
+    def read(name: str, default: int) -> int:
+        return int(os.environ.get(name, default))
+
+    return Ranks(
+        read("RANK", 0), read("WORLD_SIZE", 1), read("LOCAL_RANK", 0), read("LOCAL_WORLD_SIZE", 1), "RANK" in os.environ
+    )

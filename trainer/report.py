@@ -1,0 +1,147 @@
+"""Tables for people: the plan, an evaluation, the result of a run."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+from data.counts import format_count
+from data.importers.kuairand import ImportSummary
+from data.synth import SynthSummary
+from trainer.sharding import Placement
+
+Record = dict[str, Any]
+
+
+def make_console(*, stderr: bool = False) -> Console:
+    """A console as wide as the terminal, or wide enough for every table where there is none."""
+    console = Console(stderr=stderr, highlight=False)
+    return console if console.is_terminal else Console(stderr=stderr, highlight=False, width=140)
+
+
+@contextmanager
+def count_progress(text: str, total: int) -> Iterator[Callable[[int], None]]:
+    """A progress bar on standard error, where that is a terminal; the function adds what it is given."""
+    console = make_console(stderr=True)
+    with Progress(console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task(text, total=total)
+        yield lambda count: bar.advance(task, count)
+
+
+def plan_table(placements: list[Placement]) -> Table:
+    """Where each embedding table lives."""
+    table = Table(title="embedding tables")
+    for name in ("table", "rows", "dim", "sharding", "ranks", "MiB"):
+        table.add_column(name, justify="left" if name in ("table", "sharding") else "right")
+    for entry in placements:
+        ranks = _ranges(entry.ranks)
+        table.add_row(
+            entry.table, f"{entry.rows:,}", str(entry.dim), entry.sharding, ranks, f"{entry.bytes / 2**20:,.1f}"
+        )
+    return table
+
+
+def bench_table(result: Record) -> Table:
+    """The figures of `adatt bench train`."""
+    table = Table(title=f"training on {result['world_size']} ranks, {result['threads']} threads each")
+    table.add_column("figure")
+    table.add_column("value", justify="right")
+    rows = {
+        "samples/s": f"{result['samples_per_second']:,.0f}",
+        "median step": f"{result['step_seconds'] * 1e3:,.1f} ms",
+        "waiting for data": f"{result['data_wait_fraction']:.1%}",
+        "head, forward + backward": f"{result['head_flops_per_sample'] / 1e6:,.2f} MFLOP/sample",
+        "matrix-product rate per rank": f"{result['matmul_flops_per_second'] / 1e9:,.1f} GFLOP/s",
+        "bound: head at that rate": f"{result['bound_samples_per_second']:,.0f} samples/s",
+        "reached of the bound": f"{result['fraction_of_bound']:.1%}",
+        "peak memory per process": f"{result['peak_bytes'] / 2**20:,.0f} MiB",
+    }
+    for name, value in rows.items():
+        table.add_row(name, value)
+    return table
+
+
+def import_table(summary: ImportSummary) -> Table:
+    """What an import read, dropped and wrote."""
+    table = Table(title="imported")
+    table.add_column("what")
+    table.add_column("rows", justify="right")
+    table.add_row("read", f"{summary.rows_read:,}")
+    table.add_row("exact duplicates dropped", f"{summary.duplicates_dropped:,}")
+    table.add_row(f"train, {_days(summary.train_days)}", f"{summary.train_rows:,}")
+    table.add_row(f"test, {_days(summary.test_days)}", f"{summary.test_rows:,}")
+    return table
+
+
+def synth_table(summary: SynthSummary) -> Table:
+    """What was drawn, and the best that a model can reach on it."""
+    table = Table(title=f"{summary.train_rows:,} training and {summary.test_rows:,} test rows in {summary.files} files")
+    for name in ("task", "kind", "positive rate", "oracle NE", "oracle MSE", "variance"):
+        table.add_column(name, justify="left" if name in ("task", "kind") else "right")
+    for task in summary.tasks:
+        numbers = (task.rate, task.oracle_ne, task.oracle_mse, task.label_variance)
+        table.add_row(task.name + " (auxiliary)" * task.auxiliary, task.kind, *map(_number, numbers))
+    return table
+
+
+def evaluation_table(records: list[Record]) -> Table:
+    """Every metric of one evaluation, a task a row."""
+    samples, milestone = records[0]["samples"], records[0]["milestone"]
+    table = Table(title=f"evaluation at {milestone or format_count(samples)} samples ({samples:,})")
+    names = {"ne": "NE", "oracle_ne": "oracle NE", "auc": "AUC", "log_loss": "log loss", "calibration": "calibration"}
+    names |= {"mse": "MSE", "oracle_mse": "oracle MSE"}
+    shown = {key: title for key, title in names.items() if any(record.get(key) is not None for record in records)}
+    table.add_column("task")
+    table.add_column("examples", justify="right")
+    for title in shown.values():
+        table.add_column(title, justify="right")
+    for record in records:
+        table.add_row(record["task"], f"{record['examples']:,}", *(_number(record.get(key)) for key in shown))
+    return table
+
+
+def result_table(records: list[Record]) -> Table:
+    """NE (MSE for regression) of each task at each evaluation, and the best reachable value where it is known."""
+    table = Table(title="result: NE of binary tasks, MSE of regression tasks (lower is better)")
+    table.add_column("task")
+    table.add_column("metric")
+    points = list(dict.fromkeys((record["samples"], record["milestone"]) for record in records))
+    for samples, milestone in points:
+        table.add_column(milestone or format_count(samples), justify="right")
+    value = {(record["task"], record["samples"]): record for record in records}
+    with_oracle = any(_main(record, "oracle_") is not None for record in records)
+    if with_oracle:
+        table.add_column("oracle", justify="right")
+    for task in dict.fromkeys(record["task"] for record in records):
+        row = [value.get((task, samples)) for samples, _ in points]
+        last = next(record for record in reversed(row) if record is not None)
+        cells = [_number(_main(record)) if record else "" for record in row]
+        table.add_row(
+            task,
+            "NE" if last["kind"] == "binary" else "MSE",
+            *cells,
+            *([_number(_main(last, "oracle_"))] * with_oracle),
+        )
+    return table
+
+
+def _main(record: Record, prefix: str = "") -> float | None:
+    value = record.get(prefix + ("ne" if record["kind"] == "binary" else "mse"))
+    return None if value is None else float(value)
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.4f}"
+
+
+def _days(days: tuple[int, ...]) -> str:
+    return f"{days[0]} to {days[-1]}"
+
+
+def _ranges(ranks: tuple[int, ...]) -> str:
+    if len(ranks) > 2 and ranks == tuple(range(ranks[0], ranks[-1] + 1)):
+        return f"{ranks[0]}–{ranks[-1]}"
+    return ", ".join(map(str, ranks))

@@ -1,0 +1,119 @@
+"""The run's folder: what is in it, and whether it may be used.
+
+RUN/config.toml          the resolved config
+RUN/train.jsonl          one record per log point
+RUN/evaluations.jsonl    one record per task and evaluation
+RUN/checkpoints/<samples>/
+RUN/tensorboard/
+"""
+
+import json
+import tomllib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+
+from trainer.config import Config, parse_config
+from trainer.errors import ConfigError
+
+FREE_SECTIONS = ("log", "checkpoint")
+"""May change between starts of a run: they do not touch what is trained."""
+FREE_KEYS = ("run.dir", "run.device", "data.threads", "data.evaluation_batch_size")
+
+
+class RunDirectory:
+    """Paths of a run, and its records."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.config_file = self.path / "config.toml"
+        self.train_log = self.path / "train.jsonl"
+        self.evaluations = self.path / "evaluations.jsonl"
+        self.checkpoints = self.path / "checkpoints"
+        self.tensorboard = self.path / "tensorboard"
+
+    def check(self, config: Config) -> None:
+        """ConfigError where the folder belongs to another config or is not a run; writes nothing."""
+        if self.path.exists() and not self.path.is_dir():
+            raise ConfigError(f"run.dir = {str(self.path)!r} is a file; name a folder")
+        if not self.config_file.exists():
+            if self.path.exists() and any(self.path.iterdir()):
+                raise ConfigError(f"run.dir = {str(self.path)!r} is not empty and holds no run; name another folder")
+            return
+        differences = _differences(_plain(self.read_config()), _plain(config))
+        if differences:
+            key, before, now = differences[0]
+            raise ConfigError(
+                f"run.dir = {str(self.path)!r} holds a run of another config: {key} was {before!r}, now {now!r}; "
+                "name another folder, or remove this one to start anew"
+            )
+
+    def create(self, config: Config) -> None:
+        """Makes the folder and writes the resolved config."""
+        try:
+            self.checkpoints.mkdir(parents=True, exist_ok=True, mode=0o755)
+            partial = self.config_file.with_suffix(".partial")
+            partial.write_text(tomli_w.dumps(_plain(config)), encoding="utf-8")
+            partial.replace(self.config_file)
+        except OSError as error:
+            raise ConfigError(f"run.dir = {str(self.path)!r} cannot be written ({error.strerror})") from error
+
+    def read_config(self) -> Config:
+        """The resolved config of the run; ConfigError where the folder holds none."""
+        try:
+            return parse_config(tomllib.loads(self.config_file.read_text(encoding="utf-8")), str(self.config_file))
+        except FileNotFoundError as error:
+            raise ConfigError(
+                f"{self.path}: no run here (no config.toml); name a folder that `adatt train` wrote"
+            ) from error
+        except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{self.config_file}: cannot be read ({error})") from error
+
+    def forget_after(self, samples: int) -> None:
+        """Drops records of training that a resume at `samples` repeats."""
+        for path in (self.train_log, self.evaluations):
+            if path.exists():
+                kept = [record for record in read_records(path) if record["samples"] <= samples]
+                path.write_text("".join(json.dumps(record) + "\n" for record in kept), encoding="utf-8")
+
+
+def append_records(path: Path, records: Iterable[dict[str, Any]]) -> None:
+    """Adds lines to a JSONL file."""
+    with path.open("a", encoding="utf-8") as file:
+        file.writelines(json.dumps(record) + "\n" for record in records)
+
+
+def read_records(path: Path) -> list[dict[str, Any]]:
+    """The records of a JSONL file; a last line that a crash cut short is left out."""
+    if not path.exists():
+        return []
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    return [json.loads(line) for line in lines if line.endswith("\n")]
+
+
+def _plain(config: Config) -> dict[str, Any]:
+    """The config as TOML can hold it: without the keys that are None."""
+
+    def without_none(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: without_none(entry) for key, entry in value.items() if entry is not None}
+        return [without_none(entry) for entry in value] if isinstance(value, list | tuple) else value
+
+    return without_none(config.model_dump(mode="python"))
+
+
+def _differences(before: Any, now: Any, path: str = "") -> list[tuple[str, Any, Any]]:
+    """(key, before, now) of every leaf that differs and is not free to change."""
+    if path in (*FREE_SECTIONS, *FREE_KEYS) or before == now:
+        return []
+    if isinstance(before, dict) and isinstance(now, dict):
+        keys = dict.fromkeys([*before, *now])
+        return [
+            entry for key in keys for entry in _differences(before.get(key), now.get(key), f"{path}.{key}".strip("."))
+        ]
+    if isinstance(before, list) and isinstance(now, list) and len(before) == len(now):
+        pairs = enumerate(zip(before, now, strict=True))
+        return [entry for index, (old, new) in pairs for entry in _differences(old, new, f"{path}.{index}")]
+    return [(path, before, now)]

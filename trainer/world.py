@@ -1,0 +1,101 @@
+"""The ranks of this run. The one place that chooses the device."""
+
+import ctypes
+import platform
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar
+
+import torch
+import torch.distributed as dist
+
+from data.errors import UserError
+from trainer.errors import ConfigError
+from trainer.ranks import announced_ranks
+
+Result = TypeVar("Result")
+DeviceName = Literal["auto", "cpu", "cuda"]
+
+
+@dataclass(frozen=True)
+class World:
+    """Who this process is among the ranks, and what it computes on."""
+
+    rank: int
+    size: int
+    local_rank: int
+    local_size: int
+    device: torch.device
+
+    @property
+    def first(self) -> bool:
+        """Whether this rank writes and prints."""
+        return self.rank == 0
+
+    def lanes(self, lanes: int) -> range:
+        """The lanes that this rank serves."""
+        share = lanes // self.size
+        return range(self.rank * share, (self.rank + 1) * share)
+
+    def on_first(self, function: Callable[[], Result]) -> Result:
+        """Result of `function`, run on rank 0 only; its UserError is raised on all. Collective: call on all ranks."""
+        message: list[Any] = [None, None]
+        if self.first:
+            try:
+                message[0] = function()
+            except UserError as error:
+                message[1] = error
+        dist.broadcast_object_list(message, src=0)
+        if message[1] is not None:
+            raise message[1]
+        return message[0]
+
+    def on_all(self, function: Callable[[], Result]) -> Result:
+        """Result of `function` on this rank; any rank's UserError is raised on all. Collective: call on all ranks."""
+        result: Result | None = None
+        error: UserError | None = None
+        try:
+            result = function()
+        except UserError as caught:
+            error = caught
+        errors: list[UserError | None] = [None] * self.size
+        dist.all_gather_object(errors, error)
+        raised = next((entry for entry in errors if entry is not None), None)
+        if raised is not None:
+            raise raised
+        return result  # type: ignore[return-value]
+
+    def sum(self, tensor: torch.Tensor) -> torch.Tensor:
+        """The sum over ranks, in place. Collective: call on all ranks."""
+        dist.all_reduce(tensor)
+        return tensor
+
+
+@contextmanager
+def start_world(device: DeviceName = "auto") -> Iterator[World]:
+    """Joins the process group that torchrun announces, or one of a single rank; leaves it at a good end."""
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("run.device is 'cuda', but no GPU is visible here; use 'auto' or 'cpu'")
+    use_cuda = device != "cpu" and torch.cuda.is_available()
+    ranks = announced_ranks()
+    chosen = torch.device("cuda", ranks.local_rank) if use_cuda else torch.device("cpu")
+    if use_cuda:
+        torch.cuda.set_device(chosen)
+    else:
+        _keep_freed_memory()
+    backend = "cuda:nccl,cpu:gloo" if use_cuda else "gloo"
+    store = None if ranks.announced else dist.HashStore()
+    dist.init_process_group(backend, store=store, rank=ranks.rank, world_size=ranks.size)
+    yield World(ranks.rank, ranks.size, ranks.local_rank, ranks.local_size, chosen)
+    dist.destroy_process_group()  # not after an error: the other ranks may be elsewhere
+
+
+def _keep_freed_memory() -> None:
+    """Tells glibc to keep freed memory: fresh pages for the activations of every step cost a tenth of a CPU step."""
+    if platform.libc_ver()[0] != "glibc":
+        return
+    m_trim_threshold, m_mmap_threshold, threshold_bytes = -1, -3, 1 << 30
+    libc = ctypes.CDLL(None)
+    libc.mallopt(m_mmap_threshold, threshold_bytes)
+    libc.mallopt(m_trim_threshold, threshold_bytes)
