@@ -97,7 +97,8 @@ def check_type(name: str, kind: pa.DataType, columns: Columns) -> str | None:
     """What is wrong with a column of this type for the use that `columns` makes of it; None: nothing."""
     for feature in columns.features.sparse:
         element = kind.value_type if _is_list(kind) else kind
-        text = pa.types.is_string(element) or pa.types.is_large_string(element) or pa.types.is_dictionary(element)
+        element = element.value_type if pa.types.is_dictionary(element) else element
+        text = pa.types.is_string(element) or pa.types.is_large_string(element)
         if feature.column != name:
             continue
         if feature.boundaries and not _is_number(kind):
@@ -193,8 +194,10 @@ def _offsets(lengths: Int64) -> Int64:
 
 def _integers(values: pa.Array) -> Int64:
     """Ids as int64; a string stands for the 64-bit xxHash of its UTF-8 bytes."""
+    if pa.types.is_dictionary(values.type) and pa.types.is_integer(values.type.value_type):
+        values = values.dictionary_decode()
     if pa.types.is_integer(values.type):
         return np.ascontiguousarray(values.cast(pa.int64(), safe=False).to_numpy(zero_copy_only=False))
     encoded = values if pa.types.is_dictionary(values.type) else values.dictionary_encode()
-    hashes = [xxhash.xxh3_64_intdigest(text) for text in encoded.dictionary.to_pylist()]
+    hashes = [xxhash.xxh3_64_intdigest(text.encode()) for text in encoded.dictionary.to_pylist()]
     return np.array(hashes, np.uint64).view(np.int64)[encoded.indices.to_numpy(zero_copy_only=False)]

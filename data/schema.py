@@ -16,6 +16,8 @@ Role = Literal["feature", "label", "oracle", "time", "key"]
 only). time: when the impression happened; may be used as a feature. key: identifies the row."""
 
 SCHEMA_FILE = "schema.json"
+ORACLE_PREFIX = "oracle_"
+"""A synthetic dataset stores the true conditional mean of label `x` in column `oracle_x`; never a feature."""
 
 
 @dataclass(frozen=True)

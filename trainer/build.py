@@ -154,6 +154,10 @@ def build_model(config: Config, tables_on: torch.device) -> Ranker:
 
 def build_trainee(config: Config, world: World, total_samples: int) -> Trainee:
     """Plans, shards and initialises the model. Collective: call on all ranks."""
+    if config.optimizer.sparse.name == "adam" and world.device.type != "cuda":
+        raise ConfigError(
+            "optimizer.sparse.name = 'adam' needs a GPU: fbgemm has no fused Adam for CPUs; use 'adagrad'"
+        )
     if config.train.precision == "bf16" and world.device.type != "cuda":
         raise ConfigError("train.precision = 'bf16' needs a GPU; use 'float32' on a CPU")
     ranker = build_model(config, tables_on=torch.device("meta"))

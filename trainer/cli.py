@@ -144,7 +144,7 @@ def run(arguments: list[str]) -> int:
     """The exit code of a command line."""
     try:
         check_installation()
-        code = app(arguments or ["--help"], standalone_mode=False)
+        code = app(arguments or ["--help"], prog_name="adatt", standalone_mode=False)
     except UserError as error:
         return _tell(str(error))
     except TyperException as error:

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, Self, Union, get_args, get_origin
 from pydantic import BaseModel, BeforeValidator, Field, PlainSerializer, ValidationError, model_validator
 
 from data.features import Features
+from data.schema import ORACLE_PREFIX
 from data.settings import Count, Settings
 from data.stream import DataConfig
 from models.embedding import TableConfig
@@ -103,6 +104,11 @@ def _check_features(config: Config) -> None:
     _refuse_twice("features.sparse", [feature.name for feature in config.features.sparse])
     if not config.features.sparse:
         raise ValueError("features.sparse: needs at least one entry; a model without ids has nothing to shard")
+    for column in config.features.columns:
+        if column.startswith(ORACLE_PREFIX):
+            raise ValueError(
+                f"features: column {column!r} holds the true mean of a label; a model that reads it cheats"
+            )
     for feature in config.features.sparse:
         if feature.table not in tables:
             raise ValueError(
@@ -219,7 +225,7 @@ def _explain(error: ValidationError) -> str:
     if problem["type"] == "missing":
         return f"key {key!r} is missing"
     if problem["type"] == "union_tag_invalid":
-        return f"{key}.head: unknown head {problem['ctx']['tag']}; choose from {problem['ctx']['expected_tags']}"
+        return f"{key}.head: unknown head {problem['ctx']['tag']!r}; choose from {problem['ctx']['expected_tags']}"
     if problem["type"] == "union_tag_not_found":
         return f"{key}.head is missing; name one of the heads"
     message = problem["msg"].removeprefix("Value error, ")
@@ -234,13 +240,14 @@ def _config_path(place: tuple[int | str, ...]) -> list[int | str]:
 
 def _known_keys(place: tuple[int | str, ...]) -> set[str]:
     """The keys that the section at place[:-1] knows."""
-    kind: Any = Config
+    candidates: list[type[BaseModel]] = [Config]
     for part in place[:-1]:
-        models = _models_in(kind.model_fields[part].annotation if part in getattr(kind, "model_fields", {}) else kind)
-        kind = next((model for model in models if model.model_fields.get("head") and model().head == part), None) or (  # type: ignore[attr-defined]
-            models[0] if models else kind
-        )
-    return set(getattr(kind, "model_fields", {}))
+        fields = candidates[0].model_fields
+        if part in fields:
+            candidates = _models_in(fields[str(part)].annotation)
+        elif isinstance(part, str):  # pydantic puts the head's name behind `model`
+            candidates = [model for model in candidates if model.model_fields["head"].default == part]
+    return set(candidates[0].model_fields)
 
 
 def _models_in(annotation: Any) -> list[type[BaseModel]]:

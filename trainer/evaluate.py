@@ -15,6 +15,7 @@ import torch
 from data.batch import Batch
 from data.manifest import Manifest
 from data.prefetch import Prefetcher
+from data.schema import ORACLE_PREFIX
 from data.stream import Reading, stream
 from models.tasks import TaskConfig
 from trainer.build import Trainee
@@ -86,7 +87,7 @@ class Evaluator:
 
 def oracle_metrics(manifest: Manifest, tasks: tuple[TaskConfig, ...], world: World) -> dict[str, Metrics]:
     """Metrics of the true conditional means, for the tasks that have them. Collective: call on all ranks."""
-    known = [task for task in tasks if f"oracle_{task.label}" in manifest.schema.names]
+    known = [task for task in tasks if ORACLE_PREFIX + task.label in manifest.schema.names]
     sums = {task.name: MetricSums(torch.tensor([task.binary])) for task in known}
     for group in range(world.rank, len(manifest.rows) if known else 0, world.size):
         _add_oracles(manifest, group, known, sums)
@@ -97,13 +98,13 @@ def oracle_metrics(manifest: Manifest, tasks: tuple[TaskConfig, ...], world: Wor
 
 
 def _add_oracles(manifest: Manifest, group: int, tasks: list[TaskConfig], sums: dict[str, MetricSums]) -> None:
-    names = [name for task in tasks for name in (task.label, f"oracle_{task.label}")]
+    names = [name for task in tasks for name in (task.label, ORACLE_PREFIX + task.label)]
     with manifest.filesystem.open_input_file(manifest.path(group)) as handle:
         table = pq.ParquetFile(handle).read_row_group(int(manifest.group[group]), columns=names)
     for task in tasks:
         label_B1, oracle_B1 = (
             torch.from_numpy(table[name].to_numpy().astype("float64"))[:, None]
-            for name in (task.label, f"oracle_{task.label}")
+            for name in (task.label, ORACLE_PREFIX + task.label)
         )
         present_B1 = ~label_B1.isnan()
         logit_B1 = oracle_B1.logit() if task.binary else oracle_B1

@@ -12,9 +12,15 @@ from pydantic import Field
 from torch import nn
 from torchrec.distributed.embedding_types import EmbeddingComputeKernel
 from torchrec.distributed.embeddingbag import EmbeddingBagCollectionSharder
-from torchrec.distributed.planner import EmbeddingShardingPlanner, Topology
-from torchrec.distributed.planner.storage_reservations import HeuristicalStorageReservation
-from torchrec.distributed.planner.types import ParameterConstraints, PlannerError
+from torchrec.distributed.planner import EmbeddingShardingPlanner
+from torchrec.distributed.planner.storage_reservations import FixedPercentageStorageReservation
+from torchrec.distributed.planner.types import (
+    KernelConfig,
+    ParameterConstraints,
+    PlannerError,
+    TopologyFactory,
+    TrainerConfig,
+)
 from torchrec.distributed.types import ShardingPlan
 
 from data.settings import Settings
@@ -22,6 +28,8 @@ from models.embedding import TableConfig
 from trainer.errors import ConfigError
 from trainer.world import World
 
+RESERVED_MEMORY = 0.15
+"""Share of each device's memory that tables may not take: the dense part, activations, batches in flight."""
 ShardingType = Literal["table_wise", "row_wise", "table_row_wise"]
 
 
@@ -63,8 +71,9 @@ class Placement:
 
 def plan_tables(model: nn.Module, sharder: FusedSharder, world: World, batch_size: int) -> ShardingPlan:
     """The plan, the same on all ranks. Collective: call on all ranks."""
-    topology = Topology(
-        world_size=world.size, local_world_size=min(world.local_size, world.size), compute_device=world.device.type
+    topology = TopologyFactory.create_topology(
+        TrainerConfig(world_size=world.size, local_world_size=world.local_size, hbm_cap_bytes=world.gpu_bytes),
+        kernel_config=KernelConfig(compute_device=world.device.type),
     )
     names = [table.name for table in model.features.embeddings.embedding_bag_configs()]  # type: ignore[union-attr,operator]
     fused = ParameterConstraints(compute_kernels=[EmbeddingComputeKernel.FUSED.value])
@@ -72,7 +81,7 @@ def plan_tables(model: nn.Module, sharder: FusedSharder, world: World, batch_siz
         topology=topology,
         batch_size=batch_size,
         constraints=dict.fromkeys(names, fused),
-        storage_reservation=HeuristicalStorageReservation(percentage=0.15),
+        storage_reservation=FixedPercentageStorageReservation(RESERVED_MEMORY),
         stats=[],
         debug=False,
     )

@@ -66,6 +66,7 @@ def train(config: Config, world: World) -> None:
         pin=world.device.type == "cuda",
     )
     world.on_all(batches.wait_for_first)
+    world.on_all(lambda: check_first_batch(test, world))
     world.on_first(lambda: run.create(config))
     world.on_first(lambda: run.forget_after(clock.samples))
     log = TrainLog(config, world, run, clock.samples, end)
@@ -77,6 +78,15 @@ def train(config: Config, world: World) -> None:
     finally:
         batches.close()
         log.close()
+
+
+def check_first_batch(reading: Reading, world: World) -> None:
+    """Reads this rank's first batch of a dataset; DataError where it is bad."""
+    batches = stream(reading, world.lanes(reading.lanes), 0)
+    try:
+        batches.wait_for_first()
+    finally:
+        batches.close()
 
 
 def run_loop(parts: Parts) -> None:

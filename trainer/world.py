@@ -33,6 +33,11 @@ class World:
         """Whether this rank writes and prints."""
         return self.rank == 0
 
+    @property
+    def gpu_bytes(self) -> int | None:
+        """Memory of this rank's GPU; None on a CPU."""
+        return torch.cuda.get_device_properties(self.device).total_memory if self.device.type == "cuda" else None
+
     def lanes(self, lanes: int) -> range:
         """The lanes that this rank serves."""
         share = lanes // self.size

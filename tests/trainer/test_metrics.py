@@ -1,0 +1,101 @@
+"""Metrics against scikit-learn, torchrec.metrics and plain float64."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import log_loss, mean_squared_error, roc_auc_score
+from torchrec.metrics.metrics_config import DefaultTaskInfo
+from torchrec.metrics.ne import NEMetric
+from torchrec.metrics.rec_metric import RecComputeMode
+
+from trainer.metrics import MetricSums, entropy
+
+
+def _random_rows(rows: int, seed: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """logits, labels and weights of a binary and a regression task; some weights are 0."""
+    generator = torch.Generator().manual_seed(seed)
+    logits_BT = torch.randn(rows, 2, generator=generator) * 2 - 1
+    clicks_B = (torch.rand(rows, generator=generator) < logits_BT[:, 0].sigmoid()).float()
+    watched_B = logits_BT[:, 1] + torch.randn(rows, generator=generator)
+    weights_BT = torch.rand(rows, 2, generator=generator) * (torch.rand(rows, 2, generator=generator) < 0.9)
+    return logits_BT, torch.stack([clicks_B, watched_B], dim=1), weights_BT
+
+
+def _sums(*batches: tuple[torch.Tensor, torch.Tensor, torch.Tensor]) -> MetricSums:
+    sums = MetricSums(torch.tensor([True, False]))
+    for batch in batches:
+        sums.update(*batch)
+    return sums
+
+
+def test_against_scikit_learn() -> None:
+    batches = [_random_rows(5_000, seed) for seed in range(3)]
+    click, watch = _sums(*batches).compute()
+    logits_BT, labels_BT, weights_BT = (torch.cat(parts).double().numpy() for parts in zip(*batches, strict=True))
+    label_B, weight_B = labels_BT[:, 0], weights_BT[:, 0]
+    probability_B = 1 / (1 + np.exp(-logits_BT[:, 0]))
+    expected = log_loss(label_B, probability_B, sample_weight=weight_B)
+    rate = np.average(label_B, weights=weight_B)
+    assert click.examples == int((weight_B > 0).sum())
+    assert click.log_loss == pytest.approx(expected, rel=1e-9)
+    assert click.ne == pytest.approx(expected / -(rate * np.log(rate) + (1 - rate) * np.log(1 - rate)), rel=1e-9)
+    assert click.calibration == pytest.approx(np.average(probability_B, weights=weight_B) / rate, rel=1e-9)
+    auc = roc_auc_score(label_B, probability_B, sample_weight=weight_B)
+    assert click.auc is not None
+    assert click.auc_error is not None
+    assert abs(click.auc - auc) <= click.auc_error < 1e-4
+    squared = mean_squared_error(labels_BT[:, 1], logits_BT[:, 1], sample_weight=weights_BT[:, 1])
+    assert watch.mse == pytest.approx(squared, rel=1e-9)
+    assert (watch.ne, watch.auc, click.mse) == (None, None, None)
+
+
+def test_ne_against_torchrec() -> None:
+    logits_BT, labels_BT, weights_BT = _random_rows(4_000, 7)
+    metric = NEMetric(
+        world_size=1,
+        my_rank=0,
+        batch_size=4_000,
+        tasks=[DefaultTaskInfo],
+        compute_mode=RecComputeMode.UNFUSED_TASKS_COMPUTATION,
+        window_size=4_000,
+    )
+    name = DefaultTaskInfo.name
+    metric.update(
+        predictions={name: logits_BT[:, 0].double().sigmoid()},
+        labels={name: labels_BT[:, 0].double()},
+        weights={name: weights_BT[:, 0].double()},
+    )
+    values = {key: float(value) for key, value in metric.compute().items()}
+    found = _sums((logits_BT, labels_BT, weights_BT)).compute()[0].ne
+    assert found == pytest.approx(next(value for key, value in values.items() if "lifetime_ne" in key), rel=1e-6)
+
+
+@pytest.mark.parametrize("label", [0.0, 1.0])
+def test_one_class_has_no_ne_and_no_auc(label: float) -> None:
+    rows = 10
+    labels_BT = torch.full((rows, 2), label)
+    click, _ = _sums((torch.zeros(rows, 2), labels_BT, torch.ones(rows, 2))).compute()
+    assert (click.ne, click.auc) == (None, None)
+    assert click.log_loss == pytest.approx(math.log(2))
+
+
+def test_no_labelled_row() -> None:
+    click, watch = _sums((torch.zeros(4, 2), torch.zeros(4, 2), torch.zeros(4, 2))).compute()
+    assert (click.examples, click.log_loss, watch.mse) == (0, None, None)
+
+
+def test_constant_predictor_has_ne_1() -> None:
+    labels_B = torch.tensor([1.0, 0, 0, 0])
+    logit = math.log(0.25 / 0.75)
+    click, _ = _sums(
+        (torch.full((4, 2), logit, dtype=torch.float64), labels_B[:, None].expand(4, 2), torch.ones(4, 2))
+    ).compute()
+    assert click.ne == pytest.approx(1, rel=1e-12)
+    assert click.auc == 0.5
+
+
+def test_entropy() -> None:
+    assert entropy(0.5) == pytest.approx(math.log(2))
+    assert (entropy(0), entropy(1)) == (0, 0)

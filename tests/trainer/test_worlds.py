@@ -1,0 +1,134 @@
+"""The same config is the same algorithm on any number of ranks, under any plan; a run repeats to the bit."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.ranks import run_on_ranks
+from tests.trainer.datasets import make_config
+from trainer.config import Config
+from trainer.evaluate_run import evaluate_run
+from trainer.run_directory import RunDirectory, read_records
+from trainer.train import train
+from trainer.world import World
+
+
+def _train(world: World, config: Config) -> list[dict[str, Any]]:
+    train(config, world)
+    return read_records(RunDirectory(config.run.dir).train_log)
+
+
+def _run(dataset: Path, folder: Path, size: int, sharding: str = "table_wise", **sections: Any) -> list[dict[str, Any]]:
+    sections.setdefault("train", {"samples": 6400})
+    config = make_config(dataset, run={"dir": str(folder)}, sharding={"allow": [sharding]}, **sections)
+    return run_on_ranks(size, _train, config)[0]
+
+
+def _losses(records: list[dict[str, Any]]) -> torch.Tensor:
+    return torch.tensor([record["loss"] for record in records], dtype=torch.float64)
+
+
+@pytest.fixture(scope="module")
+def one_rank(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str, Any]]]:
+    folder = tmp_path_factory.mktemp("one") / "run"
+    return folder, _run(dataset, folder, 1)
+
+
+@pytest.mark.parametrize(("size", "sharding"), [(2, "table_wise"), (2, "row_wise"), (4, "table_wise"), (4, "row_wise")])
+def test_losses_of_global_batches_do_not_depend_on_ranks_or_plan(
+    dataset: Path, tmp_path: Path, one_rank: tuple[Path, list[dict[str, Any]]], size: int, sharding: str
+) -> None:
+    expected, found = _losses(one_rank[1]), _losses(_run(dataset, tmp_path / "run", size, sharding))
+    assert len(expected) == len(found) == 100
+    torch.testing.assert_close(found[:5], expected[:5], rtol=1e-6, atol=0)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=0)
+
+
+def test_training_learns(one_rank: tuple[Path, list[dict[str, Any]]]) -> None:
+    losses = _losses(one_rank[1])
+    assert losses[-10:].mean() < 0.8 * losses[:10].mean()
+
+
+@pytest.mark.parametrize("size", [1, 2])
+def test_two_runs_on_the_same_ranks_are_bit_identical(dataset: Path, tmp_path: Path, size: int) -> None:
+    options = {"model": {"head": "adatt", "dropout": 0.2}, "train": {"samples": 1280}}
+    one, two = (_run(dataset, tmp_path / name, size, **options) for name in ("a", "b"))
+    assert torch.equal(_losses(one), _losses(two))
+    first, second = (_evaluations(tmp_path / name) for name in ("a", "b"))
+    assert first == second
+
+
+def _evaluations(run: Path) -> list[str]:
+    """Every evaluated number, as text to the last digit."""
+    return [json.dumps(_timeless(record)) for record in read_records(run / "evaluations.jsonl")]
+
+
+def _timeless(record: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in record.items() if key != "seconds"}
+
+
+@pytest.mark.parametrize("size", [1, 2, 4])
+def test_one_checkpoint_evaluates_alike_on_any_ranks(one_rank: tuple[Path, list[dict[str, Any]]], size: int) -> None:
+    folder, _ = one_rank
+    expected = [_timeless(record) for record in read_records(folder / "evaluations.jsonl")]
+    found = run_on_ranks(size, _evaluate, str(folder))[0]
+    assert [record["task"] for record in found] == ["watch", "click", "rare"]
+    for one, other in zip(expected, found, strict=True):
+        assert one["examples"] == other["examples"] == (667 if one["task"] == "rare" else 1001)
+        keys = ("mse",) if one["kind"] == "regression" else ("ne", "auc", "log_loss", "calibration")
+        assert [one[key] for key in keys] == pytest.approx([other[key] for key in keys], rel=1e-6)
+
+
+def _evaluate(world: World, folder: str) -> list[dict[str, Any]]:
+    return evaluate_run(folder, "latest", None, world)
+
+
+@pytest.mark.parametrize("sharding", ["table_wise", "row_wise"])
+def test_training_goes_on_as_if_it_had_not_been_evaluated(dataset: Path, tmp_path: Path, sharding: str) -> None:
+    options = {"model": {"head": "adatt", "dropout": 0.1}, "train": {"samples": 1280}}
+    plain = _run(dataset, tmp_path / "plain", 2, sharding, **options)
+    evaluated = _run(dataset, tmp_path / "evaluated", 2, sharding, evaluate={"at_samples": ["256", 640]}, **options)
+    assert torch.equal(_losses(plain), _losses(evaluated))
+
+
+@pytest.mark.parametrize(("before", "after"), [(2, 2), (2, 1), (1, 4)])
+def test_resumed_equals_uninterrupted(dataset: Path, tmp_path: Path, before: int, after: int) -> None:
+    whole = _run(dataset, tmp_path / "whole", before, train={"samples": 1280})
+    resumed = run_on_ranks(
+        before,
+        _train_in_two,
+        make_config(
+            dataset,
+            run={"dir": str(tmp_path / "parts")},
+            sharding={"allow": ["table_wise"]},
+            train={"samples": 1280},
+            checkpoint={"every_samples": 640},
+        ),
+    )[0]
+    assert len(resumed) == 10
+    rest = _run(dataset, tmp_path / "parts", after, train={"samples": 1280}, checkpoint={"every_samples": 640})
+    if before == after:
+        assert torch.equal(_losses(whole), _losses(rest))
+    else:
+        torch.testing.assert_close(_losses(rest), _losses(whole), rtol=1e-5, atol=0)
+
+
+def _train_in_two(world: World, config: Config) -> list[dict[str, Any]]:
+    """Trains until the first checkpoint, then fails as a crash would."""
+    from trainer import checkpoint
+
+    publish = checkpoint.Checkpoints._publish
+
+    def publish_and_stop(self: checkpoint.Checkpoints, *arguments: Any) -> None:
+        publish(self, *arguments)
+        raise KeyboardInterrupt
+
+    checkpoint.Checkpoints._publish = publish_and_stop  # type: ignore[method-assign]
+    try:
+        train(config, world)
+    except (KeyboardInterrupt, RuntimeError):
+        pass
+    return read_records(RunDirectory(config.run.dir).train_log)
