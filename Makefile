@@ -3,6 +3,8 @@
 DEVICE ?= cpu
 PYTHON ?= python3.11
 PROCESSES ?= 2
+# What pip installs of this project; the image has it without the developers' tools: INSTALL='.[cpu]'.
+INSTALL ?= --editable '.[$(DEVICE),dev]' --config-settings editable_mode=compat
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed-$(DEVICE)
@@ -14,7 +16,7 @@ setup: $(INSTALLED)
 
 $(INSTALLED): setup.cfg pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --editable '.[$(DEVICE),dev]' --config-settings editable_mode=compat
+	$(BIN)/pip install --quiet $(INSTALL)
 	test $(DEVICE) = cuda || $(BIN)/pip install --quiet --no-deps $(TORCHREC)
 	touch $@
 

@@ -157,8 +157,11 @@ def _weights(array: pa.Array, name: str, where: Where) -> Float32:
 def _ids(array: pa.Array, feature: SparseFeature, rows: int, where: Where) -> Jagged:
     values, offsets = _flatten(array)
     if feature.boundaries:
-        edges = np.asarray(feature.boundaries, np.float32)
-        return Jagged(np.searchsorted(edges, _numbers(values, np.nan), side="right"), offsets)
+        # float32 would round a timestamp; a float32 column has rounded, and its 0.7 is ≥ a boundary 0.7 rounded alike
+        kind = values.type if pa.types.is_float32(values.type) else pa.float64()
+        edges = np.asarray(feature.boundaries, kind.to_pandas_dtype())
+        numbers = values.cast(kind, safe=False).to_numpy(zero_copy_only=False)
+        return Jagged(np.searchsorted(edges, numbers, side="right"), offsets)
     numbers = _integers(values)
     if feature.hash:
         return Jagged(fold(numbers, rows), offsets)

@@ -11,6 +11,7 @@ class DenseFeature(Settings):
     """A numeric column, read as (transform(x) - mean) / scale in float32; null becomes 0 after that."""
 
     column: str
+    """Column of the dataset."""
     transform: Literal["none", "log1p"] = "none"
     """log1p: sign(x)·log(1 + |x|), for counts and durations with heavy tails."""
     mean: float = 0.0
@@ -23,6 +24,7 @@ class SparseFeature(Settings):
     """A column of ids (int or string, one or a list per row) looked up in an embedding table and pooled."""
 
     column: str
+    """Column of the dataset."""
     table: str
     """Name of a `[[tables]]` entry; several features may share one."""
     name: str = ""

@@ -8,6 +8,7 @@ import hashlib
 import os
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
@@ -172,12 +173,15 @@ def _read_footer(filesystem: fs.FileSystem, info: fs.FileInfo) -> tuple[list[tup
 
 
 def _check_same_schema(first: pa.Schema, other: pa.Schema, first_path: str, other_path: str) -> None:
+    """Same columns of the same types; columns are read by name, so their order is free, and so is `not null`."""
     if first.equals(other):
         return
-    names = dict.fromkeys([*first.names, *other.names])
-    name = next((name for name in names if _type_text(first, name) != _type_text(other, name)), "the order of columns")
-    found, expected = _type_text(other, name), _type_text(first, name)
-    raise DataError(f"{other_path}: column {name!r} is {found}, but {expected} in {first_path}; write both alike")
+    for name in dict.fromkeys([*first.names, *other.names]):
+        found, expected = _type_text(other, name), _type_text(first, name)
+        if found != expected:
+            raise DataError(
+                f"{other_path}: column {name!r} is {found}, but {expected} in {first_path}; write both alike"
+            )
 
 
 def _type_text(schema: pa.Schema, name: str) -> str:
@@ -210,7 +214,8 @@ def _store_cached(path: Path, table: pa.Table, listing: str) -> None:
         pq.write_table(table.replace_schema_metadata({**(table.schema.metadata or {}), b"listing": listing}), partial)
         partial.replace(path)
     except OSError:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):  # where the folder is a file, as below HOME=/dev/null, it fails too
+            partial.unlink()
 
 
 def _from_table(uri: str, filesystem: fs.FileSystem, root: str, table: pa.Table) -> Manifest:

@@ -144,9 +144,13 @@ def read_rows(reading: Reading, task: Task) -> Rows:
             table = parquet.read_row_group(int(manifest.group[task.group]), columns=names, use_threads=False)
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"{manifest.describe(task.group)}: cannot be read ({one_line(error)})") from error
-    rows = group_rows(
-        task.group, int(manifest.rows[task.group]), name=reading.order, seed=reading.seed, epoch=task.epoch
-    )
+    num_rows = int(manifest.rows[task.group])
+    if table.num_rows != num_rows:
+        raise DataError(
+            f"{manifest.describe(task.group)}: has {table.num_rows} rows, but had {num_rows} when the dataset was "
+            "opened; restore the file, or start again on the changed data"
+        )
+    rows = group_rows(task.group, num_rows, name=reading.order, seed=reading.seed, epoch=task.epoch)
     if rows is None:
         chosen = np.arange(task.start, task.stop)
         table = table.slice(task.start, task.stop - task.start)

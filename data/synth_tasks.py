@@ -61,7 +61,7 @@ class Task:
 
 _CLICK = Task("click", 0, "binary", "1 = opened", (1.0, 0.1, 0.0, 0.0), 1.5, 0.44)
 _LONG_VIEW = Task("long_view", 1, "binary", "1 = watched to the end or for long", (0.75, 0.6, 0.0, 0.0), 1.5, 0.44)
-_LIKE = Task("like", 2, "binary", "1 = liked", (0.25, 0.0, 1.0, 0.0), 1.55, 0.017)
+_LIKE = Task("like", 2, "binary", "1 = liked", (0.25, 0.0, 1.0, 0.0), 1.63, 0.017)
 _WATCH_TIME = Task("watch_time", 3, "regression", "log(1 + seconds watched)", (0.5, 0.8, 0.0, 0.0), 0.7)
 _HATE = Task("hate", 4, "binary", "1 = asked not to be shown the like", (-0.45, -0.2, -0.1, 0.8), 1.7, 0.0008, True)
 _RARER_LONG_VIEW = Task("long_view", 1, "binary", _LONG_VIEW.description, _LONG_VIEW.mixing_C, 1.5, 0.31)

@@ -1,7 +1,8 @@
 """KuaiRand-Pure (Gao et al., CIKM 2022): the official CSV files → a Parquet dataset, one file per day.
 
     log_standard_*_pure.csv ─► drop repeats ─► sort by time ─► split by date ─► train/20220425.parquet …
-    user_features_pure.csv, video_features_basic_pure.csv ─► looked up per day
+    user_features_pure.csv, video_features_basic_pure.csv ─► looked up per row
+    the log of earlier days ─► history features, see kuairand_history.py
 
 `hourmin`, and `date` with it, is not the clock of the impression but of its report: up to three hours after `time_ms`,
 with a delay that goes with what the user did. Features of the time therefore come from `time_ms`, in China's time. And
@@ -20,6 +21,7 @@ import pyarrow.compute as pc
 from pyarrow import csv as arrow_csv
 
 from data.errors import DataError
+from data.importers.kuairand_history import HISTORY_COLUMNS, history_features
 from data.manifest import one_line
 from data.schema import Column
 from data.writer import staged_directory, write_parquet, write_schema
@@ -87,7 +89,7 @@ VIDEO_COLUMNS = (
     Column("music_type", "int64", "feature", "Code of the kind of music."),
     Column("tag", LIST, "feature", "Topics of the video; empty where it has none."),
 )
-COLUMNS = LOG_COLUMNS + DERIVED_COLUMNS + USER_COLUMNS + VIDEO_COLUMNS
+COLUMNS = LOG_COLUMNS + DERIVED_COLUMNS + USER_COLUMNS + VIDEO_COLUMNS + HISTORY_COLUMNS
 
 TYPES = {
     "int64": pa.int64(),
@@ -126,7 +128,7 @@ def import_kuairand(source: Path, out: Path, test_days: int = 2, include_random:
         log = _read_logs(folder, include_random)
         rows = _drop_repeats(log)
         train, test = _split_days(rows, test_days, folder)
-        table = _join(rows, _read_users(folder / USERS_FILE), _read_videos(folder / VIDEOS_FILE))
+        table = _join(rows, _read_users(folder / USERS_FILE), _read_videos(folder / VIDEOS_FILE), train)
         columns = tuple(_with_cardinality(column, table[column.name]) for column in COLUMNS)
         train_rows = _write_days(staged / "train", table, train)
         test_rows = _write_days(staged / "test", table, test)
@@ -235,11 +237,12 @@ def _split_days(rows: pa.Table, test_days: int, folder: Path) -> tuple[tuple[int
     return tuple(days[:-test_days]), tuple(days[-test_days:])
 
 
-def _join(rows: pa.Table, users: pa.Table, videos: pa.Table) -> pa.Table:
+def _join(rows: pa.Table, users: pa.Table, videos: pa.Table, train_days: tuple[int, ...]) -> pa.Table:
     """Every column of SCHEMA, in the order of `rows`; nulls where a user or video has no features."""
     users, videos = _look_up(users, rows["user_id"], "user_id"), _look_up(videos, rows["video_id"], "video_id")
     sources = {column: table[column] for table in (users, videos, rows) for column in table.column_names}
     sources |= _derive(rows, videos["upload_dt"])
+    sources |= history_features(pa.table(sources), train_days)
     sources["tag"] = pc.coalesce(sources["tag"], pa.scalar([], TYPES[LIST]))
     return pa.table({field.name: sources[field.name].cast(field.type) for field in SCHEMA}, SCHEMA)
 

@@ -20,7 +20,7 @@ import torch
 from pydantic import Field
 from torch import nn
 
-from models.heads.base import HeadConfig, PositiveInts
+from models.heads.base import Head, HeadConfig, PositiveInts
 from models.heads.layers import GroupedLinear, GroupedMLP, Towers
 
 
@@ -33,7 +33,7 @@ class AdaTTSpConfig(HeadConfig):
     task_experts: int | PositiveInts = Field(default=1)
     """Experts of each task per level; one number, or one per task."""
 
-    def build(self, num_features: int, num_tasks: int) -> nn.Module:
+    def build(self, num_features: int, num_tasks: int) -> Head:
         """The head; ValueError where the numbers do not fit together."""
         return AdaTT(self, num_features, self.units(num_tasks), num_tasks)
 
@@ -60,7 +60,7 @@ class AdaTTConfig(AdaTTSpConfig):
         return super().units(num_tasks) + shared
 
 
-class AdaTT(nn.Module):
+class AdaTT(Head):
     """The head of either form."""
 
     def __init__(self, config: AdaTTSpConfig, num_features: int, experts_per_unit: list[int], num_tasks: int) -> None:
@@ -75,7 +75,7 @@ class AdaTT(nn.Module):
         self.levels = nn.ModuleList(levels)
         self.towers = Towers(num_tasks, inputs, config.tower, config.dropout, common_input=False)
 
-    def forward(self, features_BF: torch.Tensor) -> torch.Tensor:
+    def logits(self, features_BF: torch.Tensor) -> torch.Tensor:
         """logits_BT."""
         fused = features_BF
         for level in self.levels:

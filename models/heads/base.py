@@ -1,4 +1,7 @@
-"""What every head has in common: features_BF in, logits_BT out."""
+"""What every head has in common: features_BF in, logits_BT out.
+
+Shapes: B rows, F features, T tasks.
+"""
 
 from abc import abstractmethod
 from typing import Annotated
@@ -9,6 +12,8 @@ from torch import nn
 
 from data.settings import Settings
 
+ROWS_IN_CACHE = 512
+"""Rows that a CPU takes through the head at once: their activations stay in its cache."""
 PositiveInts = Annotated[tuple[Annotated[int, Field(gt=0)], ...], Field(min_length=1)]
 
 
@@ -21,10 +26,24 @@ class HeadConfig(Settings):
     """Share of hidden units that a training step drops, after every hidden layer."""
 
     @abstractmethod
-    def build(self, num_features: int, num_tasks: int) -> nn.Module:
+    def build(self, num_features: int, num_tasks: int) -> "Head":
         """The head; ValueError where the numbers do not fit together."""
 
-    def build_on_meta(self, num_features: int, num_tasks: int) -> nn.Module:
+    def build_on_meta(self, num_features: int, num_tasks: int) -> "Head":
         """The head without memory: for its checks, shapes and counts."""
         with torch.device("meta"):
             return self.build(num_features, num_tasks)
+
+
+class Head(nn.Module):
+    """A head: what it computes for a few rows is `logits`."""
+
+    def forward(self, features_BF: torch.Tensor) -> torch.Tensor:
+        """logits_BT."""
+        if features_BF.device.type != "cpu" or len(features_BF) <= ROWS_IN_CACHE:
+            return self.logits(features_BF)
+        return torch.cat([self.logits(rows_RF) for rows_RF in features_BF.split(ROWS_IN_CACHE)])
+
+    @abstractmethod
+    def logits(self, features_BF: torch.Tensor) -> torch.Tensor:
+        """logits_BT; rows are independent of each other."""

@@ -7,9 +7,8 @@ from typing import Literal
 
 import torch
 from pydantic import Field
-from torch import nn
 
-from models.heads.base import HeadConfig, PositiveInts
+from models.heads.base import Head, HeadConfig, PositiveInts
 from models.heads.layers import GroupedMLP, Towers
 
 
@@ -20,12 +19,12 @@ class SharedBottomConfig(HeadConfig):
     levels: tuple[PositiveInts, ...] = Field(default=((256,), (128,)), min_length=1)
     """Hidden units of the trunk; levels only matter to heads that fuse, so they are laid end to end."""
 
-    def build(self, num_features: int, num_tasks: int) -> nn.Module:
+    def build(self, num_features: int, num_tasks: int) -> Head:
         """The head."""
         return SharedBottom(self, num_features, num_tasks)
 
 
-class SharedBottom(nn.Module):
+class SharedBottom(Head):
     """The head."""
 
     def __init__(self, config: SharedBottomConfig, num_features: int, num_tasks: int) -> None:
@@ -34,6 +33,6 @@ class SharedBottom(nn.Module):
         self.trunk = GroupedMLP(1, num_features, layers, config.dropout, common_input=True)
         self.towers = Towers(num_tasks, layers[-1], config.tower, config.dropout, common_input=True)
 
-    def forward(self, features_BF: torch.Tensor) -> torch.Tensor:
+    def logits(self, features_BF: torch.Tensor) -> torch.Tensor:
         """logits_BT."""
         return self.towers(self.trunk(features_BF).squeeze(0))

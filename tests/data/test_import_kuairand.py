@@ -12,6 +12,7 @@ import pytest
 
 from data.errors import DataError
 from data.importers.kuairand import COLUMNS, LOG_COLUMNS, USER_COLUMNS, VIDEO_COLUMNS, ImportSummary, import_kuairand
+from data.importers.kuairand_history import ENTITIES, HISTORY_COLUMNS, STATISTICS, Entity
 from data.manifest import read_manifest, read_schema
 
 REAL = Path(__file__).parents[2].parent / "shared/data/kuairand_pure"
@@ -133,6 +134,35 @@ def test_an_unknown_user_or_video_has_nulls(source: Path, tmp_path: Path) -> Non
     assert (row["user_id"], row["video_id"], row["tag"]) == (3, 13, [])
     joined = {column.name for column in (*USER_COLUMNS, *VIDEO_COLUMNS)} - {"tag"} | {"video_age_days"}
     assert {row[name] for name in joined} == {None}
+    assert (row["user_seen"], row["video_seen"], row["author_seen"]) == (0.0, 0.0, 0.0)
+    # 2 of the 5 impressions of the training days were clicked; the author is not known.
+    assert (row["user_click_per_1000"], row["author_click_per_1000"]) == (400.0, None)
+
+
+def test_history_is_of_earlier_dates_and_without_repeats(source: Path, tmp_path: Path) -> None:
+    import_kuairand(source, tmp_path / "out", test_days=1)
+    *first_day, row = read_rows(tmp_path / "out" / "train")
+    assert {old["user_seen"] for old in first_day} == {0.0}
+    assert {old["user_click_per_1000"] for old in first_day} == {None}
+    # Shown on the 25th like the others, but of the 26th: user 1 was seen twice before, each time with a click.
+    assert (row["user_seen"], row["video_seen"], row["author_seen"]) == (2.0, 1.0, 4.0)
+    assert row["user_click_per_1000"] == pytest.approx(1000 * (2 + 10 * 2 / 4) / (2 + 10))
+    assert row["author_like_per_1000"] == pytest.approx(1000 * (1 + 20 * 1 / 4) / (4 + 20))
+
+
+def test_outcomes_of_the_test_days_reach_no_history(source: Path, tmp_path: Path) -> None:
+    import_kuairand(source, tmp_path / "one", test_days=2)
+    later = impression(1, 12, 26, NOON + DAY, is_click=1, is_like=1, is_profile_enter=1, play_time_ms=9_000)
+    write_csv(source / "data" / SECOND_LOG, [*LOG_ROWS[SECOND_LOG], later])
+    import_kuairand(source, tmp_path / "two", test_days=2)
+    one, two = (read_rows(tmp_path / name / "test") for name in ("one", "two"))
+    assert len(two) == len(one) + 1
+    assert histories(one) == histories([row for row in two if not row["is_profile_enter"]])
+    assert histories(read_rows(tmp_path / "one" / "train")) == histories(read_rows(tmp_path / "two" / "train"))
+
+
+def histories(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [{column.name: row[column.name] for column in HISTORY_COLUMNS} for row in rows]
 
 
 def test_schema_says_what_each_column_is(source: Path, tmp_path: Path) -> None:
@@ -153,7 +183,17 @@ def test_schema_says_what_each_column_is(source: Path, tmp_path: Path) -> None:
 def test_random_exposure_is_left_out_unless_asked_for(source: Path, tmp_path: Path) -> None:
     summary = import_kuairand(source, tmp_path / "out", test_days=1, include_random=True)
     assert (summary.rows_read, summary.test_days) == (9, (20220428,))
-    assert [row["is_rand"] for row in read_rows(tmp_path / "out" / "test")] == [1]
+    (row,) = read_rows(tmp_path / "out" / "test")
+    assert (row["is_rand"], row["user_seen"]) == (1, 3.0)
+
+
+def test_random_exposure_is_not_counted_in_the_history(source: Path, tmp_path: Path) -> None:
+    write_csv(source / "data" / RANDOM_LOG, [impression(1, 11, 25, NOON + 9, is_rand=1, is_click=1)])
+    import_kuairand(source, tmp_path / "one", test_days=1)
+    import_kuairand(source, tmp_path / "two", test_days=1, include_random=True)
+    one, two = (read_rows(tmp_path / name / "train") for name in ("one", "two"))
+    assert len(two) == len(one) + 1
+    assert histories(one) == histories([row for row in two if not row["is_rand"]])
 
 
 def test_the_files_may_lie_in_the_folder_itself_and_two_imports_are_equal(source: Path, tmp_path: Path) -> None:
@@ -310,6 +350,45 @@ def test_real_rows_as_the_csv_module_reads_them(imported: tuple[ImportSummary, P
         assert {column.name: row[column.name] for column in VIDEO_COLUMNS} == features
         assert {column.name: row[column.name] for column in USER_COLUMNS} == parse(users[row["user_id"]])
         assert_derived(row, features)
+
+
+@needs_real_data
+def test_real_history_by_filtering_the_earlier_days(imported: tuple[ImportSummary, Path]) -> None:
+    table = read_both(imported[1])
+    train = table.filter(pc.is_in(table["date"], value_set=pa.array(imported[0].train_days)))
+    sample = table.take(list(range(0, table.num_rows, 4_999))).to_pylist()
+    assert len({row["date"] for row in sample}) == 12
+    for row in sample:
+        earlier = train.filter(pc.less(train["date"], row["date"]))
+        for entity in ENTITIES:
+            assert_history(row, earlier, entity)
+
+
+@needs_real_data
+def test_real_history_is_complete_but_for_the_first_day(imported: tuple[ImportSummary, Path]) -> None:
+    table = read_both(imported[1])
+    first_day = pc.equal(table["date"], imported[0].train_days[0])
+    later = table.filter(pc.invert(first_day))
+    assert {
+        column.name: later[column.name].null_count for column in HISTORY_COLUMNS if later[column.name].null_count
+    } == {}
+    rates = [f"{entity.name}_{statistic.suffix}" for entity in ENTITIES for statistic in STATISTICS]
+    assert {table.filter(first_day)[name].null_count for name in rates} == {pc.sum(first_day).as_py()}
+
+
+def assert_history(row: dict[str, Any], earlier: pa.Table, entity: Entity) -> None:
+    own = earlier.filter(pc.equal(earlier[entity.id_column], row[entity.id_column]))
+    assert row[f"{entity.name}_seen"] == own.num_rows
+    for statistic in STATISTICS:
+        found = row[f"{entity.name}_{statistic.suffix}"]
+        if earlier.num_rows == 0:
+            assert found is None
+            continue
+        everyones = pc.mean(earlier[statistic.outcome]).as_py()
+        total = pc.sum(own[statistic.outcome]).as_py() or 0
+        prior = entity.prior_impressions
+        mean = (total + prior * everyones) / (own.num_rows + prior)
+        assert found == pytest.approx(mean * statistic.factor, rel=1e-5)
 
 
 def read_both(out: Path) -> pa.Table:

@@ -24,7 +24,7 @@ def command(*arguments: str) -> tuple[int, str, str]:
     return run_on_ranks(1, _command, arguments)[0]
 
 
-def _command(world: World, arguments: tuple[str, ...]) -> tuple[int, str, str]:
+def _command(_: World, arguments: tuple[str, ...]) -> tuple[int, str, str]:
     import torch.distributed as dist
 
     dist.destroy_process_group()  # the command starts its own

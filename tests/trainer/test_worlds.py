@@ -1,5 +1,6 @@
 """The same config is the same algorithm on any number of ranks, under any plan; a run repeats to the bit."""
 
+import contextlib
 import json
 from pathlib import Path
 from typing import Any
@@ -127,8 +128,6 @@ def _train_in_two(world: World, config: Config) -> list[dict[str, Any]]:
         raise KeyboardInterrupt
 
     checkpoint.Checkpoints._publish = publish_and_stop  # type: ignore[method-assign]
-    try:
+    with contextlib.suppress(KeyboardInterrupt, RuntimeError):
         train(config, world)
-    except (KeyboardInterrupt, RuntimeError):
-        pass
     return read_records(RunDirectory(config.run.dir).train_log)

@@ -1,0 +1,350 @@
+import math
+import re
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import xxhash
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from data.decode import Columns, Jagged, Label, Rows, check_type, decode
+from data.errors import DataError
+from data.features import DenseFeature, Features, SparseFeature
+from data.hashing import fold
+
+exact = settings(derandomize=True, deadline=None, max_examples=60, database=None)
+
+
+def columns_of(
+    *features: SparseFeature | DenseFeature, labels: tuple[Label, ...] = (), weight: str | None = None, rows: int = 10
+) -> Columns:
+    sparse = tuple(feature for feature in features if isinstance(feature, SparseFeature))
+    dense = tuple(feature for feature in features if isinstance(feature, DenseFeature))
+    return Columns(Features(sparse=sparse, dense=dense), {"t": rows}, labels, weight)
+
+
+def decoded(columns: Columns, **arrays: pa.Array) -> Rows:
+    return decode(pa.table(arrays), columns, lambda row: f"row {row}")
+
+
+def ids_of(array: pa.Array, rows: int = 10, **settings: Any) -> list[list[int]]:
+    (jagged,) = decoded(columns_of(SparseFeature(column="x", table="t", **settings), rows=rows), x=array).ids
+    return as_lists(jagged)
+
+
+def as_lists(jagged: Jagged) -> list[list[int]]:
+    assert jagged.values.dtype == jagged.offsets.dtype == np.int64
+    assert jagged.offsets[0] == 0
+    assert jagged.offsets[-1] == len(jagged.values)
+    pairs = zip(jagged.offsets[:-1], jagged.offsets[1:], strict=True)
+    return [jagged.values[begin:end].tolist() for begin, end in pairs]
+
+
+def dense_of(array: pa.Array, **settings: Any) -> list[float]:
+    rows = decoded(columns_of(DenseFeature(column="x", **settings)), x=array)
+    assert rows.dense_RD.dtype == np.float32
+    assert rows.dense_RD.shape == (len(array), 1)
+    return rows.dense_RD[:, 0].tolist()
+
+
+# ---- ids
+
+INTEGERS = [pa.int8(), pa.int16(), pa.int32(), pa.int64(), pa.uint8(), pa.uint16(), pa.uint32(), pa.uint64()]
+
+
+@pytest.mark.parametrize("kind", INTEGERS, ids=str)
+def test_scalar_ids(kind: pa.DataType) -> None:
+    assert ids_of(pa.array([3, None, 0, 9], kind)) == [[3], [], [0], [9]]
+
+
+@pytest.mark.parametrize("wrap", [pa.list_, pa.large_list])
+@pytest.mark.parametrize("kind", INTEGERS, ids=str)
+def test_lists_of_ids(wrap: Any, kind: pa.DataType) -> None:
+    lists = [[3, 1], None, [], [None], [0, None, 9], [None, None, 2]]
+    assert ids_of(pa.array(lists, wrap(kind))) == [[3, 1], [], [], [], [0, 9], [2]]
+
+
+def test_lists_of_fixed_size() -> None:
+    assert ids_of(pa.array([[3, 1], None, [0, None]], pa.list_(pa.int32(), 2))) == [[3, 1], [], [0]]
+
+
+def hashed(*texts: str, rows: int = 1000) -> list[int]:
+    numbers = [xxhash.xxh3_64_intdigest(text.encode()) for text in texts]
+    return fold(np.array(numbers, np.uint64).view(np.int64), rows).tolist()
+
+
+@pytest.mark.parametrize("kind", [pa.string(), pa.large_string(), pa.dictionary(pa.int32(), pa.string())], ids=str)
+def test_strings_are_hashed(kind: pa.DataType) -> None:
+    found = ids_of(pa.array(["a", None, "", "né", "a"], pa.string()).cast(kind), rows=1000, hash=True)
+    assert found == [hashed("a"), [], hashed(""), hashed("né"), hashed("a")]
+
+
+def test_lists_of_strings_are_hashed() -> None:
+    lists = pa.array([["b", "a"], None, [None, "a"], []], pa.list_(pa.string()))
+    expected = [hashed("b", "a"), [], hashed("a"), []]
+    assert ids_of(lists, rows=1000, hash=True) == expected
+    encoded = pa.ListArray.from_arrays([0, 2, 4, 4], pa.array(["b", "a", None, "a"]).dictionary_encode())
+    assert ids_of(encoded, rows=1000, hash=True) == [expected[0], expected[2], []]
+
+
+def test_golden_hashes_of_strings() -> None:
+    """A trained table is useless where its strings meet other rows."""
+    assert ids_of(pa.array(["user_1", "", "né"]), rows=10**9, hash=True) == [[181144559], [50963950], [782855149]]
+
+
+@exact
+@given(st.lists(st.integers(-(2**63), 2**63 - 1)), st.integers(1, 2**40))
+def test_integers_are_folded(numbers: list[int], rows: int) -> None:
+    expected = fold(np.array(numbers, np.int64), rows).tolist()
+    assert ids_of(pa.array(numbers, pa.int64()), rows=rows, hash=True) == [[number] for number in expected]
+
+
+def test_an_id_is_folded_alike_whatever_its_type() -> None:
+    expected = [[number] for number in fold(np.array([3, 100]), 7).tolist()]
+    for kind in INTEGERS:
+        assert ids_of(pa.array([3, 100], kind), rows=7, hash=True) == expected
+    assert ids_of(pa.array([[3], [100]], pa.list_(pa.int32())), rows=7, hash=True) == expected
+    assert ids_of(pa.array([3, 100]).dictionary_encode(), rows=7, hash=True) == expected
+
+
+id_lists = st.lists(st.none() | st.lists(st.none() | st.integers(0, 9), max_size=4), max_size=12)
+
+
+@exact
+@given(id_lists, st.data())
+def test_any_slice_of_any_chunks_equals_plain_python(lists: list[list[int | None] | None], draw: st.DataObject) -> None:
+    """Slices keep the offsets and buffers of the whole."""
+    cut = draw.draw(st.integers(0, len(lists)))
+    begin = draw.draw(st.integers(0, len(lists)))
+    kind = pa.list_(pa.int64())
+    chunks = pa.chunked_array([pa.array(lists[:cut], kind), pa.array(lists[cut:], kind)])
+    table = pa.table({"x": chunks}).slice(begin, 5)
+    (jagged,) = decode(table, columns_of(SparseFeature(column="x", table="t")), str).ids
+    assert as_lists(jagged) == [
+        [number for number in row or [] if number is not None] for row in lists[begin : begin + 5]
+    ]
+
+
+@pytest.mark.parametrize(
+    ("array", "message"),
+    [
+        (pa.array([0, 9, 10, 11]), "row 2: column 'x' holds id 10, but table 't' has rows 0 to 9; .*hash = true$"),
+        (pa.array([None, None, -1]), "row 2: column 'x' holds id -1, but table 't' has rows 0 to 9; "),
+        (pa.array([0, -(2**63)]), "row 1: column 'x' holds id -9223372036854775808, "),
+        (pa.array([[1, 2], None, [], [3, None, 10]]), "row 3: column 'x' holds id 10, "),
+        (pa.array([[10], [1]]), "row 0: column 'x' holds id 10, "),
+    ],
+)
+def test_an_id_without_a_row_is_named(array: pa.Array, message: str) -> None:
+    with pytest.raises(DataError, match=f"^{message}"):
+        ids_of(array)
+
+
+@exact
+@given(
+    st.lists(st.none() | st.integers(-100, 100), max_size=20),
+    st.lists(st.integers(-50, 50), min_size=1, max_size=5, unique=True).map(sorted),
+    st.sampled_from([pa.int16(), pa.int64(), pa.float16(), pa.float32(), pa.float64()]),
+)
+def test_buckets_count_the_boundaries_up_to_the_value(
+    numbers: list[int | None], edges: list[int], kind: pa.DataType
+) -> None:
+    array = pa.array(numbers, pa.int16()).cast(kind)
+    expected = [[] if number is None else [sum(edge <= number for edge in edges)] for number in numbers]
+    assert ids_of(array, boundaries=tuple(edges)) == expected
+
+
+def test_buckets_of_large_numbers_are_exact() -> None:
+    """A time in milliseconds needs more digits than float32 has."""
+    edge = 1_650_000_000_000
+    for kind in (pa.int64(), pa.float64()):
+        assert ids_of(pa.array([edge - 1, edge, edge + 1], kind), boundaries=(edge, edge + 1)) == [[0], [1], [2]]
+
+
+def test_a_value_that_is_written_as_the_boundary_reaches_it() -> None:
+    for kind in (pa.float32(), pa.float64()):
+        assert ids_of(pa.array([0.1, 0.7], kind), boundaries=(0.1, 0.7)) == [[1], [2]]
+
+
+# ---- dense features
+
+
+@pytest.mark.parametrize("kind", [*INTEGERS, pa.float16(), pa.float32(), pa.float64()], ids=str)
+def test_dense_features(kind: pa.DataType) -> None:
+    assert dense_of(pa.array([3, None, 0, 100], pa.uint8()).cast(kind)) == [3, 0, 0, 100]
+
+
+def test_booleans_are_numbers() -> None:
+    assert dense_of(pa.array([True, None, False])) == [1, 0, 0]
+
+
+@exact
+@given(
+    st.lists(st.none() | st.floats(-1e6, 1e6, width=32), max_size=20),
+    st.sampled_from(["none", "log1p"]),
+    st.floats(-10, 10),
+    st.floats(0.125, 8),
+)
+def test_dense_features_equal_a_float64_loop(
+    numbers: list[float | None], transform: str, mean: float, scale: float
+) -> None:
+    def slow(number: float | None) -> float:
+        if number is None:
+            return 0.0
+        value = math.copysign(math.log1p(abs(number)), number) if transform == "log1p" else number
+        return (value - mean) / scale
+
+    found = dense_of(pa.array(numbers, pa.float32()), transform=transform, mean=mean, scale=scale)
+    assert found == pytest.approx(list(map(slow, numbers)), rel=1e-5, abs=1e-4)
+
+
+@pytest.mark.parametrize("transform", ["none", "log1p"])
+def test_a_feature_without_a_finite_value_counts_as_missing(transform: str) -> None:
+    array = pa.array([math.nan, math.inf, -math.inf, None])
+    assert dense_of(array, transform=transform, mean=5, scale=2) == [0, 0, 0, 0]
+
+
+def test_features_keep_their_declared_order() -> None:
+    columns = columns_of(
+        DenseFeature(column="b"),
+        SparseFeature(column="b", table="t"),
+        DenseFeature(column="a"),
+        SparseFeature(column="a", table="t"),
+        labels=(Label("d", binary=False), Label("c", binary=True)),
+    )
+    arrays = {"a": [1, 2], "b": [3, 4], "c": [0, 1], "d": [7, 8]}
+    rows = decoded(columns, **{name: pa.array(values) for name, values in arrays.items()})
+    assert rows.dense_RD.tolist() == [[3, 1], [4, 2]]
+    assert [as_lists(ids) for ids in rows.ids] == [[[3], [4]], [[1], [2]]]
+    assert rows.labels_RT.tolist() == [[7, 0], [8, 1]]
+    assert rows.weights_R.tolist() == [1, 1]
+    assert columns.names == ["b", "a", "d", "c"]
+    assert len(rows) == 2
+
+
+def test_columns_are_read_once() -> None:
+    columns = columns_of(DenseFeature(column="a"), labels=(Label("y", True), Label("y", False)), weight="a")
+    assert columns.names == ["a", "y"]
+
+
+# ---- labels and weights
+
+
+@pytest.mark.parametrize("kind", [*INTEGERS, pa.bool_(), pa.float16(), pa.float32(), pa.float64()], ids=str)
+def test_labels(kind: pa.DataType) -> None:
+    labels = (Label("y", binary=True), Label("y", binary=False))
+    rows = decoded(columns_of(labels=labels), y=pa.array([1, None, 0], pa.uint8()).cast(kind))
+    assert rows.labels_RT.dtype == np.float32
+    assert np.array_equal(rows.labels_RT, [[1, 1], [math.nan, math.nan], [0, 0]], equal_nan=True)
+
+
+@pytest.mark.parametrize(
+    ("binary", "array", "message"),
+    [
+        (True, pa.array([1, None, 2, 3]), "row 2: label 'y' is 2; a binary label is 0, 1 or null"),
+        (True, pa.array([1, 0.5]), "row 1: label 'y' is 0.5; a binary label is 0, 1 or null"),
+        (True, pa.array([-1]), "row 0: label 'y' is -1; a binary label is 0, 1 or null"),
+        (True, pa.array([None, math.nan]), "row 1: label 'y' is nan; a binary label is 0, 1 or null"),
+        (False, pa.array([None, math.nan]), "row 1: label 'y' is nan; a label is a finite number or null"),
+        (False, pa.array([1, -math.inf]), "row 1: label 'y' is -inf; a label is a finite number or null"),
+        (False, pa.array([1, 1e39]), r"row 1: label 'y' is 1e\+39; a label is a finite number or null"),
+    ],
+)
+def test_a_wrong_label_is_named(binary: bool, array: pa.Array, message: str) -> None:
+    with pytest.raises(DataError, match=f"^{message}$"):
+        decoded(columns_of(labels=(Label("y", binary),)), y=array)
+
+
+def test_weights() -> None:
+    rows = decoded(columns_of(weight="w"), w=pa.array([0, 0.5, 3]))
+    assert rows.weights_R.dtype == np.float32
+    assert rows.weights_R.tolist() == [0, 0.5, 3]
+
+
+@pytest.mark.parametrize(("value", "text"), [(-1.0, "-1.0"), (math.nan, "nan"), (math.inf, "inf"), (None, "None")])
+def test_a_wrong_weight_is_named(value: float | None, text: str) -> None:
+    with pytest.raises(DataError, match=f"^row 1: weight 'w' is {text}; a weight is a number ≥ 0$"):
+        decoded(columns_of(weight="w"), w=pa.array([1.0, value]))
+
+
+# ---- no rows, no columns
+
+
+def test_a_row_group_without_rows() -> None:
+    columns = columns_of(
+        SparseFeature(column="s", table="t", hash=True),
+        SparseFeature(column="l", table="t"),
+        DenseFeature(column="x"),
+        labels=(Label("x", binary=True),),
+        weight="x",
+    )
+    schema = pa.schema([("s", pa.string()), ("l", pa.list_(pa.int64())), ("x", pa.float32())])
+    for table in (schema.empty_table(), pa.Table.from_batches([], schema)):
+        rows = decode(table, columns, str)
+        assert len(rows) == 0
+        assert [as_lists(ids) for ids in rows.ids] == [[], []]
+        assert (rows.dense_RD.shape, rows.labels_RT.shape) == ((0, 1), (0, 1))
+
+
+def test_nothing_but_ids() -> None:
+    rows = decoded(columns_of(SparseFeature(column="x", table="t")), x=pa.array([1, 2]))
+    assert (rows.dense_RD.shape, rows.labels_RT.shape) == ((2, 0), (2, 0))
+
+
+# ---- types
+
+IDS, HASHED = {"column": "x", "table": "t"}, {"column": "x", "table": "t", "hash": True}
+BUCKETS = {"column": "x", "table": "t", "boundaries": (0.0,)}
+NO_ID = "but an id is an int or string, or a list of them; give a float column `boundaries`"
+
+
+@pytest.mark.parametrize(
+    ("feature", "kind", "message"),
+    [
+        (IDS, pa.int8(), None),
+        (IDS, pa.list_(pa.uint64()), None),
+        (IDS, pa.list_(pa.int64(), 3), None),
+        (IDS, pa.dictionary(pa.int32(), pa.int64()), None),
+        (IDS, pa.string(), "is string; set hash = true for string ids"),
+        (IDS, pa.list_(pa.large_string()), "is .*; set hash = true for string ids"),
+        (IDS, pa.dictionary(pa.int32(), pa.string()), "is dictionary<.*>; set hash = true for string ids"),
+        (HASHED, pa.string(), None),
+        (HASHED, pa.large_list(pa.string()), None),
+        (HASHED, pa.dictionary(pa.int8(), pa.large_string()), None),
+        (HASHED, pa.int64(), None),
+        (HASHED, pa.float32(), f"is float, {NO_ID}"),
+        (IDS, pa.bool_(), f"is bool, {NO_ID}"),
+        (IDS, pa.null(), f"is null, {NO_ID}"),
+        (IDS, pa.list_(pa.float64()), f"is list<.*>, {NO_ID}"),
+        (IDS, pa.list_(pa.list_(pa.int64())), f"is list<.*>, {NO_ID}"),
+        (IDS, pa.timestamp("ms"), f"is timestamp.*, {NO_ID}"),
+        (BUCKETS, pa.int64(), None),
+        (BUCKETS, pa.float16(), None),
+        (BUCKETS, pa.string(), "is string, but boundaries need a number"),
+        (BUCKETS, pa.list_(pa.float32()), "is list<.*>, but boundaries need a number"),
+    ],
+)
+def test_types_of_ids(feature: dict[str, Any], kind: pa.DataType, message: str | None) -> None:
+    found = check_type("x", kind, columns_of(SparseFeature(**feature)))
+    assert found is None if message is None else found and re.fullmatch(message, found)
+    assert check_type("y", kind, columns_of(SparseFeature(**feature))) is None
+
+
+@pytest.mark.parametrize("kind", [pa.int8(), pa.uint64(), pa.float16(), pa.float64(), pa.bool_()], ids=str)
+@pytest.mark.parametrize(
+    "columns",
+    [columns_of(DenseFeature(column="x")), columns_of(labels=(Label("x", True),)), columns_of(weight="x")],
+    ids=["dense", "label", "weight"],
+)
+def test_types_of_numbers(columns: Columns, kind: pa.DataType) -> None:
+    assert check_type("x", kind, columns) is None
+    for other in (pa.string(), pa.list_(pa.int64()), pa.null(), pa.date32(), pa.decimal128(5, 2)):
+        assert check_type("x", other, columns) == f"is {other}, not a number"
+        assert check_type("y", other, columns) is None
+
+
+def test_a_column_of_two_uses_must_suit_both() -> None:
+    columns = columns_of(SparseFeature(column="x", table="t", hash=True), labels=(Label("x", True),))
+    assert check_type("x", pa.string(), columns) == "is string, not a number"

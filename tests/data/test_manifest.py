@@ -1,0 +1,310 @@
+import os
+import shutil
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+import data.manifest
+from data.errors import DataError
+from data.manifest import Manifest, open_uri, read_manifest, read_schema
+from data.schema import Column
+from data.writer import write_schema
+
+FILES = {"b.parquet": [4], "day=0/a.parquet": [2, 3], "day=0/b.parquet": [1], "day=1/x/a.parquet": [5, 0, 6]}
+SCHEMA = pa.schema([("user", pa.int64()), ("tags", pa.list_(pa.int32())), ("click", pa.int8())])
+
+
+def write_file(path: Path, groups: list[int], schema: pa.Schema = SCHEMA, first: int = 0) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with pq.ParquetWriter(path, schema, compression="none") as writer:
+        for rows in groups:
+            values = {"user": range(first, first + rows), "tags": [[1, 2]] * rows, "click": [1] * rows}
+            columns = [pa.array(values.get(field.name, [None] * rows), field.type) for field in schema]
+            writer.write_table(pa.Table.from_arrays(columns, schema=schema), row_group_size=max(rows, 1))
+
+
+@pytest.fixture
+def dataset(tmp_path: Path) -> Path:
+    root = tmp_path / "dataset"
+    for name, groups in FILES.items():
+        write_file(root / name, groups)
+    return root
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Path:
+    return tmp_path / "cache" / "manifests"
+
+
+def read(root: Path) -> Manifest:
+    return read_manifest(str(root), cache=None)
+
+
+def contents(manifest: Manifest) -> tuple[object, ...]:
+    arrays = [array.tolist() for array in (manifest.file, manifest.group, manifest.rows, manifest.bytes)]
+    return manifest.files, manifest.schema, manifest.fingerprint, arrays
+
+
+def test_row_groups_are_listed_in_path_order(dataset: Path) -> None:
+    manifest = read(dataset)
+    assert manifest.files == tuple(FILES)
+    assert manifest.file.tolist() == [0, 1, 1, 2, 3, 3, 3]
+    assert manifest.group.tolist() == [0, 0, 1, 0, 0, 1, 2]
+    assert manifest.rows.tolist() == [4, 2, 3, 1, 5, 0, 6]
+    assert manifest.num_rows == 21
+    sizes = [pq.read_metadata(dataset / "day=0/a.parquet").row_group(index).total_byte_size for index in range(2)]
+    assert manifest.bytes.tolist()[1:3] == sizes
+    assert manifest.schema.names == SCHEMA.names
+    assert manifest.schema.field("tags").type == pa.list_(pa.int32())
+
+
+def test_a_window_is_a_directory_or_a_file_at_the_root(dataset: Path) -> None:
+    assert read(dataset).window.tolist() == [0, 1, 1, 1, 2, 2, 2]
+
+
+def test_a_row_group_is_described_by_its_file(dataset: Path) -> None:
+    manifest = read(dataset)
+    assert manifest.path(6) == f"{dataset}/day=1/x/a.parquet"
+    assert manifest.describe(6) == f"row group 2 of {dataset}/day=1/x/a.parquet"
+
+
+def test_other_files_and_hidden_ones_are_no_data(dataset: Path) -> None:
+    expected = contents(read(dataset))
+    for name in ("_SUCCESS", "schema.json", "notes.txt", "_tmp/a.parquet", ".git/a.parquet", "day=0/.a.parquet"):
+        (dataset / name).parent.mkdir(exist_ok=True)
+        (dataset / name).write_text("something else")
+    assert contents(read(dataset)) == expected
+
+
+def test_a_directory_may_end_in_parquet(tmp_path: Path) -> None:
+    write_file(tmp_path / "log.parquet" / "part-0.parquet", [3])
+    assert read(tmp_path).files == ("log.parquet/part-0.parquet",)
+    assert read(tmp_path / "log.parquet").files == ("part-0.parquet",)
+
+
+def test_hidden_directories_above_the_dataset_do_not_matter(tmp_path: Path) -> None:
+    write_file(tmp_path / ".cache" / "_data" / "a.parquet", [3])
+    assert read(tmp_path / ".cache" / "_data").num_rows == 3
+
+
+@pytest.mark.parametrize("name", ["one.parquet", "_one", "one.bin"])
+def test_a_single_file_is_a_dataset(tmp_path: Path, name: str) -> None:
+    write_file(tmp_path / name, [2, 3])
+    manifest = read(tmp_path / name)
+    assert (manifest.num_rows, manifest.window.tolist()) == (5, [0, 0])
+    assert manifest.path(1) == f"{tmp_path}/{name}"
+    assert manifest.describe(1) == f"row group 1 of {tmp_path}/{name}"
+    assert read_schema(manifest) == {}
+
+
+def test_paths_and_uris_name_the_same_dataset(dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = contents(read(dataset))
+    monkeypatch.chdir(dataset / "day=0")
+    for uri in (f"file://{dataset}", f"file://{dataset}/", f"{dataset}/", "..", "../../dataset"):
+        manifest = read_manifest(uri, cache=None)
+        assert contents(manifest) == expected
+        with manifest.filesystem.open_input_file(manifest.path(0)) as handle:
+            assert pq.ParquetFile(handle).metadata.num_rows == 4
+
+
+# ---- fingerprint
+
+
+def test_a_copy_has_the_same_fingerprint(dataset: Path, tmp_path: Path) -> None:
+    shutil.copytree(dataset, tmp_path / "copy")
+    assert read(tmp_path / "copy").fingerprint == read(dataset).fingerprint
+
+
+def test_every_change_changes_the_fingerprint(dataset: Path) -> None:
+    fingerprints = {read(dataset).fingerprint}
+
+    def changed() -> None:
+        fingerprint = read(dataset).fingerprint
+        assert fingerprint not in fingerprints
+        fingerprints.add(fingerprint)
+
+    size = (dataset / "b.parquet").stat().st_size
+    write_file(dataset / "b.parquet", [4], first=100)
+    assert (dataset / "b.parquet").stat().st_size == size
+    changed()
+    write_file(dataset / "b.parquet", [1, 3], first=100)
+    changed()
+    (dataset / "b.parquet").rename(dataset / "c.parquet")
+    changed()
+    (dataset / "c.parquet").unlink()
+    changed()
+
+
+# ---- cache
+
+
+@pytest.fixture
+def footers_read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Paths whose footers are read."""
+    paths: list[str] = []
+    original = data.manifest._read_footer
+
+    def counted(filesystem: pa.fs.FileSystem, info: pa.fs.FileInfo) -> object:
+        paths.append(info.path)
+        return original(filesystem, info)
+
+    monkeypatch.setattr(data.manifest, "_read_footer", counted)
+    return paths
+
+
+def test_a_cached_manifest_is_used(dataset: Path, cache: Path, footers_read: list[str]) -> None:
+    first = read_manifest(str(dataset), cache)
+    assert len(footers_read) == 4
+    again = read_manifest(str(dataset), cache)
+    assert len(footers_read) == 4
+    assert contents(again) == contents(first) == contents(read(dataset))
+    assert again.window.tolist() == first.window.tolist()
+    assert [path.suffix for path in cache.iterdir()] == [".parquet"]
+
+
+def test_a_change_of_any_file_makes_the_cache_invalid(dataset: Path, cache: Path, footers_read: list[str]) -> None:
+    path = dataset / "b.parquet"
+    first = read_manifest(str(dataset), cache)
+    before = path.stat()
+    write_file(path, [4], first=100)
+    os.utime(path, ns=(before.st_mtime_ns, before.st_mtime_ns + 1))  # the clock of a file system may stand still
+    assert path.stat().st_size == before.st_size
+    second = read_manifest(str(dataset), cache)
+    assert second.fingerprint != first.fingerprint
+    write_file(dataset / "new.parquet", [1])
+    assert read_manifest(str(dataset), cache).num_rows == 22
+    (dataset / "new.parquet").unlink()
+    assert contents(read_manifest(str(dataset), cache)) == contents(second)
+    assert len(footers_read) == 4 + 4 + 5 + 4
+
+
+def test_every_dataset_has_its_own_cache(dataset: Path, tmp_path: Path, cache: Path) -> None:
+    write_file(tmp_path / "other" / "a.parquet", [3])
+    for _ in range(2):
+        assert read_manifest(str(dataset), cache).num_rows == 21
+        assert read_manifest(str(tmp_path / "other"), cache).num_rows == 3
+
+
+@pytest.mark.parametrize("damage", ["garbage", "truncated", "empty", "other parquet", "directory"])
+def test_a_damaged_cache_counts_as_none(dataset: Path, cache: Path, damage: str) -> None:
+    expected = contents(read_manifest(str(dataset), cache))
+    (path,) = cache.iterdir()
+    whole = path.read_bytes()
+    path.unlink()
+    if damage == "other parquet":
+        write_file(path, [1])
+    elif damage == "directory":
+        path.mkdir()
+    else:
+        path.write_bytes({"garbage": b"PAR1" * 20, "truncated": whole[: len(whole) // 2], "empty": b""}[damage])
+    for _ in range(2):
+        assert contents(read_manifest(str(dataset), cache)) == expected
+    assert [entry.name for entry in cache.iterdir()] == [path.name]
+
+
+def test_a_cache_that_cannot_be_written_is_left_alone(dataset: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("theirs")
+    for cache in (tmp_path / "file", tmp_path / "file" / "manifests"):
+        assert read_manifest(str(dataset), cache).num_rows == 21
+    assert (tmp_path / "file").read_text() == "theirs"
+
+
+def test_a_dataset_that_cannot_be_used_is_not_cached(tmp_path: Path, cache: Path) -> None:
+    write_file(tmp_path / "dataset" / "a.parquet", [0])
+    with pytest.raises(DataError, match="hold no rows"):
+        read_manifest(str(tmp_path / "dataset"), cache)
+    assert not cache.exists()
+
+
+# ---- what goes wrong
+
+
+def expect_error(uri: str | Path, message: str) -> None:
+    with pytest.raises(DataError, match=message) as raised:
+        read_manifest(str(uri), cache=None)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_missing_dataset_is_named(tmp_path: Path) -> None:
+    for uri in (f"{tmp_path}/nowhere", f"file://{tmp_path}/nowhere"):
+        expect_error(uri, rf"^dataset {uri}: no such file or folder$")
+
+
+def test_a_folder_without_parquet_is_named(tmp_path: Path) -> None:
+    (tmp_path / "data.csv").write_text("a,b")
+    expect_error(tmp_path, rf"^dataset {tmp_path}: no \*\.parquet file in it; name the folder that holds them$")
+
+
+def test_a_dataset_without_rows_is_named(tmp_path: Path) -> None:
+    write_file(tmp_path / "a.parquet", [])
+    write_file(tmp_path / "b.parquet", [0])
+    expect_error(tmp_path, rf"^dataset {tmp_path}: its 2 Parquet files hold no rows; ")
+
+
+def test_a_uri_that_nothing_opens_is_named() -> None:
+    for uri in ("gopher://host/data", "://"):
+        with pytest.raises(DataError, match=rf"^dataset {uri}: .*; give a local path or a URI that pyarrow.fs opens$"):
+            open_uri(uri)
+
+
+@pytest.mark.parametrize("damage", ["garbage", "truncated", "empty"])
+def test_an_unreadable_file_is_named(dataset: Path, damage: str) -> None:
+    path = dataset / "day=0/b.parquet"
+    whole = path.read_bytes()
+    path.write_bytes({"garbage": b"PAR1" * 20, "truncated": whole[:-20], "empty": b""}[damage])
+    expect_error(dataset, rf"^{path}: not a readable Parquet file \(.+\); write it anew or remove it$")
+
+
+def test_a_column_of_another_type_is_named(dataset: Path) -> None:
+    schema = pa.schema([("user", pa.int64()), ("tags", pa.list_(pa.string())), ("click", pa.int8())])
+    write_file(dataset / "day=0/c.parquet", [], schema)
+    expected = r"column 'tags' is list<element: string>, but list<element: int32>"
+    expect_error(dataset, rf"^{dataset}/day=0/c.parquet: {expected} in {dataset}/b.parquet; write both alike$")
+
+
+def test_a_column_that_one_file_lacks_is_named(dataset: Path) -> None:
+    write_file(dataset / "day=0/c.parquet", [1], SCHEMA.remove(2))
+    expect_error(dataset, rf"^{dataset}/day=0/c.parquet: column 'click' is missing, but int8 in {dataset}/b.parquet; ")
+
+
+def test_a_column_that_one_file_has_alone_is_named(dataset: Path) -> None:
+    write_file(dataset / "day=0/c.parquet", [1], SCHEMA.append(pa.field("like", pa.int8())))
+    expect_error(dataset, rf"^{dataset}/day=0/c.parquet: column 'like' is int8, but missing in {dataset}/b.parquet; ")
+
+
+def test_metadata_does_not_make_schemas_differ(dataset: Path) -> None:
+    """pandas leaves its version and the index there."""
+    schema = SCHEMA.with_metadata({"pandas": "{}"})
+    write_file(dataset / "day=0/c.parquet", [1], schema.set(0, schema.field(0).with_metadata({"a": "b"})))
+    assert read(dataset).num_rows == 22
+
+
+def test_the_order_of_columns_and_not_null_are_free(dataset: Path) -> None:
+    """They are read by name."""
+    names = ["click", "user", "tags"]
+    schema = pa.schema([pa.field(name, SCHEMA.field(name).type, nullable=name == "tags") for name in names])
+    write_file(dataset / "day=0/c.parquet", [1], schema)
+    assert read(dataset).num_rows == 22
+    assert read(dataset).schema.names == SCHEMA.names
+
+
+# ---- schema.json
+
+COLUMN = Column("user", "int64", "feature", "The user.", cardinality=7)
+
+
+def test_the_schema_lies_in_the_folder_or_above_it(dataset: Path, tmp_path: Path) -> None:
+    assert read_schema(read(dataset)) == {}
+    write_schema(tmp_path, [COLUMN])
+    assert read_schema(read(dataset)) == {"user": COLUMN}
+    write_schema(dataset, [])
+    assert read_schema(read(dataset)) == {}
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"columns": [{"name": "a"}]}', '{"columns": 3}', "\udcff"])
+def test_a_damaged_schema_is_named(dataset: Path, text: str) -> None:
+    (dataset / "schema.json").write_bytes(text.encode(errors="surrogateescape"))
+    with pytest.raises(DataError, match=rf"^{dataset}/schema.json: not a dataset schema \(.*\); mend or remove it$"):
+        read_schema(read(dataset))

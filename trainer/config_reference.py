@@ -1,0 +1,92 @@
+"""Writes docs/configuration.md from the docstrings of the config classes: `python -m trainer.config_reference`."""
+
+import sys
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticUndefined
+
+from data.features import DenseFeature, SparseFeature
+from data.stream import DataConfig
+from models.embedding import TableConfig
+from models.heads import AnyHeadConfig
+from models.tasks import TaskConfig
+from trainer.config import CheckpointConfig, EvaluateConfig, LogConfig, RunConfig, TrainConfig
+from trainer.optimizers import DenseOptimizerConfig, SparseOptimizerConfig
+from trainer.sharding import ShardingConfig
+
+HEADS: tuple[type[BaseModel], ...] = get_args(get_args(AnyHeadConfig)[0])
+SECTIONS: dict[str, type[BaseModel]] = {
+    "[run]": RunConfig,
+    "[data]": DataConfig,
+    "[[features.sparse]]": SparseFeature,
+    "[[features.dense]]": DenseFeature,
+    "[[tables]]": TableConfig,
+    "[[tasks]]": TaskConfig,
+    **{f'[model] head = "{head.model_fields["head"].default}"': head for head in HEADS},
+    "[optimizer.dense]": DenseOptimizerConfig,
+    "[optimizer.sparse]": SparseOptimizerConfig,
+    "[sharding]": ShardingConfig,
+    "[train]": TrainConfig,
+    "[evaluate]": EvaluateConfig,
+    "[checkpoint]": CheckpointConfig,
+    "[log]": LogConfig,
+}
+INTRODUCTION = """\
+# Configuration
+
+A run is one TOML file; `configs/` holds two to start from. `--set section.key=value` changes a key on the command line
+(a TOML value or a bare word; entries of lists by number: `--set tables.0.dim=32`). The resolved config, every default
+filled in, is written to `RUN/config.toml`. Unknown keys are errors. Counts of samples may be written `300k`, `70B`.
+
+Between starts of one run only `log`, `checkpoint`, `run.dir`, `run.device`, `data.threads` and
+`data.evaluation_batch_size` may change.
+
+This page is made from the code: `.venv/bin/python -m trainer.config_reference > docs/configuration.md`.
+"""
+
+
+def reference() -> str:
+    """The page, in Markdown."""
+    return "\n".join([INTRODUCTION, *(_section(title, model) for title, model in SECTIONS.items())])
+
+
+def _section(title: str, model: type[BaseModel]) -> str:
+    rows = [_row(name, field) for name, field in model.model_fields.items() if name != "head"]
+    head = [f"## `{title}`", "", " ".join((model.__doc__ or "").split()), ""]
+    return "\n".join([*head, "| key | type | default | meaning |", "|---|---|---|---|", *rows, ""])
+
+
+def _row(name: str, field: FieldInfo) -> str:
+    if field.is_required():
+        default = "required"
+    else:
+        default = "–" if field.default in (None, "", PydanticUndefined) else f"`{_toml(field.default)}`"
+    meaning = " ".join((field.description or "").split()).replace("|", "\\|")
+    return f"| `{name}` | {_kind(field.annotation)} | {default} | {meaning} |"
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, tuple):
+        return "[" + ", ".join(map(_toml, value)) + "]"
+    return str(value).lower() if isinstance(value, bool) else f'"{value}"' if isinstance(value, str) else str(value)
+
+
+def _kind(annotation: Any) -> str:
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        return _kind(arguments[0])
+    if origin is Literal:
+        return " · ".join(f"`{value}`" for value in arguments)
+    if origin is tuple:
+        return f"list of {_kind(arguments[0])}"
+    if origin is Union or str(origin) == "<class 'types.UnionType'>":
+        return " or ".join(_kind(part) for part in arguments if part is not type(None))
+    return {"str": "text", "int": "integer", "float": "number", "bool": "true or false", "Milestone": "count"}.get(
+        getattr(annotation, "__name__", ""), str(annotation)
+    )
+
+
+if __name__ == "__main__":
+    sys.stdout.write(reference())
