@@ -155,6 +155,8 @@ def _weights(array: pa.Array, name: str, where: Where) -> Float32:
 
 
 def _ids(array: pa.Array, feature: SparseFeature, rows: int, where: Where) -> Jagged:
+    if feature.boundaries and pa.types.is_floating(array.type):
+        array = pc.if_else(pc.is_nan(array), pa.scalar(None, array.type), array)  # as null: no bucket
     values, offsets = _flatten(array)
     if feature.boundaries:
         # float32 would round a timestamp; a float32 column has rounded, and its 0.7 is ≥ a boundary 0.7 rounded alike

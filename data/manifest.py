@@ -23,7 +23,7 @@ from data.schema import SCHEMA_FILE, Column, parse_schema
 
 FOOTER_THREADS = 32
 """Footers are read at once; an object store answers each in tens of milliseconds."""
-CACHE = Path.home() / ".cache" / "adatt" / "manifests"
+CACHE = Path("~/.cache/adatt/manifests")
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,7 +74,7 @@ def read_manifest(uri: str, cache: Path | None = CACHE) -> Manifest:
     infos = _list_files(filesystem, root, uri)
     names = tuple(info.path.removeprefix(root).lstrip("/") for info in infos)
     listing = _digest((name, info.size, info.mtime_ns) for name, info in zip(names, infos, strict=True))
-    cached = cache / f"{_digest([(uri, root)])}.parquet" if cache else None
+    cached = _cache_file(cache, f"{_digest([(uri, root)])}.parquet")
     table = _load_cached(cached, listing) or _read_footers(filesystem, infos, names)
     manifest = _from_table(uri, filesystem, root, table)
     if manifest.num_rows == 0:
@@ -193,6 +193,14 @@ def _digest(parts: Iterable[object]) -> str:
     for part in parts:
         digest.update(repr(part).encode() + b"\n")
     return digest.hexdigest()
+
+
+def _cache_file(cache: Path | None, name: str) -> Path | None:
+    """None where no cache is wanted, or the user has no home for one."""
+    try:
+        return cache.expanduser() / name if cache else None
+    except RuntimeError:
+        return None
 
 
 def _load_cached(path: Path | None, listing: str) -> pa.Table | None:

@@ -142,8 +142,11 @@ def read_rows(reading: Reading, task: Task) -> Rows:
         with manifest.filesystem.open_input_file(manifest.path(task.group)) as handle:
             parquet = pq.ParquetFile(handle, pre_buffer=True)
             table = parquet.read_row_group(int(manifest.group[task.group]), columns=names, use_threads=False)
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise DataError(f"{manifest.describe(task.group)}: cannot be read ({one_line(error)})") from error
+    missing = sorted(set(names) - set(table.column_names))
+    if missing:
+        raise DataError(f"{manifest.describe(task.group)}: no column {missing[0]!r} any more; restore the file")
     num_rows = int(manifest.rows[task.group])
     if table.num_rows != num_rows:
         raise DataError(

@@ -45,7 +45,7 @@ def _rendezvous(environment: Mapping[str, str]) -> list[str]:
         where = ["--rdzv-backend", backend, "--rdzv-endpoint", endpoint, "--rdzv-id", name]
         return ["--nnodes", str(nodes), *where]
     if nodes == 1:
-        return ["--standalone"]
+        return ["--standalone", "--local-addr", "localhost"]  # a container's host name may not resolve inside it
     if not address or not environment.get("NODE_RANK"):
         raise ValueError(
             f"NNODES is {nodes}, but MASTER_ADDR and NODE_RANK are not both set; set them (MASTER_ADDR: the host of "

@@ -1,9 +1,5 @@
 """Builds the parts of a run from its config. Nothing here runs anything or writes a file."""
 
-import logging
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import cast
 
@@ -130,15 +126,6 @@ def end_of_training(config: Config, reading: Reading) -> int:
     return batch * (batches if config.data.repeat else min(batches, reading.batches_per_epoch))
 
 
-@contextmanager
-def quiet_libraries() -> Iterator[None]:
-    """Silences what torchrec and torch say about their own use of each other."""
-    logging.getLogger("torch.fx._symbolic_trace").setLevel(logging.ERROR)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)
-        yield
-
-
 def _reading(config: Config, manifest: Manifest, order: OrderName, batch_size: int, keep_last: bool = False) -> Reading:
     return Reading(manifest, build_columns(config), batch_size, config.data.lanes, order, config.run.seed, keep_last)
 
@@ -164,14 +151,13 @@ def build_trainee(config: Config, world: World, total_samples: int) -> Trainee:
     sharder = FusedSharder(config.sharding.allow, fused_params(config.optimizer.sparse))
     plan = plan_tables(ranker, sharder, world, config.data.global_batch_size // world.size)
     placed = placements(plan, config.tables, config.sharding.allow)
-    with quiet_libraries():
-        model = DistributedModelParallel(
-            module=ranker,
-            env=ShardingEnv.from_process_group(process_group()),
-            device=world.device,
-            plan=plan,
-            sharders=[cast(ModuleSharder[nn.Module], sharder)],
-        )
+    model = DistributedModelParallel(
+        module=ranker,
+        env=ShardingEnv.from_process_group(process_group()),
+        device=world.device,
+        plan=plan,
+        sharders=[cast(ModuleSharder[nn.Module], sharder)],
+    )
     initialise_tables(model, config.tables, config.run.seed)
     optimizer = Optimizer(config.optimizer, model, total_samples)
     pipeline: Pipeline = TrainPipelineSparseDist(model, optimizer.combined, world.device, execute_all_batches=True)

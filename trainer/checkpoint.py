@@ -8,7 +8,6 @@ The reader has no state but the samples count, and the generators none at all (t
 
 import json
 import shutil
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -48,9 +47,7 @@ class Checkpoints:
         if optimizer is not None:
             optimizer.allocate_state()
         state = _state(model, optimizer)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch warns about its own TypedStorage
-            dcp.load(state, checkpoint_id=path)
+        dcp.load(state, checkpoint_id=path)
         model.load_state_dict(state["model"])
         if optimizer is not None:
             optimizer.combined.load_state_dict(state["optimizer"])

@@ -1,7 +1,9 @@
 """The ranks of this run. The one place that chooses the device."""
 
 import ctypes
+import logging
 import platform
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -80,6 +82,7 @@ class World:
 @contextmanager
 def start_world(device: DeviceName = "auto") -> Iterator[World]:
     """Joins the process group that torchrun announces, or one of a single rank; leaves it at a good end."""
+    _quiet_libraries()
     if device == "cuda" and not torch.cuda.is_available():
         raise ConfigError("run.device is 'cuda', but no GPU is visible here; use 'auto' or 'cpu'")
     use_cuda = device != "cpu" and torch.cuda.is_available()
@@ -94,6 +97,13 @@ def start_world(device: DeviceName = "auto") -> Iterator[World]:
     dist.init_process_group(backend, store=store, rank=ranks.rank, world_size=ranks.size)
     yield World(ranks.rank, ranks.size, ranks.local_rank, ranks.local_size, chosen)
     dist.destroy_process_group()  # not after an error: the other ranks may be elsewhere
+
+
+def _quiet_libraries() -> None:
+    """Silences what torchrec and torch say about their own use of each other."""
+    logging.getLogger("torch.fx._symbolic_trace").setLevel(logging.ERROR)
+    for category in (FutureWarning, DeprecationWarning):
+        warnings.filterwarnings("ignore", category=category, module=r"(torch|torchrec|fbgemm_gpu)\.")
 
 
 def _keep_freed_memory() -> None:

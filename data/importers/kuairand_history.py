@@ -7,7 +7,7 @@
 So no outcome of a day is in a feature of that day or of an earlier one, and no outcome of a test day is in any. Days
 are those of `date`, by which train and test are split. Impressions at random (`is_rand`) have these features but are
 not counted in them. As the days overlap in `time_ms` (see kuairand.py), an impression about midnight may have in its
-history one that was shown after it; in the published log that is so for 1 row in 2,000 and 4 of 26,683 test rows.
+history one that was shown after it: 92 of 193,964 rows in the files of the tests, 4 of them among 26,683 test rows.
 
 Shapes: N impressions, I ids, S statistics, the first of which is the number of impressions.
 """

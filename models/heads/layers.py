@@ -12,11 +12,15 @@ from torch import nn
 class GroupedLinear(nn.Module):
     """G linear layers side by side: one batched product where inputs differ, one plain product where they are the same.
 
-    weight_GIO, bias_GO: uniform in ±1/sqrt(I), as torch.nn.Linear. For backward it keeps its input only.
+    weight_GIO (weight_IGO where the input is common), bias_GO: uniform in ±1/sqrt(I), as torch.nn.Linear. It keeps for
+    backward its input, and its output where ReLU is applied to it.
     """
 
-    def __init__(self, groups: int, inputs: int, outputs: int, *, common_input: bool = False) -> None:
+    def __init__(
+        self, groups: int, inputs: int, outputs: int, *, common_input: bool = False, relu: bool = False
+    ) -> None:
         super().__init__()
+        self.relu = relu
         self.groups, self.inputs, self.outputs, self.common_input = groups, inputs, outputs, common_input
         shape = (inputs, groups, outputs) if common_input else (groups, inputs, outputs)
         self.weight = nn.Parameter(torch.empty(shape))
@@ -31,10 +35,12 @@ class GroupedLinear(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """x_BI (common input) or x_GBI → y_GBO, for a common input as a view of [B, G, O] memory."""
-        if not self.common_input:
-            return torch.baddbmm(self.bias[:, None, :], x, self.weight)
-        y = torch.addmm(self.bias.view(-1), x, self.weight.view(self.inputs, -1))
-        return y.view(-1, self.groups, self.outputs).transpose(0, 1)
+        if self.common_input:
+            y = torch.addmm(self.bias.view(-1), x, self.weight.view(self.inputs, -1))
+        else:
+            y = torch.baddbmm(self.bias[:, None, :], x, self.weight)
+        y = y.relu_() if self.relu else y  # before any view of it: in place on a view, autograd would copy the whole
+        return y.view(-1, self.groups, self.outputs).transpose(0, 1) if self.common_input else y
 
 
 class GroupedMLP(nn.Module):
@@ -46,7 +52,7 @@ class GroupedMLP(nn.Module):
         super().__init__()
         widths = (inputs, *layers)
         self.layers = nn.ModuleList(
-            GroupedLinear(groups, widths[index], widths[index + 1], common_input=common_input and index == 0)
+            GroupedLinear(groups, widths[index], widths[index + 1], common_input=common_input and index == 0, relu=True)
             for index in range(len(layers))
         )
         self.dropout = nn.Dropout(dropout)
@@ -54,7 +60,7 @@ class GroupedMLP(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """x_BI (common input) or x_GBI → y_GBO."""
         for layer in self.layers:
-            x = self.dropout(layer(x).relu_())
+            x = self.dropout(layer(x))
         return x
 
 

@@ -26,7 +26,7 @@ def test_other_commands_are_one_process(arguments: list[str]) -> None:
 
 
 def test_one_node_needs_no_variables() -> None:
-    expected = ["--nproc-per-node", "4", "--standalone", "-m", "trainer", *TRAIN]
+    expected = ["--nproc-per-node", "4", "--standalone", "--local-addr", "localhost", "-m", "trainer", *TRAIN]
     assert torchrun_arguments({"PROCESSES": "4"}, TRAIN) == expected
 
 
