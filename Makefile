@@ -21,10 +21,10 @@ $(INSTALLED): setup.cfg pyproject.toml
 	touch $@
 
 datasets/quickstart: | $(INSTALLED)
-	$(BIN)/adatt synth $@ --samples 2.1M --test-samples 200k --tasks five
+	$(BIN)/adatt synth $@ --samples 2.1M --test-samples 100k --tasks five
 
 train: setup datasets/quickstart
-	$(BIN)/python -m launch.local --processes $(PROCESSES) train configs/quickstart.toml
+	PROCESSES=$(PROCESSES) $(BIN)/python -m launch.entrypoint train configs/quickstart.toml
 
 test: setup
 	$(BIN)/pytest

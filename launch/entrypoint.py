@@ -1,4 +1,4 @@
-"""The image's entry point: runs any command of `adatt`, those that work on several ranks under torchrun.
+"""Starts any command of `adatt` on this node, those that work on several ranks under torchrun; the image's entry point.
 
     PROCESSES=2 python -m launch.entrypoint train configs/quickstart.toml
 
@@ -11,8 +11,6 @@ import logging
 import os
 import sys
 from collections.abc import Mapping
-
-from launch.local import threads_per_process
 
 RANKED_COMMANDS = (["train"], ["evaluate"], ["bench", "train"])
 """Commands that share their work among ranks; every other one is a single process."""
@@ -30,6 +28,11 @@ def torchrun_arguments(environment: Mapping[str, str], arguments: list[str]) -> 
     """torchrun's arguments for this node; ValueError where the environment does not say which node it is."""
     processes = _whole_number(environment, "PROCESSES", 1, at_least=1)
     return ["--nproc-per-node", str(processes), *_rendezvous(environment), "-m", "trainer", *arguments]
+
+
+def threads_per_process(processes: int) -> int:
+    """Cores of this machine, shared out; torchrun would give every process one thread."""
+    return max(len(os.sched_getaffinity(0)) // processes, 1)
 
 
 def exit_code(process_code: int) -> int:

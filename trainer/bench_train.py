@@ -7,14 +7,17 @@ matrix product, measured in the same run on all ranks at once, with the same num
 import resource
 import statistics
 import time
+from collections.abc import Iterator
 from itertools import islice
 from typing import Any
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from data.batch import Batch
 from data.stream import stream
 from trainer.build import (
+    Pipeline,
     build_model,
     build_trainee,
     check_lanes,
@@ -25,6 +28,8 @@ from trainer.config import Config
 from trainer.world import World
 
 WARM_UP_BATCHES = 10
+BLOCKS = 6
+"""Times that steps and products are timed in turn; figures are medians over them."""
 PRODUCT_SIZE = 2048
 """Side of the square product whose rate is the limit."""
 
@@ -35,36 +40,43 @@ def bench_train(config: Config, world: World, batches: int) -> dict[str, Any]:
     reading = train_reading(config, open_dataset(config.data.train, config, world))
     trainee = build_trainee(config, world, config.train.samples)
     source = stream(reading, world.lanes(reading.lanes), 0, threads=config.data.threads)
-    batches = min(batches, reading.batches_per_epoch - WARM_UP_BATCHES)
-    supply = islice(source, WARM_UP_BATCHES + batches)
-    rates = [_product_rate(world)]
+    supply = islice(source, WARM_UP_BATCHES + BLOCKS * batches)
     for _ in range(WARM_UP_BATCHES):
         trainee.pipeline.progress(supply)
-    _synchronise(world)
-    wait, begin, steps = source.wait_seconds, time.perf_counter(), []
-    for _ in range(batches):
-        step_begin = time.perf_counter()
-        trainee.pipeline.progress(supply)
-        steps.append(time.perf_counter() - step_begin)
-    _synchronise(world)
-    seconds, wait = time.perf_counter() - begin, source.wait_seconds - wait
+    waited = source.wait_seconds
+    rates, seconds = [], []
+    for _ in range(BLOCKS):  # in turn, since the speed of a shared machine drifts
+        rates.append(_product_rate(world))
+        seconds.append(_block_seconds(trainee.pipeline, supply, batches, world))
+    waited = source.wait_seconds - waited
     source.close()
-    rates.append(_product_rate(world))
     flops = head_flops_per_sample(config)
-    bound = statistics.mean(rates) * world.size / flops
+    block_samples = batches * reading.global_batch_size
+    fractions = [
+        block_samples / block * flops / (rate * world.size) for rate, block in zip(rates, seconds, strict=True)
+    ]
     return {
         "world_size": world.size,
-        "samples_per_second": batches * reading.global_batch_size / seconds,
-        "step_seconds": statistics.median(steps),
-        "data_wait_fraction": wait / seconds,
+        "samples_per_second": block_samples / statistics.median(seconds),
+        "step_seconds": statistics.median(seconds) / batches,
+        "data_wait_fraction": waited / sum(seconds),
         "checkpoint_stall_seconds": None,
         "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
         "threads": torch.get_num_threads(),
         "head_flops_per_sample": flops,
-        "matmul_flops_per_second": statistics.mean(rates),
-        "bound_samples_per_second": bound,
-        "fraction_of_bound": batches * reading.global_batch_size / seconds / bound,
+        "matmul_flops_per_second": statistics.median(rates),
+        "bound_samples_per_second": statistics.median(rates) * world.size / flops,
+        "fraction_of_bound": statistics.median(fractions),
     }
+
+
+def _block_seconds(pipeline: Pipeline, supply: Iterator[Batch], batches: int, world: World) -> float:
+    _synchronise(world)
+    begin = time.perf_counter()
+    for _ in range(batches):
+        pipeline.progress(supply)
+    _synchronise(world)
+    return time.perf_counter() - begin
 
 
 def head_flops_per_sample(config: Config) -> float:
@@ -81,7 +93,7 @@ def _product_rate(world: World) -> float:
     """FLOP/s of a large matrix product on this rank, all ranks computing at once; the mean over ranks."""
     left, right = (torch.randn(PRODUCT_SIZE, PRODUCT_SIZE, device=world.device) for _ in range(2))
     rates = []
-    for _ in range(6):
+    for _ in range(4):
         _synchronise(world)
         begin = time.perf_counter()
         left @ right

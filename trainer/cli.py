@@ -26,6 +26,8 @@ benchmarks = typer.Typer(help="Measures speed, beside the limit measured in the 
 app.add_typer(importers, name="import")
 app.add_typer(benchmarks, name="bench")
 
+RANK_0_SPEAKS_SECONDS = 30
+"""Head start of rank 0 in telling an error; once it has ended, torchrun ends the others."""
 TaskGroup = Literal["engagement-consumption", "two-consumption", "five"]
 ConfigArgument = Annotated[
     str, typer.Argument(metavar="CONFIG", help="TOML file of the run; see docs/configuration.md.")
@@ -110,7 +112,7 @@ def import_kuairand_command(
 def bench_train_command(
     config: ConfigArgument,
     changes: SetOption = None,
-    batches: Annotated[int, typer.Option(min=1, help="Global batches to time.")] = 60,
+    batches: Annotated[int, typer.Option(min=1, help="Global batches to time, six times.")] = 10,
     as_json: JsonOption = False,
 ) -> None:
     """Time training steps against the bound that the head's FLOPs set at this machine's matrix-product rate."""
@@ -161,7 +163,7 @@ def _tell(message: str) -> int:
     from trainer.ranks import announced_ranks
 
     if announced_ranks().rank != 0:
-        time.sleep(3)
+        time.sleep(RANK_0_SPEAKS_SECONDS)
     sys.stderr.write(f"error: {' '.join(message.split())}\n")
     sys.stderr.flush()
     return 2

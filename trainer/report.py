@@ -51,7 +51,7 @@ def bench_table(result: Record) -> Table:
     table.add_column("value", justify="right")
     rows = {
         "samples/s": f"{result['samples_per_second']:,.0f}",
-        "median step": f"{result['step_seconds'] * 1e3:,.1f} ms",
+        "step": f"{result['step_seconds'] * 1e3:,.1f} ms",
         "waiting for data": f"{result['data_wait_fraction']:.1%}",
         "head, forward + backward": f"{result['head_flops_per_sample'] / 1e6:,.2f} MFLOP/sample",
         "matrix-product rate per rank": f"{result['matmul_flops_per_second'] / 1e9:,.1f} GFLOP/s",
