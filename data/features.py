@@ -27,18 +27,13 @@ class SparseFeature(Settings):
     """Column of the dataset."""
     table: str
     """Name of a `[[tables]]` entry; several features may share one."""
-    name: str = ""
+    name: str = Field(default_factory=lambda values: values.get("column", ""))
     """Name of the feature; the column's name where it is left out. Needed where one column feeds two tables."""
     hash: bool = False
     """true: ids are folded into the table's rows by a stable hash. false: an id outside 0 … rows-1 is an error.
     Strings always need it."""
     boundaries: tuple[float, ...] = ()
     """For a numeric column: its value becomes the number of boundaries that are ≤ it, 0 … len(boundaries)."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _name_defaults_to_column(cls, values: object) -> object:
-        return {"name": values.get("column"), **values} if isinstance(values, dict) else values
 
     @model_validator(mode="after")
     def _boundaries_ascend(self) -> "SparseFeature":

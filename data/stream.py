@@ -36,9 +36,9 @@ class DataConfig(Settings):
     """Parquet dataset to train on: a folder, or any URI that pyarrow.fs opens."""
     test: str
     """Parquet dataset to evaluate on; every row is used exactly once."""
-    global_batch_size: int = Field(default=4096, gt=0)
+    global_batch_size: int = Field(default=4096, gt=0, le=1 << 30)
     """Rows of one optimizer step over all ranks; a multiple of `lanes`."""
-    lanes: int = Field(default=8, gt=0)
+    lanes: int = Field(default=8, gt=0, le=1 << 16)
     """Streams that the order is cut into; the number of ranks must divide it. Part of the order: the same lanes give
     the same batches on any number of ranks. Each lane keeps about two row groups decoded in memory."""
     order: OrderName = "shuffled"
@@ -47,9 +47,9 @@ class DataConfig(Settings):
     """true: train.samples may exceed the rows of the data; each pass is a new permutation."""
     weight: str | None = None
     """Column of non-negative row weights; left out: every row weighs 1."""
-    threads: int = Field(default=2, gt=0)
+    threads: int = Field(default=2, gt=0, le=256)
     """Decoding threads of each rank."""
-    evaluation_batch_size: int | None = Field(default=None, gt=0)
+    evaluation_batch_size: int | None = Field(default=None, gt=0, le=1 << 30)
     """Rows of one evaluation batch over all ranks; as in training where left out."""
 
 
@@ -135,24 +135,30 @@ def _tasks(reading: Reading, lanes: range, batch: int) -> Iterator[Task]:
         yield from tasks_of_epoch(reading, lanes, epoch, skip if epoch == first_epoch else 0)
 
 
-def read_rows(reading: Reading, task: Task) -> Rows:
-    """Step 2: reads and decodes one segment; DataError names the file of whatever is wrong with it."""
-    manifest, names = reading.manifest, reading.columns.names
+def read_row_group(manifest: Manifest, group: int, names: list[str]) -> pa.Table:
+    """The columns `names` of a row group; DataError names its file where it cannot be read as the manifest says."""
     try:
-        with manifest.filesystem.open_input_file(manifest.path(task.group)) as handle:
+        with manifest.filesystem.open_input_file(manifest.path(group)) as handle:
             parquet = pq.ParquetFile(handle, pre_buffer=True)
-            table = parquet.read_row_group(int(manifest.group[task.group]), columns=names, use_threads=False)
+            table = parquet.read_row_group(int(manifest.group[group]), columns=names, use_threads=False)
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{manifest.describe(task.group)}: cannot be read ({one_line(error)})") from error
+        raise DataError(f"{manifest.describe(group)}: cannot be read ({one_line(error)})") from error
     missing = sorted(set(names) - set(table.column_names))
     if missing:
-        raise DataError(f"{manifest.describe(task.group)}: no column {missing[0]!r} any more; restore the file")
-    num_rows = int(manifest.rows[task.group])
-    if table.num_rows != num_rows:
+        raise DataError(f"{manifest.describe(group)}: no column {missing[0]!r} any more; restore the file")
+    if table.num_rows != manifest.rows[group]:
         raise DataError(
-            f"{manifest.describe(task.group)}: has {table.num_rows} rows, but had {num_rows} when the dataset was "
-            "opened; restore the file, or start again on the changed data"
+            f"{manifest.describe(group)}: has {table.num_rows} rows, but had {manifest.rows[group]} when the dataset "
+            "was opened; restore the file, or start again on the changed data"
         )
+    return table
+
+
+def read_rows(reading: Reading, task: Task) -> Rows:
+    """Step 2: reads and decodes one segment; DataError names the file of whatever is wrong with it."""
+    manifest = reading.manifest
+    table = read_row_group(manifest, task.group, reading.columns.names)
+    num_rows = table.num_rows
     rows = group_rows(task.group, num_rows, name=reading.order, seed=reading.seed, epoch=task.epoch)
     if rows is None:
         chosen = np.arange(task.start, task.stop)

@@ -19,9 +19,9 @@ class TableConfig(Settings):
     """An embedding table."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9_-]+$")
-    rows: int = Field(gt=0)
+    rows: int = Field(gt=0, le=1 << 40)
     """Rows; ids are 0 … rows-1, or folded into them where the feature says `hash`."""
-    dim: int = Field(gt=0, multiple_of=4)
+    dim: int = Field(gt=0, le=1 << 14, multiple_of=4)
     """Width of an embedding; fbgemm needs a multiple of 4."""
     pooling: Literal["sum", "mean"] = "sum"
     """How the embeddings of a row's ids become one."""

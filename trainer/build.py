@@ -66,6 +66,8 @@ def check_columns(manifest: Manifest, config: Config) -> None:
                 f"dataset {manifest.uri}: no column {name!r}, which the config names; it has "
                 f"{', '.join(manifest.schema.names)}"
             )
+        if manifest.schema.names.count(name) > 1:
+            raise ConfigError(f"dataset {manifest.uri}: two columns are called {name!r}; rename one")
         problem = check_type(name, manifest.schema.field(name).type, columns)
         if problem:
             raise ConfigError(f"dataset {manifest.uri}: column {name!r} {problem}")

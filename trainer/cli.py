@@ -13,7 +13,6 @@ import typer
 from typer.exceptions import Abort, Exit, TyperException
 
 from data.errors import UserError
-from trainer.installation import check_installation
 
 app = typer.Typer(
     name="adatt",
@@ -137,15 +136,9 @@ def _count(option: str, text: str) -> int:
         raise UserError(f"{option}: {error}") from error
 
 
-def main() -> None:
-    """Runs a command and ends the process with its exit code."""
-    sys.exit(run(sys.argv[1:]))
-
-
 def run(arguments: list[str]) -> int:
     """The exit code of a command line."""
     try:
-        check_installation()
         code = app(arguments or ["--help"], prog_name="adatt", standalone_mode=False)
     except UserError as error:
         return _tell(str(error))

@@ -33,7 +33,9 @@ def parse_milestone(value: object) -> object:
     """'10B' or 10_000 → Milestone; ValueError where it is not a count."""
     if isinstance(value, str):
         return Milestone(value, parse_count(value))
-    return Milestone(format_count(value), value) if isinstance(value, int) else value
+    if isinstance(value, int) and not isinstance(value, bool):
+        return Milestone(format_count(value), parse_count(value))
+    raise ValueError(f"{value!r} is not a count; write a whole number or a text such as '10B'")
 
 
 class Due:

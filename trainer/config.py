@@ -1,6 +1,7 @@
 """The configuration of a run: one TOML file, `--set` changes to it, and every rule that holds between keys."""
 
 import difflib
+import json
 import tomllib
 import types
 from pathlib import Path
@@ -185,7 +186,7 @@ def load_config(path: str | Path, changes: list[str] | None = None) -> Config:
 def parse_config(values: dict[str, Any], source: str) -> Config:
     """The config in parsed TOML; ConfigError names the key."""
     try:
-        return Config.model_validate(values)
+        return Config.model_validate_json(json.dumps(values, default=str), strict=True)
     except ValidationError as error:
         raise ConfigError(f"{source}: {_explain(error)}") from error
 

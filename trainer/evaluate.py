@@ -9,14 +9,14 @@ import time
 from dataclasses import asdict
 from typing import Any
 
-import pyarrow.parquet as pq
+import pyarrow as pa
 import torch
 
 from data.batch import Batch
 from data.manifest import Manifest
 from data.prefetch import Prefetcher
 from data.schema import ORACLE_PREFIX
-from data.stream import Reading, stream
+from data.stream import Reading, read_row_group, stream
 from models.tasks import TaskConfig
 from trainer.build import Trainee
 from trainer.config import Config
@@ -49,7 +49,9 @@ class Evaluator:
         begin = time.perf_counter()
         metrics = self._evaluate()
         if self._oracle is None:
-            self._oracle = oracle_metrics(self._reading.manifest, self._config.tasks, self._world)
+            self._oracle = oracle_metrics(
+                self._reading.manifest, self._config.tasks, self._config.data.weight, self._world
+            )
         seconds = time.perf_counter() - begin
         records = []
         for task, found in zip(self._config.tasks, metrics, strict=True):
@@ -85,27 +87,37 @@ class Evaluator:
             sums.update(outcome.logits_BT, outcome.labels_BT, outcome.weights_BT)
 
 
-def oracle_metrics(manifest: Manifest, tasks: tuple[TaskConfig, ...], world: World) -> dict[str, Metrics]:
+def oracle_metrics(
+    manifest: Manifest, tasks: tuple[TaskConfig, ...], weight: str | None, world: World
+) -> dict[str, Metrics]:
     """Metrics of the true conditional means, for the tasks that have them. Collective: call on all ranks."""
-    known = [task for task in tasks if ORACLE_PREFIX + task.label in manifest.schema.names]
+    known = [task for task in tasks if _has_oracle(manifest, task)]
     sums = {task.name: MetricSums(torch.tensor([task.binary])) for task in known}
     for group in range(world.rank, len(manifest.rows) if known else 0, world.size):
-        _add_oracles(manifest, group, known, sums)
+        _add_oracles(manifest, group, known, weight, sums)
     for total in sums.values():
         for tensor in (total.sums_5T, total.histogram_2TH):
             tensor.copy_(world.sum(tensor.to(world.device)).cpu())
     return {name: total.compute()[0] for name, total in sums.items()}
 
 
-def _add_oracles(manifest: Manifest, group: int, tasks: list[TaskConfig], sums: dict[str, MetricSums]) -> None:
-    names = [name for task in tasks for name in (task.label, ORACLE_PREFIX + task.label)]
-    with manifest.filesystem.open_input_file(manifest.path(group)) as handle:
-        table = pq.ParquetFile(handle).read_row_group(int(manifest.group[group]), columns=names)
+def _has_oracle(manifest: Manifest, task: TaskConfig) -> bool:
+    """Whether the dataset holds the true mean of the task's label, as a number."""
+    name = ORACLE_PREFIX + task.label
+    return name in manifest.schema.names and pa.types.is_floating(manifest.schema.field(name).type)
+
+
+def _add_oracles(
+    manifest: Manifest, group: int, tasks: list[TaskConfig], weight: str | None, sums: dict[str, MetricSums]
+) -> None:
+    names = {name for task in tasks for name in (task.label, ORACLE_PREFIX + task.label)} | (
+        {weight} if weight else set()
+    )
+    table = read_row_group(manifest, group, sorted(names))
+    columns = {name: torch.from_numpy(table[name].to_numpy().astype("float64"))[:, None] for name in names}
     for task in tasks:
-        label_B1, oracle_B1 = (
-            torch.from_numpy(table[name].to_numpy().astype("float64"))[:, None]
-            for name in (task.label, ORACLE_PREFIX + task.label)
-        )
-        present_B1 = ~label_B1.isnan()
+        label_B1, oracle_B1 = columns[task.label], columns[ORACLE_PREFIX + task.label]
+        present_B1 = ~(label_B1.isnan() | oracle_B1.isnan())
+        weight_B1 = present_B1 * columns[weight] if weight else present_B1
         logit_B1 = oracle_B1.logit() if task.binary else oracle_B1
-        sums[task.name].update(logit_B1, label_B1.nan_to_num(), present_B1)
+        sums[task.name].update(logit_B1.nan_to_num(), label_B1.nan_to_num(), weight_B1)

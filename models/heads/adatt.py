@@ -14,7 +14,7 @@ Shapes: B rows, F features, U units that fuse, E experts of the level, H expert 
 """
 
 import math
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from pydantic import Field
@@ -23,6 +23,8 @@ from torch import nn
 from models.heads.base import Head, HeadConfig, PositiveInts
 from models.heads.layers import GroupedLinear, GroupedMLP, Towers
 
+Experts = Annotated[int, Field(gt=0, le=1024)]
+
 
 class AdaTTSpConfig(HeadConfig):
     """AdaTT with task-specific experts only."""
@@ -30,7 +32,7 @@ class AdaTTSpConfig(HeadConfig):
     head: Literal["adatt_sp"] = "adatt_sp"
     levels: tuple[PositiveInts, ...] = Field(default=((256,), (128,)), min_length=1)
     """Hidden units of the experts, per fusion level: [[256], [128]] is two levels of single-layer experts."""
-    task_experts: int | PositiveInts = Field(default=1)
+    task_experts: Experts | Annotated[tuple[Experts, ...], Field(min_length=1)] = 1
     """Experts of each task per level; one number, or one per task."""
 
     def build(self, num_features: int, num_tasks: int) -> Head:
@@ -40,10 +42,8 @@ class AdaTTSpConfig(HeadConfig):
     def units(self, num_tasks: int) -> list[int]:
         """Experts of every unit."""
         counts = [self.task_experts] * num_tasks if isinstance(self.task_experts, int) else list(self.task_experts)
-        if len(counts) != num_tasks or min(counts) < 1:
-            raise ValueError(
-                f"task_experts = {self.task_experts} must be ≥ 1, or one number ≥ 1 for each of {num_tasks} tasks"
-            )
+        if len(counts) != num_tasks:
+            raise ValueError(f"task_experts = {counts} must be one number, or one for each of {num_tasks} tasks")
         return counts
 
 
@@ -51,7 +51,7 @@ class AdaTTConfig(AdaTTSpConfig):
     """AdaTT with shared experts."""
 
     head: Literal["adatt"] = "adatt"  # type: ignore[assignment]
-    shared_experts: int = Field(default=1, ge=0)
+    shared_experts: int = Field(default=1, ge=0, le=1024)
     """Experts of the shared unit per level; 0 is exactly `adatt_sp`."""
 
     def units(self, num_tasks: int) -> list[int]:

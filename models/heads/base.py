@@ -14,13 +14,14 @@ from data.settings import Settings
 
 ROWS_IN_CACHE = 512
 """Rows that a CPU takes through the head at once: their activations stay in its cache."""
-PositiveInts = Annotated[tuple[Annotated[int, Field(gt=0)], ...], Field(min_length=1)]
+Width = Annotated[int, Field(gt=0, le=1 << 16)]
+PositiveInts = Annotated[tuple[Width, ...], Field(min_length=1)]
 
 
 class HeadConfig(Settings):
     """Keys that mean the same in every head."""
 
-    tower: tuple[Annotated[int, Field(gt=0)], ...] = (64,)
+    tower: tuple[Width, ...] = (64,)
     """Hidden units of each task's tower; [] is a single linear layer."""
     dropout: float = Field(default=0.0, ge=0, lt=1)
     """Share of hidden units that a training step drops, after every hidden layer."""

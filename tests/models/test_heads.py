@@ -233,10 +233,8 @@ def test_a_row_does_not_depend_on_the_others() -> None:
 @pytest.mark.parametrize(
     ("config", "tasks", "message"),
     [
-        (AdaTTSpConfig(task_experts=0), 2, "task_experts = 0 must be ≥ 1, or one number ≥ 1 for each of 2 tasks"),
-        (AdaTTConfig(task_experts=-1), 2, "task_experts = -1 must be ≥ 1"),
-        (AdaTTConfig(task_experts=(1, 2, 3)), 2, r"task_experts = \(1, 2, 3\) must be .* for each of 2 tasks"),
-        (AdaTTSpConfig(task_experts=(2,)), 2, r"task_experts = \(2,\) must be .* for each of 2 tasks"),
+        (AdaTTConfig(task_experts=(1, 2, 3)), 2, r"task_experts = \[1, 2, 3\] must be .* for each of 2 tasks"),
+        (AdaTTSpConfig(task_experts=(2,)), 2, r"task_experts = \[2\] must be .* for each of 2 tasks"),
     ],
 )
 def test_numbers_that_do_not_fit_the_tasks_are_refused(config: HeadConfig, tasks: int, message: str) -> None:
@@ -257,6 +255,8 @@ def test_numbers_that_do_not_fit_the_tasks_are_refused(config: HeadConfig, tasks
         ({"head": "adatt", "shared_experts": -1}, "shared_experts"),
         ({"head": "adatt_sp", "shared_experts": 1}, "shared_experts"),
         ({"head": "shared_bottom", "task_experts": 1}, "task_experts"),
+        ({"head": "adatt_sp", "task_experts": 0}, "task_experts"),
+        ({"head": "adatt", "task_experts": -1}, "task_experts"),
         ({"head": "adatt", "task_experts": [1, 0]}, "task_experts"),
         ({"head": "adatt", "task_experts": []}, "task_experts"),
         ({"head": "adatt", "tower": [0]}, "tower"),

@@ -193,13 +193,14 @@ def test_help_of_every_command() -> None:
         assert "Usage: adatt" in out
 
 
-def test_module_and_shadowed_package(tmp_path: Path) -> None:
-    (tmp_path / "models").mkdir()
-    (tmp_path / "models" / "__init__.py").touch()
+@pytest.mark.parametrize("package", ["models", "data"])
+def test_module_and_shadowed_package(tmp_path: Path, package: str) -> None:
+    (tmp_path / package).mkdir()
+    (tmp_path / package / "__init__.py").touch()
     call = [sys.executable, "-m", "trainer", "train", "nowhere.toml"]
     found = subprocess.run(call, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=60)
     assert found.returncode == 2
-    assert found.stderr.startswith("error: package 'models' comes from")
+    assert found.stderr.startswith(f"error: package {package!r} comes from")
 
 
 def test_lanes_must_be_shared_equally(folder: Path) -> None:

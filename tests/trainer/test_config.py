@@ -1,5 +1,6 @@
 """A wrong config is one line that names the key, what is wrong and the way out."""
 
+import datetime
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,14 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"evaluate": {"at_samples": ["70B"]}}, "milestone 70B lies beyond train.samples = 1024"),
     ({"tables": [{"name": "user", "rows": 5, "dim": 8}]}, "feature 'video' reads table 'video'"),
     ({"tables": [{"name": "user", "rows": 5, "dim": 7}]}, "tables.0.dim: input should be a multiple of 4, not 7"),
+    ({"evaluate": {"at_samples": [-5]}}, "evaluate.at_samples.0: -5 is not a count"),
+    ({"evaluate": {"at_samples": [True]}}, "evaluate.at_samples.0: true is not a count"),
+    ({"evaluate": {"at_samples": [{"text": "x", "samples": 5}]}}, "evaluate.at_samples.0"),
+    ({"run": {"dir": "x", "seed": True}}, "run.seed: input should be a valid integer"),
+    ({"run": {"dir": "x", "seed": "17"}}, "run.seed: input should be a valid integer"),
+    ({"run": {"dir": datetime.date(2026, 1, 1), "seed": "17"}}, "run.seed: input should be a valid integer"),
+    ({"model": {"task_experts": 10**9}}, "less than or equal to 1024"),
+    ({"tables": [{"name": "user", "rows": 10**23, "dim": 8}]}, "tables.0.rows"),
     ({"tasks": []}, "tasks: tuple should have at least 1 item"),
     ({"tasks": [{"name": "a", "kind": "binary", "label": "age"}]}, "label 'age' of task 'a' is a feature too"),
     ({"optimizer": {"sparse": {"learning_rate": float("nan")}}}, "optimizer.sparse.learning_rate: input should be"),
