@@ -107,6 +107,50 @@ def import_kuairand_command(
     make_console().print(import_table(import_kuairand(source, out, test_days)))
 
 
+@benchmarks.command("heads")
+def bench_heads_command(  # noqa: PLR0913 - one parameter for each option
+    heads: Annotated[
+        list[str] | None, typer.Option("--head", metavar="NAME", help="Only this head. May be repeated.")
+    ] = None,
+    tasks: Annotated[int, typer.Option(min=1, max=100)] = 5,
+    task_experts: Annotated[int, typer.Option(min=1, max=100, help="Experts of each task, per level.")] = 3,
+    shared_experts: Annotated[
+        int,
+        typer.Option(
+            min=0, max=100, help="Shared experts per level; mmoe and ml_mmoe have tasks x task experts + these."
+        ),
+    ] = 1,
+    batch: Annotated[int, typer.Option(min=1, max=1 << 20)] = 4096,
+    inputs: Annotated[int, typer.Option("--input", min=1, max=1 << 16, help="Width of the head's input.")] = 512,
+    threads: Annotated[int, typer.Option(min=1, max=1024, help="Threads of every product.")] = 1,
+    rounds: Annotated[int, typer.Option(min=1, help="Times that each is timed; figures are medians.")] = 9,
+    grid: Annotated[
+        bool, typer.Option("--all", help="2 and 5 tasks x 1 to 4 experts, batch 256, and 20 tasks with 64 experts.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Time every head, forward and backward, against its loop version and the machine's matrix-product rate.
+
+    Levels [256], [128] and tower 64, as in the AdaTT paper.
+    """
+    from benchmarks.heads import HEADS, Setting, all_settings, bench_heads
+    from trainer.report import head_bench_table, make_console
+
+    for name in heads or []:
+        if name not in HEADS:
+            raise UserError(f"--head: unknown head {name!r}; choose from {', '.join(HEADS)}")
+    chosen = [Setting(name, tasks, task_experts, shared_experts, batch, inputs) for name in HEADS]
+    wanted = [setting for setting in (all_settings() if grid else chosen) if not heads or setting.head in heads]
+    results = []
+    for result in bench_heads(wanted, threads, rounds):
+        results.append(result)
+        if as_json:
+            sys.stdout.write(json.dumps(result) + "\n")
+            sys.stdout.flush()
+    if not as_json:
+        make_console().print(head_bench_table(results))
+
+
 @benchmarks.command("train")
 def bench_train_command(
     config: ConfigArgument,
@@ -115,7 +159,7 @@ def bench_train_command(
     as_json: JsonOption = False,
 ) -> None:
     """Time training steps against the bound that the head's FLOPs set at this machine's matrix-product rate."""
-    from trainer.bench_train import bench_train
+    from benchmarks.train import bench_train
     from trainer.config import load_config
     from trainer.report import bench_table, make_console
     from trainer.world import start_world

@@ -14,7 +14,7 @@ from data.schema import ORACLE_PREFIX
 from data.settings import Count, Settings
 from data.stream import DataConfig
 from models.embedding import TableConfig
-from models.heads import AnyHeadConfig
+from models.heads import HEADS, AnyHeadConfig
 from models.tasks import TaskConfig
 from trainer.clock import Milestone, parse_milestone
 from trainer.errors import ConfigError
@@ -221,6 +221,8 @@ def _explain(error: ValidationError) -> str:
     problem = next((entry for entry in error.errors() if entry["type"] == "extra_forbidden"), error.errors()[0])
     found, place = problem["input"], problem["loc"]
     key = ".".join(str(part) for part in _config_path(place))
+    if problem["type"] == "extra_forbidden" and place[0] == "model" and (users := _heads_with(place[-1])):
+        return f"key {key!r} is not used by head {place[1]!r}; heads that use it: {', '.join(users)}"
     if problem["type"] == "extra_forbidden":
         return f"unknown key {key!r}; {_nearest(str(place[-1]), _known_keys(place))}"
     if problem["type"] == "missing":
@@ -232,6 +234,11 @@ def _explain(error: ValidationError) -> str:
     message = problem["msg"].removeprefix("Value error, ")
     shown = "" if isinstance(found, dict | BaseModel) or problem["type"] == "value_error" else f", not {found!r}"
     return f"{key}: {message[0].lower() + message[1:]}{shown}" if key else message
+
+
+def _heads_with(key: int | str) -> list[str]:
+    """Names of the heads that have a key."""
+    return [name for name, head in HEADS.items() if key in head.model_fields]
 
 
 def _config_path(place: tuple[int | str, ...]) -> list[int | str]:

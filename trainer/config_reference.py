@@ -10,13 +10,13 @@ from pydantic_core import PydanticUndefined
 from data.features import DenseFeature, SparseFeature
 from data.stream import DataConfig
 from models.embedding import TableConfig
-from models.heads import AnyHeadConfig
+from models.heads import HEADS
+from models.heads.base import HeadConfig
 from models.tasks import TaskConfig
 from trainer.config import CheckpointConfig, EvaluateConfig, LogConfig, RunConfig, TrainConfig
 from trainer.optimizers import DenseOptimizerConfig, SparseOptimizerConfig
 from trainer.sharding import ShardingConfig
 
-HEADS: tuple[type[BaseModel], ...] = get_args(get_args(AnyHeadConfig)[0])
 SECTIONS: dict[str, type[BaseModel]] = {
     "[run]": RunConfig,
     "[data]": DataConfig,
@@ -24,7 +24,7 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "[[features.dense]]": DenseFeature,
     "[[tables]]": TableConfig,
     "[[tasks]]": TaskConfig,
-    **{f'[model] head = "{head.model_fields["head"].default}"': head for head in HEADS},
+    "[model]": HeadConfig,
     "[optimizer.dense]": DenseOptimizerConfig,
     "[optimizer.sparse]": SparseOptimizerConfig,
     "[sharding]": ShardingConfig,
@@ -53,9 +53,20 @@ def reference() -> str:
 
 
 def _section(title: str, model: type[BaseModel]) -> str:
-    rows = [_row(name, field) for name, field in model.model_fields.items() if name != "head"]
+    rows = [_row(name, field) for name, field in model.model_fields.items()]
+    rows += _head_rows(set(model.model_fields)) if model is HeadConfig else []
     head = [f"## `{title}`", "", " ".join((model.__doc__ or "").split()), ""]
     return "\n".join([*head, "| key | type | default | meaning |", "|---|---|---|---|", *rows, ""])
+
+
+def _head_rows(common: set[str]) -> list[str]:
+    """`model.head` itself, and the keys that only some heads have, with the heads that have them."""
+    rows = [f"| `head` | {' · '.join(f'`{name}`' for name in HEADS)} | required | See [heads](heads.md). |"]
+    for key in dict.fromkeys(key for head in HEADS.values() for key in head.model_fields):
+        if key not in common | {"head"}:
+            users = {name: head.model_fields[key] for name, head in HEADS.items() if key in head.model_fields}
+            rows.append(f"{_row(key, list(users.values())[-1])[:-2]} Heads: {', '.join(users)}. |")
+    return rows
 
 
 def _row(name: str, field: FieldInfo) -> str:

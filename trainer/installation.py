@@ -6,7 +6,7 @@ Imports nothing of the program: what it would import may be what is shadowed.
 from importlib.util import find_spec
 from pathlib import Path
 
-PACKAGES = ("data", "launch", "models")
+PACKAGES = ("benchmarks", "data", "launch", "models")
 
 
 def find_shadow() -> str | None:

@@ -83,20 +83,25 @@ class World:
 def start_world(device: DeviceName = "auto") -> Iterator[World]:
     """Joins the process group that torchrun announces, or one of a single rank; leaves it at a good end."""
     _quiet_libraries()
-    if device == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("run.device is 'cuda', but no GPU is visible here; use 'auto' or 'cpu'")
-    use_cuda = device != "cpu" and torch.cuda.is_available()
     ranks = announced_ranks()
-    chosen = torch.device("cuda", ranks.local_rank) if use_cuda else torch.device("cpu")
-    if use_cuda:
-        torch.cuda.set_device(chosen)
-    else:
-        _keep_freed_memory()
-    backend = "cuda:nccl,cpu:gloo" if use_cuda else "gloo"
+    chosen = choose_device(device, ranks.local_rank)
+    backend = "cuda:nccl,cpu:gloo" if chosen.type == "cuda" else "gloo"
     store = None if ranks.announced else dist.HashStore()
     dist.init_process_group(backend, store=store, rank=ranks.rank, world_size=ranks.size)
     yield World(ranks.rank, ranks.size, ranks.local_rank, ranks.local_size, chosen)
     dist.destroy_process_group()  # not after an error: the other ranks may be elsewhere
+
+
+def choose_device(device: DeviceName = "auto", local_rank: int = 0) -> torch.device:
+    """The device of this process, made ready."""
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("run.device is 'cuda', but no GPU is visible here; use 'auto' or 'cpu'")
+    if device != "cpu" and torch.cuda.is_available():
+        chosen = torch.device("cuda", local_rank)
+        torch.cuda.set_device(chosen)
+        return chosen
+    _keep_freed_memory()
+    return torch.device("cpu")
 
 
 def _quiet_libraries() -> None:

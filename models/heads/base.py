@@ -1,9 +1,11 @@
 """What every head has in common: features_BF in, logits_BT out.
 
-Shapes: B rows, F features, T tasks.
+Shapes: B rows, F features, T tasks, U fused outputs, E experts.
 """
 
 from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Annotated
 
 import torch
@@ -11,18 +13,25 @@ from pydantic import Field
 from torch import nn
 
 from data.settings import Settings
+from models.heads.layers import ActivationName
 
-ROWS_IN_CACHE = 512
-"""Rows that a CPU takes through the head at once: their activations stay in its cache."""
+ROWS_IN_CACHE = 1024
+"""Rows that a CPU takes through the head at once: few enough to stay near its cache, enough for the products."""
 Width = Annotated[int, Field(gt=0, le=1 << 16)]
-PositiveInts = Annotated[tuple[Width, ...], Field(min_length=1)]
+Layers = Annotated[tuple[Width, ...], Field(min_length=1)]
+ExpertCount = Annotated[int, Field(gt=0, le=1024)]
 
 
 class HeadConfig(Settings):
-    """Keys that mean the same in every head."""
+    """The head. A key that it does not use is an error."""
 
+    levels: tuple[Layers, ...] = Field(default=((256,), (128,)), min_length=1)
+    """Hidden units, per level: [[256], [128]] is two levels of one layer each. Heads that fuse do so after every level;
+    shared_bottom, single_task and mmoe lay the levels end to end."""
     tower: tuple[Width, ...] = (64,)
     """Hidden units of each task's tower; [] is a single linear layer."""
+    activation: ActivationName = "relu"
+    """After every hidden layer."""
     dropout: float = Field(default=0.0, ge=0, lt=1)
     """Share of hidden units that a training step drops, after every hidden layer."""
 
@@ -34,6 +43,19 @@ class HeadConfig(Settings):
         """The head without memory: for its checks, shapes and counts."""
         with torch.device("meta"):
             return self.build(num_features, num_tasks)
+
+    @property
+    def end_to_end(self) -> tuple[int, ...]:
+        """The layers of all levels."""
+        return tuple(width for level in self.levels for width in level)
+
+
+@dataclass(frozen=True)
+class FusionNames:
+    """What the rows and columns of a level's fusion weights stand for."""
+
+    units: list[str]
+    experts: list[str]
 
 
 class Head(nn.Module):
@@ -48,3 +70,22 @@ class Head(nn.Module):
     @abstractmethod
     def logits(self, features_BF: torch.Tensor) -> torch.Tensor:
         """logits_BT; rows are independent of each other."""
+
+    def fusion_weights(self, features_BF: torch.Tensor) -> list[torch.Tensor]:  # noqa: ARG002
+        """For each level weights_BUE, what every fused output takes from every expert; [] where nothing is gated."""
+        return []
+
+    def fusion_names(self, tasks: Sequence[str]) -> list[FusionNames]:  # noqa: ARG002
+        """Names for `fusion_weights`, level by level."""
+        return []
+
+
+def experts_per_task(task_experts: int | tuple[int, ...], num_tasks: int) -> list[int]:
+    """The key `task_experts` as one number for each task; ValueError where it has another length."""
+    if isinstance(task_experts, int):
+        return [task_experts] * num_tasks
+    if len(task_experts) != num_tasks:
+        raise ValueError(
+            f"task_experts = {list(task_experts)} must be one number, or one for each of {num_tasks} tasks"
+        )
+    return list(task_experts)

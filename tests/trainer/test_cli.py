@@ -2,6 +2,8 @@
 
 import contextlib
 import io
+import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -16,6 +18,8 @@ import tomli_w
 from tests.ranks import run_on_ranks
 from tests.trainer.datasets import config_values, write_dataset
 from trainer.cli import run
+from trainer.config import parse_config
+from trainer.errors import ConfigError
 from trainer.world import World
 
 
@@ -150,6 +154,39 @@ def test_bad_config(folder: Path, case: str) -> None:
     assert_refused(folder, command("train", write_config(folder, **{"train": {"samples": 512}, **changes})), *parts)
 
 
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (
+            {"head": "mmoe", "task_experts": 2},
+            "key 'model.task_experts' is not used by head 'mmoe'; heads that use it: ple, adatt_sp, adatt",
+        ),
+        ({"head": "shared_bottom", "experts": 2}, "heads that use it: mmoe, ml_mmoe"),
+        ({"head": "ple", "native_fusion": False}, "heads that use it: adatt_sp, adatt"),
+        ({"head": "ple", "task_expert": 2}, "did you mean 'task_experts'?"),
+        ({"head": "plee"}, "unknown head 'plee'"),
+    ],
+)
+def test_a_key_that_the_head_does_not_use(folder: Path, model: dict[str, Any], message: str) -> None:
+    values = config_values(folder) | {"model": model}
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        parse_config(values, "test")
+
+
+def test_bench_heads() -> None:
+    """Every key of the contract, for a head far from the defaults."""
+    options = ["--head", "ple", "--batch", "8", "--input", "16", "--tasks", "2", "--rounds", "1", "--json"]
+    call = [sys.executable, "-m", "trainer", "bench", "heads", *options]
+    found = subprocess.run(call, capture_output=True, text=True, check=True, timeout=120)
+    (line,) = found.stdout.splitlines()
+    result = json.loads(line)
+    assert result["parameters"] > 0
+    assert result.keys() >= {
+        *("head", "batch", "tasks", "task_experts", "input", "threads", "samples_per_second", "speedup"),
+        *("loop_samples_per_second", "matmul_fraction", "parameters", "flops_per_sample", "peak_bytes"),
+    }
+
+
 def test_run_directory_of_another_config(folder: Path) -> None:
     config = write_config(folder, train={"samples": 64})
     assert command("train", config)[0] == 0
@@ -179,6 +216,7 @@ def test_run_directory_that_is_none(folder: Path) -> None:
         (["synth", "out", "--samples", "10", "--tasks", "six"], "'six'"),
         (["import", "kuairand", "nowhere", "out"], "nowhere"),
         (["import"], "Missing command"),
+        (["bench", "heads", "--head", "adat"], "--head: unknown head 'adat'; choose from shared_bottom, single_task"),
     ],
 )
 def test_bad_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], part: str) -> None:
@@ -187,7 +225,16 @@ def test_bad_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, argum
 
 
 def test_help_of_every_command() -> None:
-    for words in ([], ["train"], ["evaluate"], ["synth"], ["import"], ["import", "kuairand"], ["bench", "train"]):
+    for words in (
+        [],
+        ["train"],
+        ["evaluate"],
+        ["synth"],
+        ["import"],
+        ["import", "kuairand"],
+        ["bench", "train"],
+        ["bench", "heads"],
+    ):
         code, out, _ = command(*words, "--help")
         assert code == 0
         assert "Usage: adatt" in out

@@ -25,7 +25,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
         {"data": {"order": "random"}},
         "data.order: input should be 'shuffled', 'chronological' or 'stored', not 'random'",
     ),
-    ({"model": {"head": "adat"}}, "model.head: unknown head 'adat'; choose from 'adatt'"),
+    ({"model": {"head": "adat"}}, "model.head: unknown head 'adat'; choose from 'shared_bottom', 'single_task'"),
     ({"model": {"levels": [[0]]}}, "model.levels.0.0: input should be greater than 0, not 0"),
     ({"model": {"task_experts": [1, 2]}}, "task_experts"),
     ({"train": {"samples": "1.5.2k"}}, "train.samples: '1.5.2k' is not a count"),

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from tests.ranks import run_on_ranks
-from tests.trainer.datasets import make_config
-from trainer.config import Config
+from tests.trainer.datasets import config_values, make_config
+from trainer.config import Config, parse_config
 from trainer.evaluate_run import evaluate_run
 from trainer.run_directory import RunDirectory, read_records
 from trainer.train import train
@@ -131,3 +131,37 @@ def _train_in_two(world: World, config: Config) -> list[dict[str, Any]]:
     with contextlib.suppress(KeyboardInterrupt, RuntimeError):
         train(config, world)
     return read_records(RunDirectory(config.run.dir).train_log)
+
+
+HEADS: dict[str, dict[str, Any]] = {
+    "shared_bottom": {},
+    "single_task": {},
+    "cross_stitch": {},
+    "mmoe": {"experts": 3},
+    "ml_mmoe": {"experts": 3},
+    "ple": {"task_experts": [1, 2, 1], "shared_experts": 1},
+    "adatt_sp": {"task_experts": [1, 2, 1]},
+    "adatt": {"task_experts": 2, "shared_experts": 1},
+}
+
+
+@pytest.mark.parametrize("levels", [[[16], [8]], [[16, 8]]], ids=["two levels", "one level"])
+def test_every_head_trains_alike_on_two_ranks(dataset: Path, tmp_path: Path, levels: list[list[int]]) -> None:
+    """DDP fails where a parameter gets no gradient."""
+    losses = []
+    for size in (1, 2):
+        configs = [_head_config(dataset, tmp_path / f"{name}-{size}", name, levels) for name in HEADS]
+        losses.append(run_on_ranks(size, _train_all, configs)[0])
+    for name, one, two in zip(HEADS, *losses, strict=True):
+        assert len(one) == 6
+        torch.testing.assert_close(torch.tensor(two), torch.tensor(one), rtol=1e-5, atol=0, msg=name)
+
+
+def _head_config(dataset: Path, folder: Path, name: str, levels: list[list[int]]) -> Config:
+    values = config_values(dataset, run={"dir": str(folder)}, train={"samples": 384})
+    values["model"] = {"head": name, "levels": levels, "tower": [8], **HEADS[name]}
+    return parse_config(values, name)
+
+
+def _train_all(world: World, configs: list[Config]) -> list[list[float]]:
+    return [[record["loss"] for record in _train(world, config)] for config in configs]

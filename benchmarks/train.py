@@ -12,10 +12,11 @@ from itertools import islice
 from typing import Any
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.machine import Product
 from data.batch import Batch
 from data.stream import stream
+from models.heads.cost import head_cost
 from trainer.build import (
     Pipeline,
     build_model,
@@ -30,8 +31,6 @@ from trainer.world import World
 WARM_UP_BATCHES = 10
 BLOCKS = 6
 """Times that steps and products are timed in turn; figures are medians over them."""
-PRODUCT_SIZE = 2048
-"""Side of the square product whose rate is the limit."""
 
 
 def bench_train(config: Config, world: World, batches: int) -> dict[str, Any]:
@@ -44,9 +43,10 @@ def bench_train(config: Config, world: World, batches: int) -> dict[str, Any]:
     for _ in range(WARM_UP_BATCHES):
         trainee.pipeline.progress(supply)
     waited = source.wait_seconds
+    product = Product(world.device)
     rates, seconds = [], []
     for _ in range(BLOCKS):  # in turn, since the speed of a shared machine drifts
-        rates.append(_product_rate(world))
+        rates.append(_product_rate(product, world))
         seconds.append(_block_seconds(trainee.pipeline, supply, batches, world))
     waited = source.wait_seconds - waited
     source.close()
@@ -81,25 +81,16 @@ def _block_seconds(pipeline: Pipeline, supply: Iterator[Batch], batches: int, wo
 
 def head_flops_per_sample(config: Config) -> float:
     """Forward and backward FLOPs of the head's matrix products, per sample; its input gets a gradient too."""
-    ranker = build_model(config, tables_on=torch.device("meta"))
-    head = ranker.head.to("meta")
-    features_BF = torch.zeros(64, ranker.features.width, device="meta", requires_grad=True)
-    with FlopCounterMode(display=False) as counter:
-        head(features_BF).sum().backward()
-    return counter.get_total_flops() / 64
+    width = build_model(config, tables_on=torch.device("meta")).features.width
+    return head_cost(config.model, width, len(config.tasks)).training_flops
 
 
-def _product_rate(world: World) -> float:
+def _product_rate(product: Product, world: World) -> float:
     """FLOP/s of a large matrix product on this rank, all ranks computing at once; the mean over ranks."""
-    left, right = (torch.randn(PRODUCT_SIZE, PRODUCT_SIZE, device=world.device) for _ in range(2))
     rates = []
     for _ in range(4):
         _synchronise(world)
-        begin = time.perf_counter()
-        left @ right
-        if world.device.type == "cuda":
-            torch.cuda.synchronize()
-        rates.append(2 * PRODUCT_SIZE**3 / (time.perf_counter() - begin))
+        rates.append(product.flops_per_second())
     return float(world.sum(torch.tensor(statistics.median(rates), device=world.device))) / world.size
 
 

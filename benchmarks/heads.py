@@ -1,0 +1,134 @@
+"""How fast each head is, forward and backward, beside its loop version and the machine's matrix-product rate.
+
+Every measurement has a process of its own. Head, loop and product are timed in turn, round by round, and ratios are
+taken within a round, since the speed of a shared machine drifts; figures are medians over the rounds.
+"""
+
+import multiprocessing
+import resource
+import statistics
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from pydantic import TypeAdapter
+from torch import nn
+
+from benchmarks.loops import build_loop
+from benchmarks.machine import Product, synchronise
+from models.heads import HEADS, AnyHeadConfig
+from models.heads.base import HeadConfig
+from models.heads.convert import per_module_state
+from models.heads.cost import head_cost
+from trainer.world import choose_device
+
+WARM_UP_ROUNDS = 2
+LEVELS, TOWER = ((256,), (128,)), (64,)
+"""The paper's (section 4.2)."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What is measured."""
+
+    head: str
+    tasks: int = 5
+    task_experts: int = 3
+    shared_experts: int = 1
+    batch: int = 4096
+    inputs: int = 512
+
+    def config(self) -> HeadConfig:
+        """The head's config; heads without experts of tasks have as many in all."""
+        known = {
+            "task_experts": self.task_experts,
+            "shared_experts": self.shared_experts,
+            "experts": self.tasks * self.task_experts + self.shared_experts,
+        }
+        fields = HEADS[self.head].model_fields
+        values = {key: value for key, value in known.items() if key in fields}
+        common = {"head": self.head, "levels": LEVELS, "tower": TOWER}
+        return TypeAdapter(AnyHeadConfig).validate_python({**common, **values})
+
+
+def all_settings() -> list[Setting]:
+    """The paper's settings, a small batch, and a large head of 20 tasks and 64 experts; each distinct head once."""
+    grid = [Setting(head, tasks, experts) for tasks in (2, 5) for experts in (1, 2, 3, 4) for head in HEADS]
+    grid += [Setting(head, batch=256) for head in HEADS]
+    grid += [Setting(head, 20, 3, 4, batch) for batch in (256, 4096) for head in HEADS]
+    distinct = {(setting.config(), setting.tasks, setting.batch): setting for setting in reversed(grid)}
+    return [setting for setting in grid if setting in set(distinct.values())]
+
+
+def bench_heads(settings: Iterable[Setting], threads: int, rounds: int) -> Iterator[dict[str, Any]]:
+    """Figures of each setting, as `--json` prints them."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["benchmarks.heads"])
+    for setting in settings:
+        with context.Pool(1) as pool:
+            yield pool.apply(_measure, (setting, threads, rounds))
+
+
+def _measure(setting: Setting, threads: int, rounds: int) -> dict[str, Any]:
+    torch.set_num_threads(threads)
+    device = choose_device()
+    config, cost = setting.config(), head_cost(setting.config(), setting.inputs, setting.tasks)
+    features_BF = torch.randn(setting.batch, setting.inputs, device=device)
+    before = _peak_bytes(device)
+    head = config.build(setting.inputs, setting.tasks).to(device)
+    for _ in range(WARM_UP_ROUNDS):
+        _seconds(head, features_BF)
+    peak_bytes = _peak_bytes(device) - before
+    loop = build_loop(config, setting.inputs, setting.tasks).to(device)
+    loop.load_state_dict(per_module_state(head))
+    product = Product(device)
+    rates, ours, loops = [], [], []
+    for index in range(WARM_UP_ROUNDS + rounds):
+        rate, seconds, loop_seconds = (
+            product.flops_per_second(),
+            _seconds(head, features_BF),
+            _seconds(loop, features_BF),
+        )
+        if index >= WARM_UP_ROUNDS:
+            rates.append(rate)
+            ours.append(seconds)
+            loops.append(loop_seconds)
+    flops = cost.training_flops * setting.batch
+    return {
+        "head": setting.head,
+        "batch": setting.batch,
+        "tasks": setting.tasks,
+        "task_experts": setting.task_experts,
+        "shared_experts": setting.shared_experts,
+        "input": setting.inputs,
+        "threads": threads,
+        "samples_per_second": setting.batch / statistics.median(ours),
+        "loop_samples_per_second": setting.batch / statistics.median(loops),
+        "speedup": statistics.median(loop / our for loop, our in zip(loops, ours, strict=True)),
+        "matmul_fraction": statistics.median(flops / our / rate for our, rate in zip(ours, rates, strict=True)),
+        "loop_matmul_fraction": statistics.median(flops / loop / rate for loop, rate in zip(loops, rates, strict=True)),
+        "matmul_flops_per_second": statistics.median(rates),
+        "parameters": cost.parameters,
+        "flops_per_sample": cost.training_flops,
+        "peak_bytes": peak_bytes,
+    }
+
+
+def _seconds(head: nn.Module, features_BF: torch.Tensor) -> float:
+    """One forward and backward; the input gets a gradient, as behind embeddings."""
+    features_BF = features_BF.detach().requires_grad_()
+    head.zero_grad(set_to_none=True)
+    synchronise(features_BF.device)
+    begin = time.perf_counter()
+    head(features_BF).sum().backward()
+    synchronise(features_BF.device)
+    return time.perf_counter() - begin
+
+
+def _peak_bytes(device: torch.device) -> int:
+    """Largest memory so far: of the allocator on a GPU, resident on a CPU."""
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

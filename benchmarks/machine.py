@@ -1,0 +1,30 @@
+"""The limit that benchmarks are held against: the rate of a large matrix product, on the same device and threads."""
+
+import time
+
+import torch
+
+PRODUCT_SIZE = 2048
+"""Side of the square product."""
+
+
+def synchronise(device: torch.device) -> None:
+    """Waits for the device's queue; a CPU has none."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+class Product:
+    """A float32 product of PRODUCT_SIZE."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._left, self._right = (torch.randn(PRODUCT_SIZE, PRODUCT_SIZE, device=device) for _ in range(2))
+
+    def flops_per_second(self) -> float:
+        """Of one product, timed now: the speed of a shared machine drifts."""
+        synchronise(self._device)
+        begin = time.perf_counter()
+        self._left @ self._right
+        synchronise(self._device)
+        return float(2 * PRODUCT_SIZE**3 / (time.perf_counter() - begin))

@@ -1,0 +1,1 @@
+"""Studies that docs/results.md reports, each a script to run again."""

@@ -1,0 +1,26 @@
+"""Parameters and FLOPs of a head from its config alone: for comparisons at equal compute, and for planning."""
+
+from dataclasses import dataclass
+
+from models.heads.base import HeadConfig
+
+
+@dataclass(frozen=True)
+class HeadCost:
+    """What a head costs. A multiplication and an addition count as two FLOPs; only matrix products count."""
+
+    parameters: int
+    forward_flops: int
+    """Per sample."""
+
+    @property
+    def training_flops(self) -> int:
+        """Forward and backward, per sample: each product has two more in backward, as a head's input is trained too."""
+        return 3 * self.forward_flops
+
+
+def head_cost(config: HeadConfig, num_features: int, num_tasks: int) -> HeadCost:
+    """The cost; ValueError where the numbers do not fit together."""
+    head = config.build_on_meta(num_features, num_tasks)
+    parameters = sum(parameter.numel() for parameter in head.parameters())
+    return HeadCost(parameters, sum(getattr(part, "flops_per_row", 0) for part in head.modules()))

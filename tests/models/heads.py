@@ -1,0 +1,169 @@
+"""What the tests of the heads share: random configs, heads beside their loop versions, losses and comparisons.
+
+Shapes: B rows, F features, T tasks.
+"""
+
+from collections.abc import Callable
+from typing import Any, get_args
+
+import torch
+from hypothesis import settings
+from hypothesis import strategies as st
+from torch import nn
+
+from benchmarks.loops import build_loop
+from models.heads import AnyHeadConfig
+from models.heads.adatt import AdaTTConfig
+from models.heads.adatt_sp import AdaTTSpConfig
+from models.heads.base import Head, HeadConfig, experts_per_task
+from models.heads.convert import State, per_module_gradients, per_module_state
+from models.heads.cross_stitch import CrossStitchConfig, Stitch
+from models.heads.ml_mmoe import MLMMoEConfig
+from models.heads.mmoe import MMoEConfig
+from models.heads.ple import PLEConfig
+from models.heads.shared_bottom import SharedBottomConfig
+from models.heads.single_task import SingleTaskConfig
+
+ROWS, FEATURES = 5, 3
+HEADS: tuple[type[HeadConfig], ...] = get_args(get_args(AnyHeadConfig)[0])
+GATED = (MMoEConfig, MLMMoEConfig, PLEConfig, AdaTTSpConfig, AdaTTConfig)
+Case = tuple[HeadConfig, int]
+"""A config and the number of tasks."""
+
+many = settings(derandomize=True, deadline=None, max_examples=25, database=None)
+few = settings(many, max_examples=10)
+
+widths = st.lists(st.integers(1, 4), min_size=1, max_size=3).map(tuple)
+levels = st.lists(widths, min_size=1, max_size=5).map(tuple)
+towers = st.lists(st.integers(1, 4), max_size=2).map(tuple)
+num_tasks = st.integers(1, 8)
+
+LEVELS = ((4, 3), (3,))
+FIXED: tuple[Case, ...] = (
+    (SharedBottomConfig(levels=LEVELS, tower=(2,)), 3),
+    (SingleTaskConfig(levels=LEVELS, tower=(2,)), 3),
+    (MMoEConfig(levels=LEVELS, tower=(2,), experts=3), 3),
+    (MLMMoEConfig(levels=LEVELS, tower=(2,), experts=3), 2),
+    (PLEConfig(levels=LEVELS, tower=(2,), task_experts=(1, 2, 1), shared_experts=2), 3),
+    (CrossStitchConfig(levels=LEVELS, tower=(2,)), 3),
+    (AdaTTSpConfig(levels=LEVELS, tower=(2,), task_experts=(1, 2, 1)), 3),
+    (AdaTTConfig(levels=LEVELS, tower=(2,), task_experts=(2, 1, 1), shared_experts=2), 3),
+)
+"""One config for each head, with all that it has."""
+EDGES: tuple[Case, ...] = (
+    *((kind(levels=((2,),), tower=()), 1) for kind in HEADS),
+    (AdaTTConfig(levels=LEVELS, task_experts=1, shared_experts=1, tower=()), 2),
+    (AdaTTConfig(levels=LEVELS, task_experts=1, shared_experts=3), 2),
+    (AdaTTConfig(levels=((2,),), task_experts=1, shared_experts=3), 1),
+    (AdaTTConfig(levels=LEVELS, task_experts=(1, 2, 1, 3), native_fusion=False), 4),
+    (AdaTTConfig(levels=((4, 2), (3, 2), (2,)), task_experts=(1, 2, 1, 3), shared_experts=3), 4),
+    (AdaTTSpConfig(levels=LEVELS, task_experts=(1, 2, 1, 3), tower=(3, 2)), 4),
+    (AdaTTSpConfig(levels=((4, 2), (3, 2), (2,)), task_experts=(3, 3, 1, 1, 2, 2), tower=(2,)), 6),
+    (PLEConfig(levels=LEVELS, task_experts=(1, 2, 1, 3), shared_experts=1), 4),
+    (PLEConfig(levels=LEVELS, task_experts=1, shared_experts=1), 2),
+    (PLEConfig(levels=((4, 3),), task_experts=2, shared_experts=2), 2),
+    (PLEConfig(levels=LEVELS, task_experts=2, shared_experts=0), 3),
+    (MMoEConfig(levels=LEVELS, experts=1), 2),
+    (MLMMoEConfig(levels=LEVELS, experts=1), 2),
+    (MLMMoEConfig(levels=((2,), (3, 2), (2,)), experts=2), 5),
+)
+
+
+def ids(value: object) -> str:
+    """For parametrize."""
+    if isinstance(value, tuple) and isinstance(value[0], HeadConfig):
+        return ids(value[0])
+    return str(value.model_fields["head"].default) if isinstance(value, type) else str(getattr(value, "head", value))
+
+
+@st.composite
+def cases(draw: st.DrawFn, kind: type[HeadConfig]) -> Case:
+    """Any config of a head."""
+    tasks = draw(num_tasks)
+    each = st.lists(st.integers(1, 3), min_size=tasks, max_size=tasks).map(tuple)
+    keys: dict[str, st.SearchStrategy[Any]] = {
+        "experts": st.integers(1, 4),
+        "task_experts": st.integers(1, 3) | each,
+        "shared_experts": st.integers(0, 3),
+        "native_fusion": st.booleans(),
+    }
+    values = {key: draw(strategy) for key, strategy in keys.items() if key in kind.model_fields}
+    return kind(levels=draw(levels), tower=draw(towers), **values), tasks
+
+
+def build(config: HeadConfig, tasks: int, seed: int = 0) -> Head:
+    """A head in float64; stitches, which start near the identity, are random."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        head = config.build(FEATURES, tasks).double()
+        for module in head.modules():
+            if isinstance(module, Stitch):
+                nn.init.uniform_(module.weight, -1, 1)
+    return head
+
+
+def build_pair(config: HeadConfig, tasks: int) -> tuple[Head, nn.Module]:
+    """A head, and its loop version with the same weights."""
+    head, loop = build(config, tasks), build_loop(config, FEATURES, tasks).double()
+    loop.load_state_dict(per_module_state(head))
+    return head, loop
+
+
+def units_of_experts(config: HeadConfig, tasks: int) -> list[int]:
+    """The unit that each expert of a level belongs to; the shared one comes after the tasks."""
+    if isinstance(config, MMoEConfig | MLMMoEConfig):
+        return list(range(config.experts))
+    assert isinstance(config, AdaTTSpConfig | PLEConfig)
+    counts = [*experts_per_task(config.task_experts, tasks), getattr(config, "shared_experts", 0)]
+    return [unit for unit, count in enumerate(counts) for _ in range(count)]
+
+
+def draw_input(rows: int = ROWS, features: int = FEATURES) -> torch.Tensor:
+    """x_BF: float64, requires a gradient."""
+    generator = torch.Generator().manual_seed(1)
+    return torch.randn(rows, features, dtype=torch.float64, generator=generator).requires_grad_()
+
+
+def weighted(logits_BT: torch.Tensor) -> torch.Tensor:
+    """A loss that weighs every logit differently."""
+    weight_BT = torch.arange(1, logits_BT.numel() + 1, dtype=logits_BT.dtype).view(logits_BT.shape).cos()
+    return (logits_BT * weight_BT).sum()
+
+
+def backward(forward: Callable[[torch.Tensor], torch.Tensor], rows: int = ROWS) -> tuple[torch.Tensor, torch.Tensor]:
+    """Logits, and the loss's gradient with respect to the input."""
+    x_BF = draw_input(rows)
+    logits_BT = forward(x_BF)
+    weighted(logits_BT).backward()
+    assert x_BF.grad is not None
+    return logits_BT.detach(), x_BF.grad
+
+
+def assert_close(found: torch.Tensor, expected: torch.Tensor) -> None:
+    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
+
+
+def assert_same(found: State, expected: State) -> None:
+    """Same names, same tensors up to rounding."""
+    assert found.keys() == expected.keys()
+    for name, tensor in expected.items():
+        torch.testing.assert_close(
+            found[name], tensor, rtol=1e-10, atol=1e-10, msg=lambda text, name=name: f"{name}: {text}"
+        )
+
+
+def assert_equal_loop(
+    config: HeadConfig, tasks: int, rows: int = ROWS, compiled: Callable[[Head], Callable[..., Any]] = lambda head: head
+) -> None:
+    """Names, values, input gradient and every parameter's gradient."""
+    head, loop = build_pair(config, tasks)
+    assert per_module_state(head).keys() == {name for name, _ in loop.named_parameters()}
+    assert sum(p.numel() for p in head.parameters()) == sum(p.numel() for p in loop.parameters())
+    logits_BT, input_gradient = backward(compiled(head), rows)
+    loop_logits_BT, loop_input_gradient = backward(loop, rows)
+    assert logits_BT.shape == (rows, tasks)
+    assert_close(logits_BT, loop_logits_BT)
+    assert_close(input_gradient, loop_input_gradient)
+    gradients = {name: parameter.grad for name, parameter in loop.named_parameters() if parameter.grad is not None}
+    assert len(gradients) == len(list(loop.parameters()))
+    assert_same(per_module_gradients(head), gradients)
