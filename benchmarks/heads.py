@@ -86,13 +86,10 @@ def _measure(setting: Setting, threads: int, rounds: int) -> dict[str, Any]:
     product = Product(device)
     rates, ours, loops = [], [], []
     for index in range(WARM_UP_ROUNDS + rounds):
-        rate, seconds, loop_seconds = (
-            product.flops_per_second(),
-            _seconds(head, features_BF),
-            _seconds(loop, features_BF),
-        )
+        rate, seconds = product.flops_per_second(), _seconds(head, features_BF)
+        rate_after, loop_seconds = product.flops_per_second(), _seconds(loop, features_BF)
         if index >= WARM_UP_ROUNDS:
-            rates.append(rate)
+            rates.append((rate + rate_after) / 2)
             ours.append(seconds)
             loops.append(loop_seconds)
     flops = cost.training_flops * setting.batch

@@ -26,7 +26,7 @@ def compile_afresh(head: Head, backend: str) -> Callable[..., Any]:
 
 
 @pytest.mark.parametrize("kind", HEADS, ids=ids)
-@settings(many, max_examples=4)
+@settings(many, max_examples=2)
 @given(data=st.data())
 def test_a_traced_head_equals_its_loop(kind: type[HeadConfig], data: st.DataObject) -> None:
     config, tasks = data.draw(cases(kind))
