@@ -63,9 +63,8 @@ class Head(nn.Module):
 
     def forward(self, features_BF: torch.Tensor) -> torch.Tensor:
         """logits_BT."""
-        if features_BF.device.type != "cpu" or len(features_BF) <= ROWS_IN_CACHE:
-            return self.logits(features_BF)
-        return torch.cat([self.logits(rows_RF) for rows_RF in features_BF.split(ROWS_IN_CACHE)])
+        parts = in_parts(features_BF)
+        return self.logits(features_BF) if len(parts) == 1 else torch.cat([self.logits(rows_RF) for rows_RF in parts])
 
     @abstractmethod
     def logits(self, features_BF: torch.Tensor) -> torch.Tensor:
@@ -80,12 +79,17 @@ class Head(nn.Module):
         return []
 
 
+def in_parts(features_BF: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """The rows that go through a head at once: on a GPU all, on a CPU as many as its cache likes."""
+    return features_BF.split(ROWS_IN_CACHE) if features_BF.device.type == "cpu" else (features_BF,)
+
+
 def experts_per_task(task_experts: int | tuple[int, ...], num_tasks: int) -> list[int]:
     """The key `task_experts` as one number for each task; ValueError where it has another length."""
     if isinstance(task_experts, int):
         return [task_experts] * num_tasks
     if len(task_experts) != num_tasks:
         raise ValueError(
-            f"task_experts = {list(task_experts)} must be one number, or one for each of {num_tasks} tasks"
+            f"model.task_experts = {list(task_experts)} must be one number, or one for each of {num_tasks} tasks"
         )
     return list(task_experts)

@@ -17,7 +17,7 @@ from typing import Literal
 import torch
 from torch import nn
 
-from models.heads.base import FusionNames, Head, HeadConfig
+from models.heads.base import FusionNames, Head, HeadConfig, in_parts
 from models.heads.layers import GroupedLinear, GroupedMLP, Towers, fuse
 
 Native = Literal["none", "ones", "learned"]
@@ -40,6 +40,11 @@ class LevelPlan:
         return list(accumulate(self.experts_per_unit, initial=0))[:-1]
 
     @property
+    def num_fused(self) -> int:
+        """U."""
+        return len(self.sees)
+
+    @property
     def num_experts(self) -> int:
         """E."""
         return sum(self.experts_per_unit)
@@ -60,7 +65,7 @@ class FusionLevel(nn.Module):
         self, plan: LevelPlan, inputs: int, gate_inputs: int, layers: Sequence[int], config: HeadConfig
     ) -> None:
         super().__init__()
-        self.plan, self.num_fused, self.width = plan, len(plan.sees), layers[-1]
+        self.plan, self.num_fused, self.width = plan, plan.num_fused, layers[-1]
         self.experts = GroupedMLP(plan.experts_per_unit, inputs, layers, config.activation, config.dropout)
         self.gates = GroupedLinear([len(seen) for seen in plan.sees], gate_inputs, 1)
         everything = list(range(plan.num_experts))
@@ -91,7 +96,9 @@ class FusionLevel(nn.Module):
 
     def forward(self, x: torch.Tensor, gate_x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """(fused_BUH, weights_BUE) of the experts' input x_BUI and the gates' input; x_BI where it is common."""
-        weights_BUE = self.gate(gate_x) + self.native_weights(gate_x)
+        weights_BUE = self.gate(gate_x)
+        if self.native_place is not None:
+            weights_BUE = weights_BUE + self._native_weights(self.native_place, weights_BUE)
         return fuse(weights_BUE, self.experts(x)), weights_BUE
 
     def gate(self, x: torch.Tensor) -> torch.Tensor:
@@ -102,13 +109,11 @@ class FusionLevel(nn.Module):
             scores_BN = nothing.index_copy(1, self.gate_place, scores_BN)
         return scores_BN.view(len(x), self.num_fused, self.plan.num_experts).softmax(dim=2)
 
-    def native_weights(self, like: torch.Tensor) -> torch.Tensor | float:
+    def _native_weights(self, place: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
         """native_UE: the native weights where unit u owns expert e, else 0."""
-        if self.native_place is None:
-            return 0.0
-        values = like.new_ones(len(self.native_place)) if self.native is None else self.native
+        values = like.new_ones(len(place)) if self.native is None else self.native
         nothing = values.new_zeros(self.num_fused * self.plan.num_experts)
-        return nothing.index_copy(0, self.native_place, values).view(self.num_fused, self.plan.num_experts)
+        return nothing.index_copy(0, place, values).view(self.num_fused, self.plan.num_experts)
 
 
 class GatedHead(Head):
@@ -143,10 +148,13 @@ class GatedHead(Head):
     def fusion_weights(self, features_BF: torch.Tensor) -> list[torch.Tensor]:
         """For each level weights_BUE: gate plus native part. The outputs are the tasks, then the shared unit's or,
         below the last level of ml_mmoe, the next level's experts."""
-        return self._fuse(features_BF)[1]
+        parts = [self._fuse(rows_RF)[1] for rows_RF in in_parts(features_BF)]
+        return [torch.cat(of_level) for of_level in zip(*parts, strict=True)]
 
     def fusion_names(self, tasks: Sequence[str]) -> list[FusionNames]:
-        """Names for `fusion_weights`, level by level."""
+        """Names for `fusion_weights`, level by level; ValueError where the tasks are not as many as the head's."""
+        if len(tasks) != self._plans[-1].num_fused:
+            raise ValueError(f"{list(tasks)} are {len(tasks)} names; the head has {self._plans[-1].num_fused} tasks")
         if not self._gates_read_features:
             return [_names_by_unit(plan, tasks) for plan in self._plans]
         experts = [f"expert {expert}" for expert in range(self._plans[0].num_experts)]
@@ -163,6 +171,6 @@ class GatedHead(Head):
 
 def _names_by_unit(plan: LevelPlan, tasks: Sequence[str]) -> FusionNames:
     """Experts are called by their unit and their number in it."""
-    units = [*tasks, "shared"]
+    units = [*tasks, "shared" if "shared" not in tasks else "(shared)"]  # no task is called so: names have no brackets
     experts = [f"{units[unit]} {expert}" for unit, count in enumerate(plan.experts_per_unit) for expert in range(count)]
     return FusionNames(units[: len(plan.sees)], experts)

@@ -87,33 +87,33 @@ class GroupedLinear(nn.Module):
         if x.dim() == 2:
             y = torch.addmm(self.bias.view(-1), x, self.weight.view(-1, self.inputs).t())
             return self._activate(y).unflatten(1, (-1, self.outputs))
-        outputs_UBO = [self._run(x, *run) for run in self.runs]
+        outputs_UBO = self._batched(x.transpose(0, 1))
         if self.counts == [1] * len(self.counts):
             return outputs_UBO[0].transpose(0, 1)
         return torch.cat([y_BO for y_UBO in outputs_UBO for y_BO in y_UBO.unbind()], dim=1).unflatten(
             1, (-1, self.outputs)
         )
 
-    def _run(self, x_BUI: torch.Tensor, units: slice, layers: slice) -> torch.Tensor:
-        """y_UBO of some units with equal counts: the outputs of a unit's layers side by side."""
-        num_units = units.stop - units.start
-        weight_UOI = self.weight[layers].view(num_units, -1, self.inputs)
-        bias_U1O = self.bias[layers].view(num_units, 1, -1)
-        return self._activate(torch.baddbmm(bias_U1O, x_BUI[:, units].transpose(0, 1), weight_UOI.transpose(1, 2)))
+    def _batched(self, x_UBI: torch.Tensor) -> list[torch.Tensor]:
+        """y_UBO of each run: the outputs of a unit's layers side by side."""
+        num_layers = [units * count for units, count in self.runs]  # split, not sliced: one gradient, not one per run
+        inputs = x_UBI.split([units for units, _ in self.runs])
+        parts = zip(inputs, self.weight.split(num_layers), self.bias.split(num_layers), strict=True)
+        outputs = []
+        for run_UBI, weight_NOI, bias_NO in parts:
+            weight_UOI = weight_NOI.view(len(run_UBI), -1, self.inputs)
+            bias_U1O = bias_NO.view(len(run_UBI), 1, -1)
+            outputs.append(self._activate(torch.baddbmm(bias_U1O, run_UBI, weight_UOI.transpose(1, 2))))
+        return outputs
 
     def _activate(self, y: torch.Tensor) -> torch.Tensor:
         """Before any view is taken: in place on a view, autograd would copy the whole tensor."""
         return y if self.activation is None else self.activation(y)
 
 
-def _runs(counts: list[int]) -> list[tuple[slice, slice]]:
-    """(units, their layers) of every stretch of units with equal counts."""
-    runs, unit, layer = [], 0, 0
-    for count, equal in itertools.groupby(counts):
-        num_units = len(list(equal))
-        runs.append((slice(unit, unit + num_units), slice(layer, layer + num_units * count)))
-        unit, layer = unit + num_units, layer + num_units * count
-    return runs
+def _runs(counts: list[int]) -> list[tuple[int, int]]:
+    """(units, layers of each) of every stretch of units with equal counts."""
+    return [(len(list(equal)), count) for count, equal in itertools.groupby(counts)]
 
 
 class GroupedMLP(nn.Module):
