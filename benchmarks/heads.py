@@ -9,16 +9,18 @@ import resource
 import statistics
 import time
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from pydantic import TypeAdapter
 from torch import nn
 
 from benchmarks.loops import build_loop
 from benchmarks.machine import Product, synchronise
-from models.heads import HEADS, AnyHeadConfig
+from data.errors import UserError
+from models.heads import HEADS
 from models.heads.base import HeadConfig
 from models.heads.convert import per_module_state
 from models.heads.cost import head_cost
@@ -49,8 +51,7 @@ class Setting:
         }
         fields = HEADS[self.head].model_fields
         values = {key: value for key, value in known.items() if key in fields}
-        common = {"head": self.head, "levels": LEVELS, "tower": TOWER}
-        return TypeAdapter(AnyHeadConfig).validate_python({**common, **values})
+        return HEADS[self.head](levels=LEVELS, tower=TOWER, **values)
 
 
 def all_settings() -> list[Setting]:
@@ -67,8 +68,14 @@ def bench_heads(settings: Iterable[Setting], threads: int, rounds: int) -> Itera
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["benchmarks.heads"])
     for setting in settings:
-        with context.Pool(1) as pool:
-            yield pool.apply(_measure, (setting, threads, rounds))
+        with ProcessPoolExecutor(1, mp_context=context) as pool:
+            try:
+                yield pool.submit(_measure, setting, threads, rounds).result()
+            except BrokenProcessPool as error:
+                raise UserError(
+                    f"bench heads: the process that measured {setting} was killed, probably out of memory; "
+                    "give a smaller --batch or fewer experts"
+                ) from error
 
 
 def _measure(setting: Setting, threads: int, rounds: int) -> dict[str, Any]:
@@ -97,8 +104,7 @@ def _measure(setting: Setting, threads: int, rounds: int) -> dict[str, Any]:
         "head": setting.head,
         "batch": setting.batch,
         "tasks": setting.tasks,
-        "task_experts": setting.task_experts,
-        "shared_experts": setting.shared_experts,
+        **{key: getattr(config, key, None) for key in ("task_experts", "shared_experts", "experts")},
         "input": setting.inputs,
         "threads": threads,
         "samples_per_second": setting.batch / statistics.median(ours),

@@ -222,7 +222,7 @@ class PLELoop(UnitLoop):
     """ple: a task's gate sees its own and the shared experts, the shared gate all."""
 
     def seen(self, unit: int, counts: list[int], num_tasks: int) -> list[int]:
-        """The experts that a unit\'s gate weighs."""
+        """The experts that a unit's gate weighs."""
         if unit == num_tasks:
             return list(range(sum(counts)))
         return self.own(unit, counts) + list(range(sum(counts[:num_tasks]), sum(counts)))
@@ -240,7 +240,7 @@ class AdaTTLoop(UnitLoop):
                 level.native = nn.ParameterList(torch.ones(count) for count in self.counts[: len(level.gates)])
 
     def seen(self, unit: int, counts: list[int], num_tasks: int) -> list[int]:  # noqa: ARG002
-        """The experts that a unit\'s gate weighs."""
+        """The experts that a unit's gate weighs."""
         return list(range(sum(counts)))
 
     def native(self, level: Level, unit: int, own: list[torch.Tensor]) -> torch.Tensor | None:

@@ -133,9 +133,12 @@ def bench_heads_command(  # noqa: PLR0913 - one parameter for each option
 
     Levels [256], [128] and tower 64, as in the AdaTT paper.
     """
-    from benchmarks.heads import HEADS, Setting, all_settings, bench_heads
+    from benchmarks.heads import Setting, all_settings, bench_heads
+    from models.heads import HEADS
     from trainer.report import head_bench_table, make_console
 
+    if grid and (tasks, task_experts, shared_experts, batch, inputs) != (5, 3, 1, 4096, 512):
+        raise UserError("--all has its own tasks, experts, batches and input; leave the options for them out")
     for name in heads or []:
         if name not in HEADS:
             raise UserError(f"--head: unknown head {name!r}; choose from {', '.join(HEADS)}")

@@ -222,7 +222,7 @@ def _explain(error: ValidationError) -> str:
     found, place = problem["input"], problem["loc"]
     key = ".".join(str(part) for part in _config_path(place))
     if problem["type"] == "extra_forbidden" and place[0] == "model" and (users := _heads_with(place[-1])):
-        return f"key {key!r} is not used by head {place[1]!r}; heads that use it: {', '.join(users)}"
+        return f"key {key!r} is not used by head {place[1]!r}; remove it (heads that use it: {', '.join(users)})"
     if problem["type"] == "extra_forbidden":
         return f"unknown key {key!r}; {_nearest(str(place[-1]), _known_keys(place))}"
     if problem["type"] == "missing":
@@ -242,8 +242,9 @@ def _heads_with(key: int | str) -> list[str]:
 
 
 def _config_path(place: tuple[int | str, ...]) -> list[int | str]:
-    """The key as the user writes it: pydantic puts the head's name behind `model`."""
-    return [part for index, part in enumerate(place) if not (index == 1 and place[0] == "model")]
+    """The key as the user writes it: pydantic puts the head's name behind `model`, and a tag behind task_experts."""
+    added = {1} | ({3} if "task_experts" in place else set())
+    return [part for index, part in enumerate(place) if not (place[0] == "model" and index in added)]
 
 
 def _known_keys(place: tuple[int | str, ...]) -> set[str]:

@@ -69,13 +69,25 @@ def head_bench_table(results: list[Record]) -> Table:
     threads, rate = results[0]["threads"], results[0]["matmul_flops_per_second"]
     table = Table(title=f"heads, forward + backward; {threads} threads, products at {rate / 1e9:.0f} GFLOP/s")
     table.add_column("head")
-    names = ("batch", "tasks", "experts", "shared", "samples/s", "loop", "speed-up", "of product rate", "loop's")
+    names = (
+        "batch",
+        "tasks",
+        "experts per task",
+        "shared",
+        "in all",
+        "samples/s",
+        "loop",
+        "speed-up",
+        "of product rate",
+        "loop's",
+    )
     for name in (*names, "parameters", "MFLOP/sample", "MiB"):
         table.add_column(name, justify="right")
     for result in results:
         table.add_row(
             result["head"],
-            *(f"{result[key]:,}" for key in ("batch", "tasks", "task_experts", "shared_experts")),
+            *(f"{result[key]:,}" for key in ("batch", "tasks")),
+            *(str(result[key] or "–") for key in ("task_experts", "shared_experts", "experts")),
             *(f"{result[key]:,.0f}" for key in ("samples_per_second", "loop_samples_per_second")),
             f"{result['speedup']:.2f}",
             *(f"{result[key]:.1%}" for key in ("matmul_fraction", "loop_matmul_fraction")),

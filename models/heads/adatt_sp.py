@@ -10,11 +10,9 @@ Each task t is a unit; with f⁰ = x for all of them, on every level
 With one expert per task N_t = E_t. Task t's tower reads f_t of the last level. `adatt` is the same with one more unit.
 """
 
-from typing import Annotated, Literal
+from typing import Literal
 
-from pydantic import Field
-
-from models.heads.base import ExpertCount, Head, HeadConfig, experts_per_task
+from models.heads.base import Head, HeadConfig, TaskExperts, experts_per_task
 from models.heads.fusion import GatedHead, LevelPlan, Native
 
 
@@ -22,7 +20,7 @@ class AdaTTSpConfig(HeadConfig):
     """AdaTT with task-specific experts only."""
 
     head: Literal["adatt_sp"] = "adatt_sp"
-    task_experts: ExpertCount | Annotated[tuple[ExpertCount, ...], Field(min_length=1)] = 1
+    task_experts: TaskExperts = 1
     """Experts of each task per level; one number, or one per task."""
     native_fusion: bool = True
     """false: without the residual N_t, as in the ablation of the paper's Table 6."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Annotated
 
 import torch
-from pydantic import Field
+from pydantic import Discriminator, Field, Tag
 from torch import nn
 
 from data.settings import Settings
@@ -20,6 +20,11 @@ ROWS_IN_CACHE = 1024
 Width = Annotated[int, Field(gt=0, le=1 << 16)]
 Layers = Annotated[tuple[Width, ...], Field(min_length=1)]
 ExpertCount = Annotated[int, Field(gt=0, le=1024)]
+TaskExperts = Annotated[
+    Annotated[ExpertCount, Tag("number")] | Annotated[tuple[ExpertCount, ...], Field(min_length=1), Tag("list")],
+    Discriminator(lambda value: "list" if isinstance(value, list | tuple) else "number"),
+]
+"""One number, or one for each task."""
 
 
 class HeadConfig(Settings):
@@ -40,7 +45,7 @@ class HeadConfig(Settings):
         """The head; ValueError where the numbers do not fit together."""
 
     def build_on_meta(self, num_features: int, num_tasks: int) -> "Head":
-        """The head without memory: for its checks, shapes and counts."""
+        """The head without memory: for its checks, shapes and counts. It cannot be given memory afterwards."""
         with torch.device("meta"):
             return self.build(num_features, num_tasks)
 

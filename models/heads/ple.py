@@ -6,11 +6,11 @@ Each task is a unit, the shared experts are one more; with f⁰ = x for all of t
     f_s' = Σ_e G_{s,e} E_e,  G_s = softmax(U_s f_s + c_s)     over all experts; not on the last level
 """
 
-from typing import Annotated, Literal
+from typing import Literal
 
 from pydantic import Field
 
-from models.heads.base import ExpertCount, Head, HeadConfig, experts_per_task
+from models.heads.base import Head, HeadConfig, TaskExperts, experts_per_task
 from models.heads.fusion import GatedHead, LevelPlan
 
 
@@ -18,7 +18,7 @@ class PLEConfig(HeadConfig):
     """Progressive layered extraction."""
 
     head: Literal["ple"] = "ple"
-    task_experts: ExpertCount | Annotated[tuple[ExpertCount, ...], Field(min_length=1)] = 1
+    task_experts: TaskExperts = 1
     """Experts of each task per level; one number, or one per task."""
     shared_experts: int = Field(default=1, ge=0, le=1024)
     """Shared experts per level; with 0, adatt is exactly adatt_sp, and in ple no task learns from another."""

@@ -159,12 +159,25 @@ def test_bad_config(folder: Path, case: str) -> None:
     [
         (
             {"head": "mmoe", "task_experts": 2},
-            "key 'model.task_experts' is not used by head 'mmoe'; heads that use it: ple, adatt_sp, adatt",
+            "key 'model.task_experts' is not used by head 'mmoe'; remove it (heads that use it: ple, adatt_sp, adatt)",
         ),
         ({"head": "shared_bottom", "experts": 2}, "heads that use it: mmoe, ml_mmoe"),
         ({"head": "ple", "native_fusion": False}, "heads that use it: adatt_sp, adatt"),
         ({"head": "ple", "task_expert": 2}, "did you mean 'task_experts'?"),
         ({"head": "plee"}, "unknown head 'plee'"),
+        ({"head": "ple", "task_experts": 0}, "test: model.task_experts: input should be greater than 0, not 0"),
+        (
+            {"head": "ple", "task_experts": [1, 0, 1]},
+            "test: model.task_experts.1: input should be greater than 0, not 0",
+        ),
+        (
+            {"head": "ple", "task_experts": "two"},
+            "test: model.task_experts: input should be a valid integer, not 'two'",
+        ),
+        (
+            {"head": "ple", "task_experts": [1]},
+            "test: model.task_experts = [1] must be one number, or one for each of 3",
+        ),
     ],
 )
 def test_a_key_that_the_head_does_not_use(folder: Path, model: dict[str, Any], message: str) -> None:
