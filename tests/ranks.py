@@ -16,7 +16,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from trainer.world import World
+from trainer.world import World, meet
 
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(["tests.ranks", "trainer.train", "trainer.evaluate_run", "torch.utils.tensorboard"])
@@ -65,6 +65,7 @@ def _rank_main(
     torch.set_num_threads(1)
     try:
         dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=size)
+        meet()
         world = World(rank, size, rank, size, torch.device("cpu"))
         sender.send((False, function(world, *arguments)))
         dist.destroy_process_group()

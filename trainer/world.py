@@ -6,7 +6,7 @@ import platform
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeVar
 
 import torch
@@ -29,6 +29,12 @@ class World:
     local_rank: int
     local_size: int
     device: torch.device
+    group: dist.ProcessGroup | None = None
+    """Where objects and flags are exchanged; None: the default group."""
+
+    def with_own_group(self) -> "World":
+        """These ranks in a process group of their own, for a thread that runs beside the loop. Collective."""
+        return replace(self, group=dist.new_group(backend="gloo"))
 
     @property
     def first(self) -> bool:
@@ -53,7 +59,7 @@ class World:
                 message[0] = function()
             except UserError as error:
                 message[1] = error
-        dist.broadcast_object_list(message, src=0)
+        dist.broadcast_object_list(message, src=0, group=self.group)
         if message[1] is not None:
             raise message[1]
         return message[0]
@@ -66,16 +72,20 @@ class World:
             result = function()
         except UserError as caught:
             error = caught
-        errors: list[UserError | None] = [None] * self.size
-        dist.all_gather_object(errors, error)
-        raised = next((entry for entry in errors if entry is not None), None)
+        raised = next((entry for entry in self.gather(error) if entry is not None), None)
         if raised is not None:
             raise raised
         return result  # type: ignore[return-value]
 
+    def gather(self, value: Result) -> list[Result]:
+        """Every rank's value, on all. Collective: call on all ranks."""
+        values: list[Any] = [None] * self.size
+        dist.all_gather_object(values, value, group=self.group)
+        return values
+
     def sum(self, tensor: torch.Tensor) -> torch.Tensor:
         """The sum over ranks, in place. Collective: call on all ranks."""
-        dist.all_reduce(tensor)
+        dist.all_reduce(tensor, group=self.group)
         return tensor
 
 
@@ -88,8 +98,14 @@ def start_world(device: DeviceName = "auto") -> Iterator[World]:
     backend = "cuda:nccl,cpu:gloo" if chosen.type == "cuda" else "gloo"
     store = None if ranks.announced else dist.HashStore()
     dist.init_process_group(backend, store=store, rank=ranks.rank, world_size=ranks.size)
+    meet()
     yield World(ranks.rank, ranks.size, ranks.local_rank, ranks.local_size, chosen)
     dist.destroy_process_group()  # not after an error: the other ranks may be elsewhere
+
+
+def meet() -> None:
+    """Waits until every rank has joined: one that leaves at once, over wrong input, breaks the others' connecting."""
+    dist.all_reduce(torch.zeros(1))
 
 
 def choose_device(device: DeviceName = "auto", local_rank: int = 0) -> torch.device:
