@@ -51,7 +51,7 @@ def assemble(columns: Columns, slices: list[list[Slice]], rows_per_lane: int) ->
     pieces: list[Slice] = []
     for lane_slices in slices:
         missing = rows_per_lane - sum(stop - start for _, start, stop in lane_slices)
-        pieces += [*lane_slices, (_padding(columns, missing), 0, missing)] if missing else lane_slices
+        pieces += [*lane_slices, (padding(columns, missing), 0, missing)] if missing else lane_slices
     labels_BT = np.concatenate([rows.labels_RT[start:stop] for rows, start, stop in pieces])
     weights_B = np.concatenate([rows.weights_R[start:stop] for rows, start, stop in pieces])
     dense_BD = np.concatenate([rows.dense_RD[start:stop] for rows, start, stop in pieces])
@@ -62,6 +62,25 @@ def assemble(columns: Columns, slices: list[list[Slice]], rows_per_lane: int) ->
         labels_BT=torch.from_numpy(np.where(mask_BT, labels_BT, np.float32(0))),
         label_mask_BT=torch.from_numpy(mask_BT),
         weights_B=torch.from_numpy(weights_B),
+    )
+
+
+def row_numbers(slices: list[list[Slice]]) -> Int64:
+    """Numbers in the whole dataset of the rows in the slices of each lane, as far as they have one."""
+    numbers = [
+        rows.numbers_R[start:stop] for lane in slices for rows, start, stop in lane if rows.numbers_R is not None
+    ]
+    return np.concatenate([np.zeros(0, np.int64), *numbers])
+
+
+def padding(columns: Columns, count: int) -> Rows:
+    """Rows that hold nothing and weigh nothing."""
+    nothing = Jagged(np.zeros(0, np.int64), np.zeros(count + 1, np.int64))
+    return Rows(
+        ids=(nothing,) * len(columns.features.sparse),
+        dense_RD=np.zeros((count, len(columns.features.dense)), np.float32),
+        labels_RT=np.full((count, len(columns.labels)), np.nan, np.float32),
+        weights_R=np.zeros(count, np.float32),
     )
 
 
@@ -78,14 +97,4 @@ def _keyed_jagged(columns: Columns, pieces: list[Slice]) -> KeyedJaggedTensor:
         keys=[feature.name for feature in columns.features.sparse],
         values=torch.from_numpy(np.concatenate(values or empty)),
         lengths=torch.from_numpy(np.concatenate(lengths or empty).astype(np.int32)),
-    )
-
-
-def _padding(columns: Columns, count: int) -> Rows:
-    nothing = Jagged(np.zeros(0, np.int64), np.zeros(count + 1, np.int64))
-    return Rows(
-        ids=(nothing,) * len(columns.features.sparse),
-        dense_RD=np.zeros((count, len(columns.features.dense)), np.float32),
-        labels_RT=np.full((count, len(columns.labels)), np.nan, np.float32),
-        weights_R=np.zeros(count, np.float32),
     )

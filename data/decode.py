@@ -66,6 +66,8 @@ class Rows:
     labels_RT: Float32
     """NaN = missing"""
     weights_R: Float32
+    numbers_R: Int64 | None = None
+    """Number of each row in the whole dataset; None where nobody asks, and for rows that are in no dataset."""
 
     def __len__(self) -> int:
         return len(self.weights_R)

@@ -1,16 +1,20 @@
 """What a dataset is made of: its files, their row groups, and a fingerprint that notices a change.
 
 Reading 100,000 footers takes minutes on an object store, so a manifest is cached in the user's cache folder, under the
-listing of the dataset (paths, sizes, times of modification). The cache is Parquet with metadata; nothing is unpickled.
+listing of the dataset (paths, sizes, times of modification). A run keeps its own copy, which tells later what was
+trained, and what has changed since. Both are Parquet with metadata; nothing is unpickled.
 """
 
 import hashlib
+import json
 import os
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path, PurePosixPath
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -18,12 +22,21 @@ import pyarrow.parquet as pq
 from pyarrow import fs
 
 from data.errors import DataError
+from data.footer import Footer, UnreadableError, check_same_schema, one_line, read_footer
 from data.hashing import Int64
 from data.schema import SCHEMA_FILE, Column, parse_schema
 
 FOOTER_THREADS = 32
 """Footers are read at once; an object store answers each in tens of milliseconds."""
 CACHE = Path("~/.cache/adatt/manifests")
+FORMAT = 2
+"""Of the files that hold a manifest."""
+_ARRAYS = ("file", "group", "rows", "bytes")
+_TEXTS = ("uri", "root", "fingerprint", "files", "digests", "left_out")
+_NOT_OURS = (pa.ArrowException, OSError, ValueError, KeyError, TypeError)
+"""What reading such a file raises where it is damaged or something else."""
+OnBadFile = Literal["fail", "skip"]
+"""fail: a file that cannot be read is an error. skip: it is left out, and what was left out is recorded."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,13 +56,27 @@ class Manifest:
     schema: pa.Schema
     fingerprint: str
     """Hash of all paths, sizes and footers: the same data copied elsewhere has the same fingerprint."""
-    filesystem: fs.FileSystem = field(repr=False)
+    digests: tuple[str, ...] = field(repr=False)
+    """Hash of each file's size and footer."""
+    left_out: tuple[tuple[str, str], ...]
+    """Files that could not be read, with the reason; they are in none of the above."""
     root: str = field(repr=False)
+    """Path of the dataset on its filesystem."""
+
+    @cached_property
+    def filesystem(self) -> fs.FileSystem:
+        """Where the files are; opened when first asked for, so a manifest is usable where its data is not."""
+        return open_uri(self.uri)[0]
 
     @property
     def num_rows(self) -> int:
         """Rows of the whole dataset."""
         return int(self.rows.sum())
+
+    @property
+    def first_row(self) -> Int64:
+        """Number of each row group's first row, where the rows of all groups are numbered one after the other."""
+        return np.cumsum(self.rows) - self.rows
 
     @property
     def window(self) -> Int64:
@@ -68,22 +95,63 @@ class Manifest:
         return f"row group {self.group[group]} of {self.path(group)}"
 
 
-def read_manifest(uri: str, cache: Path | None = CACHE) -> Manifest:
-    """Manifest of the dataset at `uri` (a path or any URI that pyarrow.fs opens); DataError where there is none."""
+def read_manifest(uri: str, cache: Path | None = CACHE, *, on_bad_file: OnBadFile = "fail") -> Manifest:
+    """Manifest of the dataset at `uri` (a path or any URI that pyarrow.fs opens); DataError where there is none.
+
+    A file whose footer cannot be read is an error, or with `on_bad_file = "skip"` in `left_out`; never all of them.
+    """
     filesystem, root = open_uri(uri)
     infos = _list_files(filesystem, root, uri)
-    names = tuple(info.path.removeprefix(root).lstrip("/") for info in infos)
-    listing = _digest((name, info.size, info.mtime_ns) for name, info in zip(names, infos, strict=True))
+    names = [_below(root, info) for info in infos]
+    listing = _digest([FORMAT, *((name, info.size, info.mtime_ns) for name, info in zip(names, infos, strict=True))])
     cached = _cache_file(cache, f"{_digest([(uri, root)])}.parquet")
-    table = _load_cached(cached, listing) or _read_footers(filesystem, infos, names)
-    manifest = _from_table(uri, filesystem, root, table)
+    known = _load_cached(cached, listing, on_bad_file)
+    manifest = known or _read_footers(uri, root, filesystem, infos, on_bad_file)
     if manifest.num_rows == 0:
         raise DataError(
-            f"dataset {uri}: its {len(names)} Parquet files hold no rows; write some or name another dataset"
+            f"dataset {uri}: its {len(manifest.files)} Parquet files hold no rows; write some or name another dataset"
         )
-    if cached:
-        _store_cached(cached, table, listing)
+    if cached and not known:
+        with suppress(OSError):  # best effort: a read-only home only costs the next start some time
+            cached.parent.mkdir(parents=True, exist_ok=True)
+            _write(manifest, cached, listing)
     return manifest
+
+
+def save_manifest(manifest: Manifest, path: Path) -> None:
+    """Writes the manifest to a local file, which appears complete or not at all; DataError where it cannot."""
+    try:
+        _write(manifest, path)
+    except OSError as error:
+        raise DataError(
+            f"{path}: cannot be written ({error.strerror or error}); make room or choose another folder"
+        ) from error
+
+
+def load_manifest(path: Path) -> Manifest:
+    """What `save_manifest` wrote, without a look at the dataset; DataError where it is missing or damaged."""
+    try:
+        return _from_table(_read_table(path))
+    except _NOT_OURS as error:
+        raise DataError(f"{path}: not a saved manifest ({one_line(error)}); restore it from a copy") from error
+
+
+def manifest_change(before: Manifest, now: Manifest) -> str | None:
+    """What makes the fingerprints differ, naming the first such file by path; None where they are equal."""
+    if before.fingerprint == now.fingerprint:
+        return None
+    old, new = _states(before), _states(now)
+    name = next(name for name in sorted({*old, *new}) if old.get(name) != new.get(name))
+    shown = name or PurePosixPath(now.root).name
+    if name not in old:
+        return f"{shown} is new"
+    if name not in new:
+        return f"{shown} is gone"
+    (rows, groups, _), (old_rows, old_groups, _) = new[name], old[name]
+    if (rows, groups) != (old_rows, old_groups):
+        plural = "s" * (groups != 1)
+        return f"{shown} has {rows:,} rows in {groups:,} row group{plural}, had {old_rows:,} in {old_groups:,}"
+    return f"the contents of {shown} changed (same number of rows and row groups)"
 
 
 def read_schema(manifest: Manifest) -> dict[str, Column]:
@@ -112,11 +180,6 @@ def open_uri(uri: str) -> tuple[fs.FileSystem, str]:
     return filesystem, root.rstrip("/")
 
 
-def one_line(error: BaseException) -> str:
-    """The first line of an error's message; Arrow's go on with advice to programmers."""
-    return (str(error).strip().splitlines() or [repr(error)])[0].rstrip(".")
-
-
 def _list_files(filesystem: fs.FileSystem, root: str, uri: str) -> list[fs.FileInfo]:
     try:
         info = filesystem.get_file_info(root)
@@ -137,55 +200,52 @@ def _is_data(name: str, is_root: bool) -> bool:
     return is_root or (name.endswith(".parquet") and not hidden)
 
 
-def _read_footers(filesystem: fs.FileSystem, infos: list[fs.FileInfo], names: tuple[str, ...]) -> pa.Table:
+def _below(root: str, info: fs.FileInfo) -> str:
+    return info.path.removeprefix(root).lstrip("/")
+
+
+def _read_footers(
+    uri: str, root: str, filesystem: fs.FileSystem, infos: list[fs.FileInfo], on_bad_file: OnBadFile
+) -> Manifest:
+    def read(info: fs.FileInfo) -> Footer | UnreadableError:
+        try:
+            return read_footer(filesystem, info)
+        except UnreadableError as error:
+            if on_bad_file == "fail":
+                raise
+            return error
+
     with ThreadPoolExecutor(FOOTER_THREADS) as pool:
-        footers = list(pool.map(lambda info: _read_footer(filesystem, info), infos))
-    for info, (_, schema, _) in zip(infos, footers, strict=True):
-        _check_same_schema(footers[0][1], schema, infos[0].path, info.path)
-    columns = {
-        "file": [index for index, (groups, _, _) in enumerate(footers) for _ in groups],
-        "group": [index for groups, _, _ in footers for index in range(len(groups))],
-        "rows": [rows for groups, _, _ in footers for rows, _ in groups],
-        "bytes": [size for groups, _, _ in footers for _, size in groups],
-    }
-    fingerprint = _digest(
-        (name, info.size, tail) for name, info, (_, _, tail) in zip(names, infos, footers, strict=True)
+        found = list(zip(infos, pool.map(read, infos), strict=True))
+    good = [(info, footer) for info, footer in found if isinstance(footer, Footer)]
+    bad = [(info, error) for info, error in found if isinstance(error, UnreadableError)]
+    if not good:
+        raise DataError(f"dataset {uri}: none of its {len(bad)} Parquet files can be read; {bad[0][1]}")
+    first_info, first = good[0]
+    for info, footer in good:
+        check_same_schema(first.schema, footer.schema, first_info.path, info.path)
+    left_out = tuple((_below(root, info), error.reason) for info, error in bad)
+    return _manifest_of(uri, root, good, left_out)
+
+
+def _manifest_of(
+    uri: str, root: str, footers: list[tuple[fs.FileInfo, Footer]], left_out: tuple[tuple[str, str], ...]
+) -> Manifest:
+    parts = [(_below(root, info), info.size, footer.digest) for info, footer in footers]
+    groups = [footer.rows for _, footer in footers]
+    return Manifest(
+        uri=uri,
+        files=tuple(name for name, _, _ in parts),
+        file=np.repeat(np.arange(len(groups)), [len(rows) for rows in groups]),
+        group=np.array([index for rows in groups for index in range(len(rows))], np.int64),
+        rows=np.array([count for rows in groups for count in rows], np.int64),
+        bytes=np.array([size for _, footer in footers for size in footer.bytes], np.int64),
+        schema=footers[0][1].schema,
+        fingerprint=_digest(parts),
+        digests=tuple(_digest([part[1:]]) for part in parts),
+        left_out=left_out,
+        root=root,
     )
-    table = pa.table({name: pa.array(values, pa.int64()) for name, values in columns.items()})
-    metadata = {"files": "\n".join(names), "fingerprint": fingerprint, "schema": footers[0][1].serialize().to_pybytes()}
-    return table.replace_schema_metadata(metadata)
-
-
-def _read_footer(filesystem: fs.FileSystem, info: fs.FileInfo) -> tuple[list[tuple[int, int]], pa.Schema, str]:
-    """(rows, bytes) of each row group, the Arrow schema, and a hash of the footer's bytes."""
-    try:
-        with filesystem.open_input_file(info.path) as handle:
-            parquet = pq.ParquetFile(handle)
-            tail_bytes = parquet.metadata.serialized_size + 8
-            tail = handle.read_at(tail_bytes, max(info.size - tail_bytes, 0))
-            groups = [parquet.metadata.row_group(index) for index in range(parquet.metadata.num_row_groups)]
-            schema = parquet.schema_arrow.remove_metadata()
-    except (pa.ArrowException, OSError) as error:
-        raise DataError(
-            f"{info.path}: not a readable Parquet file ({one_line(error)}); write it anew or remove it"
-        ) from error
-    return [(entry.num_rows, entry.total_byte_size) for entry in groups], schema, hashlib.sha256(tail).hexdigest()
-
-
-def _check_same_schema(first: pa.Schema, other: pa.Schema, first_path: str, other_path: str) -> None:
-    """Same columns of the same types; columns are read by name, so their order is free, and so is `not null`."""
-    if first.equals(other):
-        return
-    for name in dict.fromkeys([*first.names, *other.names]):
-        found, expected = _type_text(other, name), _type_text(first, name)
-        if found != expected:
-            raise DataError(
-                f"{other_path}: column {name!r} is {found}, but {expected} in {first_path}; write both alike"
-            )
-
-
-def _type_text(schema: pa.Schema, name: str) -> str:
-    return str(schema.field(name).type) if name in schema.names else "missing"
 
 
 def _digest(parts: Iterable[object]) -> str:
@@ -203,38 +263,68 @@ def _cache_file(cache: Path | None, name: str) -> Path | None:
         return None
 
 
-def _load_cached(path: Path | None, listing: str) -> pa.Table | None:
-    """The cached table, or None where there is none for exactly this listing; a damaged cache counts as none."""
+def _load_cached(path: Path | None, listing: str, on_bad_file: OnBadFile) -> Manifest | None:
+    """The cached manifest, or None where there is none for exactly this listing; a damaged cache counts as none.
+
+    One that leaves out files serves only those who want them left out.
+    """
     if path is None or not path.is_file():
         return None
     try:
-        table = pq.read_table(path)
-    except (pa.ArrowException, OSError):
+        table = _read_table(path)
+        if table.schema.metadata[b"listing"] != listing.encode():
+            return None
+        manifest = _from_table(table)
+    except _NOT_OURS:
         return None
-    return table if (table.schema.metadata or {}).get(b"listing") == listing.encode() else None
+    return None if manifest.left_out and on_bad_file == "fail" else manifest
 
 
-def _store_cached(path: Path, table: pa.Table, listing: str) -> None:
-    """Best effort: a read-only home only costs the next start some time."""
+def _states(manifest: Manifest) -> dict[str, tuple[int, int, str]]:
+    """Rows, row groups and digest of each file."""
+    num_files = len(manifest.files)
+    groups = np.bincount(manifest.file, minlength=num_files)
+    rows = np.zeros(num_files, np.int64)
+    np.add.at(rows, manifest.file, manifest.rows)
+    states = zip(rows.tolist(), groups.tolist(), manifest.digests, strict=True)
+    return dict(zip(manifest.files, states, strict=True))
+
+
+def _write(manifest: Manifest, path: Path, listing: str = "") -> None:
+    """OSError where it cannot be written; nothing is left of it then."""
+    texts = json.dumps({name: getattr(manifest, name) for name in _TEXTS}).encode()
+    schema = manifest.schema.serialize().to_pybytes()
+    metadata = {"listing": listing, "texts": texts, "schema": schema, "digest": _digest([FORMAT, texts, schema])}
+    table = pa.table({name: getattr(manifest, name) for name in _ARRAYS}).replace_schema_metadata(metadata)
     partial = path.with_suffix(f".{os.getpid()}.partial")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        pq.write_table(table.replace_schema_metadata({**(table.schema.metadata or {}), b"listing": listing}), partial)
+        pq.write_table(table, partial, write_page_checksum=True)
         partial.replace(path)
     except OSError:
         with suppress(OSError):  # where the folder is a file, as below HOME=/dev/null, it fails too
             partial.unlink()
+        raise
 
 
-def _from_table(uri: str, filesystem: fs.FileSystem, root: str, table: pa.Table) -> Manifest:
+def _read_table(path: Path) -> pa.Table:
+    with pq.ParquetFile(path, page_checksum_verification=True) as parquet:
+        return parquet.read()
+
+
+def _from_table(table: pa.Table) -> Manifest:
+    """The manifest that `_write` wrote; one of `_NOT_OURS` where it is something else."""
     metadata = table.schema.metadata
-    arrays = {name: table[name].to_numpy() for name in ("file", "group", "rows", "bytes")}
+    texts, schema = metadata[b"texts"], metadata[b"schema"]
+    if metadata[b"digest"].decode() != _digest([FORMAT, texts, schema]):
+        raise ValueError("damaged, or written by another version")
+    values = json.loads(texts)
     return Manifest(
-        uri=uri,
-        files=tuple(metadata[b"files"].decode().split("\n")),
-        schema=pa.ipc.read_schema(pa.py_buffer(metadata[b"schema"])),
-        fingerprint=metadata[b"fingerprint"].decode(),
-        filesystem=filesystem,
-        root=root,
-        **arrays,
+        **{name: table[name].to_numpy() for name in _ARRAYS},
+        uri=values["uri"],
+        root=values["root"],
+        fingerprint=values["fingerprint"],
+        files=tuple(values["files"]),
+        digests=tuple(values["digests"]),
+        left_out=tuple((name, reason) for name, reason in values["left_out"]),
+        schema=pa.ipc.read_schema(pa.py_buffer(schema)),
     )

@@ -7,26 +7,34 @@
 
 The state of all this is one number: samples handed out globally. Memory holds one decoded segment per lane, as many
 decoded ahead, and a few batches: it does not grow with the dataset, but with the size of its row groups.
+
+What cannot be read is an error in step 2 or, where `on_bad_file = "skip"`, becomes as many padding rows, so that all
+else stays in its place; `BatchStream.skipped` tells which. With a trace, the numbers of the rows travel along with them
+from step 2 on, and are written down when the batch is handed out.
 """
 
 import itertools
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import Field
 
-from data.batch import Batch, Slice, assemble
+from data.batch import Batch, Slice, assemble, padding, row_numbers
 from data.decode import Columns, Rows, decode
-from data.errors import DataError
-from data.manifest import Manifest, one_line
+from data.footer import DAMAGE, UnreadableError, differing_types, one_line
+from data.hashing import Int64
+from data.manifest import Manifest, OnBadFile
 from data.order import OrderName, group_rows, order
 from data.prefetch import Prefetcher
 from data.settings import Settings
+from data.trace import TraceWriter
 
 
 class DataConfig(Settings):
@@ -51,6 +59,13 @@ class DataConfig(Settings):
     """Decoding threads of each rank."""
     evaluation_batch_size: int | None = Field(default=None, gt=0, le=1 << 30)
     """Rows of one evaluation batch over all ranks; as in training where left out."""
+    on_bad_file: OnBadFile = "fail"
+    """fail: a training file that is truncated, corrupt or gone ends the run. skip: one that is unreadable at the start
+    is left out of the dataset, and a row group found unreadable later is replaced by rows of weight 0. Evaluation
+    always fails: a metric on part of the test set is another metric."""
+    bad_row_groups: int = Field(default=10, ge=0)
+    """Row groups that may be unreadable before the run stops, over all ranks and the whole start; with
+    `on_bad_file = "skip"`."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +80,8 @@ class Reading:
     seed: int
     keep_last: bool = False
     """true: the rows that do not fill a last global batch come in one padded with rows of weight 0."""
+    on_bad_file: OnBadFile = "fail"
+    """skip: a row group that cannot be read comes as rows of weight 0."""
 
     @property
     def batches_per_epoch(self) -> int:
@@ -83,12 +100,66 @@ class Reading:
         return self.global_batch_size // self.lanes
 
 
-def stream(reading: Reading, lanes: range, samples: int, *, threads: int = 2, pin: bool = False) -> Prefetcher[Batch]:
+@dataclass(frozen=True)
+class SkippedRows:
+    """Rows that came as padding, since their row group could not be read."""
+
+    epoch: int
+    file: str
+    """Path below the dataset's root."""
+    row_group: int
+    """Index inside its file."""
+    start: int
+    """First of the rows, in the group's own order (`data.order.group_rows`)."""
+    stop: int
+    reason: str
+
+
+class BatchStream(Prefetcher[Batch]):
+    """A rank's batches, what could not be read of them, and a trace of those handed out where one is asked for."""
+
+    def __init__(self, segments: "_Segments", pin: bool, trace: Path | None) -> None:
+        self.skipped = segments.skipped
+        """What could not be read so far, in no order; the decoding is up to a few row groups ahead of the batches."""
+        self._trace = TraceWriter(trace) if trace else None
+        self._numbers: deque[Int64] = deque()
+        """Numbers of the rows of each batch that is ready, while there is a trace."""
+        self._samples = segments.first_batch * segments.reading.global_batch_size
+        self._batch_size = segments.reading.global_batch_size
+        super().__init__(_batches(segments, pin, self._numbers), depth=4)
+
+    def __next__(self) -> Batch:
+        batch = super().__next__()
+        if self._trace:
+            self._trace.write(self._samples, self._numbers.popleft())
+            self._samples += self._batch_size
+        return batch
+
+    def close(self) -> None:
+        """Ends the threads and the trace; batches not yet taken are lost."""
+        super().close()
+        if self._trace:
+            self._trace.close()
+
+
+def stream(
+    reading: Reading, lanes: range, samples: int, *, threads: int = 2, pin: bool = False, trace: Path | None = None
+) -> BatchStream:
     """Batches of the given lanes after `samples` global samples, pass after pass without end.
 
-    An evaluation (`keep_last`) ends after one pass. Close the result to end its threads.
+    An evaluation (`keep_last`) ends after one pass. `trace` names a file to record the rows of each batch in
+    (`data.trace`). Close the result to end its threads.
     """
-    return Prefetcher(_batches(reading, lanes, samples // reading.global_batch_size, threads, pin), depth=4)
+    batch = samples // reading.global_batch_size
+    return BatchStream(_Segments(reading, lanes, batch, threads, numbered=trace is not None), pin, trace)
+
+
+def describe_batch(reading: Reading, samples: int) -> list[str]:
+    """The row groups that the global batch beginning at `samples` takes rows from, by path; for messages."""
+    epoch, number = divmod(samples // reading.global_batch_size, reading.batches_per_epoch)
+    end = (number + 1) * reading.rows_per_lane
+    tasks = tasks_of_epoch(reading, range(reading.lanes), epoch, number)
+    return [reading.manifest.describe(group) for group in sorted({task.group for task in tasks if task.needed < end})]
 
 
 @dataclass(frozen=True)
@@ -136,51 +207,73 @@ def _tasks(reading: Reading, lanes: range, batch: int) -> Iterator[Task]:
 
 
 def read_row_group(manifest: Manifest, group: int, names: list[str]) -> pa.Table:
-    """The columns `names` of a row group; DataError names its file where it cannot be read as the manifest says."""
-    try:
-        with manifest.filesystem.open_input_file(manifest.path(group)) as handle:
-            parquet = pq.ParquetFile(handle, pre_buffer=True)
-            table = parquet.read_row_group(int(manifest.group[group]), columns=names, use_threads=False)
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{manifest.describe(group)}: cannot be read ({one_line(error)})") from error
-    missing = sorted(set(names) - set(table.column_names))
-    if missing:
-        raise DataError(f"{manifest.describe(group)}: no column {missing[0]!r} any more; restore the file")
+    """The columns `names` of a row group; UnreadableError names its file where it is not as the manifest says."""
+    with (
+        _damage_named(manifest, group),
+        manifest.filesystem.open_input_file(manifest.path(group)) as handle,
+    ):
+        parquet = pq.ParquetFile(handle, pre_buffer=True, page_checksum_verification=True)
+        table = parquet.read_row_group(int(manifest.group[group]), columns=names, use_threads=False)
+    for name in names:
+        types = differing_types(table.schema, manifest.schema, name)
+        if types:
+            raise _changed(manifest, group, f"column {name!r} is {types[0]}, but was {types[1]}")
     if table.num_rows != manifest.rows[group]:
-        raise DataError(
-            f"{manifest.describe(group)}: has {table.num_rows} rows, but had {manifest.rows[group]} when the dataset "
-            "was opened; restore the file, or start again on the changed data"
-        )
+        raise _changed(manifest, group, f"has {table.num_rows} rows, but had {manifest.rows[group]}")
     return table
 
 
-def read_rows(reading: Reading, task: Task) -> Rows:
+def read_rows(reading: Reading, task: Task, numbered: bool = False) -> Rows:
     """Step 2: reads and decodes one segment; DataError names the file of whatever is wrong with it."""
     manifest = reading.manifest
     table = read_row_group(manifest, task.group, reading.columns.names)
-    num_rows = table.num_rows
-    rows = group_rows(task.group, num_rows, name=reading.order, seed=reading.seed, epoch=task.epoch)
-    if rows is None:
-        chosen = np.arange(task.start, task.stop)
-        table = table.slice(task.start, task.stop - task.start)
-    else:
-        chosen = rows[task.start : task.stop]
-        table = table.combine_chunks().take(pa.array(chosen))
-    return decode(table, reading.columns, lambda row: f"row {chosen[row]} of {manifest.describe(task.group)}")
+    rows = group_rows(task.group, table.num_rows, name=reading.order, seed=reading.seed, epoch=task.epoch)
+    chosen = np.arange(task.start, task.stop) if rows is None else rows[task.start : task.stop]
+    with _damage_named(manifest, task.group):  # bytes that are no UTF-8 come to light only here
+        if rows is None:
+            table = table.slice(task.start, task.stop - task.start)
+        else:
+            table = table.combine_chunks().take(pa.array(chosen))
+        decoded = decode(table, reading.columns, lambda row: f"row {chosen[row]} of {manifest.describe(task.group)}")
+    return replace(decoded, numbers_R=manifest.first_row[task.group] + chosen) if numbered else decoded
+
+
+@contextmanager
+def _damage_named(manifest: Manifest, group: int) -> Iterator[None]:
+    try:
+        yield
+    except DAMAGE as error:
+        reason = f"cannot be read ({one_line(error)})"
+        raise UnreadableError(manifest.describe(group), reason, "restore the file") from error
+
+
+def _changed(manifest: Manifest, group: int, what: str) -> UnreadableError:
+    advice = "restore the file, or start again on the changed data"
+    return UnreadableError(manifest.describe(group), f"{what} when the dataset was opened", advice)
 
 
 class _Segments:
     """Decoded segments of every lane in reading order, and how far the front one of each is used up."""
 
-    def __init__(self, reading: Reading, lanes: range, tasks: Iterator[Task], threads: int) -> None:
-        self._reading = reading
-        self._tasks = tasks
+    def __init__(self, reading: Reading, lanes: range, first_batch: int, threads: int, numbered: bool) -> None:
+        self.reading = reading
+        self.first_batch = first_batch
+        self.numbered = numbered
+        self.skipped: list[SkippedRows] = []
+        self._tasks = _tasks(reading, lanes, first_batch)
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
         self._decoding: dict[int, deque[Future[Rows]]] = {lane: deque() for lane in lanes}
         self._used = dict.fromkeys(lanes, 0)
         self._ahead = 2 * len(lanes)  # one segment in use and one to come, for each lane
 
-    def take(self, lane: int, rows: int) -> Iterator[Slice]:
+    def take_batch(self) -> list[list[Slice]]:
+        """Step 3: the next rows of each lane."""
+        return [list(self._take(lane, self.reading.rows_per_lane)) for lane in self._decoding]
+
+    def close(self) -> None:
+        self._pool.shutdown(cancel_futures=True)
+
+    def _take(self, lane: int, rows: int) -> Iterator[Slice]:
         """The next `rows` rows of a lane as slices of segments; fewer where the lane ends."""
         waiting = self._decoding[lane]
         while rows and (waiting or self._submit_for(lane)):
@@ -194,9 +287,6 @@ class _Segments:
                 self._used[lane] = 0
                 self._top_up()
 
-    def close(self) -> None:
-        self._pool.shutdown(cancel_futures=True)
-
     def _submit_for(self, lane: int) -> bool:
         """Submits tasks in order of need until one is the lane's; False where none is left."""
         return any(self._submit(task) == lane for task in self._tasks)
@@ -207,17 +297,30 @@ class _Segments:
             self._submit(task)
 
     def _submit(self, task: Task) -> int:
-        self._decoding[task.lane].append(self._pool.submit(read_rows, self._reading, task))
+        self._decoding[task.lane].append(self._pool.submit(self._read, task))
         return task.lane
 
+    def _read(self, task: Task) -> Rows:
+        try:
+            return read_rows(self.reading, task, self.numbered)
+        except UnreadableError as error:
+            if self.reading.on_bad_file == "fail":
+                raise
+            manifest = self.reading.manifest
+            file, row_group = manifest.files[manifest.file[task.group]], int(manifest.group[task.group])
+            self.skipped.append(SkippedRows(task.epoch, file, row_group, task.start, task.stop, error.reason))
+            return padding(self.reading.columns, task.stop - task.start)
 
-def _batches(reading: Reading, lanes: range, batch: int, threads: int, pin: bool) -> Iterator[Batch]:
-    segments = _Segments(reading, lanes, _tasks(reading, lanes, batch), threads)
-    numbers = range(batch, reading.batches_per_epoch) if reading.keep_last else itertools.count(batch)
+
+def _batches(segments: _Segments, pin: bool, numbers: deque[Int64]) -> Iterator[Batch]:
+    reading = segments.reading
+    batches = range(segments.first_batch, reading.batches_per_epoch) if reading.keep_last else itertools.count()
     try:
-        for _ in numbers:
-            slices = [list(segments.take(lane, reading.rows_per_lane)) for lane in lanes]
-            result = assemble(reading.columns, slices, reading.rows_per_lane)
-            yield result.pin_memory() if pin else result
+        for _ in batches:
+            slices = segments.take_batch()
+            if segments.numbered:
+                numbers.append(row_numbers(slices))
+            batch = assemble(reading.columns, slices, reading.rows_per_lane)
+            yield batch.pin_memory() if pin else batch
     finally:
         segments.close()

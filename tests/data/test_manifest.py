@@ -1,5 +1,7 @@
 import os
 import shutil
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -8,7 +10,15 @@ import pytest
 
 import data.manifest
 from data.errors import DataError
-from data.manifest import Manifest, open_uri, read_manifest, read_schema
+from data.manifest import (
+    Manifest,
+    load_manifest,
+    manifest_change,
+    open_uri,
+    read_manifest,
+    read_schema,
+    save_manifest,
+)
 from data.schema import Column
 from data.writer import write_schema
 
@@ -44,7 +54,7 @@ def read(root: Path) -> Manifest:
 
 def contents(manifest: Manifest) -> tuple[object, ...]:
     arrays = [array.tolist() for array in (manifest.file, manifest.group, manifest.rows, manifest.bytes)]
-    return manifest.files, manifest.schema, manifest.fingerprint, arrays
+    return manifest.files, manifest.digests, manifest.left_out, manifest.schema, manifest.fingerprint, arrays
 
 
 def test_row_groups_are_listed_in_path_order(dataset: Path) -> None:
@@ -58,6 +68,10 @@ def test_row_groups_are_listed_in_path_order(dataset: Path) -> None:
     assert manifest.bytes.tolist()[1:3] == sizes
     assert manifest.schema.names == SCHEMA.names
     assert manifest.schema.field("tags").type == pa.list_(pa.int32())
+
+
+def test_rows_are_numbered_in_path_order(dataset: Path) -> None:
+    assert read(dataset).first_row.tolist() == [0, 4, 6, 9, 10, 15, 15]
 
 
 def test_a_window_is_a_directory_or_a_file_at_the_root(dataset: Path) -> None:
@@ -144,13 +158,13 @@ def test_every_change_changes_the_fingerprint(dataset: Path) -> None:
 def footers_read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Paths whose footers are read."""
     paths: list[str] = []
-    original = data.manifest._read_footer
+    original = data.manifest.read_footer
 
     def counted(filesystem: pa.fs.FileSystem, info: pa.fs.FileInfo) -> object:
         paths.append(info.path)
         return original(filesystem, info)
 
-    monkeypatch.setattr(data.manifest, "_read_footer", counted)
+    monkeypatch.setattr(data.manifest, "read_footer", counted)
     return paths
 
 
@@ -216,6 +230,246 @@ def test_a_dataset_that_cannot_be_used_is_not_cached(tmp_path: Path, cache: Path
     with pytest.raises(DataError, match="hold no rows"):
         read_manifest(str(tmp_path / "dataset"), cache)
     assert not cache.exists()
+
+
+# ---- files left out
+
+
+def skip(root: Path, cache: Path | None = None) -> Manifest:
+    return read_manifest(str(root), cache, on_bad_file="skip")
+
+
+BAD_FILES = ("day=0/a.parquet", "day=1/x/a.parquet")
+
+
+def damage(dataset: Path) -> None:
+    for name in BAD_FILES:
+        (dataset / name).write_bytes(b"PAR1" * 20)
+
+
+def test_unreadable_files_are_left_out_where_asked_for(dataset: Path) -> None:
+    """What is left is the dataset without them."""
+    damage(dataset)
+    manifest = skip(dataset)
+    assert [name for name, _ in manifest.left_out] == list(BAD_FILES)
+    for _, reason in manifest.left_out:
+        assert reason.startswith("not a readable Parquet file (")
+        assert "\n" not in reason
+    for name in BAD_FILES:
+        (dataset / name).unlink()
+    without = read(dataset)
+    assert without.left_out == ()
+    assert contents(replace(manifest, left_out=())) == contents(without)
+
+
+def test_nothing_is_left_out_of_a_whole_dataset(dataset: Path) -> None:
+    assert contents(skip(dataset)) == contents(read(dataset))
+
+
+def test_a_dataset_of_bad_files_alone_is_an_error(dataset: Path) -> None:
+    for name in FILES:
+        (dataset / name).write_bytes(b"")
+    expected = (
+        rf"^dataset {dataset}: none of its 4 Parquet files can be read; {dataset}/b\.parquet: not a readable .*; "
+    )
+    with pytest.raises(DataError, match=expected):
+        skip(dataset)
+    expect_error(dataset, rf"^{dataset}/b\.parquet: not a readable Parquet file ")
+
+
+def test_a_footer_that_contradicts_itself_is_unreadable(dataset: Path) -> None:
+    """The rows of the file and those of each row group stand in it one by one."""
+    path = dataset / "day=0/a.parquet"
+    write_file(path, [44, 33])
+    whole = path.read_bytes()
+    footer = len(whole) - 8 - int.from_bytes(whole[-8:-4], "little")
+    seventy_seven = whole.index(b"\x16\x9a\x01", footer)  # an int64 in Thrift's compact form
+    path.write_bytes(whole[:seventy_seven] + b"\x16\x98\x01" + whole[seventy_seven + 3 :])
+    expect_error(
+        dataset, rf"^{path}: not a readable Parquet file \(its row groups hold 77 rows, its footer says 76\); "
+    )
+    assert skip(dataset).left_out[0][0] == "day=0/a.parquet"
+
+
+def test_a_wrong_schema_is_an_error_even_so(dataset: Path) -> None:
+    write_file(dataset / "day=0/c.parquet", [1], SCHEMA.remove(2))
+    with pytest.raises(DataError, match=r"column 'click' is missing"):
+        skip(dataset)
+
+
+def test_files_left_out_are_cached(dataset: Path, cache: Path, footers_read: list[str]) -> None:
+    damage(dataset)
+    first = skip(dataset, cache)
+    assert len(footers_read) == 4
+    assert contents(skip(dataset, cache)) == contents(first)
+    assert len(footers_read) == 4
+
+
+def test_a_cache_without_them_does_not_serve_who_wants_every_file(dataset: Path, cache: Path) -> None:
+    damage(dataset)
+    skip(dataset, cache)
+    with pytest.raises(DataError, match="not a readable Parquet file"):
+        read_manifest(str(dataset), cache)
+    write_file(dataset / BAD_FILES[0], [2, 3])
+    assert [name for name, _ in skip(dataset, cache).left_out] == [BAD_FILES[1]]
+
+
+def test_the_cache_of_a_whole_dataset_serves_both(dataset: Path, cache: Path, footers_read: list[str]) -> None:
+    first = skip(dataset, cache)
+    assert contents(read_manifest(str(dataset), cache)) == contents(first)
+    assert len(footers_read) == 4
+
+
+# ---- kept beside a run
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> Path:
+    return tmp_path / "run=1" / "manifest.parquet"
+
+
+def save(manifest: Manifest, path: Path) -> None:
+    path.parent.mkdir(exist_ok=True)
+    save_manifest(manifest, path)
+
+
+def test_a_saved_manifest_is_usable_without_the_dataset(dataset: Path, saved: Path) -> None:
+    damage(dataset)
+    manifest = skip(dataset)
+    save(manifest, saved)
+    shutil.rmtree(dataset)
+    loaded = load_manifest(saved)
+    assert contents(loaded) == contents(manifest)
+    assert loaded.left_out
+    assert loaded.uri == str(dataset)
+    assert loaded.describe(1) == f"row group 0 of {dataset}/day=0/b.parquet"
+    assert loaded.window.tolist() == [0, 1]
+    assert [entry.name for entry in saved.parent.iterdir()] == [saved.name]
+
+
+def test_a_loaded_manifest_finds_its_data(dataset: Path, saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From any working directory."""
+    monkeypatch.chdir(dataset.parent)
+    save(read_manifest("dataset", cache=None), saved)
+    monkeypatch.chdir("/")
+    manifest = load_manifest(saved)
+    with manifest.filesystem.open_input_file(manifest.path(0)) as handle:
+        assert pq.ParquetFile(handle).metadata.num_rows == 4
+
+
+def test_saving_replaces_what_was_there(dataset: Path, saved: Path) -> None:
+    save(read(dataset), saved)
+    (dataset / "b.parquet").unlink()
+    save(read(dataset), saved)
+    assert load_manifest(saved).num_rows == 17
+
+
+def test_a_manifest_that_cannot_be_saved_is_named(dataset: Path, saved: Path) -> None:
+    with pytest.raises(DataError, match=rf"^{saved}: cannot be written \(.*\); "):
+        save_manifest(read(dataset), saved)
+
+
+def test_a_missing_or_foreign_manifest_is_named(dataset: Path, saved: Path) -> None:
+    saved.parent.mkdir()
+    for path in (saved, dataset / "b.parquet", dataset):
+        with pytest.raises(DataError, match=rf"^{path}: not a saved manifest \(.*\); restore it from a copy$"):
+            load_manifest(path)
+
+
+def test_no_wrong_byte_in_a_saved_manifest_goes_unnoticed(dataset: Path, saved: Path) -> None:
+    """It is an error, or one that does not matter."""
+    manifest = read(dataset)
+    save(manifest, saved)
+    whole = saved.read_bytes()
+    found = 0
+    for place in range(0, len(whole), 7):
+        saved.write_bytes(whole[:place] + bytes([whole[place] ^ 0x11]) + whole[place + 1 :])
+        try:
+            loaded = load_manifest(saved)
+        except DataError:
+            found += 1
+        else:
+            assert contents(loaded) == contents(manifest)
+    assert found > len(whole) / 7 / 2
+
+
+def test_a_truncated_manifest_is_an_error(dataset: Path, saved: Path) -> None:
+    save(read(dataset), saved)
+    whole = saved.read_bytes()
+    for cut in range(0, len(whole), 101):
+        saved.write_bytes(whole[:cut])
+        with pytest.raises(DataError, match="not a saved manifest"):
+            load_manifest(saved)
+
+
+# ---- what has changed
+
+
+def new_file(dataset: Path) -> None:
+    write_file(dataset / "day=0/aa.parquet", [1])
+
+
+def gone_file(dataset: Path) -> None:
+    (dataset / "day=1/x/a.parquet").unlink()
+
+
+def more_rows(dataset: Path) -> None:
+    write_file(dataset / "day=0/a.parquet", [1000, 234])
+
+
+def other_groups(dataset: Path) -> None:
+    write_file(dataset / "day=0/a.parquet", [5])
+
+
+def other_sizes(dataset: Path) -> None:
+    write_file(dataset / "day=0/a.parquet", [3, 2])
+
+
+def other_values(dataset: Path) -> None:
+    write_file(dataset / "day=0/a.parquet", [2, 3], first=100)
+
+
+def renamed(dataset: Path) -> None:
+    (dataset / "b.parquet").rename(dataset / "c.parquet")
+
+
+def several(dataset: Path) -> None:
+    new_file(dataset)
+    gone_file(dataset)
+
+
+CHANGES = {
+    new_file: "day=0/aa.parquet is new",
+    gone_file: "day=1/x/a.parquet is gone",
+    more_rows: "day=0/a.parquet has 1,234 rows in 2 row groups, had 5 in 2",
+    other_groups: "day=0/a.parquet has 5 rows in 1 row group, had 5 in 2",
+    other_sizes: "the contents of day=0/a.parquet changed (same number of rows and row groups)",
+    other_values: "the contents of day=0/a.parquet changed (same number of rows and row groups)",
+    renamed: "b.parquet is gone",
+    several: "day=0/aa.parquet is new",
+}
+
+
+@pytest.mark.parametrize(("change", "phrase"), CHANGES.items())
+def test_a_change_is_named(dataset: Path, saved: Path, change: Callable[[Path], None], phrase: str) -> None:
+    save(read(dataset), saved)
+    before = load_manifest(saved)
+    assert manifest_change(before, read(dataset)) is None
+    change(dataset)
+    assert manifest_change(before, read(dataset)) == phrase
+
+
+def test_a_copy_elsewhere_is_no_change(dataset: Path, tmp_path: Path) -> None:
+    shutil.copytree(dataset, tmp_path / "copy")
+    assert manifest_change(read(dataset), read(tmp_path / "copy")) is None
+
+
+def test_a_single_file_that_changes_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "one.parquet"
+    write_file(path, [2])
+    before = read(path)
+    write_file(path, [3])
+    assert manifest_change(before, read(path)) == "one.parquet has 3 rows in 1 row group, had 2 in 1"
 
 
 # ---- what goes wrong

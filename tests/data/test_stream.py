@@ -2,6 +2,7 @@
 
 import math
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from dataclasses import replace
@@ -26,7 +27,7 @@ from data.features import DenseFeature, Features, SparseFeature
 from data.hashing import permutation
 from data.manifest import Manifest, read_manifest
 from data.order import OrderName
-from data.stream import Reading, read_rows, stream, tasks_of_epoch
+from data.stream import Reading, describe_batch, read_rows, stream, tasks_of_epoch
 
 NAMES: list[OrderName] = ["shuffled", "chronological", "stored"]
 SEED = 17
@@ -391,6 +392,17 @@ def segments_by_lane(reading: Reading, skip: int) -> list[list[tuple[int, int]]]
     return lanes
 
 
+@pytest.mark.parametrize("order", NAMES)
+@pytest.mark.parametrize("keep_last", [False, True])
+def test_a_batch_is_described_by_the_row_groups_it_reads(manifest: Manifest, order: OrderName, keep_last: bool) -> None:
+    reading = reading_of(manifest, order=order, keep_last=keep_last)
+    group_of_row = np.repeat(np.arange(len(manifest.rows)), manifest.rows).tolist()
+    batches = take(reading, range(4), 0, 7 if keep_last else 15)  # without the padding at the end
+    for index, batch in enumerate(batches):
+        groups = sorted({group_of_row[row.number] for row in batch})
+        assert describe_batch(reading, index * 8) == [manifest.describe(group) for group in groups]
+
+
 # ---- look-ahead
 
 
@@ -418,14 +430,15 @@ def test_look_ahead_is_bounded(
     ends: list[int] = []  # row of its lane at which a decoded segment is used up
     epoch_rows = NUM_ROWS // size * (size // lanes)
 
-    def counted(reading: Reading, task: data.stream.Task) -> object:
+    def counted(reading: Reading, task: data.stream.Task, numbered: bool) -> object:
         ends.append(task.epoch * epoch_rows + task.needed + task.stop - task.start)
-        return read_rows(reading, task)
+        return read_rows(reading, task, numbered)
 
     monkeypatch.setattr(data.stream, "ThreadPoolExecutor", InlinePool)
     monkeypatch.setattr(data.stream, "read_rows", counted)
     reading = reading_of(manifest, order=order, lanes=lanes, global_batch_size=size)
-    batches = data.stream._batches(reading, range(lanes), 0, 1, False)
+    segments = data.stream._Segments(reading, range(lanes), 0, 1, numbered=False)
+    batches = data.stream._batches(segments, False, deque())
     most_held = 0
     for number in range(2 * reading.batches_per_epoch):
         finished = sum(end <= number * reading.rows_per_lane for end in ends)
@@ -441,9 +454,9 @@ def test_look_ahead_is_bounded(
 def test_every_segment_is_decoded_once(manifest: Manifest, monkeypatch: pytest.MonkeyPatch) -> None:
     decoded: list[tuple[int, int, int]] = []
 
-    def counted(reading: Reading, task: data.stream.Task) -> object:
+    def counted(reading: Reading, task: data.stream.Task, numbered: bool) -> object:
         decoded.append((task.group, task.start, task.stop))
-        return read_rows(reading, task)
+        return read_rows(reading, task, numbered)
 
     monkeypatch.setattr(data.stream, "read_rows", counted)
     take(reading_of(manifest, order="stored", keep_last=True), range(4), 0, None)

@@ -1,0 +1,83 @@
+"""What a Parquet file says of itself, and whether it can be believed."""
+
+import hashlib
+from dataclasses import dataclass
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pyarrow import fs
+
+from data.errors import DataError
+
+DAMAGE = (pa.ArrowException, OSError, UnicodeDecodeError)
+"""What Arrow raises on a file that is cut short, has wrong bytes in it, or is gone."""
+
+
+class UnreadableError(DataError):
+    """A file, or a part of one, cannot be read as it was once written: what `data.on_bad_file` is about."""
+
+    def __init__(self, where: str, reason: str, advice: str) -> None:
+        super().__init__(where, reason, advice)  # all of them, or pickle could not make it anew on another rank
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return "{}: {}; {}".format(*self.args)
+
+
+@dataclass(frozen=True)
+class Footer:
+    """The row groups of a file."""
+
+    rows: list[int]
+    bytes: list[int]
+    """Uncompressed sizes."""
+    schema: pa.Schema
+    digest: str
+    """Hash of the footer as it is stored."""
+
+
+def read_footer(filesystem: fs.FileSystem, info: fs.FileInfo) -> Footer:
+    """The footer of a file; UnreadableError where it has none or contradicts itself."""
+    try:
+        with filesystem.open_input_file(info.path) as handle:
+            parquet = pq.ParquetFile(handle)
+            tail_bytes = parquet.metadata.serialized_size + 8
+            tail = handle.read_at(tail_bytes, max(info.size - tail_bytes, 0))
+            groups = [parquet.metadata.row_group(index) for index in range(parquet.metadata.num_row_groups)]
+            schema = parquet.schema_arrow.remove_metadata()
+    except DAMAGE as error:
+        raise _unreadable(info.path, one_line(error)) from error
+    rows, total = [group.num_rows for group in groups], parquet.metadata.num_rows
+    if sum(rows) != total or min(rows, default=0) < 0:
+        raise _unreadable(info.path, f"its row groups hold {sum(rows)} rows, its footer says {total}")
+    return Footer(rows, [group.total_byte_size for group in groups], schema, hashlib.sha256(tail).hexdigest())
+
+
+def check_same_schema(first: pa.Schema, other: pa.Schema, first_path: str, other_path: str) -> None:
+    """Same columns of the same types; columns are read by name, so their order is free, and so is `not null`."""
+    if first.equals(other):
+        return
+    for name in dict.fromkeys([*first.names, *other.names]):
+        types = differing_types(other, first, name)
+        if types:
+            raise DataError(
+                f"{other_path}: column {name!r} is {types[0]}, but {types[1]} in {first_path}; write both alike"
+            )
+
+
+def differing_types(one: pa.Schema, other: pa.Schema, name: str) -> tuple[str, str] | None:
+    """The types of a column in two schemas where they differ, `missing` where one has none; None where not."""
+    types = [[schema.field(index).type for index in schema.get_all_field_indices(name)] for schema in (one, other)]
+    if types[0] == types[1]:
+        return None
+    found, expected = (", ".join(map(str, entry)) or "missing" for entry in types)
+    return found, expected
+
+
+def one_line(error: BaseException) -> str:
+    """The first line of an error's message; Arrow's go on with advice to programmers."""
+    return (str(error).strip().splitlines() or [repr(error)])[0].rstrip(".")
+
+
+def _unreadable(path: str, reason: str) -> UnreadableError:
+    return UnreadableError(path, f"not a readable Parquet file ({reason})", "write it anew or remove it")
