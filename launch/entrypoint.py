@@ -2,21 +2,31 @@
 
     PROCESSES=2 python -m launch.entrypoint train configs/quickstart.toml
 
-is `torchrun --standalone --nproc-per-node 2 -m trainer train configs/quickstart.toml`, but torchrun runs inside this
-process: its signal handlers end the ranks when the container is stopped, and the container ends with the exit code of
-the rank that failed first, where torchrun on its own ends with 1 and a traceback of its own.
+is `torchrun --standalone --nproc-per-node 2 -m trainer train configs/quickstart.toml`, but the agent of torchrun that
+watches the ranks runs inside this process and knows how the trainer ends (`launch.agent`): a request to stop reaches
+every rank and leaves it time to save, and this process ends with the exit code of the rank that failed first.
+
+Variables: `PROCESSES`, ranks on this node; `GRACE_SECONDS`, how long ranks have to end after a signal before they are
+killed (default 130: a little more than that of `checkpoint.grace_seconds`, so that a rank can say that it has failed
+to). Several nodes: `NNODES`, and either `RDZV_ENDPOINT=HOST:PORT` (with torchrun's `RDZV_BACKEND`, `RDZV_ID`,
+`RDZV_CONF`) or `MASTER_ADDR`, `MASTER_PORT`, `NODE_RANK`.
+
+Elastic: `MAX_RESTARTS` times, on each node, all ranks start again from the last checkpoint when one is lost.
+`NNODES=MIN:MAX` is a range: a job that loses nodes goes on with those that are left, at least MIN, and takes in those
+that come (which costs no restart). It needs `RDZV_ENDPOINT`; `MAX_RESTARTS` is then 3 where it is not set, else 0. The
+place where the nodes meet lives in the launcher of the node that `RDZV_ENDPOINT` names: with that node the job ends.
 """
 
-import logging
 import os
+import re
 import sys
 from collections.abc import Mapping
 
 RANKED_COMMANDS = (["train"], ["evaluate"], ["bench", "train"])
 """Commands that share their work among ranks; every other one is a single process."""
 
-TOLD_EXIT_CODES = (2, 75)
-"""Ends that the command itself has explained to the user: wrong input, stopped on request."""
+ELASTIC_RESTARTS = 3
+"""Default of MAX_RESTARTS for a range of nodes: enough for some lost nodes, few for a program that always fails."""
 
 
 def uses_ranks(arguments: list[str]) -> bool:
@@ -24,10 +34,10 @@ def uses_ranks(arguments: list[str]) -> bool:
     return "--help" not in arguments and any(arguments[: len(command)] == command for command in RANKED_COMMANDS)
 
 
-def torchrun_arguments(environment: Mapping[str, str], arguments: list[str]) -> list[str]:
+def torchrun_arguments(environment: Mapping[str, str], arguments: list[str], module: str = "trainer") -> list[str]:
     """torchrun's arguments for this node; ValueError where the environment does not say which node it is."""
     processes = _whole_number(environment, "PROCESSES", 1, at_least=1)
-    return ["--nproc-per-node", str(processes), *_rendezvous(environment), "-m", "trainer", *arguments]
+    return ["--nproc-per-node", str(processes), *_rendezvous(environment), "-m", module, *arguments]
 
 
 def threads_per_process(processes: int) -> int:
@@ -41,14 +51,42 @@ def exit_code(process_code: int) -> int:
 
 
 def _rendezvous(environment: Mapping[str, str]) -> list[str]:
-    nodes = _whole_number(environment, "NNODES", 1, at_least=1)
-    endpoint, address = environment.get("RDZV_ENDPOINT"), environment.get("MASTER_ADDR")
-    if endpoint:
-        backend, name = environment.get("RDZV_BACKEND", "c10d"), environment.get("RDZV_ID", "adatt")
-        where = ["--rdzv-backend", backend, "--rdzv-endpoint", endpoint, "--rdzv-id", name]
-        return ["--nnodes", str(nodes), *where]
-    if nodes == 1:
-        return ["--standalone", "--local-addr", "localhost"]  # a container's host name may not resolve inside it
+    fewest, most = _nodes(environment)
+    restarts = _whole_number(environment, "MAX_RESTARTS", ELASTIC_RESTARTS if fewest < most else 0, at_least=0)
+    how_often = ["--max-restarts", str(restarts)]
+    if environment.get("RDZV_ENDPOINT"):
+        return ["--nnodes", f"{fewest}:{most}", *how_often, *_meeting(environment)]
+    if fewest < most:
+        raise ValueError(f"NNODES is a range, {fewest}:{most}; set RDZV_ENDPOINT=HOST:PORT, where the nodes meet")
+    if most == 1:  # a container's host name may not resolve inside it
+        where = ["--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0", "--local-addr", "localhost"]
+        return ["--nnodes", "1", *how_often, *where]
+    if restarts:
+        raise ValueError(
+            f"MAX_RESTARTS is {restarts}, but nodes meet at MASTER_ADDR only once; set RDZV_ENDPOINT=HOST:PORT instead"
+        )
+    return ["--nnodes", str(most), *_master(environment, most)]
+
+
+def _nodes(environment: Mapping[str, str]) -> tuple[int, int]:
+    """The fewest and the most nodes of the job."""
+    text = environment.get("NNODES") or "1"
+    numbers = re.fullmatch(r"([0-9]+)(?::([0-9]+))?", text)
+    fewest, most = (int(numbers[1]), int(numbers[2] or numbers[1])) if numbers else (0, 0)
+    if not 0 < fewest <= most:
+        raise ValueError(f"NNODES is {text!r}; give the number of nodes, at least 1, or a range of it such as 1:2")
+    return fewest, most
+
+
+def _meeting(environment: Mapping[str, str]) -> list[str]:
+    backend, name = environment.get("RDZV_BACKEND") or "c10d", environment.get("RDZV_ID") or "adatt"
+    where = ["--rdzv-backend", backend, "--rdzv-endpoint", environment["RDZV_ENDPOINT"], "--rdzv-id", name]
+    settings = environment.get("RDZV_CONF")
+    return [*where, "--rdzv-conf", settings] if settings else where
+
+
+def _master(environment: Mapping[str, str], nodes: int) -> list[str]:
+    address = environment.get("MASTER_ADDR")
     if not address or not environment.get("NODE_RANK"):
         raise ValueError(
             f"NNODES is {nodes}, but MASTER_ADDR and NODE_RANK are not both set; set them (MASTER_ADDR: the host of "
@@ -58,8 +96,7 @@ def _rendezvous(environment: Mapping[str, str]) -> list[str]:
     if node_rank >= nodes:
         raise ValueError(f"NODE_RANK is {node_rank}; with NNODES={nodes} the last node is {nodes - 1}")
     port = _whole_number(environment, "MASTER_PORT", 29500, at_least=1)  # torchrun's own default
-    where = ["--node-rank", str(node_rank), "--master-addr", address, "--master-port", str(port)]
-    return ["--nnodes", str(nodes), *where]
+    return ["--node-rank", str(node_rank), "--master-addr", address, "--master-port", str(port)]
 
 
 def _whole_number(environment: Mapping[str, str], name: str, default: int, at_least: int) -> int:
@@ -78,26 +115,19 @@ def _with_processes(environment: Mapping[str, str]) -> dict[str, str]:
     return {**environment, "PROCESSES": str(torch.cuda.device_count() or 1)}
 
 
-def _run_ranks(launcher_arguments: list[str]) -> int:
-    """Exit code of the ranks of this node."""
-    from torch.distributed.elastic.multiprocessing import SignalException
-    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-    from torch.distributed.run import parse_args, run
-
-    options = parse_args(launcher_arguments)
-    os.environ.setdefault("OMP_NUM_THREADS", str(threads_per_process(int(options.nproc_per_node))))
-    # This logger tells of every rank how it ended; the summary below says it once, where no rank has said why.
-    logging.getLogger("torch.distributed.elastic.multiprocessing.api").setLevel(logging.CRITICAL)
+def launch(environment: Mapping[str, str], arguments: list[str], module: str = "trainer") -> int:
+    """Exit code of the ranks of this node, each `python -m module arguments`."""
     try:
-        run(options)
-    except ChildFailedError as error:
-        code = exit_code(error.get_first_failure()[1].exitcode)
-        if code not in TOLD_EXIT_CODES:
-            sys.stderr.write(f"{error}\n")
-        return code
-    except SignalException as stopped:
-        return exit_code(-stopped.sigval)
-    return 0
+        environment = _with_processes(environment)
+        launcher_arguments = torchrun_arguments(environment, arguments, module)
+        grace_seconds = _whole_number(environment, "GRACE_SECONDS", 130, at_least=1)
+    except ValueError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 2
+    from launch.agent import run_ranks
+
+    os.environ.setdefault("OMP_NUM_THREADS", str(threads_per_process(int(environment["PROCESSES"]))))
+    return exit_code(run_ranks(launcher_arguments, grace_seconds))
 
 
 def main() -> None:
@@ -105,12 +135,7 @@ def main() -> None:
     arguments = sys.argv[1:]
     if not uses_ranks(arguments):
         os.execv(sys.executable, [sys.executable, "-m", "trainer", *arguments])
-    try:
-        launcher_arguments = torchrun_arguments(_with_processes(os.environ), arguments)
-    except ValueError as error:
-        sys.stderr.write(f"error: {error}\n")
-        sys.exit(2)
-    sys.exit(_run_ranks(launcher_arguments))
+    sys.exit(launch(os.environ, arguments))
 
 
 if __name__ == "__main__":

@@ -26,8 +26,21 @@ def test_other_commands_are_one_process(arguments: list[str]) -> None:
 
 
 def test_one_node_needs_no_variables() -> None:
-    expected = ["--nproc-per-node", "4", "--standalone", "--local-addr", "localhost", "-m", "trainer", *TRAIN]
-    assert torchrun_arguments({"PROCESSES": "4"}, TRAIN) == expected
+    where = ["--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0", "--local-addr", "localhost"]
+    for environment, restarts in ({}, "0"), ({"MAX_RESTARTS": "2"}, "2"):
+        expected = [
+            "--nproc-per-node",
+            "4",
+            "--nnodes",
+            "1",
+            "--max-restarts",
+            restarts,
+            *where,
+            "-m",
+            "trainer",
+            *TRAIN,
+        ]
+        assert torchrun_arguments({"PROCESSES": "4"} | environment, TRAIN) == expected
 
 
 def test_empty_variables_count_as_unset() -> None:
@@ -42,10 +55,21 @@ def test_several_nodes_meet_at_the_master() -> None:
         assert torchrun_arguments(environment, TRAIN) == expected
 
 
-def test_several_nodes_meet_at_a_rendezvous() -> None:
-    environment = {"NNODES": "2", "RDZV_ENDPOINT": "node-0:29400", "RDZV_ID": "job-7"}
-    where = ["--nnodes", "2", "--rdzv-backend", "c10d", "--rdzv-endpoint", "node-0:29400", "--rdzv-id", "job-7"]
-    assert torchrun_arguments(environment, TRAIN) == ["--nproc-per-node", "1", *where, "-m", "trainer", *TRAIN]
+@pytest.mark.parametrize(
+    ("environment", "nodes", "restarts"),
+    [
+        ({"NNODES": "2"}, "2:2", "0"),
+        ({"NNODES": "2", "MAX_RESTARTS": "5"}, "2:2", "5"),
+        ({"NNODES": "1:2"}, "1:2", "3"),
+        ({"NNODES": "1:2", "MAX_RESTARTS": "0"}, "1:2", "0"),
+    ],
+)
+def test_several_nodes_meet_at_a_rendezvous(environment: dict[str, str], nodes: str, restarts: str) -> None:
+    where = {"RDZV_ENDPOINT": "node-0:29400", "RDZV_ID": "job-7", "RDZV_CONF": "last_call_timeout=5"}
+    arguments = torchrun_arguments(environment | where, TRAIN)
+    expected = ["--nnodes", nodes, "--max-restarts", restarts, "--rdzv-backend", "c10d", "--rdzv-endpoint"]
+    expected += ["node-0:29400", "--rdzv-id", "job-7", "--rdzv-conf", "last_call_timeout=5"]
+    assert arguments == ["--nproc-per-node", "1", *expected, "-m", "trainer", *TRAIN]
 
 
 @pytest.mark.parametrize(
@@ -53,7 +77,12 @@ def test_several_nodes_meet_at_a_rendezvous() -> None:
     [
         ({"PROCESSES": "0"}, "PROCESSES is '0'; give a whole number of at least 1"),
         ({"PROCESSES": "two"}, "PROCESSES is 'two'"),
-        ({"NNODES": "1:4"}, "NNODES is '1:4'"),
+        ({"NNODES": "0"}, "NNODES is '0'; give the number of nodes, at least 1, or a range of it such as 1:2"),
+        ({"NNODES": "4:1"}, "NNODES is '4:1'"),
+        ({"NNODES": "1:2:3"}, "NNODES is '1:2:3'"),
+        ({"NNODES": "1:4"}, "NNODES is a range, 1:4; set RDZV_ENDPOINT=HOST:PORT"),
+        ({"MAX_RESTARTS": "-1"}, "MAX_RESTARTS is '-1'; give a whole number of at least 0"),
+        (STATIC | {"MAX_RESTARTS": "1"}, "MAX_RESTARTS is 1, but nodes meet at MASTER_ADDR only once"),
         ({"NNODES": "2"}, "MASTER_ADDR and NODE_RANK are not both set; set them"),
         ({"NNODES": "2", "MASTER_ADDR": "node-0"}, "NODE_RANK: 0 to 1"),
         (STATIC | {"NODE_RANK": "2"}, "NODE_RANK is 2; with NNODES=2 the last node is 1"),
@@ -85,10 +114,21 @@ def test_a_command_of_one_process_replaces_the_entry_point() -> None:
     assert done.stderr.count("\n") == 1
 
 
-def test_a_wrong_environment_ends_with_2() -> None:
-    done = entrypoint("train", "run.toml", PROCESSES="none")
-    assert done.returncode == 2
-    assert done.stderr == "error: PROCESSES is 'none'; give a whole number of at least 1\n"
+@pytest.mark.parametrize(
+    ("variables", "message"),
+    [
+        ({"PROCESSES": "none"}, "PROCESSES is 'none'; give a whole number of at least 1"),
+        ({"GRACE_SECONDS": "2m"}, "GRACE_SECONDS is '2m'; give a whole number of at least 1"),
+        (
+            {"RDZV_ENDPOINT": "localhost:29400", "RDZV_CONF": "fast"},
+            "The rendezvous configuration option 'fast' must have a value specified. "
+            "(RDZV_ENDPOINT, RDZV_BACKEND, RDZV_CONF)",
+        ),
+    ],
+)
+def test_a_wrong_environment_ends_with_2(variables: dict[str, str], message: str) -> None:
+    done = entrypoint("train", "run.toml", **{"PROCESSES": "1"} | variables)
+    assert (done.returncode, done.stderr) == (2, f"error: {message}\n")
 
 
 def test_wrong_input_of_ranks_ends_with_2_and_nothing_of_torchrun() -> None:
