@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed-$(DEVICE)
 TORCHREC := $(shell sed -n 's/^ *\(torchrec==.*\)/\1/p' setup.cfg)
 
-.PHONY: setup train test lint format clean
+.PHONY: setup train test faults lint format clean
 
 setup: $(INSTALLED)
 
@@ -28,6 +28,10 @@ train: setup datasets/quickstart
 
 test: setup
 	$(BIN)/pytest
+
+# The fault suite's long form: 48 kills, about ten minutes; prints the table of docs/reliability.md.
+faults: setup
+	$(BIN)/python -m tests.faults
 
 lint: setup
 	$(BIN)/ruff check .

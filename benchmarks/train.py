@@ -6,9 +6,11 @@ matrix product, measured in the same run on all ranks at once, with the same num
 
 import resource
 import statistics
+import tempfile
 import time
 from collections.abc import Iterator
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,14 +20,18 @@ from data.batch import Batch
 from data.stream import stream
 from models.heads.cost import head_cost
 from trainer.build import (
-    Pipeline,
+    Trainee,
     build_model,
     build_trainee,
     check_lanes,
     open_dataset,
     train_reading,
 )
+from trainer.checkpoint import Checkpoints
+from trainer.checkpoint_files import State, read_state
 from trainer.config import Config
+from trainer.errors import RunError
+from trainer.guard import GuardedPipeline
 from trainer.world import World
 
 WARM_UP_BATCHES = 10
@@ -39,7 +45,7 @@ def bench_train(config: Config, world: World, batches: int) -> dict[str, Any]:
     reading = train_reading(config, open_dataset(config.data.train, config, world))
     trainee = build_trainee(config, world, config.train.samples)
     source = stream(reading, world.lanes(reading.lanes), 0, threads=config.data.threads)
-    supply = islice(source, WARM_UP_BATCHES + BLOCKS * batches)
+    supply = islice(source, WARM_UP_BATCHES + (BLOCKS + 1) * batches)
     for _ in range(WARM_UP_BATCHES):
         trainee.pipeline.progress(supply)
     waited = source.wait_seconds
@@ -49,6 +55,7 @@ def bench_train(config: Config, world: World, batches: int) -> dict[str, Any]:
         rates.append(_product_rate(product, world))
         seconds.append(_block_seconds(trainee.pipeline, supply, batches, world))
     waited = source.wait_seconds - waited
+    saving = _bench_saving(config, world, trainee, supply, batches, statistics.median(seconds))
     source.close()
     flops = head_flops_per_sample(config)
     block_samples = batches * reading.global_batch_size
@@ -60,7 +67,7 @@ def bench_train(config: Config, world: World, batches: int) -> dict[str, Any]:
         "samples_per_second": block_samples / statistics.median(seconds),
         "step_seconds": statistics.median(seconds) / batches,
         "data_wait_fraction": waited / sum(seconds),
-        "checkpoint_stall_seconds": None,
+        **saving,
         "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
         "threads": torch.get_num_threads(),
         "head_flops_per_sample": flops,
@@ -70,7 +77,61 @@ def bench_train(config: Config, world: World, batches: int) -> dict[str, Any]:
     }
 
 
-def _block_seconds(pipeline: Pipeline, supply: Iterator[Batch], batches: int, world: World) -> float:
+def _bench_saving(
+    config: Config, world: World, trainee: Trainee, supply: Iterator[Batch], batches: int, block_seconds: float
+) -> dict[str, float]:
+    """What a save costs training, on the disk of the run: the wait for the copy, then slower steps while it is written.
+
+    The limit is a plain copy of as many bytes from memory to memory, on all ranks at once.
+    """
+    parent = Path(config.run.dir).absolute().parent
+    parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=parent) as folder:
+        written: list[float] = []
+        checkpoints = Checkpoints(Path(world.on_first(lambda: folder)), world)
+        for samples in (1, 2):  # the first one makes the buffers
+            state = State(samples=samples, **_STATE)
+            _synchronise(world)
+            before, begin = checkpoints.stall_seconds, time.perf_counter()
+            checkpoints.save(trainee, state, 1, lambda _, seconds: written.append(seconds))
+            stall = checkpoints.stall_seconds - before
+            if samples == 2:
+                saving_block = _block_seconds(trainee.pipeline, supply, batches, world)
+            if problem := checkpoints.finish():
+                raise RunError(problem)
+            seconds = time.perf_counter() - begin
+        size = sum(record.bytes for record in read_state(Path(folder) / "2").files.values()) if world.first else 0
+        size = world.on_first(lambda: size)
+        copied = torch.ones(size // world.size // 4)
+        target = torch.ones_like(copied)
+        _synchronise(world)
+        begin = time.perf_counter()
+        target.copy_(copied)
+        copy_seconds = time.perf_counter() - begin
+        _synchronise(world)
+    return {
+        "checkpoint_stall_seconds": stall,
+        "checkpoint_copy_seconds": copy_seconds,
+        "checkpoint_bytes": size,
+        "checkpoint_seconds": seconds,
+        "checkpoint_slowdown_seconds": saving_block - block_seconds,
+    }
+
+
+_STATE: dict[str, Any] = {
+    "pinned": False,
+    "segment": 0,
+    "world_size": 1,
+    "plan": {},
+    "fingerprints": {},
+    "config": {},
+    "log": {},
+    "versions": {},
+    "files": {},
+}
+
+
+def _block_seconds(pipeline: GuardedPipeline, supply: Iterator[Batch], batches: int, world: World) -> float:
     _synchronise(world)
     begin = time.perf_counter()
     for _ in range(batches):

@@ -8,8 +8,10 @@ import multiprocessing
 import sys
 import tempfile
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -24,23 +26,33 @@ _CONTEXT.set_forkserver_preload(["tests.ranks", "trainer.train", "trainer.evalua
 
 def run_on_ranks(size: int, function: Callable[..., Any], *arguments: Any, timeout_s: float = 120) -> list[Any]:
     """`function(world, *arguments)` on every rank; the results by rank. The function must be importable."""
+    with started_ranks(size, function, *arguments) as (_, receivers):
+        return collect(receivers, timeout_s)
+
+
+@contextmanager
+def started_ranks(
+    size: int, function: Callable[..., Any], *arguments: Any
+) -> Iterator[tuple[list[BaseProcess], list[Connection]]]:
+    """The processes of ranks that run `function(world, *arguments)`, and their results' ends; killed at the end."""
     with tempfile.TemporaryDirectory() as folder:
         ends = [_CONTEXT.Pipe(duplex=False) for _ in range(size)]
-        ranks = []
+        ranks: list[BaseProcess] = []
         for rank, (_, sender) in enumerate(ends):
             job = (sender, rank, size, str(Path(folder) / "store"), function, arguments)
             ranks.append(_CONTEXT.Process(target=_rank_main, args=job, daemon=True))
             ranks[-1].start()
             sender.close()
         try:
-            return _collect([receiver for receiver, _ in ends], timeout_s)
+            yield ranks, [receiver for receiver, _ in ends]
         finally:
             for process in ranks:
                 process.kill()
                 process.join()
 
 
-def _collect(receivers: list[Connection], timeout_s: float) -> list[Any]:
+def collect(receivers: list[Connection], timeout_s: float = 120) -> list[Any]:
+    """The results by rank, as they come; AssertionError with the traceback of the first that fails."""
     results: dict[int, Any] = {}
     while len(results) < len(receivers):
         waiting = {receiver: rank for rank, receiver in enumerate(receivers) if rank not in results}

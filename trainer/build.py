@@ -1,29 +1,26 @@
 """Builds the parts of a run from its config. Nothing here runs anything or writes a file."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import cast
 
 import torch
 from torch import nn
 from torchrec.distributed.model_parallel import DistributedModelParallel
-from torchrec.distributed.train_pipeline import TrainPipelineSparseDist
 from torchrec.distributed.types import ModuleSharder, ShardingEnv
 
-from data.batch import Batch
 from data.decode import Columns, Label, check_type
-from data.manifest import Manifest, read_manifest, read_schema
+from data.manifest import Manifest, OnBadFile, read_manifest, read_schema
 from data.order import OrderName
 from data.stream import Reading
 from models.embedding import FeatureLayer
-from models.ranker import Outcome, Ranker
+from models.ranker import Ranker
 from trainer.config import Config
 from trainer.errors import ConfigError
+from trainer.guard import GuardedPipeline
 from trainer.initialise import initialise_dense, initialise_tables
 from trainer.optimizers import Optimizer, fused_params
 from trainer.sharding import FusedSharder, Placement, placements, plan_tables, process_group
 from trainer.world import World
-
-Pipeline = TrainPipelineSparseDist[Batch, Outcome]
 
 
 @dataclass(frozen=True)
@@ -32,7 +29,7 @@ class Trainee:
 
     model: DistributedModelParallel
     optimizer: Optimizer
-    pipeline: Pipeline
+    pipeline: GuardedPipeline
     placements: list[Placement]
 
 
@@ -46,11 +43,11 @@ def build_columns(config: Config) -> Columns:
     )
 
 
-def open_dataset(uri: str, config: Config, world: World) -> Manifest:
+def open_dataset(uri: str, config: Config, world: World, on_bad_file: OnBadFile = "fail") -> Manifest:
     """Manifest of a dataset that has every column the config names, in a usable type. Collective: call on all ranks."""
 
     def read() -> Manifest:
-        manifest = read_manifest(uri)
+        manifest = read_manifest(uri, on_bad_file=on_bad_file)
         check_columns(manifest, config)
         return manifest
 
@@ -102,6 +99,7 @@ def check_lanes(config: Config, world: World) -> None:
 def train_reading(config: Config, manifest: Manifest) -> Reading:
     """How the training data is read; ConfigError where it is too small."""
     reading = _reading(config, manifest, config.data.order, config.data.global_batch_size)
+    reading = replace(reading, on_bad_file=config.data.on_bad_file)
     if reading.batches_per_epoch == 0:
         raise ConfigError(
             f"data.global_batch_size = {config.data.global_batch_size} exceeds the {manifest.num_rows} rows of "
@@ -162,5 +160,5 @@ def build_trainee(config: Config, world: World, total_samples: int) -> Trainee:
     )
     initialise_tables(model, config.tables, config.run.seed)
     optimizer = Optimizer(config.optimizer, model, total_samples)
-    pipeline: Pipeline = TrainPipelineSparseDist(model, optimizer.combined, world.device, execute_all_batches=True)
+    pipeline = GuardedPipeline(model, optimizer.combined, world.device, execute_all_batches=True)
     return Trainee(model, optimizer, pipeline, placed)

@@ -1,99 +1,223 @@
 """Checkpoints: tables, both optimizers and the samples count, in the format of torch.distributed.checkpoint.
 
-    RUN/checkpoints/2101248/            one file per rank, .metadata, state.json
-    RUN/checkpoints/2101248.partial/    being written; never read
+    save    copy to host memory, while training waits
+            ── from here on in a background thread, in a process group of its own ──
+            write this rank's tensors · digest them · rank 0: state.json, rename, delete the oldest
+    load    the newest one that verifies: state.json, index, then every rank a share of the files
 
-The reader has no state but the samples count, and the generators none at all (they are seeded by samples).
+The reader of the data has no state but the samples count, and the generators none at all (they are seeded by samples).
+What the folder holds, and how it is read without running its code: `trainer.checkpoint_files`.
 """
 
-import json
-import shutil
+import pickle
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+import torch
 import torch.distributed.checkpoint as dcp
+from torch.distributed._shard.metadata import ShardMetadata
+from torch.distributed._shard.sharded_tensor import Shard, ShardedTensor
+from torch.distributed.checkpoint.staging import BlockingAsyncStager
+from torch.distributed.remote_device import _remote_device
 from torchrec.distributed.model_parallel import DistributedModelParallel
 
+from data.footer import one_line
+from trainer.build import Trainee
+from trainer.checkpoint_files import (
+    SafePlanner,
+    SafeReader,
+    State,
+    check_files,
+    check_index,
+    clear_after,
+    discard,
+    list_folders,
+    partial_of,
+    pin,
+    publish,
+    record_files,
+    thin_out,
+)
 from trainer.errors import CheckpointError
 from trainer.optimizers import Optimizer
 from trainer.world import World
 
-STATE_FILE = "state.json"
+OnSaved = Callable[[State, float], None]
+"""Called with what was saved and the seconds it took."""
 
 
 class Checkpoints:
-    """The checkpoints of a run."""
+    """The checkpoints of a run. Every public method but `stall_seconds` is collective: call it on all ranks."""
 
-    def __init__(self, folder: Path, world: World, keep: int) -> None:
-        self._folder, self._world, self._keep = folder, world, keep
+    def __init__(self, folder: Path, world: World) -> None:
+        self._folder, self._world = folder, world
+        self._background = world.with_own_group()
+        self._thread = ThreadPoolExecutor(1, "checkpoint")
+        self._stager = Stager(world.device)
+        self._writing: Future[None] | None = None
+        self.stall_seconds = 0.0
+        """Time that training has waited for saves since the start."""
 
-    def save(self, model: DistributedModelParallel, optimizer: Optimizer, samples: int, *, pinned: bool) -> None:
-        """Writes a checkpoint and deletes the oldest beyond `keep`; pinned ones stay. Collective: call on all ranks."""
-        final = self._folder / str(samples)
-        if self._world.on_first(final.exists):
-            return
-        partial = final.with_suffix(".partial")
-        self._world.on_first(lambda: _clear(partial))
-        dcp.save(_state(model, optimizer), checkpoint_id=partial)
-        self._world.on_first(lambda: self._publish(partial, final, {"samples": samples, "pinned": pinned}))
+    def save(self, trainee: Trainee, state: State, keep: int, on_saved: OnSaved) -> str | None:
+        """Starts a save; what went wrong with the one before it, in words.
 
-    def names(self) -> list[str]:
-        """Complete checkpoints, oldest first."""
-        return list_checkpoints(self._folder)
+        `on_saved` is called on rank 0, in the background, once the checkpoint is visible.
+        """
+        begin = time.perf_counter()
+        problem = self.finish()
+        final = self._folder / str(state.samples)
+        if self._world.on_first(lambda: _make_way(final, pinned=state.pinned)):
+            staged = self._stager.stage(_tensors(trainee.model, trainee.optimizer))
+            self._writing = self._thread.submit(self._write, staged, final, state, keep, on_saved)
+        self.stall_seconds += time.perf_counter() - begin
+        return problem
 
-    def load(self, name: str, model: DistributedModelParallel, optimizer: Optimizer | None) -> int:
-        """Loads weights, and optimizer state where one is given; returns the samples. Collective: call on all ranks."""
-        path = self._folder / name
+    def finish(self) -> str | None:
+        """Waits for the save under way; what went wrong with it, in words, alike on all ranks."""
+        writing, self._writing = self._writing, None
+        try:
+            if writing is not None:
+                writing.result()
+        except CheckpointError as error:
+            return str(error)
+        return None
+
+    def newest(self) -> tuple[State | None, list[str]]:
+        """The newest checkpoint that is whole, and what is wrong with the newer ones."""
+        problems: list[str] = []
+        for name in reversed(self._names()):
+            try:
+                return self._verify(name), problems
+            except CheckpointError as error:
+                problems.append(str(error))
+        return None, problems
+
+    def find(self, name: str) -> State:
+        """The checkpoint called `name`, or the newest whole one for 'latest', verified."""
+        names = self._names()
+        if not names:
+            raise CheckpointError(f"{self._folder}: no checkpoint here; train the run first")
+        if name != "latest":
+            if name not in names:
+                raise CheckpointError(f"{self._folder}: no checkpoint {name!r}; there are {', '.join(names)}")
+            return self._verify(name)
+        state, problems = self.newest()
+        if state is None:
+            raise CheckpointError(f"{problems[0]}; no checkpoint of this run is whole")
+        return state
+
+    def load(self, state: State, model: DistributedModelParallel, optimizer: Optimizer | None) -> None:
+        """Loads weights, and optimizer state where one is given."""
+        path = self._folder / str(state.samples)
         if optimizer is not None:
             optimizer.allocate_state()
-        state = _state(model, optimizer)
-        dcp.load(state, checkpoint_id=path)
-        model.load_state_dict(state["model"])
+        tensors = _tensors(model, optimizer)
+        try:
+            dcp.load(tensors, storage_reader=SafeReader(path), planner=SafePlanner())
+        except dcp.CheckpointException as error:
+            raise CheckpointError(f"{path}: does not fit this model ({_cause(error)})") from error
+        model.load_state_dict(tensors["model"])
         if optimizer is not None:
-            optimizer.combined.load_state_dict(state["optimizer"])
-        return int(json.loads((path / STATE_FILE).read_text(encoding="utf-8"))["samples"])
+            optimizer.combined.load_state_dict(tensors["optimizer"])
 
-    def _publish(self, partial: Path, final: Path, state: dict[str, Any]) -> None:
-        """Makes a complete checkpoint visible in one step, then thins out the old ones."""
-        (partial / STATE_FILE).write_text(json.dumps(state) + "\n", encoding="utf-8")
-        partial.rename(final)
-        loose = [name for name in self.names() if not read_state(self._folder / name)["pinned"]]
-        for name in loose[: -self._keep]:
-            shutil.rmtree(self._folder / name)
+    def clear_after(self, samples: int) -> None:
+        """Makes room for what follows a resume: damaged checkpoints step aside, half-written ones go."""
+        self._world.on_first(lambda: clear_after(self._folder, samples))
 
+    def _names(self) -> list[str]:
+        return self._world.on_first(lambda: list_folders(self._folder))
 
-def find_checkpoint(folder: Path, name: str) -> str:
-    """The checkpoint called `name`, or the newest for 'latest'; CheckpointError where there is none."""
-    names = list_checkpoints(folder)
-    if not names:
-        raise CheckpointError(f"{folder}: no checkpoint here; train the run first")
-    if name == "latest":
-        return names[-1]
-    if name not in names:
-        raise CheckpointError(f"{folder}: no checkpoint {name!r}; there are {', '.join(names)}")
-    return name
+    def _verify(self, name: str) -> State:
+        """What a whole checkpoint says of itself; CheckpointError names the file that is damaged."""
+        path = self._folder / name
+        state = self._world.on_first(lambda: check_index(path))
+        share = sorted(state.files)[self._world.rank :: self._world.size]
+        self._world.on_all(lambda: check_files(path, state, share))
+        return state
 
-
-def list_checkpoints(folder: Path) -> list[str]:
-    """Names of the complete checkpoints in a folder, oldest first."""
-    if not folder.is_dir():
-        return []
-    complete = [entry.name for entry in folder.iterdir() if entry.name.isdigit() and (entry / STATE_FILE).is_file()]
-    return sorted(complete, key=int)
-
-
-def read_state(path: Path) -> dict[str, Any]:
-    """What a checkpoint says of itself."""
-    return dict(json.loads((path / STATE_FILE).read_text(encoding="utf-8")))
+    def _write(self, staged: dict[str, Any], final: Path, state: State, keep: int, on_saved: OnSaved) -> None:
+        """In the background thread of every rank; CheckpointError on all ranks where it fails on one."""
+        begin, world, partial = time.perf_counter(), self._background, partial_of(final)
+        try:
+            torch.serialization.set_crc32_options(compute_crc32=False)  # five times as slow as our own digests
+            dcp.save(staged, storage_writer=dcp.FileSystemWriter(partial), process_group=world.group)
+            files = world.gather(world.on_all(lambda: record_files(partial, world.rank)))
+            whole = replace(state, files={name: record for share in files for name, record in share.items()})
+            world.on_first(lambda: publish(final, whole))
+        except (dcp.CheckpointException, CheckpointError) as error:
+            world.on_first(lambda: discard(partial))
+            raise CheckpointError(f"{final}: not saved ({_cause(error)})") from error
+        if world.first:
+            on_saved(state, time.perf_counter() - begin)
+        world.on_first(lambda: thin_out(final.parent, keep))
 
 
-def _state(model: DistributedModelParallel, optimizer: Optimizer | None) -> dict[str, Any]:
+class Stager:
+    """Copies a state to host memory, into the same buffers each time: fresh pages would double the time.
+
+    The buffers are made here: torch's own stager makes them from deep copies, and a shard is a view of the storage that
+    all tables share.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._pinned = device.type == "cuda"
+        self._stager = BlockingAsyncStager(cache_staged_state_dict=True)
+
+    def stage(self, tensors: dict[str, Any]) -> dict[str, Any]:
+        """A copy that training does not touch, until the next call."""
+        if self._stager.state_dict_cache is None:
+            self._stager.state_dict_cache = self._on_host(tensors)
+        return self._stager.stage(tensors)
+
+    def _on_host(self, value: Any) -> Any:
+        """The same structure with buffers of its own in host memory."""
+        if isinstance(value, dict):
+            return {key: self._on_host(entry) for key, entry in value.items()}
+        if isinstance(value, list | tuple):
+            return type(value)(map(self._on_host, value))
+        if isinstance(value, ShardedTensor):
+            return self._shards_on_host(value)
+        if isinstance(value, torch.Tensor):
+            return torch.empty(value.shape, dtype=value.dtype, pin_memory=self._pinned)
+        return value
+
+    def _shards_on_host(self, tensor: ShardedTensor) -> ShardedTensor:
+        def on_host(shard: ShardMetadata) -> ShardMetadata:
+            placement = cast(_remote_device, shard.placement)
+            return replace(shard, placement=_remote_device(f"rank:{placement.rank()}/cpu"))
+
+        whole = tensor.metadata()
+        return ShardedTensor._init_from_local_shards_and_global_metadata(
+            [Shard(self._on_host(shard.tensor), on_host(shard.metadata)) for shard in tensor.local_shards()],
+            replace(whole, shards_metadata=[on_host(shard) for shard in whole.shards_metadata]),
+            process_group=tensor._process_group,
+        )
+
+
+def _make_way(final: Path, *, pinned: bool) -> bool:
+    """Whether there is something to write; pins what is there already."""
+    if final.exists():
+        if pinned:
+            pin(final)
+        return False
+    discard(partial_of(final))
+    return True
+
+
+def _tensors(model: DistributedModelParallel, optimizer: Optimizer | None) -> dict[str, Any]:
     state: dict[str, Any] = {"model": model.state_dict()}
     if optimizer is not None:
         state["optimizer"] = optimizer.combined.state_dict()
     return state
 
 
-def _clear(path: Path) -> None:
-    if path.exists():
-        shutil.rmtree(path)
+def _cause(error: BaseException) -> str:
+    """The first failure of any rank, in one line."""
+    cause = next(iter(error.failures.values()))[0] if isinstance(error, dcp.CheckpointException) else error
+    if isinstance(cause, pickle.UnpicklingError):  # torch's own message advises to read it all the same
+        return "it holds something that is not plain data, and was not read"
+    return one_line(cause)

@@ -1,9 +1,12 @@
 """The command line. Every command's own work is elsewhere; heavy imports wait until a command needs them.
 
-Exit codes: 0 done; 2 the user's input is wrong (one `error:` line, nothing written); 1 anything else.
+Exit codes: 0 done; 2 the user's input is wrong (one `error:` line, nothing written); 75 stopped on request after
+saving, start again to go on; 1 anything else.
 """
 
+import errno
 import json
+import os
 import sys
 import time
 from pathlib import Path
@@ -13,6 +16,8 @@ import typer
 from typer.exceptions import Abort, Exit, TyperException
 
 from data.errors import UserError
+from trainer.errors import RunError
+from trainer.stop import STOPPED, Stopped
 
 app = typer.Typer(
     name="adatt",
@@ -72,6 +77,36 @@ def evaluate_command(
             sys.stdout.writelines(json.dumps(record) + "\n" for record in records)
         elif world.first:
             make_console().print(evaluation_table(records))
+
+
+@app.command("audit")
+def audit_command(run: RunArgument, as_json: JsonOption = False) -> None:
+    """Prove from a run's records how often each row was trained; exit code 1 where a promise is broken.
+
+    For every epoch (counted from 0): rows trained once, more than once, never, and why, in what the newest checkpoint
+    has seen. Promised: every row once an epoch unless its absence is explained, starts that join without a gap, on the
+    same data, at whole batches. With run.trace, the rows really handed out must be those of the order, batch by batch.
+    """
+    from trainer.audit import audit_run
+    from trainer.report import audit_table, make_console
+
+    audit = audit_run(run)
+    epochs, broken = [account.record() for account in audit.epochs], list(audit.promises_broken)
+    if as_json:
+        files = [{"file": file, "reason": reason} for file, reason in audit.left_out]
+        last = {"promises_broken": broken, "files_left_out": files}
+        sys.stdout.writelines(json.dumps(record) + "\n" for record in [*epochs, last])
+    else:
+        console = make_console()
+        console.print(audit_table(epochs))
+        for file, reason in audit.left_out:
+            console.print(
+                f"no part of the dataset, since it could not be read: {file} ({reason})", markup=False, soft_wrap=True
+            )
+        for promise in broken:
+            console.print(f"promise broken: {promise}", markup=False, soft_wrap=True)
+    if broken:
+        raise Exit(1)
 
 
 @app.command("synth")
@@ -185,12 +220,21 @@ def _count(option: str, text: str) -> int:
 
 def run(arguments: list[str]) -> int:
     """The exit code of a command line."""
+    os.umask(os.umask(0o077) | 0o002)  # nothing that the program creates can be written by everyone
     try:
         code = app(arguments or ["--help"], prog_name="adatt", standalone_mode=False)
     except UserError as error:
-        return _tell(str(error))
+        return _tell(str(error), 2)
+    except RunError as error:
+        return _tell(str(error), 1)
+    except Stopped:
+        return STOPPED
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        return _tell(f"{error.filename or 'disk'}: {error.strerror}; make room and start again to go on", 1)
     except TyperException as error:
-        return _tell(f"{error.format_message()} (try --help)")
+        return _tell(f"{error.format_message()} (try --help)", 2)
     except Exit as ended:
         return int(ended.exit_code)
     except (Abort, KeyboardInterrupt):
@@ -198,7 +242,7 @@ def run(arguments: list[str]) -> int:
     return code if isinstance(code, int) else 0
 
 
-def _tell(message: str) -> int:
+def _tell(message: str, code: int) -> int:
     """One line on standard error. Rank 0 speaks first: an error of all ranks ends the others before they repeat it."""
     from trainer.ranks import announced_ranks
 
@@ -206,4 +250,4 @@ def _tell(message: str) -> int:
         time.sleep(RANK_0_SPEAKS_SECONDS)
     sys.stderr.write(f"error: {' '.join(message.split())}\n")
     sys.stderr.flush()
-    return 2
+    return code

@@ -32,6 +32,10 @@ class RunConfig(Settings):
     """Of the order of the data, the initial weights and dropout."""
     device: DeviceName = "auto"
     """auto: the GPUs where there are some, else the CPU."""
+    trace: bool = False
+    """true: every rank records in `run.dir`/trace which rows it handed out (16 bytes a row); `adatt audit` compares."""
+    hang_seconds: float = Field(default=900, gt=0)
+    """A rank that makes no progress for so long is reported with where it hangs, and the run ends (exit 1)."""
 
 
 class TrainConfig(Settings):
@@ -41,6 +45,11 @@ class TrainConfig(Settings):
     """Samples to train, over all ranks: 4096, "300k", "70B"."""
     precision: Literal["float32", "bf16"] = "float32"
     """bf16: matrix products of the dense part in bfloat16 (GPU only); weights, losses and metrics stay float32."""
+    on_non_finite: Literal["stop", "skip"] = "stop"
+    """When a loss or gradient of a batch is not finite on any rank: stop before the update, naming the batch; or leave
+    the batch out, up to `non_finite_batches` of them."""
+    non_finite_batches: int = Field(default=10, ge=0)
+    """Batches that may be left out in one start of the run, with on_non_finite = "skip"."""
 
 
 class EvaluateConfig(Settings):
@@ -57,8 +66,12 @@ class CheckpointConfig(Settings):
 
     every_samples: Count | None = Field(default=None, gt=0)
     """Samples between checkpoints; left out: only at milestones and at the end."""
+    every_minutes: float | None = Field(default=None, gt=0)
+    """Minutes between checkpoints, by the clock of rank 0."""
     keep: int = Field(default=3, gt=0)
-    """Newest checkpoints to keep; those of milestones stay for good."""
+    """Newest checkpoints to keep; those of milestones and of the end stay for good."""
+    grace_seconds: float = Field(default=120, gt=0)
+    """Longest time from a request to stop (SIGTERM, SIGUSR1) to the end; set the scheduler's above it."""
 
 
 class LogConfig(Settings):
@@ -86,7 +99,7 @@ class Config(Settings):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        for rule in (_check_features, _check_tasks, _check_batches, _check_milestones):
+        for rule in (_check_features, _check_tasks, _check_batches, _check_milestones, _check_skipping):
             rule(self)
         self.model.build_on_meta(8, len(self.tasks))
         return self
@@ -156,6 +169,15 @@ def _check_milestones(config: Config) -> None:
         raise ValueError(
             f"evaluate.at_samples: milestone {texts[-1]} lies beyond train.samples = "
             f"{config.train.samples}; train longer or drop it"
+        )
+
+
+def _check_skipping(config: Config) -> None:
+    sparse = config.optimizer.sparse
+    if config.train.on_non_finite == "skip" and (sparse.name == "adam" or sparse.weight_decay):
+        raise ValueError(
+            'train.on_non_finite = "skip" leaves tables as they are by a gradient of zero, which moves them under '
+            'optimizer.sparse with adam or weight_decay; use another, or on_non_finite = "stop"'
         )
 
 

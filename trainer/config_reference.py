@@ -15,6 +15,7 @@ from models.heads.base import HeadConfig
 from models.tasks import TaskConfig
 from trainer.config import CheckpointConfig, EvaluateConfig, LogConfig, RunConfig, TrainConfig
 from trainer.optimizers import DenseOptimizerConfig, SparseOptimizerConfig
+from trainer.run_directory import FREE_KEYS, FREE_SECTIONS
 from trainer.sharding import ShardingConfig
 
 SECTIONS: dict[str, type[BaseModel]] = {
@@ -40,8 +41,8 @@ A run is one TOML file; `configs/` holds two to start from. `--set section.key=v
 (a TOML value or a bare word; entries of lists by number: `--set tables.0.dim=32`). The resolved config, every default
 filled in, is written to `RUN/config.toml`. Unknown keys are errors. Counts of samples may be written `300k`, `70B`.
 
-Between starts of one run only `log`, `checkpoint`, `run.dir`, `run.device`, `data.threads` and
-`data.evaluation_batch_size` may change.
+Between starts of one run only these may change: {free}; `train.samples` only upwards, `data.train` and `data.test` only
+to the same data elsewhere.
 
 This page is made from the code: `.venv/bin/python -m trainer.config_reference > docs/configuration.md`.
 """
@@ -49,7 +50,8 @@ This page is made from the code: `.venv/bin/python -m trainer.config_reference >
 
 def reference() -> str:
     """The page, in Markdown."""
-    return "\n".join([INTRODUCTION, *(_section(title, model) for title, model in SECTIONS.items())])
+    free = ", ".join(f"`{key}`" for key in (*FREE_SECTIONS, *FREE_KEYS))
+    return "\n".join([INTRODUCTION.format(free=free), *(_section(title, model) for title, model in SECTIONS.items())])
 
 
 def _section(title: str, model: type[BaseModel]) -> str:

@@ -9,3 +9,7 @@ class ConfigError(UserError):
 
 class CheckpointError(UserError):
     """A checkpoint cannot be used as asked."""
+
+
+class RunError(Exception):
+    """The run cannot go on, for no fault of its input; the message is one line that says what to do. Exit code 1."""

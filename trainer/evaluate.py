@@ -6,6 +6,7 @@ apart from the batches.
 """
 
 import time
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
@@ -44,10 +45,13 @@ class Evaluator:
         self._config, self._world, self._trainee, self._reading = config, world, trainee, reading
         self._oracle: dict[str, Metrics] | None = None
 
-    def run(self, samples: int) -> list[dict[str, Any]]:
-        """One record per non-auxiliary task. The pipeline must be empty. Collective: call on all ranks."""
+    def run(self, samples: int, between: Callable[[], None] = lambda: None) -> list[dict[str, Any]]:
+        """One record per non-auxiliary task. The pipeline must be empty. Collective: call on all ranks.
+
+        `between` is called after every batch; what it raises ends the evaluation.
+        """
         begin = time.perf_counter()
-        metrics = self._evaluate()
+        metrics = self._evaluate(between)
         if self._oracle is None:
             self._oracle = oracle_metrics(
                 self._reading.manifest, self._config.tasks, self._config.data.weight, self._world
@@ -63,7 +67,7 @@ class Evaluator:
             records.append(record | {"seconds": seconds})
         return records
 
-    def _evaluate(self) -> list[Metrics]:
+    def _evaluate(self, between: Callable[[], None]) -> list[Metrics]:
         config, world, reading = self._config, self._world, self._reading
         is_binary_T = torch.tensor([task.binary for task in config.tasks], device=world.device)
         sums = MetricSums(is_binary_T)
@@ -73,7 +77,7 @@ class Evaluator:
         self._trainee.model.eval()
         try:
             with torch.no_grad():
-                self._add_all(batches, sums)
+                self._add_all(batches, sums, between)
         finally:
             batches.close()
             self._trainee.model.train()
@@ -81,10 +85,11 @@ class Evaluator:
         world.sum(sums.histogram_2TH)
         return sums.compute()
 
-    def _add_all(self, batches: Prefetcher[Batch], sums: MetricSums) -> None:
+    def _add_all(self, batches: Prefetcher[Batch], sums: MetricSums, between: Callable[[], None]) -> None:
         for _ in range(self._reading.batches_per_epoch):
             outcome = self._trainee.pipeline.progress(batches)
             sums.update(outcome.logits_BT, outcome.labels_BT, outcome.weights_BT)
+            between()
 
 
 def oracle_metrics(

@@ -3,7 +3,7 @@
 from typing import Any
 
 from trainer.build import build_trainee, check_lanes, open_dataset, test_reading
-from trainer.checkpoint import Checkpoints, find_checkpoint
+from trainer.checkpoint import Checkpoints
 from trainer.evaluate import Evaluator
 from trainer.run_directory import RunDirectory
 from trainer.world import World
@@ -14,8 +14,9 @@ def evaluate_run(path: str, checkpoint: str, data: str | None, world: World) -> 
     run = RunDirectory(path)
     config = world.on_first(run.read_config)
     check_lanes(config, world)
-    name = world.on_first(lambda: find_checkpoint(run.checkpoints, checkpoint))
+    checkpoints = Checkpoints(run.checkpoints, world)
+    state = checkpoints.find(checkpoint)
     manifest = open_dataset(data or config.data.test, config, world)
     trainee = build_trainee(config, world, config.train.samples)
-    samples = Checkpoints(run.checkpoints, world, config.checkpoint.keep).load(name, trainee.model, None)
-    return Evaluator(config, world, trainee, test_reading(config, manifest)).run(samples)
+    checkpoints.load(state, trainee.model, None)
+    return Evaluator(config, world, trainee, test_reading(config, manifest)).run(state.samples)

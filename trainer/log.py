@@ -4,10 +4,12 @@ Sums stay on the device; the host waits for them at log points only.
 """
 
 import time
+from datetime import UTC, datetime
 from typing import Any
 
 import torch
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from torch.utils.tensorboard import SummaryWriter
 
@@ -24,8 +26,8 @@ PLAIN_LINE_SECONDS = 5.0
 class TrainLog:
     """Losses, speed and waiting time since the last record; `write` is collective."""
 
-    def __init__(self, config: Config, world: World, run: RunDirectory, start: int, end: int) -> None:
-        self._world, self._run = world, run
+    def __init__(self, config: Config, world: World, run: RunDirectory, segment: int, start: int, end: int) -> None:
+        self._world, self._run, self._segment = world, run, segment
         self._tasks = [task.name for task in config.tasks]
         self._weight_T = torch.tensor([task.weight for task in config.tasks], dtype=torch.float64)
         self._sums_2T = torch.zeros(2, len(config.tasks), dtype=torch.float64, device=world.device)
@@ -35,8 +37,18 @@ class TrainLog:
         self._display = Display(world.first, start, end)
         self._board = SummaryWriter(str(run.tensorboard), purge_step=start + 1) if world.first else None
 
+    def state(self) -> dict[str, Any]:
+        """Sums since the last record, over all ranks, for a checkpoint. Collective: call on all ranks."""
+        return {"samples": self._samples, "sums": self._world.sum(self._sums_2T.clone()).tolist()}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Goes on from `state`: the next record covers what was trained before the resume too."""
+        self._samples = state["samples"]
+        if self._world.first:
+            self._sums_2T += torch.tensor(state["sums"], dtype=torch.float64, device=self._sums_2T.device)
+
     def update(self, outcome: Outcome) -> None:
-        """Adds a step's losses, without waiting for them."""
+        """Adds the losses of a step that was trained, without waiting for them."""
         self._sums_2T[0] += outcome.loss_T
         self._sums_2T[1] += outcome.weights_BT.sum(dim=0)
 
@@ -79,6 +91,17 @@ class TrainLog:
         for record in records:
             metrics = {key: record[key] for key in ("ne", "auc", "log_loss", "calibration", "mse")}
             self._add_scalars({f"evaluation/{key}/{record['task']}": value for key, value in metrics.items()}, samples)
+
+    def event(self, name: str, samples: int, **values: Any) -> None:
+        """Appends what happened to events.jsonl; rank 0 only writes."""
+        if self._world.first:
+            when = datetime.now(UTC).isoformat(timespec="seconds")
+            record = {"event": name, "time": when, "segment": self._segment, "samples": samples, **values}
+            append_records(self._run.events, [record])
+
+    def warn(self, text: str) -> None:
+        """Prints a warning on rank 0."""
+        self._display.print(f"[yellow]warning:[/] {escape(text)}")
 
     def print(self, *what: Any) -> None:
         """Prints a table or text on rank 0, above the progress bar."""

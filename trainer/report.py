@@ -57,6 +57,10 @@ def bench_table(result: Record) -> Table:
         "matrix-product rate per rank": f"{result['matmul_flops_per_second'] / 1e9:,.1f} GFLOP/s",
         "bound: head at that rate": f"{result['bound_samples_per_second']:,.0f} samples/s",
         "reached of the bound": f"{result['fraction_of_bound']:.1%}",
+        "checkpoint": f"{result['checkpoint_bytes'] / 2**20:,.0f} MiB in {result['checkpoint_seconds']:,.2f} s",
+        "  training waits for it": f"{result['checkpoint_stall_seconds'] * 1e3:,.1f} ms",
+        "  limit: a plain copy": f"{result['checkpoint_copy_seconds'] * 1e3:,.1f} ms",
+        "  slower steps while it is written": f"{result['checkpoint_slowdown_seconds'] * 1e3:,.1f} ms in all",
         "peak memory per process": f"{result['peak_bytes'] / 2**20:,.0f} MiB",
     }
     for name, value in rows.items():
@@ -94,6 +98,35 @@ def head_bench_table(results: list[Record]) -> Table:
             f"{result['parameters']:,}",
             f"{result['flops_per_sample'] / 1e6:.2f}",
             f"{result['peak_bytes'] / 2**20:,.0f}",
+        )
+    return table
+
+
+def audit_table(epochs: list[Record]) -> Table:
+    """How often the rows were trained, and why some were not: `adatt audit`."""
+    table = Table(title="rows trained in what the newest checkpoint has seen; epochs count from 0")
+    for name in ("epoch", "rows", "trained once", "more than once", "never", "of which", "why", "trace"):
+        table.add_column(name, justify="left" if name in ("why", "trace") else "right")
+    reasons = {
+        "beyond_end": "beyond train.samples",
+        "not_reached": "not reached yet",
+        "incomplete_batch": "do not fill a last global batch",
+        "skipped_batch": "batch skipped: non-finite",
+        "unreadable": "file unreadable",
+        "lost": "in a gap between starts",
+        "unexplained": "not explained",
+    }
+    for record in epochs:
+        first, last, traced = record["first_epoch"], record["last_epoch"], record["traced"]
+        found = {why: record[key] for key, why in reasons.items() if record[key]}
+        begun = record["not_reached"] + record["beyond_end"] + record["incomplete_batch"] < record["rows"]
+        no_trace = "no trace" if begun else "–"
+        table.add_row(
+            str(first) if first == last else f"{first}–{last}",
+            *(f"{record[key]:,}" for key in ("rows", "trained_once", "trained_more", "never")),
+            "\n".join(f"{rows:,}" for rows in found.values()),
+            "\n".join(found),
+            no_trace if traced is None else f"{traced:,} rows",
         )
     return table
 

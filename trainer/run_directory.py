@@ -3,8 +3,12 @@
 RUN/config.toml          the resolved config
 RUN/train.jsonl          one record per log point
 RUN/evaluations.jsonl    one record per task and evaluation
+RUN/segments.jsonl       one record per start: from where, how far, on how many ranks
+RUN/events.jsonl         what happened besides: checkpoints, rows and batches left out
+RUN/manifests/           row groups of the training and the test set as they were at the first start
 RUN/checkpoints/<samples>/
 RUN/tensorboard/
+RUN/trace/               with run.trace: the rows that each rank handed out
 """
 
 import json
@@ -15,12 +19,29 @@ from typing import Any
 
 import tomli_w
 
+from data.errors import DataError
+from data.manifest import Manifest, load_manifest, manifest_change, save_manifest
 from trainer.config import Config, parse_config
 from trainer.errors import ConfigError
 
-FREE_SECTIONS = ("log", "checkpoint")
+FREE_SECTIONS = ("log", "checkpoint", "sharding")
 """May change between starts of a run: they do not touch what is trained."""
-FREE_KEYS = ("run.dir", "run.device", "data.threads", "data.evaluation_batch_size")
+FREE_KEYS = (
+    "run.dir",
+    "run.device",
+    "run.trace",
+    "run.hang_seconds",
+    "data.train",  # the same data elsewhere has the same fingerprint
+    "data.test",
+    "data.threads",
+    "data.evaluation_batch_size",
+    "data.on_bad_file",
+    "data.bad_row_groups",
+    "train.samples",
+    "train.on_non_finite",
+    "train.non_finite_batches",
+    "evaluate.at_samples",
+)
 
 
 class RunDirectory:
@@ -31,8 +52,12 @@ class RunDirectory:
         self.config_file = self.path / "config.toml"
         self.train_log = self.path / "train.jsonl"
         self.evaluations = self.path / "evaluations.jsonl"
+        self.segments = self.path / "segments.jsonl"
+        self.events = self.path / "events.jsonl"
+        self.manifests = {use: self.path / "manifests" / f"{use}.parquet" for use in ("train", "test")}
         self.checkpoints = self.path / "checkpoints"
         self.tensorboard = self.path / "tensorboard"
+        self.trace = self.path / "trace"
 
     def check(self, config: Config) -> None:
         """ConfigError where the folder belongs to another config or is not a run; writes nothing."""
@@ -42,7 +67,7 @@ class RunDirectory:
             if self.path.exists() and any(self.path.iterdir()):
                 raise ConfigError(f"run.dir = {str(self.path)!r} is not empty and holds no run; name another folder")
             return
-        differences = _differences(_plain(self.read_config()), _plain(config))
+        differences = _differences(plain(self.read_config()), plain(config))
         if differences:
             key, before, now = differences[0]
             raise ConfigError(
@@ -50,12 +75,26 @@ class RunDirectory:
                 "name another folder, or remove this one to start anew"
             )
 
-    def create(self, config: Config) -> None:
-        """Makes the folder and writes the resolved config."""
+    def check_data(self, train: Manifest, test: Manifest) -> None:
+        """DataError where a dataset is not the one that the run began with; writes nothing."""
+        for use, now in (("train", train), ("test", test)):
+            change = manifest_change(load_manifest(self.manifests[use]), now) if self.manifests[use].exists() else None
+            if change:
+                raise DataError(
+                    f"data.{use} = {now.uri!r} has changed since the run in {str(self.path)!r} began: {change}; "
+                    "restore it, or train in another folder"
+                )
+
+    def create(self, config: Config, train: Manifest, test: Manifest) -> None:
+        """Makes the folder and writes the resolved config and the manifests."""
         try:
-            self.checkpoints.mkdir(parents=True, exist_ok=True, mode=0o755)
+            traces = [self.trace] * config.run.trace
+            for folder in (self.checkpoints, self.manifests["train"].parent, *traces):
+                folder.mkdir(parents=True, exist_ok=True)
+            for use, manifest in (("train", train), ("test", test)):
+                save_manifest(manifest, self.manifests[use])
             partial = self.config_file.with_suffix(".partial")
-            partial.write_text(tomli_w.dumps(_plain(config)), encoding="utf-8")
+            partial.write_text(tomli_w.dumps(plain(config)), encoding="utf-8")
             partial.replace(self.config_file)
         except OSError as error:
             raise ConfigError(f"run.dir = {str(self.path)!r} cannot be written ({error.strerror})") from error
@@ -71,18 +110,38 @@ class RunDirectory:
         except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise ConfigError(f"{self.config_file}: cannot be read ({error})") from error
 
+    def trace_file(self, segment: int, rank: int) -> Path:
+        """Where a rank of a start of the run records the rows that it hands out."""
+        return self.trace / f"segment-{segment}.rank-{rank}.arrow"
+
+    def needs_evaluation(self, samples: int, milestones: list[str | None], tasks: list[str]) -> bool:
+        """Whether an evaluation is still to be done; drops the records of one that was cut short."""
+        records = read_records(self.evaluations)
+        found = {(record["milestone"], record["task"]) for record in records if record["samples"] == samples}
+        if {(milestone, task) for milestone in milestones for task in tasks} <= found:
+            return False
+        if found:
+            _rewrite(self.evaluations, [record for record in records if record["samples"] != samples])
+        return True
+
     def forget_after(self, samples: int) -> None:
         """Drops records of training that a resume at `samples` repeats."""
         for path in (self.train_log, self.evaluations):
             if path.exists():
-                kept = [record for record in read_records(path) if record["samples"] <= samples]
-                path.write_text("".join(json.dumps(record) + "\n" for record in kept), encoding="utf-8")
+                _rewrite(path, [record for record in read_records(path) if record["samples"] <= samples])
 
 
 def append_records(path: Path, records: Iterable[dict[str, Any]]) -> None:
     """Adds lines to a JSONL file."""
     with path.open("a", encoding="utf-8") as file:
         file.writelines(json.dumps(record) + "\n" for record in records)
+
+
+def _rewrite(path: Path, records: list[dict[str, Any]]) -> None:
+    """Replaces a JSONL file in one step."""
+    partial = path.with_suffix(".partial")
+    partial.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
+    partial.replace(path)
 
 
 def read_records(path: Path) -> list[dict[str, Any]]:
@@ -93,7 +152,7 @@ def read_records(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in lines if line.endswith("\n")]
 
 
-def _plain(config: Config) -> dict[str, Any]:
+def plain(config: Config) -> dict[str, Any]:
     """The config as TOML can hold it: without the keys that are None."""
 
     def without_none(value: Any) -> Any:

@@ -5,10 +5,10 @@ makes data parallel would be trained by the dense optimizer instead, and differe
 """
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch.distributed as dist
-from pydantic import Field
+from pydantic import Field, field_validator
 from torch import nn
 from torchrec.distributed.embedding_types import EmbeddingComputeKernel
 from torchrec.distributed.embeddingbag import EmbeddingBagCollectionSharder
@@ -38,6 +38,17 @@ class ShardingConfig(Settings):
 
     allow: tuple[ShardingType, ...] = Field(default=("table_wise", "row_wise", "table_row_wise"), min_length=1)
     """table_wise: one rank has the table. row_wise: its rows lie on all. table_row_wise: on the ranks of a node."""
+
+    @field_validator("allow", mode="before")
+    @classmethod
+    def _explain_refusal(cls, value: Any) -> Any:
+        if isinstance(value, list | tuple) and {"column_wise", "table_column_wise", "data_parallel"} & set(value):
+            raise ValueError(
+                f"{list(value)} holds another algorithm: by columns every shard keeps an optimizer state of its own, "
+                "data_parallel leaves the fused optimizer, and neither can go on from a checkpoint of the others. Use "
+                f"{', '.join(get_args(ShardingType))}"
+            )
+        return tuple(value) if isinstance(value, list) else value
 
 
 class FusedSharder(EmbeddingBagCollectionSharder):

@@ -3,7 +3,9 @@
 import contextlib
 import io
 import json
+import os
 import re
+import stat
 import subprocess
 import sys
 from collections.abc import Callable
@@ -69,7 +71,8 @@ def test_train_evaluate_and_the_finished_run(folder: Path) -> None:
     for text in ("embedding tables", "evaluation at 256 samples", "oracle NE", "result", "loss"):
         assert text in out
     names = {path.name for path in (folder / "run").iterdir()}
-    assert names == {"config.toml", "train.jsonl", "evaluations.jsonl", "checkpoints", "tensorboard"}
+    records = {"train.jsonl", "evaluations.jsonl", "segments.jsonl", "events.jsonl"}
+    assert names == {"config.toml", "checkpoints", "manifests", "tensorboard", *records}
     assert {path.name for path in (folder / "run" / "checkpoints").iterdir()} == {"256", "512"}
     code, out, _ = command("evaluate", str(folder / "run"), "--checkpoint", "256", "--json")
     assert code == 0
@@ -79,6 +82,19 @@ def test_train_evaluate_and_the_finished_run(folder: Path) -> None:
     assert code == 0
     assert "result" in out
     assert (folder / "run" / "train.jsonl").read_text() == before
+
+
+def test_nothing_that_a_run_writes_can_be_written_by_everyone(folder: Path) -> None:
+    config = write_config(folder, train={"samples": 256})
+    assert run_on_ranks(1, _command_under_an_open_umask, ("train", config))[0][0] == 0
+    written = [folder / "run", *(folder / "run").rglob("*")]
+    assert len(written) > 10
+    assert not [path for path in written if path.stat().st_mode & stat.S_IWOTH]
+
+
+def _command_under_an_open_umask(world: World, arguments: tuple[str, ...]) -> tuple[int, str, str]:
+    os.umask(0)
+    return _command(world, arguments)
 
 
 def rewrite(folder: Path, split: str, change: Callable[[pa.Table], pa.Table]) -> None:

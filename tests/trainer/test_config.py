@@ -112,3 +112,8 @@ def quickstart() -> Path:
 def test_shipped_configs_are_valid() -> None:
     for path in sorted((Path(__file__).parents[2] / "configs").glob("*.toml")):
         load_config(path)
+
+
+def test_plans_that_are_another_algorithm_are_refused_with_the_reason(quickstart: Path) -> None:
+    with pytest.raises(ConfigError, match=r"column_wise.* holds another algorithm: by columns every shard keeps"):
+        load_config(quickstart, ['sharding.allow=["row_wise", "column_wise"]'])

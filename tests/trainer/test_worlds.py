@@ -1,6 +1,5 @@
 """The same config is the same algorithm on any number of ranks, under any plan; a run repeats to the bit."""
 
-import contextlib
 import json
 from pathlib import Path
 from typing import Any
@@ -95,42 +94,26 @@ def test_training_goes_on_as_if_it_had_not_been_evaluated(dataset: Path, tmp_pat
     assert torch.equal(_losses(plain), _losses(evaluated))
 
 
-@pytest.mark.parametrize(("before", "after"), [(2, 2), (2, 1), (1, 4)])
-def test_resumed_equals_uninterrupted(dataset: Path, tmp_path: Path, before: int, after: int) -> None:
+@pytest.mark.parametrize(
+    ("before", "after", "sharding"),
+    [
+        (2, 2, "table_wise"),
+        (2, 1, "table_wise"),
+        (1, 4, "table_wise"),
+        (2, 2, "row_wise"),
+        (2, 4, "row_wise"),
+        (2, 2, "table_row_wise"),
+    ],
+)
+def test_resumed_equals_uninterrupted(dataset: Path, tmp_path: Path, before: int, after: int, sharding: str) -> None:
     whole = _run(dataset, tmp_path / "whole", before, train={"samples": 1280})
-    resumed = run_on_ranks(
-        before,
-        _train_in_two,
-        make_config(
-            dataset,
-            run={"dir": str(tmp_path / "parts")},
-            sharding={"allow": ["table_wise"]},
-            train={"samples": 1280},
-            checkpoint={"every_samples": 640},
-        ),
-    )[0]
+    resumed = _run(dataset, tmp_path / "parts", before, train={"samples": 640})
     assert len(resumed) == 10
-    rest = _run(dataset, tmp_path / "parts", after, train={"samples": 1280}, checkpoint={"every_samples": 640})
-    if before == after:
+    rest = _run(dataset, tmp_path / "parts", after, sharding, train={"samples": 1280})
+    if (before, "table_wise") == (after, sharding):
         assert torch.equal(_losses(whole), _losses(rest))
     else:
         torch.testing.assert_close(_losses(rest), _losses(whole), rtol=1e-5, atol=0)
-
-
-def _train_in_two(world: World, config: Config) -> list[dict[str, Any]]:
-    """Trains until the first checkpoint, then fails as a crash would."""
-    from trainer import checkpoint
-
-    publish = checkpoint.Checkpoints._publish
-
-    def publish_and_stop(self: checkpoint.Checkpoints, *arguments: Any) -> None:
-        publish(self, *arguments)
-        raise KeyboardInterrupt
-
-    checkpoint.Checkpoints._publish = publish_and_stop  # type: ignore[method-assign]
-    with contextlib.suppress(KeyboardInterrupt, RuntimeError):
-        train(config, world)
-    return read_records(RunDirectory(config.run.dir).train_log)
 
 
 HEADS: dict[str, dict[str, Any]] = {

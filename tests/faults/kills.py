@@ -1,0 +1,140 @@
+"""Trains a run through SIGKILLs: at random times, of random ranks, during saves, evaluations and restarts.
+
+A start of the run is a number of ranks and the phase in which one of them is killed; the others die with it, as under
+a launcher. The start that nobody kills ends the run.
+"""
+
+import contextlib
+import io
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from data.trace import read_trace
+from tests.ranks import run_on_ranks, started_ranks
+from tests.trainer.datasets import make_config
+from trainer.checkpoint_files import list_folders, read_state
+from trainer.config import Config
+from trainer.run_directory import RunDirectory
+from trainer.segments import read_segments, surviving
+from trainer.train import train
+from trainer.world import World
+
+Phase = Literal["training", "save", "evaluation", "restart"]
+PHASES: tuple[Phase, ...] = ("training", "save", "evaluation", "restart")
+START_SECONDS, TRAIN_SECONDS = 60.0, 1.5
+
+
+@dataclass(frozen=True)
+class Kill:
+    """What has been done to one start of the run."""
+
+    ranks: int
+    phase: Phase
+    rank: int
+    died: bool
+    """False: the run had ended before the signal."""
+
+
+def fault_config(dataset: Path, folder: Path) -> Config:
+    """One pass over 8,000 rows in batches of 64, with a checkpoint after every tenth and two milestones."""
+    return make_config(
+        dataset,
+        run={"dir": str(folder), "trace": True},
+        train={"samples": 8_000},
+        evaluate={"at_samples": [2_560, 5_120]},
+        checkpoint={"every_samples": 640},
+    )
+
+
+def train_on_rank(world: World, config: Config) -> None:
+    """What every rank runs."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        train(config, world)
+
+
+def train_through_kills(config: Config, sizes: list[int], phases: list[Phase], seed: int) -> list[Kill]:
+    """Starts the run on `sizes[i]` ranks and kills one in `phases[i]`, for each i; what was done."""
+    chance = random.Random(seed)
+    kills = []
+    for size, phase in zip(sizes, phases, strict=True):
+        rank = chance.randrange(size)
+        with started_ranks(size, train_on_rank, config) as (processes, _):
+            victim = processes[rank]
+            _wait_for(phase, RunDirectory(config.run.dir), chance, victim.is_alive)
+            died = victim.is_alive()
+            victim.kill()
+            victim.join()
+        kills.append(Kill(size, phase, rank, died))
+    return kills
+
+
+def _wait_for(phase: Phase, run: RunDirectory, chance: random.Random, alive: Callable[[], bool]) -> None:
+    """Until the start is in the phase, and a random moment longer."""
+    segments = len(_segments(run))
+    deadline = time.monotonic() + START_SECONDS
+
+    def until(condition: Callable[[], bool]) -> None:
+        while alive() and not condition() and time.monotonic() < deadline:
+            time.sleep(0.002)
+
+    if phase == "restart":
+        time.sleep(chance.uniform(0, 1.5))
+        return
+    until(lambda: len(_segments(run)) > segments)
+    if phase == "training":
+        deadline = time.monotonic() + chance.uniform(0, TRAIN_SECONDS)
+        until(lambda: False)
+    elif phase == "save":
+        for _ in range(chance.randrange(3)):
+            until(lambda: _saving(run))
+            until(lambda: not _saving(run))
+        until(lambda: _saving(run))
+        time.sleep(chance.uniform(0, 0.05))
+    else:
+        milestones = _milestones(run)
+        until(lambda: _milestones(run) > milestones)
+        time.sleep(chance.uniform(0, 0.3))
+
+
+def _segments(run: RunDirectory) -> list[object]:
+    return list(read_segments(run.segments)) if run.segments.exists() else []
+
+
+def _saving(run: RunDirectory) -> bool:
+    return any(run.checkpoints.glob("*.partial"))
+
+
+def _milestones(run: RunDirectory) -> int:
+    """Checkpoints kept for good: an evaluation begins when one is started."""
+    return sum(1 for path in run.checkpoints.glob("*") if path.name in ("2560", "5120", "8000"))
+
+
+def finish(config: Config, size: int) -> None:
+    """Runs to the end, unharmed."""
+    run_on_ranks(size, train_on_rank, config, timeout_s=START_SECONDS + 10 * TRAIN_SECONDS)
+
+
+def final_tensors(config: Config) -> dict[str, str]:
+    """Digests of all weights and optimizer states at the end, by file."""
+    checkpoints = RunDirectory(config.run.dir).checkpoints
+    state = read_state(checkpoints / list_folders(checkpoints)[-1])
+    return {name: record.digest for name, record in state.files.items() if name.endswith(".distcp")}
+
+
+def rows_by_trace(config: Config) -> dict[int, int]:
+    """How many rows of the dataset the surviving line was handed once, twice, …: a count of the traces alone."""
+    run = RunDirectory(config.run.dir)
+    segments = read_segments(run.segments)
+    rows = []
+    for piece in surviving(segments):
+        for rank in range(segments[piece.segment].world_size):
+            samples, row = read_trace(run.trace_file(piece.segment, rank))
+            rows.append(row[(samples >= piece.begin) & (samples < piece.end)])
+    times = np.bincount(np.concatenate(rows))
+    return {int(count): int((times == count).sum()) for count in np.unique(times)}

@@ -1,0 +1,207 @@
+"""Starting the same command again: what may change, what is refused, and where the disk or the clock is at its end."""
+
+import dataclasses
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from data.errors import UserError
+from tests.ranks import run_on_ranks
+from tests.trainer.datasets import make_config
+from trainer.checkpoint_files import STATE_FILE, list_folders, read_state
+from trainer.config import Config
+from trainer.errors import RunError
+from trainer.run_directory import RunDirectory, read_records
+from trainer.train import train
+from trainer.world import World
+
+
+def _train(world: World, config: Config) -> str | None:
+    try:
+        train(config, world)
+    except (UserError, RunError) as error:
+        return f"{type(error).__name__}: {error}"
+    return None
+
+
+@pytest.fixture(scope="module")
+def trained(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("trained") / "run"
+    assert run_on_ranks(1, _train, _config(dataset, folder)) == [None]
+    return folder
+
+
+def _config(dataset: Path, folder: Path, **sections: Any) -> Config:
+    sections.setdefault("train", {"samples": 640})
+    return make_config(dataset, run={"dir": str(folder)}, **sections)
+
+
+def test_new_milestones_and_a_longer_training_are_allowed(dataset: Path, trained: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(trained, tmp_path / "run")
+    changes: dict[str, Any] = {
+        "train": {"samples": 1280},
+        "evaluate": {"at_samples": [960]},
+        "log": {"every_samples": 320},
+        "checkpoint": {"every_minutes": 1e-6},
+    }
+    assert run_on_ranks(1, _train, _config(dataset, folder, **changes)) == [None]
+    evaluated = {(record["samples"], record["milestone"]) for record in read_records(folder / "evaluations.jsonl")}
+    assert evaluated == {(640, None), (960, "960"), (1280, None)}
+    assert len(list_folders(folder / "checkpoints")) > 4  # every_minutes has come at every step: keep 3, and the pinned
+
+
+@pytest.mark.parametrize(
+    ("sections", "part"),
+    [
+        ({"run": {"seed": 5}}, "run.seed was 17, now 5"),
+        ({"data": {"lanes": 2}}, "data.lanes was 4, now 2"),
+        ({"optimizer": {"dense": {"learning_rate": 0.5}}}, "optimizer.dense.learning_rate was 0.001, now 0.5"),
+        ({"train": {"samples": 320}}, "ends the run at 320, but it is at 640"),
+    ],
+)
+def test_other_changes_of_the_config_are_refused(
+    dataset: Path, trained: Path, tmp_path: Path, sections: dict[str, Any], part: str
+) -> None:
+    folder = shutil.copytree(trained, tmp_path / "run")
+    sections = {name: dict(values) for name, values in sections.items()}
+    sections["run"] = {"dir": str(folder), **sections.get("run", {})}
+    sections.setdefault("train", {"samples": 640})
+    assert part in str(run_on_ranks(1, _train, make_config(dataset, **sections))[0])
+
+
+def test_a_changed_dataset_is_refused_by_file_and_a_moved_one_is_not(
+    dataset: Path, trained: Path, tmp_path: Path
+) -> None:
+    moved = shutil.copytree(dataset, tmp_path / "moved")
+    longer = {"train": {"samples": 1280}}
+    folder = shutil.copytree(trained, tmp_path / "run")
+    assert run_on_ranks(1, _train, _config(moved, folder, **longer)) == [None]
+    part = moved / "train" / "part-1.parquet"
+    pq.write_table(pq.read_table(part).slice(1), part)
+    message = str(run_on_ranks(1, _train, _config(moved, folder, **longer))[0])
+    assert message.startswith("DataError: data.train = ")
+    assert "part-1.parquet has 3,999 rows" in message
+
+
+def test_an_evaluation_cut_short_is_done_again(dataset: Path, trained: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(trained, tmp_path / "run")
+    records = folder / "evaluations.jsonl"
+    whole = records.read_text()
+    records.write_text("".join(whole.splitlines(keepends=True)[:1]) + '{"samples": 640, "mile')
+    assert run_on_ranks(1, _train, _config(dataset, folder)) == [None]
+    tasks = [record["task"] for record in read_records(records)]
+    assert tasks == ["watch", "click", "rare"]
+
+
+def test_a_finished_run_started_again_changes_nothing(dataset: Path, trained: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(trained, tmp_path / "run")
+    before = {path: path.read_bytes() for path in (folder / "checkpoints").rglob("*") if path.is_file()}
+    lines = (folder / "evaluations.jsonl").read_text()
+    assert run_on_ranks(1, _train, _config(dataset, folder)) == [None]
+    assert {path: path.read_bytes() for path in (folder / "checkpoints").rglob("*") if path.is_file()} == before
+    assert (folder / "evaluations.jsonl").read_text() == lines
+
+
+def test_the_clock_crosses_70_billion(dataset: Path, trained: Path, tmp_path: Path) -> None:
+    """The run is made to stand a few batches before the milestone; floats of 32 bits could not tell these batches."""
+    folder = shutil.copytree(trained, tmp_path / "run")
+    near = 70_000_000_000 - 70_000_000_000 % 64 - 10 * 64
+    checkpoint = folder / "checkpoints" / "640"
+    state = dataclasses.replace(read_state(checkpoint), samples=near, log={"samples": near, "sums": [[0.0] * 3] * 2})
+    (checkpoint / STATE_FILE).write_text(state.to_json())
+    checkpoint.rename(folder / "checkpoints" / str(near))
+    (folder / "config.toml").write_text((folder / "config.toml").read_text().replace("repeat = false", "repeat = true"))
+    config = _config(
+        dataset,
+        folder,
+        data={"repeat": True},
+        train={"samples": "70.00001B"},
+        evaluate={"at_samples": ["70B"]},
+    )
+    assert run_on_ranks(2, _train, config) == [None, None]
+    milestone, end = 70_000_000_000, 70_000_010_000 - 70_000_010_000 % -64
+    milestone -= milestone % -64
+    evaluated = {(record["samples"], record["milestone"]) for record in read_records(folder / "evaluations.jsonl")}
+    assert {(milestone, "70B"), (end, None)} <= evaluated
+    trained_at = [record["samples"] for record in read_records(folder / "train.jsonl") if record["samples"] > near]
+    assert trained_at == list(range(near + 64, end + 1, 64))
+    assert list_folders(folder / "checkpoints")[-2:] == [str(milestone), str(end)]
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 1 MiB."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)], capture_output=True)
+    if mounted.returncode:
+        pytest.skip(f"cannot mount a small file system here: {mounted.stderr.decode().strip()}")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def test_training_goes_on_where_a_checkpoint_does_not_fit(dataset: Path, tmp_path: Path, small_disk: Path) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    config = _config(dataset, folder, train={"samples": 3200}, checkpoint={"every_samples": 320, "keep": 100})
+    (folder / "checkpoints").symlink_to(small_disk)
+    message = str(run_on_ranks(2, _train_into, config)[0])
+    assert message.startswith("RunError: ")
+    assert "No space left on device" in message
+    saved = list_folders(folder / "checkpoints")
+    assert saved
+    assert not list(small_disk.glob("*.partial"))
+    assert read_records(folder / "train.jsonl")[-1]["samples"] == 3200  # it went on
+    (folder / "checkpoints").unlink()
+    shutil.copytree(small_disk, folder / "checkpoints")  # a larger disk
+    assert run_on_ranks(2, _train, config) == [None, None]
+    whole = _config(dataset, tmp_path / "whole", train={"samples": 3200})
+    assert run_on_ranks(2, _train, whole) == [None, None]
+    losses = [
+        torch.tensor([record["loss"] for record in read_records(run / "train.jsonl")][-10:])
+        for run in (folder, tmp_path / "whole")
+    ]
+    assert torch.equal(*losses)
+
+
+def _train_into(world: World, config: Config) -> str | None:
+    """Without the check that the folder is new: it holds a link to the small disk."""
+    RunDirectory.check = lambda *_: None  # type: ignore[method-assign, assignment]
+    return _train(world, config)
+
+
+def test_a_run_on_a_full_disk_ends_cleanly(dataset: Path, tmp_path: Path, small_disk: Path) -> None:
+    config = _config(dataset, small_disk / "run", train={"samples": 3200}, checkpoint={"every_samples": 320})
+    (small_disk / "other").write_bytes(bytes(850_000))
+    codes = run_on_ranks(1, _command, config, str(tmp_path))
+    assert codes[0][0] == 1
+    assert codes[0][1].count("error:") == 1
+    assert "Traceback" not in codes[0][1]
+    assert os.path.isdir(small_disk / "run")
+
+
+def _command(_: World, config: Config, folder: str) -> tuple[int, str]:
+    import contextlib
+    import io
+
+    import tomli_w
+    import torch.distributed as dist
+
+    from trainer.cli import run
+    from trainer.run_directory import plain
+
+    dist.destroy_process_group()  # the command starts its own
+    path = Path(folder) / "config.toml"
+    path.write_text(tomli_w.dumps(plain(config)))
+    with contextlib.redirect_stderr(io.StringIO()) as errors:
+        code = run(["train", str(path)])
+    return code, errors.getvalue()

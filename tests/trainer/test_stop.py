@@ -1,0 +1,121 @@
+"""A request to stop on any rank saves the run and ends it with 75; the next start goes on as if nothing had been."""
+
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tomli_w
+import torch
+import torch.distributed as dist
+
+from tests.ranks import collect, run_on_ranks, started_ranks
+from tests.trainer.datasets import config_values, make_config
+from trainer import stop
+from trainer.cli import run
+from trainer.config import Config, load_config
+from trainer.run_directory import RunDirectory, read_records
+from trainer.segments import read_segments
+from trainer.stop import STOPPED, Stopped, StopRequest
+from trainer.train import train
+from trainer.world import World
+
+
+def _train(world: World, config: Config) -> str:
+    try:
+        train(config, world)
+    except Stopped:
+        return "stopped"
+    return "finished"
+
+
+def _wait_until_it_trains(config: Config) -> None:
+    deadline = time.monotonic() + 60
+    while len(read_records(RunDirectory(config.run.dir).train_log)) < 3 and time.monotonic() < deadline:
+        time.sleep(0.01)
+
+
+def _losses(config: Config) -> torch.Tensor:
+    return torch.tensor([record["loss"] for record in read_records(RunDirectory(config.run.dir).train_log)])
+
+
+@pytest.mark.parametrize(("rank", "number"), [(0, signal.SIGTERM), (1, signal.SIGUSR1)])
+def test_a_signal_to_any_rank_saves_and_ends_all(dataset: Path, tmp_path: Path, rank: int, number: int) -> None:
+    options: dict[str, Any] = {"train": {"samples": 6400}, "evaluate": {"at_samples": [3200]}}
+    config = make_config(dataset, run={"dir": str(tmp_path / "stopped")}, **options)
+    with started_ranks(2, _train, config) as (processes, receivers):
+        _wait_until_it_trains(config)
+        os.kill(int(processes[rank].pid or 0), number)
+        assert collect(receivers) == ["stopped", "stopped"]
+    segments = read_segments(RunDirectory(config.run.dir).segments)
+    assert segments[0].end == "stopped"
+    assert 0 < segments[0].reached < 6400
+    assert run_on_ranks(2, _train, config) == ["finished", "finished"]
+    whole = make_config(dataset, run={"dir": str(tmp_path / "whole")}, **options)
+    run_on_ranks(2, _train, whole)
+    assert torch.equal(_losses(config)[-10:], _losses(whole)[-10:])
+
+
+def test_a_signal_during_an_evaluation_is_not_kept_waiting(dataset: Path, tmp_path: Path) -> None:
+    config = make_config(
+        dataset,
+        run={"dir": str(tmp_path / "run")},
+        data={"evaluation_batch_size": 4, "test": str(dataset / "train")},  # 2,000 batches
+        evaluate={"at_samples": [128]},
+        train={"samples": 256},
+    )
+    run_folder = RunDirectory(config.run.dir)
+    with started_ranks(2, _train, config) as (processes, receivers):
+        deadline = time.monotonic() + 60
+        while not (run_folder.checkpoints / "128").exists() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        os.kill(int(processes[1].pid or 0), signal.SIGTERM)
+        assert collect(receivers) == ["stopped", "stopped"]
+    assert read_records(run_folder.evaluations) == []
+    assert read_segments(run_folder.segments)[0].reached == 128
+
+
+def test_the_command_ends_with_75(dataset: Path, tmp_path: Path) -> None:
+    values = config_values(dataset, run={"dir": str(tmp_path / "run")}, train={"samples": 6400})
+    (tmp_path / "config.toml").write_text(tomli_w.dumps(values))
+    assert run_on_ranks(1, _stop_the_command, str(tmp_path))[0] == STOPPED
+
+
+def _stop_the_command(_: World, folder: str) -> int:
+    dist.destroy_process_group()  # the command starts its own
+    config = load_config(f"{folder}/config.toml")
+
+    def stop_it() -> None:
+        _wait_until_it_trains(config)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=stop_it).start()
+    return run(["train", f"{folder}/config.toml"])
+
+
+def _ignore_requests(_: World, grace_seconds: float, same_request_seconds: float) -> None:
+    stop.SAME_REQUEST_SECONDS = same_request_seconds
+    with StopRequest(grace_seconds).listening() as request:
+        while not request.requested:
+            time.sleep(0.01)
+        time.sleep(60)
+
+
+@pytest.mark.parametrize(
+    ("grace", "same", "signals", "expected"),
+    [
+        (60, 0.1, 2, 128 + signal.SIGTERM),  # the second signal ends it at once
+        (0.5, 60, 2, 1),  # the same signal delivered twice does not; the end of grace does
+    ],
+)
+def test_a_second_signal_and_the_end_of_grace(grace: float, same: float, signals: int, expected: int) -> None:
+    with started_ranks(1, _ignore_requests, grace, same) as (processes, _):
+        time.sleep(1.0)
+        for _ in range(signals):
+            os.kill(int(processes[0].pid or 0), signal.SIGTERM)
+            time.sleep(0.2)
+        processes[0].join(10)
+        assert processes[0].exitcode == expected

@@ -1,0 +1,177 @@
+"""What the records of a run prove: which rows were trained, how often, and why the others were not.
+
+    segments.jsonl  →  pieces of the samples clock that the newest weights have seen
+    manifest, seed  →  the order of every epoch  →  the rows of every piece  ┐
+    events.jsonl    →  batches and rows left out on the way                  ├→  rows trained once, more often, never
+    trace, if any   →  the rows really handed out                            ┘   and whether the two tell the same
+
+Rows are counted as intervals of row groups: the work grows with the row groups, not with the rows, and of epochs in
+which nothing special happened one is counted for all. Only comparing a trace takes time and memory for every row.
+"""
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from data.manifest import load_manifest
+from trainer.audit_line import Line, read_line
+from trainer.audit_rows import Cover, count, intervals_of_epoch
+from trainer.audit_trace import Trace, compare
+from trainer.build import end_of_training, train_reading
+from trainer.errors import ConfigError
+from trainer.run_directory import RunDirectory
+from trainer.segments import Segment, gaps, read_segments, surviving
+
+
+@dataclass(frozen=True)
+class EpochAccount:
+    """What became of the dataset's rows in each of some epochs that are alike; epochs count from 0."""
+
+    first_epoch: int
+    last_epoch: int
+    rows: int
+    trained_once: int
+    trained_more: int
+    """Trained more than once."""
+    beyond_end: int
+    """Never trained: their batches lie beyond train.samples."""
+    not_reached: int
+    """Never trained: no checkpoint has got so far yet."""
+    incomplete_batch: int
+    """Never trained: they do not fill a last global batch."""
+    skipped_batch: int
+    """Never trained: in batches left out for a loss or gradient that is not finite."""
+    unreadable: int
+    """Never trained: their row group could not be read."""
+    lost: int
+    """Never trained: no start accounts for their samples."""
+    traced: int | None
+    """Rows handed out by the trace; None: no trace."""
+
+    @property
+    def never(self) -> int:
+        """Rows not trained."""
+        return self.rows - self.trained_once - self.trained_more
+
+    @property
+    def unexplained(self) -> int:
+        """Rows not trained, beyond those that the reasons above explain."""
+        reasons = (self.beyond_end, self.not_reached, self.incomplete_batch, self.skipped_batch, self.unreadable)
+        return self.never - sum(reasons) - self.lost
+
+    @property
+    def name(self) -> str:
+        """`epoch 3` or `epochs 1–7`."""
+        several = self.first_epoch != self.last_epoch
+        return f"epochs {self.first_epoch}–{self.last_epoch}" if several else f"epoch {self.first_epoch}"
+
+    def record(self) -> dict[str, Any]:
+        """The counts as one JSON object."""
+        return {**asdict(self), "never": self.never, "unexplained": self.unexplained}
+
+
+@dataclass(frozen=True)
+class Audit:
+    """What is proven of a run."""
+
+    epochs: tuple[EpochAccount, ...]
+    """Neighbours that are alike in one."""
+    promises_broken: tuple[str, ...]
+    left_out: tuple[tuple[str, str], ...]
+    """Files that could not be read when the run began, with the reason: they are no part of the dataset."""
+
+
+def audit_run(path: str | Path) -> Audit:
+    """The audit of the run in a folder; UserError where its records are missing or damaged."""
+    run = RunDirectory(path)
+    config = run.read_config()
+    manifest = load_manifest(run.manifests["train"])
+    reading = train_reading(config, manifest)
+    segments = read_segments(run.segments)
+    if not segments:
+        raise ConfigError(f"{run.segments}: no start is recorded here; train the run first")
+    line = read_line(segments, run.events, reading, end_of_training(config, reading))
+    trace = Trace(run, segments, line.pieces, expected=config.run.trace)
+    broken = [*_broken_records(segments, line), *trace.missing]
+    accounts: list[EpochAccount] = []
+    for epochs in line.stretches(each=bool(trace.files)):
+        account, problems = _audit_epochs(line, epochs, trace)
+        accounts.append(account)
+        broken += problems
+    return Audit(tuple(_folded(accounts)), tuple(broken), manifest.left_out)
+
+
+def _broken_records(segments: list[Segment], line: Line) -> Iterator[str]:
+    """Promises that the records of the starts alone show to be broken."""
+    reading, reached = line.reading, segments[-1].reached
+    for begin, end in gaps(surviving(segments), reached):
+        yield f"samples {begin:,} to {end:,}: no start accounts for them, but a later one goes on from there"
+    if reached > line.end:
+        yield f"trained to {reached:,} samples, but train.samples ends the run at {line.end:,}"
+    for segment in segments:
+        start = f"start {segment.segment}"
+        if segment.fingerprint != reading.manifest.fingerprint:
+            yield (
+                f"{start} trained on other data: fingerprint {segment.fingerprint!r}, "
+                f"the run's dataset has {reading.manifest.fingerprint!r}"
+            )
+        for key, samples in (("from", segment.begin), ("to", segment.reached)):
+            if samples % reading.global_batch_size:
+                yield f"{start}: {key} = {samples:,} is no multiple of the batch of {reading.global_batch_size:,}"
+        if reading.lanes % segment.world_size:
+            yield f"{start}: its {segment.world_size} ranks do not divide the {reading.lanes} lanes"
+
+
+def _audit_epochs(line: Line, epochs: range, trace: Trace) -> tuple[EpochAccount, list[str]]:
+    """The account of epochs that are like the first of them, and what does not add up, in words."""
+    epoch = epochs[0]
+    if not line.parts(epoch):
+        return _account(line, epochs, Cover(0, 0, 0)), []
+    layout = intervals_of_epoch(line.reading, epoch)
+    trained, unreadable = line.rows(line.trained_parts(epoch), epoch, layout), line.unreadable_rows(epoch, layout)
+    account = _account(line, epochs, count(trained, unreadable, line.reading.manifest.first_row))
+    problems = []
+    if account.trained_more:
+        problems.append(f"{account.name}: {account.trained_more:,} rows were trained more than once")
+    if account.unexplained:
+        problems.append(f"{account.name}: {account.unexplained:,} rows were never trained, and nothing explains it")
+    traced, differences = compare(line, epoch, layout, trace)
+    return replace(account, traced=traced), [*problems, *differences]
+
+
+def _account(line: Line, epochs: range, cover: Cover) -> EpochAccount:
+    begin, end = epochs[0] * line.epoch_samples, (epochs[0] + 1) * line.epoch_samples
+
+    def inside(samples: int) -> int:
+        return min(max(samples, begin), end)
+
+    reached, planned = inside(line.reached), inside(max(line.end, line.reached))
+    survived = sum(part.end - part.begin for part in line.parts(epochs[0]))
+    kept = sum(part.end - part.begin for part in line.trained_parts(epochs[0]))
+    return EpochAccount(
+        first_epoch=epochs[0],
+        last_epoch=epochs[-1],
+        rows=line.reading.manifest.num_rows,
+        trained_once=cover.once,
+        trained_more=cover.more,
+        beyond_end=end - planned,
+        not_reached=planned - reached,
+        incomplete_batch=line.reading.dropped_rows,
+        skipped_batch=survived - kept,
+        unreadable=cover.excepted,
+        lost=reached - begin - survived,
+        traced=None,
+    )
+
+
+def _folded(accounts: list[EpochAccount]) -> Iterator[EpochAccount]:
+    """The accounts, neighbours with equal counts in one."""
+    current = accounts[0]
+    for account in accounts[1:]:
+        if replace(account, first_epoch=current.first_epoch) == replace(current, last_epoch=account.last_epoch):
+            current = replace(current, last_epoch=account.last_epoch)
+        else:
+            yield current
+            current = account
+    yield current

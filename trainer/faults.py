@@ -1,0 +1,70 @@
+"""What goes wrong with the data or the numbers of a step: judged alike on all ranks, counted, and written down."""
+
+from dataclasses import asdict
+
+from data.stream import BatchStream, Reading, describe_batch
+from trainer.config import Config
+from trainer.errors import RunError
+from trainer.guard import Verdict
+from trainer.log import TrainLog
+from trainer.world import World
+
+NAMED_ROW_GROUPS = 8
+"""So many row groups of a batch are named in a message; the rest are counted."""
+
+
+class Faults:
+    """Accounts of batches and rows that were left out; RunError where there are too many."""
+
+    def __init__(self, config: Config, world: World, reading: Reading, batches: BatchStream, log: TrainLog) -> None:
+        self._config, self._world, self._reading, self._batches, self._log = config, world, reading, batches, log
+        self._skipped_batches = 0
+        self._known = self._told = 0
+        self._row_groups_skipped: set[tuple[str, int]] = set()
+
+    def handle(self, verdict: Verdict, samples: int) -> None:
+        """After the step whose batch begins at `samples`. Collective where there is something to handle."""
+        if verdict.skipped > self._known:
+            self._known = verdict.skipped
+            self._account_for_rows(samples)
+        if verdict.unsound:
+            self._account_for_batch(samples)
+
+    def _account_for_rows(self, samples: int) -> None:
+        """Writes down the unreadable rows that the ranks have met since the last time."""
+        new, self._told = self._batches.skipped[self._told :], len(self._batches.skipped)
+        for entry in [entry for entries in self._world.gather(new) for entry in entries]:
+            self._row_groups_skipped.add((entry.file, entry.row_group))
+            self._log.event("skipped_rows", samples, **asdict(entry))
+            self._log.warn(
+                f"row group {entry.row_group} of {entry.file} cannot be read ({entry.reason}); "
+                f"{entry.stop - entry.start:,} of its rows are left out"
+            )
+        limit = self._config.data.bad_row_groups
+        if len(self._row_groups_skipped) > limit:
+            raise RunError(
+                f"more than data.bad_row_groups = {limit} row groups cannot be read; mend the files that the warnings "
+                "name, or raise the limit"
+            )
+
+    def _account_for_batch(self, samples: int) -> None:
+        what = (
+            f"a loss or gradient is not finite in the batch of samples {samples:,} to "
+            f"{samples + self._reading.global_batch_size:,}, with rows of {self._row_groups_of(samples)}"
+        )
+        train = self._config.train
+        if train.on_non_finite == "stop":
+            raise RunError(
+                f"{what}; it was not trained. Start again with a lower learning rate or mended data, or with "
+                "train.on_non_finite = 'skip' to leave such batches out"
+            )
+        self._skipped_batches += 1
+        self._log.event("skipped_batch", samples, batch=self._reading.global_batch_size)
+        self._log.warn(f"{what}; the batch is left out")
+        if self._skipped_batches > train.non_finite_batches:
+            raise RunError(f"{what}; more than train.non_finite_batches = {train.non_finite_batches} were left out")
+
+    def _row_groups_of(self, samples: int) -> str:
+        names = describe_batch(self._reading, samples)
+        more = len(names) - NAMED_ROW_GROUPS
+        return ", ".join(names[:NAMED_ROW_GROUPS]) + (f" and {more} more" if more > 0 else "")

@@ -1,0 +1,107 @@
+"""The one meeting of all ranks in a step: is the update sound, has anyone been asked to stop, is it time to save?
+
+    forward → loss → backward through the head ─┐
+                                                ├─ judge: one small all-reduce on the host
+    update of the tables (fused into their      │
+    backward pass), update of the dense part  ◄─┘
+
+It sits where the gradients of the head are complete and no weight has changed yet. A step that any rank finds unsound
+leaves all weights as they are, on all ranks: the tables get a gradient of zero, the dense optimizer does not step.
+"""
+
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+from torchrec.distributed.train_pipeline import TrainPipelineSparseDist
+
+from data.batch import Batch
+from models.ranker import Outcome
+from trainer.stop import StopRequest
+from trainer.watch import Watch
+from trainer.world import World
+
+
+class Verdict(NamedTuple):
+    """What all ranks know after a step, alike."""
+
+    unsound: bool = False
+    """A loss or a gradient is not finite; nothing was updated."""
+    stop: bool = False
+    """A rank has been asked to stop."""
+    save: bool = False
+    """`checkpoint.every_minutes` have passed."""
+    skipped: int = 0
+    """Stretches of unreadable rows that the ranks have met in this start."""
+
+
+class StepGuard:
+    """Judges every step on all ranks together."""
+
+    def __init__(
+        self,
+        world: World,
+        stop: StopRequest,
+        watch: Watch,
+        skipped: Callable[[], int],
+        every_minutes: float | None = None,
+    ) -> None:
+        self._world = world.with_own_group()
+        self._stop, self._watch, self._skipped, self._every_minutes = stop, watch, skipped, every_minutes
+        self._saved = time.monotonic()
+        self._loss: torch.Tensor | None = None
+        self.verdict = Verdict()
+        """Of the last step."""
+
+    def attach(self, head: nn.Module, pipeline: "GuardedPipeline") -> None:
+        """Judges whenever the gradient of the head's input has been computed."""
+        pipeline.guard = self
+        parameters = list(head.parameters())
+
+        def before_forward(_: nn.Module, inputs: tuple[Any, ...]) -> None:
+            features_BF = inputs[0]
+            if isinstance(features_BF, torch.Tensor) and features_BF.requires_grad:  # not while it is traced
+                features_BF.register_hook(lambda gradient_BF: self._judge(gradient_BF, parameters))
+
+        head.register_forward_pre_hook(before_forward)
+
+    def expect(self, loss: torch.Tensor) -> None:
+        """The loss whose gradient comes next."""
+        self._loss = loss.detach()
+
+    def saved(self) -> None:
+        """A save begins: `every_minutes` counts from here."""
+        self._saved = time.monotonic()
+
+    def meet(self, unsound: bool = False) -> Verdict:
+        """What all ranks know together. Collective: call on all ranks."""
+        seconds = time.monotonic() - self._saved
+        save = self._world.first and self._every_minutes is not None and seconds >= 60 * self._every_minutes
+        flags = torch.tensor([unsound, self._stop.requested, save, self._skipped()], dtype=torch.int64)
+        with self._watch.waiting():
+            unsound_ranks, stopped_ranks, saving_ranks, skipped = self._world.sum(flags).tolist()
+        return Verdict(unsound_ranks > 0, stopped_ranks > 0, saving_ranks > 0, skipped)
+
+    def _judge(self, gradient_BF: torch.Tensor, parameters: list[nn.Parameter]) -> torch.Tensor | None:
+        assert self._loss is not None
+        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        largest = nn.utils.get_total_norm([self._loss.reshape(1), gradient_BF, *gradients], norm_type=float("inf"))
+        self.verdict = self.meet(unsound=not bool(largest.isfinite()))
+        return torch.zeros_like(gradient_BF) if self.verdict.unsound else None
+
+
+class GuardedPipeline(TrainPipelineSparseDist[Batch, Outcome]):
+    """The training pipeline, with a guard between gradients and update."""
+
+    guard: StepGuard | None = None
+
+    def _backward(self, losses: torch.Tensor) -> None:
+        if self.guard is not None:
+            self.guard.expect(losses)
+        super()._backward(losses)
+
+    def _optimizer_step(self) -> None:
+        if self.guard is None or not self.guard.verdict.unsound:
+            super()._optimizer_step()

@@ -1,0 +1,176 @@
+"""The starts of a run, and what of their work the final weights have really seen.
+
+    start 0   |=========== checkpoint ====× killed
+    start 1               |====== checkpoint ===========× killed, its checkpoints lost
+    start 2               |========================== checkpoint
+    survives  |-----0-----|--------------2-----------|
+
+A start goes on from a checkpoint, so whatever earlier starts did after it is undone. RUN/segments.jsonl holds a record
+of each start, and is rewritten in one step: no kill leaves half a line.
+"""
+
+import json
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from threading import Lock
+from typing import Annotated, Literal, Self
+
+from pydantic import AwareDatetime, Field, ValidationError, model_validator
+
+from data.settings import Settings
+from trainer.errors import CheckpointError, ConfigError
+
+Samples = Annotated[int, Field(ge=0, lt=1 << 62)]
+End = Literal["finished", "stopped", "failed"]
+"""stopped: on request. A start without an end was killed, or still runs."""
+
+
+class Segment(Settings, populate_by_name=True):
+    """One start of a run."""
+
+    segment: int = Field(ge=0)
+    """Starts before this one."""
+    started: AwareDatetime
+    begin: Samples = Field(alias="from")
+    """Samples at which it began."""
+    reached: Samples = Field(alias="to")
+    """Samples of its newest checkpoint: all that is known to be safe."""
+    world_size: int = Field(gt=0)
+    checkpoint: str | None
+    """Name of the checkpoint that it went on from."""
+    fingerprint: str
+    """Of the training data."""
+    end: End | None
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.reached < self.begin:
+            raise ValueError(f"to = {self.reached} lies before from = {self.begin}")
+        return self
+
+
+class SegmentLog:
+    """Keeps the record of this start. Used on rank 0 only, from any thread; CheckpointError where it cannot write."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._segments: list[Segment] = []
+        self._lock = Lock()
+
+    def start(self, samples: int, world_size: int, checkpoint: str | None, fingerprint: str) -> int:
+        """Adds the record of a start at `samples`; its number.
+
+        A checkpoint beyond what the last start has noted was published just before it was killed: the checkpoint itself
+        is the evidence that it got so far. (Later checkpoints of older starts are set aside whenever a run goes on.)
+        """
+        with self._lock:
+            self._segments = read_segments(self._path)
+            if self._segments:
+                self._raise_last(samples)
+            number = len(self._segments)
+            self._segments.append(
+                Segment(
+                    segment=number,
+                    started=datetime.now(UTC).replace(microsecond=0),
+                    begin=samples,
+                    reached=samples,
+                    world_size=world_size,
+                    checkpoint=checkpoint,
+                    fingerprint=fingerprint,
+                    end=None,
+                )
+            )
+            self._write()
+            return number
+
+    def reached(self, samples: int) -> None:
+        """Notes that the checkpoint at `samples` is published."""
+        with self._lock:
+            self._raise_last(samples)
+            self._write()
+
+    def finish(self, reason: End) -> None:
+        """Notes how this start ended."""
+        with self._lock:
+            self._segments[-1] = self._segments[-1].model_copy(update={"end": reason})
+            self._write()
+
+    def _raise_last(self, samples: int) -> None:
+        last = self._segments[-1]
+        self._segments[-1] = last.model_copy(update={"reached": max(last.reached, samples)})
+
+    def _write(self) -> None:
+        partial = self._path.with_suffix(".partial")
+        try:
+            with partial.open("w", encoding="utf-8") as file:
+                file.writelines(segment.model_dump_json(by_alias=True) + "\n" for segment in self._segments)
+                file.flush()
+                os.fsync(file.fileno())
+            partial.replace(self._path)
+        except OSError as error:
+            raise CheckpointError(
+                f"{self._path}: cannot be written ({error.strerror}); make room or mend the disk"
+            ) from error
+
+
+def read_segments(path: Path) -> list[Segment]:
+    """The starts recorded at `path`, oldest first; none where there is no file. ConfigError where it is damaged."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        return []
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read ({error}); restore it from a copy") from error
+    segments = []
+    for number, line in enumerate(lines):
+        try:
+            segments.append(Segment.model_validate_json(line, strict=True, by_alias=True, by_name=False))
+        except ValidationError as error:
+            raise _damaged(path, number, explain(error)) from error
+        if segments[-1].segment != number:
+            raise _damaged(path, number, f"segment is {segments[-1].segment}, not {number}")
+    return segments
+
+
+def explain(error: ValidationError) -> str:
+    """The first thing that is wrong with a record, in a few words."""
+    problem = error.errors()[0]
+    key = ".".join(str(part) for part in problem["loc"])
+    message = problem["msg"].removeprefix("Value error, ")
+    shown = f", not {json.dumps(problem['input'], default=str)[:60]}" if key and problem["type"] != "missing" else ""
+    return f"{key}: {message}{shown}" if key else message
+
+
+def _damaged(path: Path, number: int, what: str) -> ConfigError:
+    return ConfigError(f"{path}: line {number + 1} is not the record of a start ({what}); restore the file from a copy")
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Samples begin … end as trained by one start."""
+
+    segment: int
+    begin: int
+    end: int
+
+
+def surviving(segments: Iterable[Segment]) -> list[Piece]:
+    """The pieces that the newest weights have seen, in order of samples; none is empty, no two overlap."""
+    pieces: list[Piece] = []
+    limit: int | None = None
+    for segment in reversed(list(segments)):
+        end = segment.reached if limit is None else min(segment.reached, limit)
+        if segment.begin < end:
+            pieces.append(Piece(segment.segment, segment.begin, end))
+        limit = segment.begin if limit is None else min(segment.begin, limit)
+    return pieces[::-1]
+
+
+def gaps(pieces: list[Piece], reached: int) -> list[tuple[int, int]]:
+    """Samples below `reached` that no piece holds; none where the starts join, as they should."""
+    begins = [*(piece.begin for piece in pieces), reached]
+    ends = [0, *(piece.end for piece in pieces)]
+    return [(end, begin) for end, begin in zip(ends, begins, strict=True) if end < begin]

@@ -1,0 +1,190 @@
+"""Everything before the first step: checks, the newest whole checkpoint, the records of this start.
+
+Nothing is written before all input has been checked, on all ranks.
+"""
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+import torchrec
+from torch.distributed.distributed_c10d import _get_default_store  # there is no public way to torchrun's store
+
+from data.stream import BatchStream, Reading, stream
+from models.ranker import Ranker
+from trainer.build import (
+    Trainee,
+    build_trainee,
+    check_lanes,
+    check_same_types,
+    end_of_training,
+    open_dataset,
+    test_reading,
+    train_reading,
+)
+from trainer.checkpoint import Checkpoints
+from trainer.checkpoint_files import State
+from trainer.clock import Clock
+from trainer.config import Config
+from trainer.errors import CheckpointError, ConfigError
+from trainer.evaluate import Evaluator
+from trainer.faults import Faults
+from trainer.guard import StepGuard
+from trainer.log import TrainLog
+from trainer.report import plan_table
+from trainer.run_directory import RunDirectory, plain
+from trainer.segments import End, SegmentLog
+from trainer.stop import Stopped, StopRequest
+from trainer.watch import Watch
+from trainer.world import World
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Everything that the loop works with."""
+
+    config: Config
+    world: World
+    run: RunDirectory
+    clock: Clock
+    end: int
+    batches: BatchStream
+    trainee: Trainee
+    evaluator: Evaluator
+    checkpoints: Checkpoints
+    state: State
+    """Of the checkpoints of this start, but for what changes from one to the next."""
+    segments: SegmentLog
+    guard: StepGuard
+    faults: Faults
+    watch: Watch
+    log: TrainLog
+
+    def note_saved(self, state: State, seconds: float) -> None:
+        """Writes down that a checkpoint is visible, `seconds` after its save began. On rank 0."""
+        self.segments.reached(state.samples)
+        self.log.event("checkpoint", state.samples, pinned=state.pinned, seconds=round(seconds, 3))
+
+
+@contextmanager
+def start(config: Config, world: World) -> Iterator[Parts]:
+    """The parts of the run in `config.run.dir`, from its newest whole checkpoint on. Collective: call on all ranks."""
+    check_lanes(config, world)
+    run = RunDirectory(config.run.dir)
+    world.on_first(lambda: run.check(config))
+    reading, test = _open(config, world)
+    world.on_first(lambda: run.check_data(reading.manifest, test.manifest))
+    clock, end = Clock(reading.global_batch_size), end_of_training(config, reading)
+    trainee = build_trainee(config, world, end)
+    checkpoints = Checkpoints(run.checkpoints, world)
+    found, problems = checkpoints.newest()
+    if found is not None:
+        checkpoints.load(found, trainee.model, trainee.optimizer)
+        clock.samples = found.samples
+    elif problems:
+        raise CheckpointError(f"{problems[0]}; no checkpoint of this run is whole: restore one, or remove the folder")
+    if clock.samples > end:
+        raise ConfigError(
+            f"train.samples ends the run at {end:,}, but it is at {clock.samples:,} already; train longer"
+        )
+    world.on_all(lambda: check_first_batch(reading, world, clock.samples))
+    world.on_all(lambda: check_first_batch(test, world, 0))
+
+    world.on_first(lambda: run.create(config, reading.manifest, test.manifest))
+    world.on_first(lambda: run.forget_after(clock.samples))
+    checkpoints.clear_after(clock.samples)
+    segments = SegmentLog(run.segments)
+    fingerprints = {"train": reading.manifest.fingerprint, "test": test.manifest.fingerprint}
+    name = str(found.samples) if found is not None else None
+    segment = world.on_first(lambda: segments.start(clock.samples, world.size, name, fingerprints["train"]))
+    with ExitStack() as stack:
+        stop = stack.enter_context(StopRequest(config.checkpoint.grace_seconds).listening())
+        watch = stack.enter_context(Watch(world, _get_default_store(), config.run.hang_seconds))
+        trace = run.trace_file(segment, world.rank) if config.run.trace else None
+        batches = stream(
+            reading,
+            world.lanes(reading.lanes),
+            clock.samples,
+            threads=config.data.threads,
+            pin=world.device.type == "cuda",
+            trace=trace,
+        )
+        stack.callback(batches.close)
+        log = TrainLog(config, world, run, segment, clock.samples, end)
+        stack.callback(log.close)
+        if found is not None:
+            log.restore(found.log)
+        for problem in problems:
+            log.event("damaged_checkpoint", clock.samples, problem=problem)
+            log.warn(f"{problem}; set aside, the checkpoint before it is taken")
+        guard = StepGuard(world, stop, watch, lambda: len(batches.skipped), config.checkpoint.every_minutes)
+        guard.attach(cast(Ranker, trainee.model.module).head, trainee.pipeline)
+        state = State(
+            samples=0,
+            pinned=False,
+            segment=segment,
+            world_size=world.size,
+            plan={placement.table: placement.sharding for placement in trainee.placements},
+            fingerprints=fingerprints,
+            config=plain(config),
+            log={},
+            versions={"torch": torch.__version__, "torchrec": torchrec.__version__},
+            files={},
+        )
+        evaluator = Evaluator(config, world, trainee, test)
+        faults = Faults(config, world, reading, batches, log)
+        _announce(log, trainee, reading, clock, end)
+        with _noting_the_end(segments, world):
+            yield Parts(
+                config, world, run, clock, end, batches, trainee, evaluator, checkpoints, state, segments, guard,
+                faults, watch, log,
+            )  # fmt: skip
+
+
+def check_first_batch(reading: Reading, world: World, samples: int) -> None:
+    """Reads this rank's first batch after `samples`; DataError where it is bad."""
+    batches = stream(reading, world.lanes(reading.lanes), samples)
+    try:
+        batches.wait_for_first()
+    finally:
+        batches.close()
+
+
+@contextmanager
+def _noting_the_end(segments: SegmentLog, world: World) -> Iterator[None]:
+    """Notes in the segment how it ended; a process that is killed notes nothing."""
+    reason: End = "failed"
+    try:
+        yield
+        reason = "finished"
+    except Stopped:
+        reason = "stopped"
+        raise
+    finally:
+        if world.first:
+            segments.finish(reason)
+
+
+def _open(config: Config, world: World) -> tuple[Reading, Reading]:
+    train_data = open_dataset(config.data.train, config, world, config.data.on_bad_file)
+    test_data = open_dataset(config.data.test, config, world)
+    check_same_types(train_data, test_data, config)
+    return train_reading(config, train_data), test_reading(config, test_data)
+
+
+def _announce(log: TrainLog, trainee: Trainee, reading: Reading, clock: Clock, end: int) -> None:
+    log.print(plan_table(trainee.placements))
+    dense = sum(parameter.numel() for parameter in cast(Ranker, trainee.model.module).head.parameters())
+    log.print(f"dense parameters {dense:,} · {reading.manifest.num_rows:,} training rows · batch {clock.batch:,}")
+    for file, reason in reading.manifest.left_out:
+        log.warn(f"{file} is left out: {reason}")
+    if clock.samples:
+        log.print(f"resumed at {clock.samples:,} of {end:,} samples")
+    passes = -(-end // (reading.batches_per_epoch * clock.batch))
+    if reading.dropped_rows:
+        log.print(
+            f"{reading.dropped_rows} rows of each pass do not fill a last global batch and are left out "
+            f"({passes} pass{'es' * (passes > 1)})"
+        )
