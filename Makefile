@@ -29,7 +29,7 @@ train: setup datasets/quickstart
 test: setup
 	$(BIN)/pytest
 
-# The fault suite's long form: 48 kills, about ten minutes; prints the table of docs/reliability.md.
+# The fault suite's long form: 48 kills, about three minutes; prints the table of docs/reliability.md.
 faults: setup
 	$(BIN)/python -m tests.faults
 

@@ -92,7 +92,7 @@ def audit_run(path: str | Path) -> Audit:
     if not segments:
         raise ConfigError(f"{run.segments}: no start is recorded here; train the run first")
     line = read_line(segments, run.events, reading, end_of_training(config, reading))
-    trace = Trace(run, segments, line.pieces, expected=config.run.trace)
+    trace = Trace(run, segments, line.pieces)
     broken = [*_broken_records(segments, line), *trace.missing]
     accounts: list[EpochAccount] = []
     for epochs in line.stretches(each=bool(trace.files)):

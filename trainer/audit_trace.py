@@ -28,7 +28,7 @@ class HandedOut:
 class Trace:
     """The traces of the starts that survive."""
 
-    def __init__(self, run: RunDirectory, segments: list[Segment], pieces: list[Piece], *, expected: bool) -> None:
+    def __init__(self, run: RunDirectory, segments: list[Segment], pieces: list[Piece]) -> None:
         self.files: dict[int, list[Path]] = {}
         """Of every start that has a whole set of them."""
         self.missing: list[str] = []
@@ -38,7 +38,7 @@ class Trace:
             missing = [file.name for file in files if not file.exists()]
             if not missing:
                 self.files[number] = files
-            elif expected or len(missing) < len(files):
+            elif segments[number].trace:
                 self.missing.append(f"start {number}: its trace lacks {', '.join(missing)}")
         self._of_segment = lru_cache(maxsize=1)(self._read)
 

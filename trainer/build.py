@@ -5,7 +5,7 @@ from typing import cast
 
 import torch
 from torch import nn
-from torchrec.distributed.model_parallel import DistributedModelParallel
+from torchrec.distributed.model_parallel import DefaultDataParallelWrapper, DistributedModelParallel
 from torchrec.distributed.types import ModuleSharder, ShardingEnv
 
 from data.decode import Columns, Label, check_type
@@ -139,6 +139,15 @@ def build_model(config: Config, tables_on: torch.device) -> Ranker:
     return ranker
 
 
+def _same_sums_after_a_resume() -> DefaultDataParallelWrapper:
+    """DDP that adds gradients up in the same order in every step of every start.
+
+    By default it lays its buckets out anew after the first step of a process, and from 3 ranks on the order in which a
+    ring adds up depends on the place in the bucket. It does not where it looks for unused parameters; there are none.
+    """
+    return DefaultDataParallelWrapper(static_graph=False, find_unused_parameters=True)
+
+
 def build_trainee(config: Config, world: World, total_samples: int) -> Trainee:
     """Plans, shards and initialises the model. Collective: call on all ranks."""
     if config.optimizer.sparse.name == "adam" and world.device.type != "cuda":
@@ -157,6 +166,7 @@ def build_trainee(config: Config, world: World, total_samples: int) -> Trainee:
         device=world.device,
         plan=plan,
         sharders=[cast(ModuleSharder[nn.Module], sharder)],
+        data_parallel_wrapper=_same_sums_after_a_resume(),
     )
     initialise_tables(model, config.tables, config.run.seed)
     optimizer = Optimizer(config.optimizer, model, total_samples)

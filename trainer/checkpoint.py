@@ -151,8 +151,7 @@ class Checkpoints:
         except (dcp.CheckpointException, CheckpointError) as error:
             world.on_first(lambda: discard(partial))
             raise CheckpointError(f"{final}: not saved ({_cause(error)})") from error
-        if world.first:
-            on_saved(state, time.perf_counter() - begin)
+        world.on_first(lambda: on_saved(state, time.perf_counter() - begin))
         world.on_first(lambda: thin_out(final.parent, keep))
 
 

@@ -43,6 +43,8 @@ class Segment(Settings, populate_by_name=True):
     """Name of the checkpoint that it went on from."""
     fingerprint: str
     """Of the training data."""
+    trace: bool
+    """Whether its ranks record the rows that they hand out."""
     end: End | None
 
     @model_validator(mode="after")
@@ -60,16 +62,16 @@ class SegmentLog:
         self._segments: list[Segment] = []
         self._lock = Lock()
 
-    def start(self, samples: int, world_size: int, checkpoint: str | None, fingerprint: str) -> int:
-        """Adds the record of a start at `samples`; its number.
+    def start(self, samples: int, world_size: int, fingerprint: str, writer: int | None, *, trace: bool) -> int:
+        """Adds the record of a start at `samples`, from a checkpoint that start `writer` has written; its number.
 
-        A checkpoint beyond what the last start has noted was published just before it was killed: the checkpoint itself
-        is the evidence that it got so far. (Later checkpoints of older starts are set aside whenever a run goes on.)
+        A checkpoint beyond what its writer has noted was published just before that was killed: the checkpoint itself
+        is the evidence that it got so far.
         """
         with self._lock:
             self._segments = read_segments(self._path)
-            if self._segments:
-                self._raise_last(samples)
+            if writer is not None and writer < len(self._segments):
+                self._raise(writer, samples)
             number = len(self._segments)
             self._segments.append(
                 Segment(
@@ -78,8 +80,9 @@ class SegmentLog:
                     begin=samples,
                     reached=samples,
                     world_size=world_size,
-                    checkpoint=checkpoint,
+                    checkpoint=None if writer is None else str(samples),
                     fingerprint=fingerprint,
+                    trace=trace,
                     end=None,
                 )
             )
@@ -89,7 +92,7 @@ class SegmentLog:
     def reached(self, samples: int) -> None:
         """Notes that the checkpoint at `samples` is published."""
         with self._lock:
-            self._raise_last(samples)
+            self._raise(-1, samples)
             self._write()
 
     def finish(self, reason: End) -> None:
@@ -98,9 +101,9 @@ class SegmentLog:
             self._segments[-1] = self._segments[-1].model_copy(update={"end": reason})
             self._write()
 
-    def _raise_last(self, samples: int) -> None:
-        last = self._segments[-1]
-        self._segments[-1] = last.model_copy(update={"reached": max(last.reached, samples)})
+    def _raise(self, number: int, samples: int) -> None:
+        segment = self._segments[number]
+        self._segments[number] = segment.model_copy(update={"reached": max(segment.reached, samples)})
 
     def _write(self) -> None:
         partial = self._path.with_suffix(".partial")

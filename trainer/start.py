@@ -65,7 +65,10 @@ class Parts:
     def note_saved(self, state: State, seconds: float) -> None:
         """Writes down that a checkpoint is visible, `seconds` after its save began. On rank 0."""
         self.segments.reached(state.samples)
-        self.log.event("checkpoint", state.samples, pinned=state.pinned, seconds=round(seconds, 3))
+        try:
+            self.log.event("checkpoint", state.samples, pinned=state.pinned, seconds=round(seconds, 3))
+        except OSError as error:
+            raise CheckpointError(f"{self.run.events}: cannot be written ({error.strerror})") from error
 
 
 @contextmanager
@@ -97,8 +100,10 @@ def start(config: Config, world: World) -> Iterator[Parts]:
     checkpoints.clear_after(clock.samples)
     segments = SegmentLog(run.segments)
     fingerprints = {"train": reading.manifest.fingerprint, "test": test.manifest.fingerprint}
-    name = str(found.samples) if found is not None else None
-    segment = world.on_first(lambda: segments.start(clock.samples, world.size, name, fingerprints["train"]))
+    writer = found.segment if found is not None else None
+    segment = world.on_first(
+        lambda: segments.start(clock.samples, world.size, fingerprints["train"], writer, trace=config.run.trace)
+    )
     with ExitStack() as stack:
         stop = stack.enter_context(StopRequest(config.checkpoint.grace_seconds).listening())
         watch = stack.enter_context(Watch(world, _get_default_store(), config.run.hang_seconds))

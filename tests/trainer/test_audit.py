@@ -83,6 +83,8 @@ class SimulatedRun:
         self.traced = trace
         self.seen: dict[int, list[Step]] = {0: []}
         """By the samples of each checkpoint that is left."""
+        self.writers: dict[int, int] = {}
+        """The start that wrote each checkpoint."""
         self.newest = 0
 
     def start(
@@ -99,7 +101,7 @@ class SimulatedRun:
         """Trains some batches from the checkpoint `at`, saves after some of them (counted from 1), and is killed."""
         batch = self.reading.global_batch_size
         log = SegmentLog(self.run.segments)
-        number = log.start(at, ranks, str(at) if at else None, self.reading.manifest.fingerprint)
+        number = log.start(at, ranks, self.reading.manifest.fingerprint, self.writers.get(at), trace=self.traced)
         self.seen = {samples: steps for samples, steps in self.seen.items() if samples <= at}
         self.newest, steps = at, list(self.seen[at])
         self._record_unreadable(number, at, batches, unread)
@@ -111,6 +113,7 @@ class SimulatedRun:
                 self.event(event="skipped_batch", segment=number, samples=begin)
             if count in saves:
                 self.newest = begin + batch
+                self.writers[self.newest] = number
                 self.seen[self.newest] = list(steps)
                 if noted or count < max(saves):
                     log.reached(self.newest)
@@ -373,8 +376,7 @@ def test_tampered_starts(killed: SimulatedRun, capsys: pytest.CaptureFixture[str
     change, expected = TAMPERED_STARTS[case]
     for file in killed.run.trace.iterdir():
         file.unlink()
-    text = killed.run.config_file.read_text()
-    killed.run.config_file.write_text(text.replace("trace = true", "trace = false"))
+    killed.run.segments.write_text(killed.run.segments.read_text().replace('"trace":true', '"trace":false'))
     change_records(killed.run.segments, change)
     code, accounts, broken = objects(killed.run.path, capsys)
     assert (code, broken) == (1, expected)
@@ -509,9 +511,9 @@ def test_a_missing_trace(
 
 
 def test_a_trace_that_was_switched_off_later(killed: SimulatedRun, capsys: pytest.CaptureFixture[str]) -> None:
-    """Where one rank has a trace, the others must; where none has, there was none."""
-    text = killed.run.config_file.read_text()
-    killed.run.config_file.write_text(text.replace("trace = true", "trace = false"))
+    """Each start is held to what was asked of it."""
+    *lines, last = killed.run.segments.read_text().splitlines(keepends=True)
+    killed.run.segments.write_text("".join([*lines, last.replace('"trace":true', '"trace":false')]))
     killed.run.trace_file(2, 0).unlink()
     code, accounts, broken = objects(killed.run.path, capsys)
     assert (code, broken) == (0, [])
@@ -630,7 +632,7 @@ def test_a_large_run_is_a_matter_of_row_groups(tmp_path: Path) -> None:
     log = SegmentLog(simulated.run.segments)
     begin = 0
     for part in range(1, 5):
-        log.start(begin, 64, str(begin) if begin else None, manifest.fingerprint)
+        log.start(begin, 64, manifest.fingerprint, part - 2 if begin else None, trace=False)
         begin = samples // 5 * part // batch * batch
         log.reached(begin)
     audit = audit_run(simulated.run.path)
@@ -724,7 +726,7 @@ def test_what_the_reader_records_is_what_the_audit_expects(tmp_path: Path) -> No
 def read_really(simulated: SimulatedRun, *, at: int, ranks: int, batches: int, save: int) -> None:
     reading: Reading = simulated.reading
     log = SegmentLog(simulated.run.segments)
-    number = log.start(at, ranks, str(at) if at else None, reading.manifest.fingerprint)
+    number = log.start(at, ranks, reading.manifest.fingerprint, 0 if at else None, trace=True)
     skipped: list[SkippedRows] = []
     for rank in range(ranks):
         share = reading.lanes // ranks

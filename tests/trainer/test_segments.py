@@ -26,6 +26,7 @@ def segment(number: int, begin: int, reached: int) -> Segment:
         world_size=1,
         checkpoint=str(begin) if begin else None,
         fingerprint="f",
+        trace=False,
         end=None,
     )
 
@@ -95,7 +96,7 @@ def lines(path: Path) -> list[dict[str, Any]]:
 def test_the_record_of_a_start(tmp_path: Path) -> None:
     path = tmp_path / "segments.jsonl"
     log = SegmentLog(path)
-    assert log.start(0, 2, None, "abc") == 0
+    assert log.start(0, 2, "abc", None, trace=False) == 0
     (record,) = lines(path)
     started = datetime.fromisoformat(record.pop("started"))
     assert started.utcoffset() is not None
@@ -107,6 +108,7 @@ def test_the_record_of_a_start(tmp_path: Path) -> None:
         "world_size": 2,
         "checkpoint": None,
         "fingerprint": "abc",
+        "trace": False,
         "end": None,
     }
     assert record == expected
@@ -115,7 +117,7 @@ def test_the_record_of_a_start(tmp_path: Path) -> None:
     assert lines(path)[0]["to"] == 128
     log.finish("stopped")
     assert lines(path)[0]["end"] == "stopped"
-    assert SegmentLog(path).start(128, 4, "128", "abc") == 1
+    assert SegmentLog(path).start(128, 4, "abc", 0, trace=False) == 1
     assert [(entry["from"], entry["to"], entry["end"]) for entry in lines(path)] == [
         (0, 128, "stopped"),
         (128, 128, None),
@@ -125,10 +127,10 @@ def test_the_record_of_a_start(tmp_path: Path) -> None:
 
 def test_a_checkpoint_that_was_not_noted_counts(tmp_path: Path) -> None:
     log = SegmentLog(tmp_path / "segments.jsonl")
-    log.start(0, 2, None, "abc")
+    log.start(0, 2, "abc", None, trace=False)
     log.reached(64)
     again = SegmentLog(tmp_path / "segments.jsonl")
-    again.start(192, 2, "192", "abc")
+    again.start(192, 2, "abc", 0, trace=False)
     again.reached(256)
     assert [(entry.begin, entry.reached) for entry in read_segments(tmp_path / "segments.jsonl")] == [
         (0, 192),
@@ -139,25 +141,25 @@ def test_a_checkpoint_that_was_not_noted_counts(tmp_path: Path) -> None:
 def test_going_back_leaves_the_records_of_what_was_lost(tmp_path: Path) -> None:
     path = tmp_path / "segments.jsonl"
     log = SegmentLog(path)
-    log.start(0, 2, None, "abc")
+    log.start(0, 2, "abc", None, trace=False)
     log.reached(640)
-    SegmentLog(path).start(64, 1, "64", "abc")
+    SegmentLog(path).start(64, 1, "abc", 0, trace=False)
     assert [(entry["from"], entry["to"]) for entry in lines(path)] == [(0, 640), (64, 64)]
     assert surviving(read_segments(path)) == [Piece(0, 0, 64)]
 
 
 def test_half_a_rewrite_is_never_read(tmp_path: Path) -> None:
     path = tmp_path / "segments.jsonl"
-    SegmentLog(path).start(0, 1, None, "abc")
+    SegmentLog(path).start(0, 1, "abc", None, trace=False)
     path.with_suffix(".partial").write_text('{"segm')
     assert len(read_segments(path)) == 1
-    assert SegmentLog(path).start(0, 1, None, "abc") == 1
+    assert SegmentLog(path).start(0, 1, "abc", None, trace=False) == 1
 
 
 def test_a_disk_that_does_not_take_it(tmp_path: Path) -> None:
     path = tmp_path / "gone" / "segments.jsonl"
     with pytest.raises(CheckpointError, match=r"segments\.jsonl: cannot be written \(No such file or directory\)"):
-        SegmentLog(path).start(0, 1, None, "abc")
+        SegmentLog(path).start(0, 1, "abc", None, trace=False)
 
 
 def test_no_file_is_no_start(tmp_path: Path) -> None:
@@ -181,7 +183,10 @@ GOOD = segment(0, 0, 64).model_dump_json(by_alias=True)
         (GOOD.replace('"to":64', f'"to":{1 << 62}'), "(to: Input should be less than"),
         (GOOD.replace('"from":0', '"from":65'), "(to = 64 lies before from = 65)"),
         (GOOD.replace('"world_size":1', '"world_size":0'), "(world_size: Input should be greater than 0, not 0)"),
-        (GOOD.replace('"end":null', '"end":"lost"'), "(end: Input should be 'finished', 'stopped' or 'failed'"),
+        (
+            GOOD.replace('"end":null', '"end":"lost"'),
+            "(end: Input should be 'finished', 'stopped' or 'failed'",
+        ),
         (GOOD.replace("2026-01-02T", "yesterday "), "(started: Input should be a valid datetime"),
         (GOOD.replace('"end"', '"more":1,"end"'), "(more: Extra inputs are not permitted, not 1)"),
         (GOOD + "\n" + GOOD, "line 2 is not the record of a start (segment is 0, not 1)"),

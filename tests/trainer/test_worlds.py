@@ -98,6 +98,7 @@ def test_training_goes_on_as_if_it_had_not_been_evaluated(dataset: Path, tmp_pat
     ("before", "after", "sharding"),
     [
         (2, 2, "table_wise"),
+        (4, 4, "table_wise"),
         (2, 1, "table_wise"),
         (1, 4, "table_wise"),
         (2, 2, "row_wise"),
@@ -130,7 +131,6 @@ HEADS: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("levels", [[[16], [8]], [[16, 8]]], ids=["two levels", "one level"])
 def test_every_head_trains_alike_on_two_ranks(dataset: Path, tmp_path: Path, levels: list[list[int]]) -> None:
-    """DDP fails where a parameter gets no gradient."""
     losses = []
     for size in (1, 2):
         configs = [_head_config(dataset, tmp_path / f"{name}-{size}", name, levels) for name in HEADS]
