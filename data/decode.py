@@ -66,8 +66,8 @@ class Rows:
     labels_RT: Float32
     """NaN = missing"""
     weights_R: Float32
-    numbers_R: Int64 | None = None
-    """Number of each row in the whole dataset; None where nobody asks, and for rows that are in no dataset."""
+    numbers_R: Int64
+    """Number of each row in the whole dataset, as stored; -1 for rows that are in none."""
 
     def __len__(self) -> int:
         return len(self.weights_R)
@@ -92,6 +92,7 @@ def decode(table: pa.Table, columns: Columns, where: Where) -> Rows:
         dense_RD=np.stack(dense, axis=1) if dense else np.zeros((table.num_rows, 0), np.float32),
         labels_RT=np.stack(labels, axis=1) if labels else np.zeros((table.num_rows, 0), np.float32),
         weights_R=_weights(column(columns.weight), columns.weight, where) if columns.weight else ones,
+        numbers_R=np.full(table.num_rows, -1, np.int64),
     )
 
 

@@ -9,8 +9,8 @@ The state of all this is one number: samples handed out globally. Memory holds o
 decoded ahead, and a few batches: it does not grow with the dataset, but with the size of its row groups.
 
 What cannot be read is an error in step 2 or, where `on_bad_file = "skip"`, becomes as many padding rows, so that all
-else stays in its place; `BatchStream.skipped` tells which. With a trace, the numbers of the rows travel along with them
-from step 2 on, and are written down when the batch is handed out.
+else stays in its place; `BatchStream.skipped` tells which. Every row carries its number in the dataset from step 2 on;
+with a trace, the numbers are written down when the batch is handed out.
 """
 
 import itertools
@@ -26,10 +26,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import Field
 
-from data.batch import Batch, Slice, assemble, padding, row_numbers
+from data.batch import Batch, Slice, assemble, padding
 from data.decode import Columns, Rows, decode
 from data.footer import DAMAGE, UnreadableError, differing_types, one_line
-from data.hashing import Int64
 from data.manifest import Manifest, OnBadFile
 from data.order import OrderName, group_rows, order
 from data.prefetch import Prefetcher
@@ -122,16 +121,15 @@ class BatchStream(Prefetcher[Batch]):
         self.skipped = segments.skipped
         """What could not be read so far, in no order; the decoding is up to a few row groups ahead of the batches."""
         self._trace = TraceWriter(trace) if trace else None
-        self._numbers: deque[Int64] = deque()
-        """Numbers of the rows of each batch that is ready, while there is a trace."""
         self._samples = segments.first_batch * segments.reading.global_batch_size
         self._batch_size = segments.reading.global_batch_size
-        super().__init__(_batches(segments, pin, self._numbers), depth=4)
+        super().__init__(_batches(segments, pin), depth=4)
 
     def __next__(self) -> Batch:
         batch = super().__next__()
         if self._trace:
-            self._trace.write(self._samples, self._numbers.popleft())
+            numbers_B = batch.numbers_B.numpy()
+            self._trace.write(self._samples, numbers_B[numbers_B >= 0])
             self._samples += self._batch_size
         return batch
 
@@ -151,7 +149,7 @@ def stream(
     (`data.trace`). Close the result to end its threads.
     """
     batch = samples // reading.global_batch_size
-    return BatchStream(_Segments(reading, lanes, batch, threads, numbered=trace is not None), pin, trace)
+    return BatchStream(_Segments(reading, lanes, batch, threads), pin, trace)
 
 
 def describe_batch(reading: Reading, samples: int) -> list[str]:
@@ -223,7 +221,7 @@ def read_row_group(manifest: Manifest, group: int, names: list[str]) -> pa.Table
     return table
 
 
-def read_rows(reading: Reading, task: Task, numbered: bool = False) -> Rows:
+def read_rows(reading: Reading, task: Task) -> Rows:
     """Step 2: reads and decodes one segment; DataError names the file of whatever is wrong with it."""
     manifest = reading.manifest
     table = read_row_group(manifest, task.group, reading.columns.names)
@@ -235,7 +233,7 @@ def read_rows(reading: Reading, task: Task, numbered: bool = False) -> Rows:
         else:
             table = table.combine_chunks().take(pa.array(chosen))
         decoded = decode(table, reading.columns, lambda row: f"row {chosen[row]} of {manifest.describe(task.group)}")
-    return replace(decoded, numbers_R=manifest.first_row[task.group] + chosen) if numbered else decoded
+    return replace(decoded, numbers_R=manifest.first_row[task.group] + chosen)
 
 
 @contextmanager
@@ -255,10 +253,9 @@ def _changed(manifest: Manifest, group: int, what: str) -> UnreadableError:
 class _Segments:
     """Decoded segments of every lane in reading order, and how far the front one of each is used up."""
 
-    def __init__(self, reading: Reading, lanes: range, first_batch: int, threads: int, numbered: bool) -> None:
+    def __init__(self, reading: Reading, lanes: range, first_batch: int, threads: int) -> None:
         self.reading = reading
         self.first_batch = first_batch
-        self.numbered = numbered
         self.skipped: list[SkippedRows] = []
         self._tasks = _tasks(reading, lanes, first_batch)
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
@@ -302,7 +299,7 @@ class _Segments:
 
     def _read(self, task: Task) -> Rows:
         try:
-            return read_rows(self.reading, task, self.numbered)
+            return read_rows(self.reading, task)
         except UnreadableError as error:
             if self.reading.on_bad_file == "fail":
                 raise
@@ -312,15 +309,12 @@ class _Segments:
             return padding(self.reading.columns, task.stop - task.start)
 
 
-def _batches(segments: _Segments, pin: bool, numbers: deque[Int64]) -> Iterator[Batch]:
+def _batches(segments: _Segments, pin: bool) -> Iterator[Batch]:
     reading = segments.reading
     batches = range(segments.first_batch, reading.batches_per_epoch) if reading.keep_last else itertools.count()
     try:
         for _ in batches:
-            slices = segments.take_batch()
-            if segments.numbered:
-                numbers.append(row_numbers(slices))
-            batch = assemble(reading.columns, slices, reading.rows_per_lane)
+            batch = assemble(reading.columns, segments.take_batch(), reading.rows_per_lane)
             yield batch.pin_memory() if pin else batch
     finally:
         segments.close()

@@ -22,7 +22,7 @@ import re
 import sys
 from collections.abc import Mapping
 
-RANKED_COMMANDS = (["train"], ["evaluate"], ["bench", "train"])
+RANKED_COMMANDS = (["train"], ["evaluate"], ["predict"], ["bench", "train"])
 """Commands that share their work among ranks; every other one is a single process."""
 
 ELASTIC_RESTARTS = 3

@@ -10,6 +10,7 @@ from torch import nn
 
 from data.batch import Batch
 from models.embedding import FeatureLayer
+from models.heads.base import Head
 from models.losses import loss_sums
 from models.tasks import TaskConfig
 
@@ -24,6 +25,8 @@ class Outcome(NamedTuple):
     """0 where the label is missing or the row is padding."""
     loss_T: torch.Tensor
     """Weighted sum of losses over the rows."""
+    numbers_B: torch.Tensor
+    """Of the rows in their dataset; -1 for padding."""
 
 
 class Ranker(nn.Module):
@@ -37,7 +40,7 @@ class Ranker(nn.Module):
     task_weight_T: torch.Tensor
 
     def __init__(
-        self, features: FeatureLayer, head: nn.Module, tasks: tuple[TaskConfig, ...], bf16: bool = False
+        self, features: FeatureLayer, head: Head, tasks: tuple[TaskConfig, ...], bf16: bool = False
     ) -> None:
         super().__init__()
         self.features = features
@@ -55,4 +58,4 @@ class Ranker(nn.Module):
         weights_BT = batch.weights_B[:, None] * batch.label_mask_BT
         loss_T = loss_sums(logits_BT, batch.labels_BT, weights_BT, self.is_binary_T)
         loss = (loss_T * self.task_weight_T).sum() / batch.weights_B.shape[0]
-        return loss, Outcome(logits_BT.detach(), batch.labels_BT, weights_BT, loss_T.detach())
+        return loss, Outcome(logits_BT.detach(), batch.labels_BT, weights_BT, loss_T.detach(), batch.numbers_B)

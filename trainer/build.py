@@ -114,7 +114,12 @@ def train_reading(config: Config, manifest: Manifest) -> Reading:
 
 
 def test_reading(config: Config, manifest: Manifest) -> Reading:
-    """How the test data is read: every row once, as stored."""
+    """How the test data is read: every row once, as stored; ConfigError where a column of `evaluate.by` is missing."""
+    for name in config.evaluate.by:
+        if name not in manifest.schema.names:
+            raise ConfigError(
+                f"evaluate.by: no column {name!r} in {manifest.uri}; it has {', '.join(manifest.schema.names)}"
+            )
     size = config.data.evaluation_batch_size or config.data.global_batch_size
     return _reading(config, manifest, "stored", size, keep_last=True)
 

@@ -42,7 +42,7 @@ from trainer.checkpoint_files import (
     record_files,
     thin_out,
 )
-from trainer.errors import CheckpointError
+from trainer.errors import CheckpointError, RunError
 from trainer.optimizers import Optimizer
 from trainer.world import World
 
@@ -82,7 +82,7 @@ class Checkpoints:
         try:
             if writing is not None:
                 writing.result()
-        except CheckpointError as error:
+        except (CheckpointError, RunError) as error:
             return str(error)
         return None
 

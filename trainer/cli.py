@@ -79,6 +79,32 @@ def evaluate_command(
             make_console().print(evaluation_table(records))
 
 
+@app.command("predict")
+def predict_command(
+    run: RunArgument,
+    data: Annotated[str, typer.Option(metavar="URI", help="Dataset to score; needs the features, no labels.")],
+    out: Annotated[str, typer.Option(metavar="URI", help="Folder to write, empty or not there yet.")],
+    checkpoint: Annotated[str, typer.Option(metavar="NAME", help="Samples of a checkpoint, or latest.")] = "latest",
+    columns: Annotated[
+        str, typer.Option(metavar="A,B,...", help="Columns to copy from the dataset; 'click as label' renames one.")
+    ] = "",
+) -> None:
+    """Score a dataset to Parquet: one row out for every row in, in the order of the input.
+
+    OUT/part-00000.parquet and so on, by path, hold the rows as the dataset's files do, by path. Columns: row (its
+    number in the input, from 0), a float32 for every task by its name (a probability, or a regression's value), and
+    those copied. The output is complete once OUT/_SUCCESS is there; an error removes what was written.
+    """
+    from trainer.predict import predict_run
+    from trainer.report import make_console
+    from trainer.world import start_world
+
+    with start_world() as world:
+        scored = predict_run(run, checkpoint, data, out, columns, world)
+        if world.first:
+            make_console().print(f"{scored} in {out}", markup=False, soft_wrap=True)
+
+
 @app.command("audit")
 def audit_command(run: RunArgument, as_json: JsonOption = False) -> None:
     """Prove from a run's records how often each row was trained; exit code 1 where a promise is broken.
@@ -107,6 +133,56 @@ def audit_command(run: RunArgument, as_json: JsonOption = False) -> None:
             console.print(f"promise broken: {promise}", markup=False, soft_wrap=True)
     if broken:
         raise Exit(1)
+
+
+@app.command("compare")
+def compare_command(
+    baseline: Annotated[
+        str, typer.Argument(metavar="BASELINE", help="Run to compare with; its seeds with commas: runs/a-1,runs/a-2.")
+    ],
+    runs: Annotated[list[str], typer.Argument(metavar="RUN", help="Runs; those equal but for the seed are one row.")],
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Write compare.md, compare.json and a curve per task there.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Compare runs with a baseline: relative NE or MSE in per cent, per task and milestone, with 95 % intervals.
+
+    Only several seeds tell heads apart (better, worse): one training on each side tells two models apart.
+    """
+    from trainer.compare import compare_runs
+    from trainer.compare_files import json_lines, write_comparison
+    from trainer.compare_table import comparison_grids, comparison_notes
+    from trainer.report import comparison_table, make_console
+
+    comparison = compare_runs(baseline, runs)
+    if out:
+        write_comparison(comparison, out)
+    sys.stderr.writelines(f"warning: {line}\n" for line in comparison.warnings)
+    if as_json:
+        sys.stdout.writelines(json_lines(comparison))
+        return
+    console = make_console()
+    for grid in comparison_grids(comparison.differences):
+        console.print(comparison_table(grid))
+    for note in comparison_notes(comparison.differences):
+        console.print(note, markup=False)
+
+
+@app.command("report")
+def report_command(
+    runs: Annotated[list[str], typer.Argument(metavar="RUN", help="Runs; the others are compared with the first.")],
+    out: Annotated[Path, typer.Option(metavar="FILE", help="HTML file to write, or to replace.")] = Path("report.html"),
+) -> None:
+    """Put runs side by side on one HTML page that opens from disk with no network.
+
+    It shows what differs in the configs, results with 95 % intervals, curves, calibration, fusion weights, speed and
+    events. Runs may be under way.
+    """
+    from trainer.html_report import write_report
+
+    write_report(runs, out)
+    sys.stdout.write(f"written: {out}\n")
 
 
 @app.command("synth")

@@ -59,6 +59,8 @@ class EvaluateConfig(Settings):
         Annotated[Milestone, BeforeValidator(parse_milestone), PlainSerializer(lambda milestone: milestone.text)], ...
     ] = ()
     """Milestones, ascending: ["10B", "30B", "70B"]."""
+    by: tuple[str, ...] = ()
+    """Columns of the test set, such as ["tab"]: every metric for each of their values too, up to 1,000."""
 
 
 class CheckpointConfig(Settings):

@@ -7,35 +7,35 @@ apart from the batches.
 
 import time
 from collections.abc import Callable
-from dataclasses import asdict
-from typing import Any
+from dataclasses import asdict, dataclass
+from typing import Any, cast
 
 import pyarrow as pa
 import torch
 
-from data.batch import Batch
 from data.manifest import Manifest
-from data.prefetch import Prefetcher
 from data.schema import ORACLE_PREFIX
 from data.stream import Reading, read_row_group, stream
+from models.ranker import Ranker
 from models.tasks import TaskConfig
+from trainer.buckets import BUCKETS, bucket_of
 from trainer.build import Trainee
 from trainer.config import Config
+from trainer.evaluate_by import MetricsByValue
+from trainer.gates import FusionMeans
 from trainer.metrics import Metrics, MetricSums
 from trainer.world import World
 
-REPORTED = (
-    "examples",
-    "weight",
-    "log_loss",
-    "ne",
-    "auc",
-    "auc_error",
-    "calibration",
-    "mse",
-    "prediction_mean",
-    "label_mean",
-)
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What an evaluation has found; alike on all ranks."""
+
+    records: list[dict[str, Any]]
+    """One per non-auxiliary task, and with `evaluate.by` one for each value and task before them."""
+    sums: MetricSums
+    fusion: list[dict[str, Any]]
+    """Mean fusion weights, level by level."""
 
 
 class Evaluator:
@@ -45,51 +45,66 @@ class Evaluator:
         self._config, self._world, self._trainee, self._reading = config, world, trainee, reading
         self._oracle: dict[str, Metrics] | None = None
 
-    def run(self, samples: int, between: Callable[[], None] = lambda: None) -> list[dict[str, Any]]:
-        """One record per non-auxiliary task. The pipeline must be empty. Collective: call on all ranks.
+    def run(self, samples: int, between: Callable[[], None] = lambda: None) -> Evaluation:
+        """The pipeline must be empty. Collective: call on all ranks.
 
         `between` is called after every batch; what it raises ends the evaluation.
         """
         begin = time.perf_counter()
-        metrics = self._evaluate(between)
+        sums, by, gates = self._evaluate(between)
         if self._oracle is None:
             self._oracle = oracle_metrics(
                 self._reading.manifest, self._config.tasks, self._config.data.weight, self._world
             )
-        seconds = time.perf_counter() - begin
+        rows: list[tuple[str | None, Any, list[Metrics], dict[str, Metrics]]] = [
+            (column, value, metrics, {})
+            for column, values in zip(self._config.evaluate.by, by, strict=True)
+            for value, metrics in values.compute(self._world).items()
+        ]
+        rows.append((None, None, sums.compute(), self._oracle))
+        fusion = gates.compute(self._world)
+        shared = {"samples": samples, "milestone": None}
+        timed = {"seconds": time.perf_counter() - begin}
+        records = [
+            {**shared, "by": column, "value": value, **record, **timed}
+            for column, value, metrics, oracle in rows
+            for record in self._records(metrics, oracle)
+        ]
+        return Evaluation(records, sums, fusion)
+
+    def _records(self, metrics: list[Metrics], oracle: dict[str, Metrics]) -> list[dict[str, Any]]:
+        nothing = Metrics(0, 0.0)
         records = []
         for task, found in zip(self._config.tasks, metrics, strict=True):
-            oracle = self._oracle.get(task.name)
-            if task.auxiliary:
-                continue
-            record = {"samples": samples, "milestone": None, "task": task.name, "kind": task.kind, **asdict(found)}
-            record |= {"oracle_ne": oracle.ne if oracle else None, "oracle_mse": oracle.mse if oracle else None}
-            records.append(record | {"seconds": seconds})
-        return records
+            best = oracle.get(task.name, nothing)
+            known = {"oracle_ne": best.ne, "oracle_mse": best.mse}
+            records.append({"task": task.name, "kind": task.kind, **asdict(found), **known})
+        shown = {task.name for task in self._config.tasks if not task.auxiliary}
+        return [record for record in records if record["task"] in shown]
 
-    def _evaluate(self, between: Callable[[], None]) -> list[Metrics]:
+    def _evaluate(self, between: Callable[[], None]) -> tuple[MetricSums, list[MetricsByValue], FusionMeans]:
         config, world, reading = self._config, self._world, self._reading
         is_binary_T = torch.tensor([task.binary for task in config.tasks], device=world.device)
-        sums = MetricSums(is_binary_T)
-        batches = stream(
-            reading, world.lanes(reading.lanes), 0, threads=config.data.threads, pin=world.device.type == "cuda"
-        )
+        sums, lanes = MetricSums(is_binary_T, BUCKETS), world.lanes(reading.lanes)
+        by = [MetricsByValue(column, reading.manifest, is_binary_T, len(lanes)) for column in config.evaluate.by]
+        gates = FusionMeans(cast(Ranker, self._trainee.model.module).head, [task.name for task in config.tasks])
+        batches = stream(reading, lanes, 0, threads=config.data.threads, pin=world.device.type == "cuda")
         self._trainee.model.eval()
         try:
             with torch.no_grad():
-                self._add_all(batches, sums, between)
+                for _ in range(reading.batches_per_epoch):
+                    outcome = self._trainee.pipeline.progress(batches)
+                    sums.update(outcome.logits_BT, outcome.labels_BT, outcome.weights_BT, bucket_of(outcome.numbers_B))
+                    gates.update(outcome.numbers_B >= 0)
+                    for values in by:
+                        values.update(outcome)
+                    between()
         finally:
             batches.close()
             self._trainee.model.train()
-        world.sum(sums.sums_5T)
-        world.sum(sums.histogram_2TH)
-        return sums.compute()
-
-    def _add_all(self, batches: Prefetcher[Batch], sums: MetricSums, between: Callable[[], None]) -> None:
-        for _ in range(self._reading.batches_per_epoch):
-            outcome = self._trainee.pipeline.progress(batches)
-            sums.update(outcome.logits_BT, outcome.labels_BT, outcome.weights_BT)
-            between()
+        for tensor in sums.tensors:
+            world.sum(tensor)
+        return sums, by, gates
 
 
 def oracle_metrics(
@@ -101,7 +116,7 @@ def oracle_metrics(
     for group in range(world.rank, len(manifest.rows) if known else 0, world.size):
         _add_oracles(manifest, group, known, weight, sums)
     for total in sums.values():
-        for tensor in (total.sums_5T, total.histogram_2TH):
+        for tensor in total.tensors:
             tensor.copy_(world.sum(tensor.to(world.device)).cpu())
     return {name: total.compute()[0] for name, total in sums.items()}
 

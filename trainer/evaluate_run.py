@@ -19,4 +19,4 @@ def evaluate_run(path: str, checkpoint: str, data: str | None, world: World) -> 
     manifest = open_dataset(data or config.data.test, config, world)
     trainee = build_trainee(config, world, config.train.samples)
     checkpoints.load(state, trainee.model, None)
-    return Evaluator(config, world, trainee, test_reading(config, manifest)).run(state.samples)
+    return Evaluator(config, world, trainee, test_reading(config, manifest)).run(state.samples).records

@@ -13,9 +13,16 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from torch.utils.tensorboard import SummaryWriter
 
+from models.heads.base import Head
 from models.ranker import Outcome
+from models.tasks import TaskConfig
+from trainer.buckets import Buckets, write_buckets
+from trainer.checkpoint_files import State
 from trainer.config import Config
-from trainer.report import make_console
+from trainer.evaluate import Evaluation
+from trainer.gates import GateObserver, gate_entropies, write_fusion
+from trainer.metrics import entropy
+from trainer.report import by_table, evaluation_table, make_console
 from trainer.run_directory import RunDirectory, append_records
 from trainer.world import World
 
@@ -26,11 +33,15 @@ PLAIN_LINE_SECONDS = 5.0
 class TrainLog:
     """Losses, speed and waiting time since the last record; `write` is collective."""
 
-    def __init__(self, config: Config, world: World, run: RunDirectory, segment: int, start: int, end: int) -> None:
-        self._world, self._run, self._segment = world, run, segment
-        self._tasks = [task.name for task in config.tasks]
+    def __init__(self, config: Config, world: World, run: RunDirectory, state: State, start: int, end: int) -> None:
+        """`state` names this start and the datasets, as in its checkpoints."""
+        self._config, self._world, self._run, self._state = config, world, run, state
         self._weight_T = torch.tensor([task.weight for task in config.tasks], dtype=torch.float64)
-        self._sums_2T = torch.zeros(2, len(config.tasks), dtype=torch.float64, device=world.device)
+        self._is_binary_T = torch.tensor([task.binary for task in config.tasks], device=world.device)
+        self._sums_4T = torch.zeros(4, len(config.tasks), dtype=torch.float64, device=world.device)
+        """Of loss, weight, prediction and label, weighted."""
+        self._gates: GateObserver | None = None
+        self._newest_gates: list[torch.Tensor] = []
         self._samples = start
         self._begin = self._last = time.perf_counter()
         self._last_wait = 0.0
@@ -39,36 +50,47 @@ class TrainLog:
 
     def state(self) -> dict[str, Any]:
         """Sums since the last record, over all ranks, for a checkpoint. Collective: call on all ranks."""
-        return {"samples": self._samples, "sums": self._world.sum(self._sums_2T.clone()).tolist()}
+        return {"samples": self._samples, "sums": self._world.sum(self._sums_4T.clone()).tolist()}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Goes on from `state`: the next record covers what was trained before the resume too."""
         self._samples = state["samples"]
         if self._world.first:
-            self._sums_2T += torch.tensor(state["sums"], dtype=torch.float64, device=self._sums_2T.device)
+            self._sums_4T += torch.tensor(state["sums"], dtype=torch.float64, device=self._sums_4T.device)
+
+    def watch_gates(self, head: Head) -> None:
+        """Adds the entropy of each gate, on the newest batch of rank 0, to the records."""
+        if self._world.first:
+            self._gates = GateObserver(head, [task.name for task in self._config.tasks], training=True)
 
     def update(self, outcome: Outcome) -> None:
         """Adds the losses of a step that was trained, without waiting for them."""
-        self._sums_2T[0] += outcome.loss_T
-        self._sums_2T[1] += outcome.weights_BT.sum(dim=0)
+        predictions_BT = torch.where(self._is_binary_T, outcome.logits_BT.sigmoid(), outcome.logits_BT)
+        self._sums_4T[0] += outcome.loss_T
+        self._sums_4T[1] += outcome.weights_BT.sum(dim=0)
+        self._sums_4T[2] += (predictions_BT * outcome.weights_BT).sum(dim=0)
+        self._sums_4T[3] += (outcome.labels_BT * outcome.weights_BT).sum(dim=0)
+        if self._gates is not None:
+            self._newest_gates = self._gates.take()
 
     def write(self, samples: int, learning_rate: float, wait_seconds: float) -> None:
         """Writes the record of the samples since the last one. Collective: call on all ranks."""
-        loss_T, weight_T = self._world.sum(self._sums_2T).cpu().clone()
-        self._sums_2T.zero_()
+        sums_4T = self._world.sum(self._sums_4T).cpu().clone()
+        self._sums_4T.zero_()
         now = time.perf_counter()
         trained, elapsed = samples - self._samples, now - self._last
         record: dict[str, Any] = {
             "samples": samples,
             "seconds": now - self._begin,
             "samples_per_second": trained / elapsed,
-            "loss": float((loss_T * self._weight_T).sum()) / trained,
+            "loss": float((sums_4T[0] * self._weight_T).sum()) / trained,
             "data_wait_fraction": (wait_seconds - self._last_wait) / elapsed,
             "learning_rate": learning_rate,
         }
-        for index, task in enumerate(self._tasks):
-            weight = float(weight_T[index])
-            record[f"loss/{task}"] = float(loss_T[index]) / weight if weight else None
+        for task, sums in zip(self._config.tasks, sums_4T.t().tolist(), strict=True):
+            record |= window_metrics(task, sums)
+        if self._gates is not None:
+            record |= gate_entropies(self._gates, self._newest_gates)
         self._samples, self._last, self._last_wait = samples, now, wait_seconds
         if self._board is not None:
             append_records(self._run.train_log, [record])
@@ -83,20 +105,34 @@ class TrainLog:
         """Leaves `seconds` out of the speed of the next record."""
         self._last += seconds
 
-    def write_evaluation(self, samples: int, records: list[dict[str, Any]]) -> None:
-        """Appends an evaluation's records; rank 0 only writes."""
+    def write_evaluation(self, samples: int, found: Evaluation, reached: list[str]) -> None:
+        """Writes and prints an evaluation, once for each milestone that was reached; rank 0 only."""
         if self._board is None:
             return
-        append_records(self._run.evaluations, records)
-        for record in records:
-            metrics = {key: record[key] for key in ("ne", "auc", "log_loss", "calibration", "mse")}
+        whole = [record for record in found.records if record["by"] is None]
+        for record in whole:
+            metrics = {key: record[key] for key in ("ne", "auc", "log_loss", "calibration", "mse", "nmse")}
             self._add_scalars({f"evaluation/{key}/{record['task']}": value for key, value in metrics.items()}, samples)
+            if record["kind"] == "binary" and record["weight"] and record["ne"] is None:
+                self.warn(f"all labels of task {record['task']!r} in the test set are alike: NE is not defined")
+        write_buckets(
+            self._run.buckets_file(samples),
+            found.sums,
+            self._config.tasks,
+            Buckets(samples, reached, self._state.fingerprints["test"], {}),
+        )
+        write_fusion(self._run.fusion_file(samples), samples, found.fusion)
+        for milestone in reached or (None,):
+            append_records(self._run.evaluations, [{**record, "milestone": milestone} for record in found.records])
+            self.print(evaluation_table([{**record, "milestone": milestone} for record in whole]))
+        for column in self._config.evaluate.by:
+            self.print(by_table(column, [record for record in found.records if record["by"] == column]))
 
     def event(self, name: str, samples: int, **values: Any) -> None:
         """Appends what happened to events.jsonl; rank 0 only writes."""
         if self._world.first:
             when = datetime.now(UTC).isoformat(timespec="seconds")
-            record = {"event": name, "time": when, "segment": self._segment, "samples": samples, **values}
+            record = {"event": name, "time": when, "segment": self._state.segment, "samples": samples, **values}
             append_records(self._run.events, [record])
 
     def warn(self, text: str) -> None:
@@ -118,6 +154,20 @@ class TrainLog:
         for name, value in values.items():
             if value is not None:
                 self._board.add_scalar(name, value, samples)
+
+
+def window_metrics(task: TaskConfig, sums: list[float]) -> dict[str, float | None]:
+    """A task's metrics on what was trained since the last record: predictions made before each update.
+
+    `sums` are those of loss, weight, prediction and label.
+    """
+    loss, weight, prediction, label = sums
+    mean = loss / weight if weight else None
+    found = {f"loss/{task.name}": mean, f"calibration/{task.name}": prediction / label if label else None}
+    if not task.binary:
+        return found | {f"mse/{task.name}": mean}
+    background = entropy(label / weight) if weight else 0.0
+    return found | {f"ne/{task.name}": mean / background if mean is not None and background > 0 else None}
 
 
 class Pause:

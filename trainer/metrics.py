@@ -1,6 +1,6 @@
 """Evaluation metrics from sums, so that batches and ranks add up exactly and memory does not grow.
 
-Shapes: B rows, T tasks, H histogram bins.
+Shapes: B rows, T tasks, K buckets of rows, H histogram bins.
 """
 
 import math
@@ -31,6 +31,8 @@ class Metrics:
     calibration: float | None = None
     """Mean prediction / mean label."""
     mse: float | None = None
+    nmse: float | None = None
+    """Normalised MSE: MSE / variance of the set's own labels; 1.0 is the constant predictor."""
     prediction_mean: float | None = None
     label_mean: float | None = None
 
@@ -38,37 +40,51 @@ class Metrics:
 class MetricSums:
     """Weighted sums of T tasks in float64. A task is binary or not, as `is_binary_T` says."""
 
-    NAMES = ("examples", "weight", "loss", "prediction", "label")
+    NAMES = ("examples", "weight", "loss", "prediction", "label", "label_squared")
 
-    def __init__(self, is_binary_T: torch.Tensor) -> None:
+    def __init__(self, is_binary_T: torch.Tensor, buckets: int = 1, bins: int = BINS) -> None:
         num_tasks, device = len(is_binary_T), is_binary_T.device
-        self._is_binary_T = is_binary_T
-        self.sums_5T = torch.zeros(len(self.NAMES), num_tasks, dtype=torch.float64, device=device)
-        self.histogram_2TH = torch.zeros(2, num_tasks, BINS, dtype=torch.float64, device=device)
+        self._is_binary_T, self._bins = is_binary_T, bins
+        self.sums_6TK = torch.zeros(len(self.NAMES), num_tasks, buckets, dtype=torch.float64, device=device)
+        """All but the first weighted. A loss is the log loss, or the squared error."""
+        self.histogram_2TH = torch.zeros(2, num_tasks, bins, dtype=torch.float64, device=device)
         """Weight of negatives, and of positives, per bin of the logit."""
 
-    def update(self, logits_BT: torch.Tensor, labels_BT: torch.Tensor, weights_BT: torch.Tensor) -> None:
-        """Adds rows; those of weight 0 count nowhere. No synchronisation with the host."""
+    @property
+    def tensors(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """All that has to be added up over ranks."""
+        return self.sums_6TK, self.histogram_2TH
+
+    def update(
+        self,
+        logits_BT: torch.Tensor,
+        labels_BT: torch.Tensor,
+        weights_BT: torch.Tensor,
+        bucket_B: torch.Tensor | None = None,
+    ) -> None:
+        """Adds rows, into the first bucket where none is given; those of weight 0 count nowhere. No device is waited for."""
         logits_BT, labels_BT, weights_BT = logits_BT.double(), labels_BT.double(), weights_BT.double()
         predictions_BT = torch.where(self._is_binary_T, logits_BT.sigmoid(), logits_BT)
         cross_entropy_BT = functional.binary_cross_entropy_with_logits(logits_BT, labels_BT, reduction="none")
         loss_BT = torch.where(self._is_binary_T, cross_entropy_BT, (logits_BT - labels_BT).square())
-        self.sums_5T[0] += (weights_BT > 0).sum(dim=0)
-        self.sums_5T[1] += weights_BT.sum(dim=0)
-        for row, values_BT in enumerate((loss_BT, predictions_BT, labels_BT), start=2):
-            self.sums_5T[row] += (values_BT * weights_BT).sum(dim=0)
+        values = (torch.ones_like(loss_BT), loss_BT, predictions_BT, labels_BT, labels_BT.square())
+        sums_6TB = torch.stack([weights_BT > 0, *(values_BT * weights_BT for values_BT in values)]).transpose(1, 2)
+        if bucket_B is None:
+            self.sums_6TK[:, :, 0] += sums_6TB.sum(dim=2)
+        else:
+            self.sums_6TK.index_add_(2, bucket_B, sums_6TB)
         self._update_histogram(logits_BT, labels_BT, weights_BT)
 
     def _update_histogram(self, logits_BT: torch.Tensor, labels_BT: torch.Tensor, weights_BT: torch.Tensor) -> None:
         num_tasks = logits_BT.shape[1]
-        bin_BT = ((logits_BT / LOGIT_RANGE + 1) * (BINS / 2)).long().clamp_(0, BINS - 1)
+        bin_BT = ((logits_BT / LOGIT_RANGE + 1) * (self._bins / 2)).long().clamp_(0, self._bins - 1)
         task_T = torch.arange(num_tasks, device=logits_BT.device)
-        place_BT = ((labels_BT > 0.5).long() * num_tasks + task_T) * BINS + bin_BT
+        place_BT = ((labels_BT > 0.5).long() * num_tasks + task_T) * self._bins + bin_BT
         self.histogram_2TH.view(-1).index_add_(0, place_BT.reshape(-1), weights_BT.reshape(-1))
 
     def compute(self) -> list[Metrics]:
         """Metrics of each task from the sums."""
-        columns = self.sums_5T.t().tolist()
+        columns = self.sums_6TK.sum(dim=2).t().tolist()
         return [
             _binary(column, self.histogram_2TH[:, task]) if binary else _regression(column)
             for task, (column, binary) in enumerate(zip(columns, self._is_binary_T.tolist(), strict=True))
@@ -81,7 +97,7 @@ def entropy(rate: float) -> float:
 
 
 def _binary(column: list[float], histogram_2H: torch.Tensor) -> Metrics:
-    examples, weight, loss, prediction, label = column
+    examples, weight, loss, prediction, label, _ = column
     if weight == 0:
         return Metrics(int(examples), weight)
     background = entropy(label / weight)
@@ -100,11 +116,17 @@ def _binary(column: list[float], histogram_2H: torch.Tensor) -> Metrics:
 
 
 def _regression(column: list[float]) -> Metrics:
-    examples, weight, loss, prediction, label = column
+    examples, weight, loss, prediction, label, label_squared = column
     if weight == 0:
         return Metrics(int(examples), weight)
+    variance = label_squared / weight - (label / weight) ** 2
     return Metrics(
-        int(examples), weight, mse=loss / weight, prediction_mean=prediction / weight, label_mean=label / weight
+        examples=int(examples),
+        weight=weight,
+        mse=loss / weight,
+        nmse=loss / weight / variance if variance > 0 else None,
+        prediction_mean=prediction / weight,
+        label_mean=label / weight,
     )
 
 

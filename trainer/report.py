@@ -7,10 +7,12 @@ from typing import Any
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
+from rich.text import Text
 
 from data.counts import format_count
 from data.importers.kuairand import ImportSummary
 from data.synth import SynthSummary
+from trainer.compare_table import Grid
 from trainer.sharding import Placement
 
 Record = dict[str, Any]
@@ -170,8 +172,22 @@ def evaluation_table(records: list[Record]) -> Table:
     return table
 
 
+def by_table(column: str, records: list[Record]) -> Table:
+    """NE (MSE for regression) of each task for every value of a column."""
+    table = Table(title=f"by {column}: NE of binary tasks, MSE of regression tasks")
+    for name in (column, "examples", *dict.fromkeys(record["task"] for record in records)):
+        table.add_column(name, justify="right")
+    for value in dict.fromkeys(record["value"] for record in records):
+        found = [record for record in records if record["value"] == value]
+        examples = max(record["examples"] for record in found)
+        metrics = (record["ne"] if record["kind"] == "binary" else record["mse"] for record in found)
+        table.add_row("–" if value is None else str(value), f"{examples:,}", *map(_number, metrics))
+    return table
+
+
 def result_table(records: list[Record]) -> Table:
     """NE (MSE for regression) of each task at each evaluation, and the best reachable value where it is known."""
+    records = [record for record in records if record["by"] is None]
     table = Table(title="result: NE of binary tasks, MSE of regression tasks (lower is better)")
     table.add_column("task")
     table.add_column("metric")
@@ -192,6 +208,16 @@ def result_table(records: list[Record]) -> Table:
             *cells,
             *([_number(_main(last, "oracle_"))] * with_oracle),
         )
+    return table
+
+
+def comparison_table(grid: Grid) -> Table:
+    """Heads against the baseline on one task."""
+    table = Table(title=Text(grid.title))
+    for name in grid.header:
+        table.add_column(Text(name), justify="left" if name in ("head", "runs") else "right")
+    for row in grid.rows:
+        table.add_row(*map(Text, row))
     return table
 
 

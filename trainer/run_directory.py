@@ -3,6 +3,8 @@
 RUN/config.toml          the resolved config
 RUN/train.jsonl          one record per log point
 RUN/evaluations.jsonl    one record per task and evaluation
+RUN/evaluations/<samples>.parquet    sums of every bucket of test rows, for `adatt compare`
+RUN/fusion/<samples>.json            mean fusion weights on the test set
 RUN/segments.jsonl       one record per start: from where, how far, on how many ranks
 RUN/events.jsonl         what happened besides: checkpoints, rows and batches left out
 RUN/manifests/           row groups of the training and the test set as they were at the first start
@@ -41,6 +43,7 @@ FREE_KEYS = (
     "train.on_non_finite",
     "train.non_finite_batches",
     "evaluate.at_samples",
+    "evaluate.by",
 )
 
 
@@ -110,6 +113,14 @@ class RunDirectory:
         except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise ConfigError(f"{self.config_file}: cannot be read ({error})") from error
 
+    def buckets_file(self, samples: int) -> Path:
+        """Sums of an evaluation, bucket by bucket."""
+        return self.path / "evaluations" / f"{samples}.parquet"
+
+    def fusion_file(self, samples: int) -> Path:
+        """Mean fusion weights of an evaluation."""
+        return self.path / "fusion" / f"{samples}.json"
+
     def trace_file(self, segment: int, rank: int) -> Path:
         """Where a rank of a start of the run records the rows that it hands out."""
         return self.trace / f"segment-{segment}.rank-{rank}.arrow"
@@ -117,10 +128,11 @@ class RunDirectory:
     def needs_evaluation(self, samples: int, milestones: list[str | None], tasks: list[str]) -> bool:
         """Whether an evaluation is still to be done; drops the records of one that was cut short."""
         records = read_records(self.evaluations)
-        found = {(record["milestone"], record["task"]) for record in records if record["samples"] == samples}
+        of_now = [record for record in records if record["samples"] == samples]
+        found = {(record["milestone"], record["task"]) for record in of_now if record["by"] is None}
         if {(milestone, task) for milestone in milestones for task in tasks} <= found:
             return False
-        if found:
+        if of_now:
             _rewrite(self.evaluations, [record for record in records if record["samples"] != samples])
         return True
 

@@ -21,7 +21,7 @@ from typing import Annotated, Literal, Self
 from pydantic import AwareDatetime, Field, ValidationError, model_validator
 
 from data.settings import Settings
-from trainer.errors import CheckpointError, ConfigError
+from trainer.errors import ConfigError, RunError
 
 Samples = Annotated[int, Field(ge=0, lt=1 << 62)]
 End = Literal["finished", "stopped", "failed"]
@@ -55,7 +55,7 @@ class Segment(Settings, populate_by_name=True):
 
 
 class SegmentLog:
-    """Keeps the record of this start. Used on rank 0 only, from any thread; CheckpointError where it cannot write."""
+    """Keeps the record of this start. Used on rank 0 only, from any thread; RunError where it cannot write."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -114,7 +114,7 @@ class SegmentLog:
                 os.fsync(file.fileno())
             partial.replace(self._path)
         except OSError as error:
-            raise CheckpointError(
+            raise RunError(
                 f"{self._path}: cannot be written ({error.strerror}); make room or mend the disk"
             ) from error
 

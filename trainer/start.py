@@ -28,7 +28,7 @@ from trainer.checkpoint import Checkpoints
 from trainer.checkpoint_files import State
 from trainer.clock import Clock
 from trainer.config import Config
-from trainer.errors import CheckpointError, ConfigError
+from trainer.errors import CheckpointError, ConfigError, RunError
 from trainer.evaluate import Evaluator
 from trainer.faults import Faults
 from trainer.guard import StepGuard
@@ -68,7 +68,7 @@ class Parts:
         try:
             self.log.event("checkpoint", state.samples, pinned=state.pinned, seconds=round(seconds, 3))
         except OSError as error:
-            raise CheckpointError(f"{self.run.events}: cannot be written ({error.strerror})") from error
+            raise RunError(f"{self.run.events}: cannot be written ({error.strerror})") from error
 
 
 @contextmanager
@@ -117,15 +117,9 @@ def start(config: Config, world: World) -> Iterator[Parts]:
             trace=trace,
         )
         stack.callback(batches.close)
-        log = TrainLog(config, world, run, segment, clock.samples, end)
-        stack.callback(log.close)
-        if found is not None:
-            log.restore(found.log)
-        for problem in problems:
-            log.event("damaged_checkpoint", clock.samples, problem=problem)
-            log.warn(f"{problem}; set aside, the checkpoint before it is taken")
         guard = StepGuard(world, stop, watch, lambda: len(batches.skipped), config.checkpoint.every_minutes)
-        guard.attach(cast(Ranker, trainee.model.module).head, trainee.pipeline)
+        head = cast(Ranker, trainee.model.module).head
+        guard.attach(head, trainee.pipeline)
         state = State(
             samples=0,
             pinned=False,
@@ -138,6 +132,14 @@ def start(config: Config, world: World) -> Iterator[Parts]:
             versions={"torch": torch.__version__, "torchrec": torchrec.__version__},
             files={},
         )
+        log = TrainLog(config, world, run, state, clock.samples, end)
+        stack.callback(log.close)
+        log.watch_gates(head)
+        if found is not None:
+            log.restore(found.log)
+        for problem in problems:
+            log.event("damaged_checkpoint", clock.samples, problem=problem)
+            log.warn(f"{problem}; set aside, the checkpoint before it is taken")
         evaluator = Evaluator(config, world, trainee, test)
         faults = Faults(config, world, reading, batches, log)
         _announce(log, trainee, reading, clock, end)

@@ -9,7 +9,7 @@ from data.hashing import stable_seed
 from trainer.clock import Due
 from trainer.config import Config
 from trainer.errors import RunError
-from trainer.report import evaluation_table, result_table
+from trainer.report import result_table
 from trainer.run_directory import read_records
 from trainer.start import Parts, start
 from trainer.stop import Stopped
@@ -22,7 +22,11 @@ def train(config: Config, world: World) -> None:
     Raises Stopped once the run has been saved on request, RunError where it cannot go on.
     """
     with start(config, world) as parts:
-        run_loop(parts)
+        try:
+            run_loop(parts)
+        except RunError:  # of all ranks alike: the save under way is worth waiting for
+            parts.checkpoints.finish()
+            raise
         parts.log.print(result_table(read_records(parts.run.evaluations)))
 
 
@@ -62,9 +66,8 @@ def _evaluate(parts: Parts, due: Due) -> None:
     """Evaluates at a milestone or the end, unless a start before this one has."""
     samples, log = parts.clock.samples, parts.log
     reached = [entry.text for entry in parts.config.evaluate.at_samples if due.boundary(entry.samples) == samples]
-    milestones: list[str | None] = list(reached) or [None]
     tasks = [task.name for task in parts.config.tasks if not task.auxiliary]
-    if not parts.world.on_first(lambda: parts.run.needs_evaluation(samples, milestones, tasks)):
+    if not parts.world.on_first(lambda: parts.run.needs_evaluation(samples, list(reached) or [None], tasks)):
         return
 
     def between_batches() -> None:
@@ -74,10 +77,7 @@ def _evaluate(parts: Parts, due: Due) -> None:
 
     with log.pause():
         found = parts.evaluator.run(samples, between_batches)
-    for milestone in milestones:
-        records = [{**record, "milestone": milestone} for record in found]
-        log.write_evaluation(samples, records)
-        log.print(evaluation_table(records))
+    log.write_evaluation(samples, found, reached)
 
 
 def _save(parts: Parts, *, pinned: bool) -> None:

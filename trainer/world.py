@@ -13,10 +13,12 @@ import torch
 import torch.distributed as dist
 
 from data.errors import UserError
-from trainer.errors import ConfigError
+from trainer.errors import ConfigError, RunError
 from trainer.ranks import announced_ranks
 
 Result = TypeVar("Result")
+TOLD_ERRORS = (UserError, RunError)
+"""End a run with one line; whatever else is raised is a bug, and ends its rank with a traceback."""
 DeviceName = Literal["auto", "cpu", "cuda"]
 
 
@@ -52,12 +54,12 @@ class World:
         return range(self.rank * share, (self.rank + 1) * share)
 
     def on_first(self, function: Callable[[], Result]) -> Result:
-        """Result of `function`, run on rank 0 only; its UserError is raised on all. Collective: call on all ranks."""
+        """Result of `function`, run on rank 0 only; its error, if one is told to the user, is raised on all. Collective."""
         message: list[Any] = [None, None]
         if self.first:
             try:
                 message[0] = function()
-            except UserError as error:
+            except TOLD_ERRORS as error:
                 message[1] = error
         dist.broadcast_object_list(message, src=0, group=self.group)
         if message[1] is not None:
@@ -65,12 +67,12 @@ class World:
         return message[0]
 
     def on_all(self, function: Callable[[], Result]) -> Result:
-        """Result of `function` on this rank; any rank's UserError is raised on all. Collective: call on all ranks."""
+        """Result of `function` on this rank; any rank's error, if it is told to the user, is raised on all. Collective."""
         result: Result | None = None
-        error: UserError | None = None
+        error: UserError | RunError | None = None
         try:
             result = function()
-        except UserError as caught:
+        except TOLD_ERRORS as caught:
             error = caught
         raised = next((entry for entry in self.gather(error) if entry is not None), None)
         if raised is not None:

@@ -97,8 +97,9 @@ class FusionLevel(nn.Module):
     def forward(self, x: torch.Tensor, gate_x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """(fused_BUH, weights_BUE) of the experts' input x_BUI and the gates' input; x_BI where it is common."""
         weights_BUE = self.gate(gate_x)
-        if self.native_place is not None:
-            weights_BUE = weights_BUE + self._native_weights(self.native_place, weights_BUE)
+        native_UE = self.native_weights(weights_BUE)
+        if native_UE is not None:
+            weights_BUE = weights_BUE + native_UE
         return fuse(weights_BUE, self.experts(x)), weights_BUE
 
     def gate(self, x: torch.Tensor) -> torch.Tensor:
@@ -109,11 +110,13 @@ class FusionLevel(nn.Module):
             scores_BN = nothing.index_copy(1, self.gate_place, scores_BN)
         return scores_BN.view(len(x), self.num_fused, self.plan.num_experts).softmax(dim=2)
 
-    def _native_weights(self, place: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-        """native_UE: the native weights where unit u owns expert e, else 0."""
-        values = like.new_ones(len(place)) if self.native is None else self.native
+    def native_weights(self, like: torch.Tensor) -> torch.Tensor | None:
+        """native_UE: the native weights where unit u owns expert e, else 0; None where there are none."""
+        if self.native_place is None:
+            return None
+        values = like.new_ones(len(self.native_place)) if self.native is None else self.native
         nothing = values.new_zeros(self.num_fused * self.plan.num_experts)
-        return nothing.index_copy(0, place, values).view(self.num_fused, self.plan.num_experts)
+        return nothing.index_copy(0, self.native_place, values).view(self.num_fused, self.plan.num_experts)
 
 
 class GatedHead(Head):

@@ -2,7 +2,6 @@
 
 import math
 import threading
-from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from dataclasses import replace
@@ -430,15 +429,15 @@ def test_look_ahead_is_bounded(
     ends: list[int] = []  # row of its lane at which a decoded segment is used up
     epoch_rows = NUM_ROWS // size * (size // lanes)
 
-    def counted(reading: Reading, task: data.stream.Task, numbered: bool) -> object:
+    def counted(reading: Reading, task: data.stream.Task) -> object:
         ends.append(task.epoch * epoch_rows + task.needed + task.stop - task.start)
-        return read_rows(reading, task, numbered)
+        return read_rows(reading, task)
 
     monkeypatch.setattr(data.stream, "ThreadPoolExecutor", InlinePool)
     monkeypatch.setattr(data.stream, "read_rows", counted)
     reading = reading_of(manifest, order=order, lanes=lanes, global_batch_size=size)
-    segments = data.stream._Segments(reading, range(lanes), 0, 1, numbered=False)
-    batches = data.stream._batches(segments, False, deque())
+    segments = data.stream._Segments(reading, range(lanes), 0, 1)
+    batches = data.stream._batches(segments, False)
     most_held = 0
     for number in range(2 * reading.batches_per_epoch):
         finished = sum(end <= number * reading.rows_per_lane for end in ends)
@@ -454,9 +453,9 @@ def test_look_ahead_is_bounded(
 def test_every_segment_is_decoded_once(manifest: Manifest, monkeypatch: pytest.MonkeyPatch) -> None:
     decoded: list[tuple[int, int, int]] = []
 
-    def counted(reading: Reading, task: data.stream.Task, numbered: bool) -> object:
+    def counted(reading: Reading, task: data.stream.Task) -> object:
         decoded.append((task.group, task.start, task.stop))
-        return read_rows(reading, task, numbered)
+        return read_rows(reading, task)
 
     monkeypatch.setattr(data.stream, "read_rows", counted)
     take(reading_of(manifest, order="stored", keep_last=True), range(4), 0, None)

@@ -103,10 +103,8 @@ def test_a_batch_without_a_row_leaves_no_trace(tmp_path: Path, path: Path) -> No
 def test_without_a_trace_rows_carry_no_numbers(manifest: Manifest) -> None:
     reading = reading_of(manifest)
     task = tasks_of_epoch(reading, range(4), 0, 0)[0]
-    assert read_rows(reading, task).numbers_R is None
-    numbered = read_rows(reading, task, numbered=True)
-    assert numbered.numbers_R is not None
-    assert numbered.numbers_R.tolist() == numbered.dense_RD[:, 0].tolist()
+    rows = read_rows(reading, task)
+    assert rows.numbers_R.tolist() == rows.dense_RD[:, 0].tolist()
 
 
 # ---- a sudden end

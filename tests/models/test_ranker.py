@@ -33,6 +33,7 @@ def make_batch(labels: list[list[float | None]] = LABELS, weights: list[float] =
         labels_BT=torch.tensor([[label or 0.0 for label in row] for row in labels], dtype=torch.float64),
         label_mask_BT=torch.tensor([[label is not None for label in row] for row in labels]),
         weights_B=torch.tensor(weights, dtype=torch.float64),
+        numbers_B=torch.tensor(rows),
     )
 
 

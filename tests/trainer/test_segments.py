@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trainer.errors import CheckpointError, ConfigError
+from trainer.errors import ConfigError, RunError
 from trainer.segments import Piece, Segment, SegmentLog, gaps, read_segments, surviving
 
 exact = settings(derandomize=True, deadline=None, max_examples=200, database=None)
@@ -158,7 +158,7 @@ def test_half_a_rewrite_is_never_read(tmp_path: Path) -> None:
 
 def test_a_disk_that_does_not_take_it(tmp_path: Path) -> None:
     path = tmp_path / "gone" / "segments.jsonl"
-    with pytest.raises(CheckpointError, match=r"segments\.jsonl: cannot be written \(No such file or directory\)"):
+    with pytest.raises(RunError, match=r"segments\.jsonl: cannot be written \(No such file or directory\)"):
         SegmentLog(path).start(0, 1, "abc", None, trace=False)
 
 

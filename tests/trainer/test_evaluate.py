@@ -1,0 +1,204 @@
+"""What an evaluation finds and leaves behind: bucketed sums, metrics by value, fusion weights; alike on any ranks."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from tests.ranks import run_on_ranks
+from tests.trainer.datasets import make_config
+from trainer.buckets import BUCKETS, bucket_of, read_buckets
+from trainer.config import Config
+from trainer.errors import ConfigError
+from trainer.evaluate_run import evaluate_run
+from trainer.metrics import MetricSums, entropy
+from trainer.run_directory import RunDirectory, read_records
+from trainer.train import train
+from trainer.world import World
+
+
+def _train(world: World, config: Config) -> None:
+    train(config, world)
+
+
+@pytest.fixture(scope="module")
+def trained(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
+    folder = tmp_path_factory.mktemp("evaluated") / "run"
+    config = make_config(
+        dataset,
+        run={"dir": str(folder)},
+        train={"samples": 640},
+        evaluate={"at_samples": [320], "by": ["user", "video"]},
+        data={"weight": "weight"},
+    )
+    run_on_ranks(2, _train, config)
+    return RunDirectory(folder)
+
+
+def _whole(run: RunDirectory, samples: int) -> dict[str, dict[str, Any]]:
+    records = [record for record in read_records(run.evaluations) if record["samples"] == samples]
+    return {record["task"]: record for record in records if record["by"] is None}
+
+
+def test_metrics_follow_from_the_buckets(trained: RunDirectory) -> None:
+    for samples, milestones in ((320, ["320"]), (640, [])):
+        buckets = read_buckets(trained.buckets_file(samples))
+        assert (buckets.samples, buckets.milestones) == (samples, milestones)
+        for name, record in _whole(trained, samples).items():
+            task = buckets.tasks[name]
+            examples, weight, loss, _, label, label_squared = task.sums_6K.sum(axis=1)
+            assert task.sums_6K.shape == (6, BUCKETS)
+            assert examples == record["examples"]
+            if task.kind == "binary":
+                assert loss / weight / entropy(label / weight) == pytest.approx(record["ne"], rel=1e-12)
+            else:
+                assert loss / weight == pytest.approx(record["mse"], rel=1e-12)
+                variance = label_squared / weight - (label / weight) ** 2
+                assert record["nmse"] == pytest.approx(loss / weight / variance, rel=1e-12)
+
+
+def test_a_row_is_in_the_same_bucket_in_every_run(trained: RunDirectory, dataset: Path) -> None:
+    labels = pq.read_table(dataset / "test")["click"].to_numpy()
+    numbers = np.arange(len(labels))
+    bucket = bucket_of(torch.from_numpy(numbers)).numpy()
+    expected = np.bincount(bucket, minlength=BUCKETS)
+    found = read_buckets(trained.buckets_file(640)).tasks["click"].sums_6K[0]
+    assert found.tolist() == expected.tolist()
+
+
+def test_buckets_are_filled_evenly() -> None:
+    counts = np.bincount(bucket_of(torch.arange(1 << 20)).numpy(), minlength=BUCKETS)
+    assert len(counts) == BUCKETS
+    assert abs(counts - 1024).max() < 6 * 32  # six standard deviations of a fair hash
+    neighbours = bucket_of(torch.arange(1000))
+    assert len(set((neighbours[1:] - neighbours[:-1]).tolist())) > 500  # no pattern that a log's order could meet
+
+
+def test_damaged_buckets_are_told(trained: RunDirectory, tmp_path: Path) -> None:
+    path = tmp_path / "640.parquet"
+    path.write_bytes(trained.buckets_file(640).read_bytes()[:-50])
+    with pytest.raises(ConfigError, match="not the buckets of an evaluation"):
+        read_buckets(path)
+    pq.write_table(pq.read_table(trained.buckets_file(640)).slice(3), path)
+    with pytest.raises(ConfigError, match="buckets of task 'watch' are missing"):
+        read_buckets(path)
+
+
+def test_metrics_by_value_equal_those_of_the_rows(trained: RunDirectory, dataset: Path) -> None:
+    """Each value's weighted label mean and examples, straight from the file; the whole is the sum of the values."""
+    table = pq.read_table(dataset / "test")
+    records = [record for record in read_records(trained.evaluations) if record["samples"] == 640]
+    for column in ("user", "video"):
+        values = np.array(table[column].to_pylist(), dtype=object)
+        clicks, weights = table["click"].to_numpy(), table["weight"].to_numpy().astype(np.float64)
+        of_click = [record for record in records if record["by"] == column and record["task"] == "click"]
+        assert [record["value"] for record in of_click] == sorted(set(values.tolist()))
+        for record in of_click:
+            chosen = values == record["value"]
+            assert record["examples"] == chosen.sum()
+            mean = (clicks[chosen] * weights[chosen]).sum() / weights[chosen].sum()
+            assert record["label_mean"] == pytest.approx(mean, rel=1e-9)
+        whole = _whole(trained, 640)["click"]
+        loss = sum(record["log_loss"] * record["weight"] for record in of_click)
+        assert loss / whole["weight"] == pytest.approx(whole["log_loss"], rel=1e-9)
+
+
+def _evaluate(world: World, run: str) -> list[dict[str, Any]]:
+    return evaluate_run(run, "640", None, world)
+
+
+@pytest.mark.parametrize("size", [1, 4])
+def test_any_ranks_find_the_same(trained: RunDirectory, size: int) -> None:
+    expected = [record for record in read_records(trained.evaluations) if record["samples"] == 640]
+    found = run_on_ranks(size, _evaluate, str(trained.path))[0]
+    assert len(found) == len(expected) > 200
+    for one, other in zip(expected, found, strict=True):
+        assert (one["by"], one["value"], one["task"], one["examples"]) == (
+            other["by"],
+            other["value"],
+            other["task"],
+            other["examples"],
+        )
+        for key in ("ne", "log_loss", "mse", "calibration"):
+            assert (one[key] is None) == (other[key] is None)
+            if one[key] is not None:
+                assert one[key] == pytest.approx(other[key], rel=1e-6)
+
+
+def test_fusion_weights_are_those_of_the_head(trained: RunDirectory) -> None:
+    levels = json.loads(trained.fusion_file(640).read_text())["levels"]
+    assert len(levels) == 2
+    tasks = ["watch", "click", "rare"]
+    assert levels[0]["units"] == [*tasks, "shared"]
+    assert levels[1]["units"] == tasks
+    for level in levels:
+        assert np.shape(level["weights"]) == (len(level["units"]), len(level["experts"]))
+        assert len(level["experts"]) == 7
+    found = run_on_ranks(1, _fusion_of_all_rows, str(trained.path))[0]
+    for level, expected in zip(levels, found, strict=True):
+        np.testing.assert_allclose(level["weights"], expected, rtol=1e-5, atol=1e-7)
+
+
+def _fusion_of_all_rows(world: World, path: str) -> list[Any]:
+    """Means of `Head.fusion_weights`, batch by batch, on one rank."""
+    from data.stream import stream
+    from trainer.build import build_trainee, open_dataset, test_reading
+    from trainer.checkpoint import Checkpoints
+
+    run = RunDirectory(path)
+    config = run.read_config()
+    reading = test_reading(config, open_dataset(config.data.test, config, world))
+    trainee = build_trainee(config, world, 640)
+    checkpoints = Checkpoints(run.checkpoints, world)
+    checkpoints.load(checkpoints.find("640"), trainee.model, None)
+    ranker: Any = trainee.model.eval().module
+    sums: list[torch.Tensor] = []
+    batches = stream(reading, range(reading.lanes), 0)
+    rows = 0
+    with torch.no_grad():
+        for batch in batches:
+            features_BF = ranker.features(batch.sparse, batch.dense_BD)
+            weights = [part[batch.numbers_B >= 0].sum(dim=0) for part in ranker.head.fusion_weights(features_BF)]
+            sums = [one + other for one, other in zip(sums, weights, strict=True)] if sums else weights
+            rows += int((batch.numbers_B >= 0).sum())
+    batches.close()
+    return [(total / rows).tolist() for total in sums]
+
+
+def test_training_records_have_window_metrics_and_gate_entropies(trained: RunDirectory) -> None:
+    record = read_records(trained.train_log)[-1]
+    assert record["ne/click"] > 0
+    assert record["mse/watch"] == record["loss/watch"]
+    assert record["calibration/click"] > 0
+    entropies = {key: value for key, value in record.items() if key.startswith("gate_entropy/")}
+    assert set(entropies) == {
+        *(f"gate_entropy/0/{unit}" for unit in ("watch", "click", "rare", "shared")),
+        *(f"gate_entropy/1/{unit}" for unit in ("watch", "click", "rare")),
+    }
+    assert all(0 < value <= 1 for value in entropies.values())
+
+
+def test_a_task_whose_labels_are_alike_has_no_ne() -> None:
+    for label in (0.0, 1.0):
+        sums = MetricSums(torch.tensor([True]))
+        sums.update(torch.tensor([[0.3], [-2.0]]), torch.full((2, 1), label), torch.ones(2, 1))
+        (metrics,) = sums.compute()
+        assert metrics.ne is None
+        assert metrics.auc is None
+        assert metrics.log_loss is not None
+        assert np.isfinite(metrics.log_loss)
+
+
+def test_columns_that_cannot_be_grouped_by_are_refused(dataset: Path, tmp_path: Path) -> None:
+    config = make_config(dataset, run={"dir": str(tmp_path / "run")}, evaluate={"by": ["tab"]})
+    assert "no column 'tab'" in run_on_ranks(1, _refusal, config)[0]
+
+
+def _refusal(world: World, config: Config) -> str:
+    with pytest.raises(ConfigError) as caught:
+        train(config, world)
+    return str(caught.value)

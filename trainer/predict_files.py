@@ -1,0 +1,218 @@
+"""What `adatt predict` writes: a Parquet file for each lane, and a marker once all of them are complete.
+
+The files are written in place, since an object store cannot rename a folder. They count once `_SUCCESS` is there; the
+program's own reader, like others, takes a name with an underscore for no data.
+
+A lane holds in memory one output row group, and three of the input for the columns that are copied.
+
+Shapes: R rows, T tasks.
+"""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pyarrow import fs
+
+from data.decode import Float32
+from data.errors import DataError, UserError
+from data.footer import one_line
+from data.hashing import Int64
+from data.manifest import Manifest, open_uri
+from data.prefetch import Prefetcher
+from data.stream import Reading, read_row_group, tasks_of_epoch
+from trainer.world import World
+
+MARKER = "_SUCCESS"
+ROW_GROUP_ROWS, ROW_GROUP_BYTES = 1 << 17, 32 << 20
+"""An output row group ends with the batch that reaches one of these (bytes in memory)."""
+
+
+@dataclass(frozen=True)
+class Scored:
+    """What was scored: the content of the marker."""
+
+    samples: int
+    """Of the checkpoint."""
+    fingerprint: str
+    """Of the input."""
+    rows: int
+    files: int
+    seconds: float
+
+    def __str__(self) -> str:
+        speed = self.rows / self.seconds
+        return f"{self.rows:,} rows scored at {self.samples:,} samples, {speed:,.0f} rows/s: {self.files:,} files"
+
+
+class Output:
+    """The folder written to, on any filesystem."""
+
+    def __init__(self, uri: str) -> None:
+        self._uri = uri
+        self.filesystem, self._root = open_uri(uri)
+        self._made = False
+
+    def path(self, name: str) -> str:
+        """Of a file in the folder, on its filesystem."""
+        return f"{self._root}/{name}"
+
+    def check(self, source: Manifest) -> None:
+        """DataError where the folder is in use, or part of the dataset that is read; writes nothing."""
+        with self.explained():
+            info = self.filesystem.get_file_info(self._root)
+            names = self._names() if info.type == fs.FileType.Directory else []
+        if info.type == fs.FileType.File:
+            raise DataError(f"--out {self._uri} is a file; name a folder that is empty or does not exist")
+        if names:
+            state = "is not empty" if MARKER in names else f"is not empty, and holds no {MARKER} of a complete output"
+            raise DataError(f"--out {self._uri} {state}; choose another folder or remove it")
+        if self.filesystem.equals(source.filesystem) and f"{self._root}/".startswith(f"{source.root}/"):
+            raise DataError(f"--out {self._uri} lies in the dataset {source.uri} and would change it; choose another")
+
+    def create(self) -> None:
+        """Makes the folder."""
+        with self.explained():
+            self._made = self.filesystem.get_file_info(self._root).type == fs.FileType.NotFound
+            self.filesystem.create_dir(self._root, recursive=True)
+
+    def finish(self, names: list[str], scored: Scored) -> None:
+        """Writes the marker; DataError where one of the files is not here."""
+        with self.explained():
+            missing = sorted({*names} - {*self._names()})
+            if missing:
+                raise DataError(
+                    f"--out {self._uri}: {missing[0]} has been written, but not here; name storage that all nodes share"
+                )
+            with self.filesystem.open_output_stream(self.path(MARKER)) as stream:
+                stream.write(json.dumps(asdict(scored)).encode() + b"\n")
+
+    def remove(self) -> None:
+        """Removes the folder if it was made here and holds nothing any more, as far as that is possible."""
+        with suppress(OSError):
+            if self._made and not self._names():
+                self.filesystem.delete_dir(self._root)
+
+    @contextmanager
+    def explained(self) -> Iterator[None]:
+        """What the filesystem refuses becomes a DataError that names the folder."""
+        try:
+            yield
+        except (OSError, pa.ArrowException) as error:
+            raise DataError(
+                f"--out {self._uri}: cannot be written ({one_line(error)}); make room, or name another place "
+                "that all ranks can write to"
+            ) from error
+
+    def _names(self) -> list[str]:
+        return [info.base_name for info in self.filesystem.get_file_info(fs.FileSelector(self._root))]
+
+
+class LaneFile:
+    """The file of one lane, which comes into being with its first row group."""
+
+    def __init__(self, output: Output, lane: int, schema: pa.Schema, reading: Reading, copied: list[str]) -> None:
+        self.name = f"part-{lane:05}.parquet"
+        self.rows = 0
+        """Added so far."""
+        self._output, self._schema = output, schema
+        self._copied = _CopiedColumns(reading, lane, copied) if copied else None
+        self._held: list[pa.Table] = []
+        self._held_rows = self._held_bytes = 0
+        self._writer: pq.ParquetWriter | None = None
+
+    def add(self, numbers_R: Int64, predictions_RT: Float32) -> None:
+        """Adds rows; DataError where the filesystem does not take them, or the columns to copy cannot be read."""
+        if len(numbers_R) == 0:
+            return
+        copied = self._copied.take(len(numbers_R)) if self._copied else []
+        predictions = [pa.array(column_R) for column_R in predictions_RT.T]
+        table = pa.table([pa.array(numbers_R), *predictions, *copied], schema=self._schema)
+        self._held.append(table)
+        self._held_rows += table.num_rows
+        self._held_bytes += table.nbytes
+        self.rows += table.num_rows
+        if self._held_rows >= ROW_GROUP_ROWS or self._held_bytes >= ROW_GROUP_BYTES:
+            self._write()
+
+    def finish(self) -> None:
+        """Completes the file; without rows there is none."""
+        if self._held:
+            self._write()
+        if self._writer:
+            with self._output.explained():
+                self._writer.close()
+        self.close()
+
+    def close(self) -> None:
+        """Ends the reading."""
+        if self._copied:
+            self._copied.close()
+
+    def remove(self) -> None:
+        """Removes what has been written, as far as that is possible."""
+        self.close()
+        if self._writer:
+            with suppress(OSError, pa.ArrowException):
+                self._writer.close()
+            self._writer.is_open = False  # or it tries again when it is collected
+            with suppress(OSError):
+                self._output.filesystem.delete_file(self._output.path(self.name))
+
+    def _write(self) -> None:
+        """Writes the rows held as one row group."""
+        with self._output.explained():
+            if self._writer is None:
+                path, filesystem = self._output.path(self.name), self._output.filesystem
+                self._writer = pq.ParquetWriter(
+                    path, self._schema, filesystem=filesystem, compression="zstd", write_page_checksum=True
+                )
+            self._writer.write_table(pa.concat_tables(self._held))
+        self._held = []
+        self._held_rows = self._held_bytes = 0
+
+
+class _CopiedColumns:
+    """Columns of a lane's rows as they are in the input, read ahead in a thread."""
+
+    def __init__(self, reading: Reading, lane: int, names: list[str]) -> None:
+        self._tables = Prefetcher(_read(reading, lane, names), depth=1)
+        self._held: pa.Table | None = None
+
+    def take(self, rows: int) -> list[pa.ChunkedArray]:
+        """The columns of the lane's next `rows` rows; DataError where they cannot be read."""
+        held = next(self._tables) if self._held is None else self._held
+        while held.num_rows < rows:
+            held = pa.concat_tables([held, next(self._tables)])
+        self._held = held.slice(rows)
+        return held.slice(0, rows).columns
+
+    def close(self) -> None:
+        """Ends the thread."""
+        self._tables.close()
+
+
+def _read(reading: Reading, lane: int, names: list[str]) -> Iterator[pa.Table]:
+    """The lane's rows in its order, a segment of a row group at a time."""
+    for task in tasks_of_epoch(reading, range(lane, lane + 1), 0, 0):
+        table = read_row_group(reading.manifest, task.group, names)
+        columns = [table[name] for name in names]
+        yield pa.table(columns, names=list(map(str, range(len(names))))).slice(task.start, task.stop - task.start)
+
+
+@contextmanager
+def removed_after_errors(output: Output, files: list[LaneFile], world: World) -> Iterator[None]:
+    """Removes what has been written after an exception. A UserError must be raised on all ranks."""
+    try:
+        yield
+    except BaseException as error:
+        for file in files:
+            file.remove()
+        if isinstance(error, UserError):
+            world.gather(None)  # all have removed their files
+        if world.first:
+            output.remove()
+        raise

@@ -1,0 +1,102 @@
+"""Runs as a comparison sees them: what their evaluations left behind, trainings of one head as one group.
+
+Runs are trainings of one head where their configs are equal but for the seed and what does not touch training, and
+their training data are the same.
+"""
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from data.counts import parse_count
+from data.manifest import load_manifest
+from trainer.buckets import Buckets, TaskBuckets, read_buckets
+from trainer.config import Config
+from trainer.errors import ConfigError
+from trainer.run_directory import FREE_KEYS, FREE_SECTIONS, RunDirectory, plain
+
+SAME_HEAD = {*FREE_SECTIONS, *FREE_KEYS, "evaluate", "run.seed"} - {"train.samples"}
+"""May differ between trainings of one head. train.samples may not: the learning rate falls towards it."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a run's evaluations left behind."""
+
+    path: str
+    head: str
+    seed: int
+    identity: str
+    """Equal for trainings of one head on the same data."""
+    points: dict[int, Buckets]
+    """By the samples of the milestone; by the samples trained for an evaluation at the end that is no milestone."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """Trainings of one head that differ in the seed."""
+
+    runs: tuple[Run, ...]
+
+    @property
+    def name(self) -> str:
+        """The runs' folders, as BASELINE is written: runs/a-1,runs/a-2."""
+        return ",".join(run.path for run in self.runs)
+
+    @property
+    def head(self) -> str:
+        """Name of the head."""
+        return self.runs[0].head
+
+    def at(self, point: int, task: str) -> dict[int, TaskBuckets]:
+        """The task's buckets by seed, of the runs that were evaluated there."""
+        return {run.seed: run.points[point].tasks[task] for run in self.runs if point in run.points}
+
+    @property
+    def points(self) -> set[int]:
+        """Where at least one run was evaluated."""
+        return {point for run in self.runs for point in run.points}
+
+    @property
+    def tasks(self) -> list[str]:
+        """Evaluated tasks, in the config's order."""
+        return list(dict.fromkeys(task for run in self.runs for found in run.points.values() for task in found.tasks))
+
+
+def read_run(path: str) -> Run:
+    """Reads a run's config and all of its buckets; ConfigError where it has none."""
+    directory = RunDirectory(path)
+    config = directory.read_config()
+    points = {}
+    for file in sorted((directory.path / "evaluations").glob("*.parquet")):
+        buckets = read_buckets(file)
+        reached = [parse_count(text) for text in buckets.milestones] or [buckets.samples]
+        points.update(dict.fromkeys(reached, buckets))
+    if not points:
+        raise ConfigError(f"{path}: no evaluation to compare (no evaluations/*.parquet); train it to a milestone first")
+    return Run(str(directory.path), config.model.head, config.run.seed, _identity(directory, config), points)
+
+
+def _identity(directory: RunDirectory, config: Config) -> str:
+    values = plain(config)
+    for place in SAME_HEAD:
+        section, _, key = place.partition(".")
+        if key:
+            values[section].pop(key, None)
+        else:
+            values.pop(section, None)
+    return json.dumps([values, load_manifest(directory.manifests["train"]).fingerprint], sort_keys=True)
+
+
+def group_runs(runs: Iterable[Run]) -> list[Group]:
+    """Trainings of one head together, by seed; groups in the order of their first runs."""
+    found: dict[str, dict[int, Run]] = {}
+    for run in runs:
+        group = found.setdefault(run.identity, {})
+        if run.seed in group:
+            raise ConfigError(
+                f"{group[run.seed].path} and {run.path} have the same config and seed {run.seed}: one training, not "
+                "two; leave one of them out"
+            )
+        group[run.seed] = run
+    return [Group(tuple(group[seed] for seed in sorted(group))) for group in found.values()]

@@ -1,0 +1,187 @@
+"""What a run has left behind so far, read and checked for a report. A run may be under way, and miss any of it."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Self, TypeVar
+
+from pydantic import AwareDatetime, BaseModel, TypeAdapter, ValidationError, model_validator
+
+from trainer.config import Config
+from trainer.errors import ConfigError
+from trainer.run_directory import RunDirectory
+from trainer.segments import Samples, Segment, explain, read_segments
+
+Value = TypeVar("Value")
+
+
+class Evaluation(BaseModel):
+    """A task's metrics at one evaluation."""
+
+    samples: Samples
+    milestone: str | None
+    task: str
+    kind: Literal["binary", "regression"]
+    examples: int
+    by: str | None = None
+    """The column that `value` is a value of; None for the whole test set."""
+    ne: float | None = None
+    oracle_ne: float | None = None
+    log_loss: float | None = None
+    auc: float | None = None
+    calibration: float | None = None
+    mse: float | None = None
+    oracle_mse: float | None = None
+    nmse: float | None = None
+
+    @property
+    def main(self) -> float | None:
+        """NE of a binary task, MSE of a regression task."""
+        return self.ne if self.kind == "binary" else self.mse
+
+
+class Event(BaseModel):
+    """Something that happened; keys that its kind does not have keep their defaults."""
+
+    event: str
+    time: AwareDatetime
+    samples: Samples
+    seconds: float = 0.0
+    batch: int = 0
+    file: str = ""
+    row_group: int = 0
+    start: int = 0
+    stop: int = 0
+    reason: str = ""
+    problem: str = ""
+
+
+class FusionLevel(BaseModel):
+    """Mean weight of each unit (row) on each expert (column) of a level."""
+
+    units: list[str]
+    experts: list[str]
+    weights: list[list[float]]
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if [len(row) for row in self.weights] != [len(self.experts)] * len(self.units):
+            raise ValueError(f"weights are not {len(self.units)} rows of {len(self.experts)}")
+        return self
+
+
+class Fusion(BaseModel):
+    """The weights of all levels at one evaluation."""
+
+    samples: Samples
+    levels: list[FusionLevel]
+
+
+Window = dict[str, float | None]
+"""A record of train.jsonl: the samples at which it was written, and figures of what was trained since the last."""
+_EVALUATION, _EVENT, _WINDOW = TypeAdapter(Evaluation), TypeAdapter(Event), TypeAdapter(Window)
+
+
+@dataclass(frozen=True)
+class RunRecords:
+    """A run's config and records; what is not there is empty."""
+
+    name: str
+    """Of its folder; the whole path where another run of the report has the same."""
+    path: Path
+    config: Config
+    evaluations: list[Evaluation]
+    """On the whole test set."""
+    windows: list[Window]
+    segments: list[Segment]
+    events: list[Event]
+    fusion: Fusion | None
+    """Of the newest evaluation."""
+
+    @property
+    def samples(self) -> int:
+        """The furthest that any record tells of."""
+        trained = [int(window["samples"] or 0) for window in self.windows]
+        return max(
+            [*trained, *(segment.reached for segment in self.segments), *(e.samples for e in self.evaluations)],
+            default=0,
+        )
+
+    def curve(self, key: str) -> list[tuple[float, float]]:
+        """(samples, value) of a key of the training records, where it has a value."""
+        return [(window["samples"] or 0.0, value) for window in self.windows if (value := window.get(key)) is not None]
+
+
+def read_all_records(paths: list[str]) -> list[RunRecords]:
+    """The records of runs, in the order given; ConfigError where one is no run, is damaged or is given twice."""
+    folders = [Path(path) for path in paths]
+    places = [folder.resolve() for folder in folders]
+    names = [place.name for place in places]
+    runs = []
+    for folder, place in zip(folders, places, strict=True):
+        if places.count(place) > 1:
+            raise ConfigError(f"{folder} is given twice; name each run once")
+        name = place.name if names.count(place.name) == 1 else str(folder)
+        runs.append(_read(name, RunDirectory(folder)))
+    return runs
+
+
+def _read(name: str, run: RunDirectory) -> RunRecords:
+    evaluations = _read_lines(run.evaluations, _EVALUATION, "an evaluation")
+    return RunRecords(
+        name=name,
+        path=run.path,
+        config=run.read_config(),
+        evaluations=sorted((e for e in evaluations if e.by is None), key=lambda found: found.samples),
+        windows=_read_lines(run.train_log, _WINDOW, "a training record"),
+        segments=read_segments(run.segments),
+        events=_read_lines(run.events, _EVENT, "an event"),
+        fusion=_read_fusion(run.path / "fusion"),
+    )
+
+
+def _read_lines(path: Path, form: TypeAdapter[Value], what: str) -> list[Value]:
+    """The records of a JSONL file; a last line that is being written, or that a kill cut short, is passed over."""
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")[:-1]
+    except FileNotFoundError:
+        return []
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read ({error}); restore it from a copy") from error
+    records = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            records.append(form.validate_python(_object(line)))
+        except ValidationError as error:
+            raise _damaged(path, f"line {number} is not {what} ({explain(error)})") from error
+        except ValueError as error:
+            raise _damaged(path, f"line {number} is not {what} ({error})") from error
+    return records
+
+
+def _object(text: str) -> dict[str, Any]:
+    """A JSON object with samples, as the trainer writes it; NaN is read as such."""
+    found = json.loads(text)
+    if not isinstance(found, dict) or not isinstance(found.get("samples"), int):
+        raise ValueError("it has no samples")
+    return found
+
+
+def _read_fusion(folder: Path) -> Fusion | None:
+    newest = max((path for path in folder.glob("*.json") if path.stem.isdecimal()), key=_samples_of, default=None)
+    if newest is None:
+        return None
+    try:
+        return Fusion.model_validate(_object(newest.read_text(encoding="utf-8")))
+    except ValidationError as error:
+        raise _damaged(newest, f"not the fusion weights of an evaluation ({explain(error)})") from error
+    except (OSError, ValueError) as error:
+        raise _damaged(newest, f"not the fusion weights of an evaluation ({error})") from error
+
+
+def _samples_of(path: Path) -> int:
+    return int(path.stem)
+
+
+def _damaged(path: Path, what: str) -> ConfigError:
+    return ConfigError(f"{path}: {what}; restore the file from a copy")
