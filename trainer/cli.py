@@ -45,7 +45,14 @@ JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object a line
 
 
 @app.command("train")
-def train_command(config: ConfigArgument, changes: SetOption = None) -> None:
+def train_command(
+    config: ConfigArgument,
+    changes: SetOption = None,
+    profile: Annotated[
+        bool,
+        typer.Option("--profile", help="Trace a few steps into RUN/profile, for TensorBoard or Perfetto."),
+    ] = False,
+) -> None:
     """Train a run, or go on with it where run.dir holds a checkpoint of the same config.
 
     On several processes: torchrun --nproc-per-node 2 -m trainer train CONFIG
@@ -56,7 +63,7 @@ def train_command(config: ConfigArgument, changes: SetOption = None) -> None:
 
     loaded = load_config(config, changes)
     with start_world(loaded.run.device) as world:
-        train(loaded, world)
+        train(loaded, world, profile=profile)
 
 
 @app.command("evaluate")

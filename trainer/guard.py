@@ -10,11 +10,12 @@ leaves all weights as they are, on all ranks: the tables get a gradient of zero,
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import torch
 from torch import nn
+from torch.profiler import profile
 from torchrec.distributed.train_pipeline import TrainPipelineSparseDist
 
 from data.batch import Batch
@@ -96,6 +97,14 @@ class GuardedPipeline(TrainPipelineSparseDist[Batch, Outcome]):
     """The training pipeline, with a guard between gradients and update."""
 
     guard: StepGuard | None = None
+    profiler: profile | None = None
+
+    def progress(self, dataloader_iter: Iterator[Batch]) -> Outcome:
+        """A step, in training or evaluation; StopIteration where there is no batch left."""
+        outcome = super().progress(dataloader_iter)
+        if self.profiler is not None and self._model.training:
+            self.profiler.step()
+        return outcome
 
     def _backward(self, losses: torch.Tensor) -> None:
         if self.guard is not None:

@@ -11,19 +11,20 @@ import torch
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-from torch.utils.tensorboard import SummaryWriter
 
 from models.heads.base import Head
 from models.ranker import Outcome
 from models.tasks import TaskConfig
+from trainer.board import Board
 from trainer.buckets import Buckets, write_buckets
 from trainer.checkpoint_files import State
 from trainer.config import Config
 from trainer.evaluate import Evaluation
 from trainer.gates import GateObserver, gate_entropies, write_fusion
 from trainer.metrics import entropy
-from trainer.report import by_table, evaluation_table, make_console
-from trainer.run_directory import RunDirectory, append_records
+from trainer.report import by_table, evaluation_table, make_console, result_table
+from trainer.run_directory import RunDirectory, append_records, plain
+from trainer.sharding import Placement
 from trainer.world import World
 
 PLAIN_LINE_SECONDS = 5.0
@@ -46,7 +47,7 @@ class TrainLog:
         self._begin = self._last = time.perf_counter()
         self._last_wait = 0.0
         self._display = Display(world.first, start, end)
-        self._board = SummaryWriter(str(run.tensorboard), purge_step=start + 1) if world.first else None
+        self._board = Board(run.tensorboard, start) if world.first else None
 
     def state(self) -> dict[str, Any]:
         """Sums since the last record, over all ranks, for a checkpoint. Collective: call on all ranks."""
@@ -94,7 +95,9 @@ class TrainLog:
         self._samples, self._last, self._last_wait = samples, now, wait_seconds
         if self._board is not None:
             append_records(self._run.train_log, [record])
-            self._add_scalars({f"train/{key}": value for key, value in record.items() if key != "samples"}, samples)
+            self._board.add_scalars(
+                {f"train/{key}": value for key, value in record.items() if key != "samples"}, samples
+            )
             self._display.show(record)
 
     def pause(self) -> "Pause":
@@ -112,7 +115,8 @@ class TrainLog:
         whole = [record for record in found.records if record["by"] is None]
         for record in whole:
             metrics = {key: record[key] for key in ("ne", "auc", "log_loss", "calibration", "mse", "nmse")}
-            self._add_scalars({f"evaluation/{key}/{record['task']}": value for key, value in metrics.items()}, samples)
+            scalars = {f"evaluation/{key}/{record['task']}": value for key, value in metrics.items()}
+            self._board.add_scalars(scalars, samples)
             if record["kind"] == "binary" and record["weight"] and record["ne"] is None:
                 self.warn(f"all labels of task {record['task']!r} in the test set are alike: NE is not defined")
         write_buckets(
@@ -122,11 +126,26 @@ class TrainLog:
             Buckets(samples, reached, self._state.fingerprints["test"], {}),
         )
         write_fusion(self._run.fusion_file(samples), samples, found.fusion)
+        self._board.add_fusion(found.fusion, samples, self._run.fusion_file(samples).with_suffix(".png"))
         for milestone in reached or (None,):
             append_records(self._run.evaluations, [{**record, "milestone": milestone} for record in found.records])
             self.print(evaluation_table([{**record, "milestone": milestone} for record in whole]))
         for column in self._config.evaluate.by:
             self.print(by_table(column, [record for record in found.records if record["by"] == column]))
+
+    def describe(self, placements: list[Placement]) -> None:
+        """Tells TensorBoard what the run is made with."""
+        if self._board is not None:
+            self._board.describe(plain(self._config), placements)
+
+    def finish(self, records: list[dict[str, Any]]) -> None:
+        """Prints and keeps the result of the run; `records` are those of all its evaluations."""
+        self.print(result_table(records))
+        whole = [record for record in records if record["by"] is None]
+        if self._board is not None:
+            self._board.add_result(
+                plain(self._config), [entry for entry in whole if entry["samples"] == whole[-1]["samples"]]
+            )
 
     def event(self, name: str, samples: int, **values: Any) -> None:
         """Appends what happened to events.jsonl; rank 0 only writes."""
@@ -148,12 +167,6 @@ class TrainLog:
         self._display.close()
         if self._board is not None:
             self._board.close()
-
-    def _add_scalars(self, values: dict[str, float | None], samples: int) -> None:
-        assert self._board is not None
-        for name, value in values.items():
-            if value is not None:
-                self._board.add_scalar(name, value, samples)
 
 
 def window_metrics(task: TaskConfig, sums: list[float]) -> dict[str, float | None]:

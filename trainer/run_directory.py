@@ -4,7 +4,8 @@ RUN/config.toml          the resolved config
 RUN/train.jsonl          one record per log point
 RUN/evaluations.jsonl    one record per task and evaluation
 RUN/evaluations/<samples>.parquet    sums of every bucket of test rows, for `adatt compare`
-RUN/fusion/<samples>.json            mean fusion weights on the test set
+RUN/fusion/<samples>.json, .png      mean fusion weights on the test set
+RUN/profile/             with `adatt train --profile`: a trace of a few steps of each rank
 RUN/segments.jsonl       one record per start: from where, how far, on how many ranks
 RUN/events.jsonl         what happened besides: checkpoints, rows and batches left out
 RUN/manifests/           row groups of the training and the test set as they were at the first start
@@ -61,6 +62,7 @@ class RunDirectory:
         self.checkpoints = self.path / "checkpoints"
         self.tensorboard = self.path / "tensorboard"
         self.trace = self.path / "trace"
+        self.profile = self.path / "profile"
 
     def check(self, config: Config) -> None:
         """ConfigError where the folder belongs to another config or is not a run; writes nothing."""

@@ -82,7 +82,7 @@ def _identity(directory: RunDirectory, config: Config) -> str:
     for place in SAME_HEAD:
         section, _, key = place.partition(".")
         if key:
-            values[section].pop(key, None)
+            values.get(section, {}).pop(key, None)
         else:
             values.pop(section, None)
     return json.dumps([values, load_manifest(directory.manifests["train"]).fingerprint], sort_keys=True)

@@ -33,6 +33,7 @@ from trainer.evaluate import Evaluator
 from trainer.faults import Faults
 from trainer.guard import StepGuard
 from trainer.log import TrainLog
+from trainer.profile import profiler
 from trainer.report import plan_table
 from trainer.run_directory import RunDirectory, plain
 from trainer.segments import End, SegmentLog
@@ -72,7 +73,7 @@ class Parts:
 
 
 @contextmanager
-def start(config: Config, world: World) -> Iterator[Parts]:
+def start(config: Config, world: World, *, profile: bool = False) -> Iterator[Parts]:
     """The parts of the run in `config.run.dir`, from its newest whole checkpoint on. Collective: call on all ranks."""
     check_lanes(config, world)
     run = RunDirectory(config.run.dir)
@@ -117,6 +118,8 @@ def start(config: Config, world: World) -> Iterator[Parts]:
             trace=trace,
         )
         stack.callback(batches.close)
+        if profile:
+            trainee.pipeline.profiler = stack.enter_context(profiler(run.profile, world))
         guard = StepGuard(world, stop, watch, lambda: len(batches.skipped), config.checkpoint.every_minutes)
         head = cast(Ranker, trainee.model.module).head
         guard.attach(head, trainee.pipeline)
@@ -182,6 +185,7 @@ def _open(config: Config, world: World) -> tuple[Reading, Reading]:
 
 
 def _announce(log: TrainLog, trainee: Trainee, reading: Reading, clock: Clock, end: int) -> None:
+    log.describe(trainee.placements)
     log.print(plan_table(trainee.placements))
     dense = sum(parameter.numel() for parameter in cast(Ranker, trainee.model.module).head.parameters())
     log.print(f"dense parameters {dense:,} · {reading.manifest.num_rows:,} training rows · batch {clock.batch:,}")

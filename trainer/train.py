@@ -9,25 +9,25 @@ from data.hashing import stable_seed
 from trainer.clock import Due
 from trainer.config import Config
 from trainer.errors import RunError
-from trainer.report import result_table
 from trainer.run_directory import read_records
 from trainer.start import Parts, start
 from trainer.stop import Stopped
 from trainer.world import World
 
 
-def train(config: Config, world: World) -> None:
+def train(config: Config, world: World, *, profile: bool = False) -> None:
     """Trains the run in `config.run.dir` to its end, from its newest checkpoint on. Collective: call on all ranks.
 
-    Raises Stopped once the run has been saved on request, RunError where it cannot go on.
+    `profile` records a few steps for TensorBoard or Perfetto. Raises Stopped once the run has been saved on request,
+    RunError where it cannot go on.
     """
-    with start(config, world) as parts:
+    with start(config, world, profile=profile) as parts:
         try:
             run_loop(parts)
         except RunError:  # of all ranks alike: the save under way is worth waiting for
             parts.checkpoints.finish()
             raise
-        parts.log.print(result_table(read_records(parts.run.evaluations)))
+        parts.log.finish(read_records(parts.run.evaluations))
 
 
 def run_loop(parts: Parts) -> None:

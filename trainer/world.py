@@ -54,7 +54,7 @@ class World:
         return range(self.rank * share, (self.rank + 1) * share)
 
     def on_first(self, function: Callable[[], Result]) -> Result:
-        """Result of `function`, run on rank 0 only; its error, if one is told to the user, is raised on all. Collective."""
+        """Result of `function`, run on rank 0 only; an error that is told to the user is raised on all. Collective."""
         message: list[Any] = [None, None]
         if self.first:
             try:
@@ -67,7 +67,7 @@ class World:
         return message[0]
 
     def on_all(self, function: Callable[[], Result]) -> Result:
-        """Result of `function` on this rank; any rank's error, if it is told to the user, is raised on all. Collective."""
+        """Result of `function` on this rank; any rank's error that is told to the user is raised on all. Collective."""
         result: Result | None = None
         error: UserError | RunError | None = None
         try:
