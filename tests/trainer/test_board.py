@@ -21,7 +21,7 @@ def _train(world: World, config: Config) -> None:
 @pytest.fixture(scope="module")
 def run(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
     folder = tmp_path_factory.mktemp("board") / "run"
-    config = make_config(dataset, run={"dir": str(folder)}, train={"samples": 1024}, evaluate={"at_samples": [512]})
+    config = make_config(dataset, run={"dir": str(folder)}, train={"samples": 1024}, evaluate={"at_samples": [832]})
     run_on_ranks(2, _train, config)
     return RunDirectory(folder)
 
@@ -32,8 +32,8 @@ def test_tensorboard_is_complete(run: RunDirectory) -> None:
     tags = board.Tags()
     scalars = {"train/loss", "train/ne/click", "train/gate_entropy/0/shared", "evaluation/ne/click", "final/ne/click"}
     assert scalars <= set(tags["scalars"])
-    assert [event.step for event in board.Scalars("evaluation/ne/click")] == [512, 1024]
-    assert [event.step for event in board.Images("fusion")] == [512, 1024]
+    assert [event.step for event in board.Scalars("evaluation/ne/click")] == [832, 1024]
+    assert [event.step for event in board.Images("fusion")] == [832, 1024]
     (text,) = board.Tensors("config/text_summary")
     assert b'head = "adatt"' in text.tensor_proto.string_val[0]
     (plan,) = board.Tensors("plan/text_summary")
@@ -42,7 +42,7 @@ def test_tensorboard_is_complete(run: RunDirectory) -> None:
 
 
 def test_fusion_is_drawn_too(run: RunDirectory) -> None:
-    for samples in (512, 1024):
+    for samples in (832, 1024):
         assert run.fusion_file(samples).with_suffix(".png").read_bytes().startswith(b"\x89PNG")
 
 
