@@ -5,13 +5,14 @@ listing of the dataset (paths, sizes, times of modification). A run keeps its ow
 trained, and what has changed since. Both are Parquet with metadata; nothing is unpickled.
 """
 
+import errno
 import hashlib
 import json
 import os
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Literal
@@ -119,13 +120,11 @@ def read_manifest(uri: str, cache: Path | None = CACHE, *, on_bad_file: OnBadFil
 
 
 def save_manifest(manifest: Manifest, path: Path) -> None:
-    """Writes the manifest to a local file, which appears complete or not at all; DataError where it cannot."""
+    """Writes the manifest to a local file, which appears complete or not at all; OSError where it cannot."""
     try:
         _write(manifest, path)
     except OSError as error:
-        raise DataError(
-            f"{path}: cannot be written ({error.strerror or error}); make room or choose another folder"
-        ) from error
+        raise OSError(error.errno or errno.EIO, error.strerror or one_line(error), str(path)) from error
 
 
 def load_manifest(path: Path) -> Manifest:
@@ -152,6 +151,14 @@ def manifest_change(before: Manifest, now: Manifest) -> str | None:
         plural = "s" * (groups != 1)
         return f"{shown} has {rows:,} rows in {groups:,} row group{plural}, had {old_rows:,} in {old_groups:,}"
     return f"the contents of {shown} changed (same number of rows and row groups)"
+
+
+def as_before(before: Manifest, now: Manifest) -> Manifest:
+    """`before` where `now` lies, if they differ in files only that one of them could not read; else `now`."""
+    unreadable = {name for name, _ in (*before.left_out, *now.left_out)}
+    old, new = _states(before), _states(now)
+    alike = all(old.get(name) == new.get(name) for name in {*old, *new} - unreadable)
+    return replace(before, uri=now.uri, root=now.root) if alike else now
 
 
 def read_schema(manifest: Manifest) -> dict[str, Column]:

@@ -4,6 +4,7 @@ One file per start and rank, an Arrow IPC stream: a record batch for each batch,
 the trainer gets the batch. So it survives the end of the process, however sudden; it is cut short by it at most.
 """
 
+import errno
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -19,7 +20,7 @@ _SCHEMA = pa.schema([pa.field(name, pa.int64(), nullable=False) for name in ("sa
 
 
 class TraceWriter:
-    """Writes a trace to a local file, in place of what was there; DataError where the disk does not take it."""
+    """Writes a trace to a local file, in place of what was there; OSError where the disk does not take it."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -41,10 +42,8 @@ class TraceWriter:
         """Ends the file."""
         self._file.close()  # no end mark: a reader has to do without anyway
 
-    def _failed(self, error: OSError) -> DataError:
-        return DataError(
-            f"{self._path}: the trace cannot be written ({one_line(error)}); make room or set run.trace = false"
-        )
+    def _failed(self, error: OSError) -> OSError:
+        return OSError(error.errno or errno.EIO, error.strerror or one_line(error), str(self._path))
 
 
 def read_trace(path: Path) -> tuple[Int64, Int64]:

@@ -10,6 +10,7 @@ What the folder holds, and how it is read without running its code: `trainer.che
 """
 
 import pickle
+import shutil
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -46,6 +47,8 @@ from trainer.errors import CheckpointError, RunError
 from trainer.optimizers import Optimizer
 from trainer.world import World
 
+FULL_BYTES = 1 << 20
+"""A disk with less space is called full."""
 OnSaved = Callable[[State, float], None]
 """Called with what was saved and the seconds it took."""
 
@@ -59,6 +62,7 @@ class Checkpoints:
         self._thread = ThreadPoolExecutor(1, "checkpoint")
         self._stager = Stager(world.device)
         self._writing: Future[None] | None = None
+        self._warnings: list[str] = []
         self.stall_seconds = 0.0
         """Time that training has waited for saves since the start."""
 
@@ -85,6 +89,11 @@ class Checkpoints:
         except (CheckpointError, RunError) as error:
             return str(error)
         return None
+
+    def warnings(self) -> list[str]:
+        """What went wrong after checkpoints were saved, each once; on rank 0."""
+        told, self._warnings = self._warnings, []
+        return told
 
     def newest(self) -> tuple[State | None, list[str]]:
         """The newest checkpoint that is whole, and what is wrong with the newer ones."""
@@ -113,8 +122,6 @@ class Checkpoints:
     def load(self, state: State, model: DistributedModelParallel, optimizer: Optimizer | None) -> None:
         """Loads weights, and optimizer state where one is given."""
         path = self._folder / str(state.samples)
-        if optimizer is not None:
-            optimizer.allocate_state()
         tensors = _tensors(model, optimizer)
         try:
             dcp.load(tensors, storage_reader=SafeReader(path), planner=SafePlanner())
@@ -149,10 +156,20 @@ class Checkpoints:
             whole = replace(state, files={name: record for share in files for name, record in share.items()})
             world.on_first(lambda: publish(final, whole))
         except (dcp.CheckpointException, CheckpointError) as error:
+            full = shutil.disk_usage(final.parent).free < FULL_BYTES  # torch's writer tells it in words of its own
+            cause = "no space left on device" if full else _cause(error)
             world.on_first(lambda: discard(partial))
-            raise CheckpointError(f"{final}: not saved ({_cause(error)})") from error
-        world.on_first(lambda: on_saved(state, time.perf_counter() - begin))
-        world.on_first(lambda: thin_out(final.parent, keep))
+            raise CheckpointError(f"{final}: not saved ({cause})") from error
+        if world.first:
+            self._follow_up(lambda: on_saved(state, time.perf_counter() - begin))
+            self._follow_up(lambda: thin_out(final.parent, keep))
+
+    def _follow_up(self, function: Callable[[], None]) -> None:
+        """What comes after a checkpoint is there does not undo it."""
+        try:
+            function()
+        except (CheckpointError, RunError, OSError) as error:
+            self._warnings.append(one_line(error))
 
 
 class Stager:

@@ -106,7 +106,7 @@ def record_file(path: Path) -> FileRecord:
 
 def list_folders(folder: Path) -> list[str]:
     """Names of the finished checkpoints, oldest first, whole or damaged."""
-    names = [entry.name for entry in folder.iterdir() if entry.name.isdigit()] if folder.is_dir() else []
+    names = [entry.name for entry in folder.iterdir() if entry.name.isdecimal()] if folder.is_dir() else []
     return sorted(names, key=int)
 
 

@@ -4,10 +4,10 @@ Exit codes: 0 done; 2 the user's input is wrong (one `error:` line, nothing writ
 saving, start again to go on; 1 anything else.
 """
 
-import errno
 import json
 import os
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Annotated, Literal
@@ -16,7 +16,7 @@ import typer
 from typer.exceptions import Abort, Exit, TyperException
 
 from data.errors import UserError
-from trainer.errors import RunError
+from trainer.errors import DISK_FULL, RunError, disk_full
 from trainer.stop import STOPPED, Stopped
 
 app = typer.Typer(
@@ -303,6 +303,7 @@ def _count(option: str, text: str) -> int:
 
 def run(arguments: list[str]) -> int:
     """The exit code of a command line."""
+    threading.excepthook = _tell_of_thread
     os.umask(os.umask(0o077) | 0o002)  # nothing that the program creates can be written by everyone
     try:
         code = app(arguments or ["--help"], prog_name="adatt", standalone_mode=False)
@@ -313,9 +314,9 @@ def run(arguments: list[str]) -> int:
     except Stopped:
         return STOPPED
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno not in DISK_FULL:
             raise
-        return _tell(f"{error.filename or 'disk'}: {error.strerror}; make room and start again to go on", 1)
+        return _tell(str(disk_full(error)), 1)
     except TyperException as error:
         return _tell(f"{error.format_message()} (try --help)", 2)
     except Exit as ended:
@@ -323,6 +324,13 @@ def run(arguments: list[str]) -> int:
     except (Abort, KeyboardInterrupt):
         return 130
     return code if isinstance(code, int) else 0
+
+
+def _tell_of_thread(failure: threading.ExceptHookArgs) -> None:
+    """A full disk stops TensorBoard's thread too, but the main thread tells of it."""
+    error = failure.exc_value
+    if not (isinstance(error, OSError) and error.errno in DISK_FULL):
+        threading.__excepthook__(failure)
 
 
 def _tell(message: str, code: int) -> int:

@@ -35,7 +35,8 @@ class RunConfig(Settings):
     trace: bool = False
     """true: every rank records in `run.dir`/trace which rows it handed out (16 bytes a row); `adatt audit` compares."""
     hang_seconds: float = Field(default=900, gt=0)
-    """A rank that makes no progress for so long is reported with where it hangs, and the run ends (exit 1)."""
+    """A rank that makes no progress for so long is reported with where it hangs, and the run ends (exit 1). More than
+    the longest wait for a save."""
 
 
 class TrainConfig(Settings):

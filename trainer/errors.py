@@ -1,6 +1,10 @@
 """Errors of the trainer's own input; see `data.errors` for the tree."""
 
+import errno
+
 from data.errors import UserError
+
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class ConfigError(UserError):
@@ -13,3 +17,8 @@ class CheckpointError(UserError):
 
 class RunError(Exception):
     """The run cannot go on, for no fault of its input; the message is one line that says what to do. Exit code 1."""
+
+
+def disk_full(error: OSError) -> RunError:
+    """What to tell of a disk that has no room."""
+    return RunError(f"{error.filename or 'disk'}: {error.strerror}; make room and start again to go on")

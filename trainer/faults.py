@@ -37,7 +37,7 @@ class Faults:
             self._row_groups_skipped.add((entry.file, entry.row_group))
             self._log.event("skipped_rows", samples, **asdict(entry))
             self._log.warn(
-                f"row group {entry.row_group} of {entry.file} cannot be read ({entry.reason}); "
+                f"row group {entry.row_group} of {entry.file}: {entry.reason}; "
                 f"{entry.stop - entry.start:,} of its rows are left out"
             )
         limit = self._config.data.bad_row_groups

@@ -44,6 +44,8 @@ class TrainLog:
         self._gates: GateObserver | None = None
         self._newest_gates: list[torch.Tensor] = []
         self._samples = start
+        self._trained = 0
+        """Samples in the sums: since the last record, of the start before this one too, without batches left out."""
         self._begin = self._last = time.perf_counter()
         self._last_wait = 0.0
         self._display = Display(world.first, start, end)
@@ -51,11 +53,11 @@ class TrainLog:
 
     def state(self) -> dict[str, Any]:
         """Sums since the last record, over all ranks, for a checkpoint. Collective: call on all ranks."""
-        return {"samples": self._samples, "sums": self._world.sum(self._sums_4T.clone()).tolist()}
+        return {"trained": self._trained, "sums": self._world.sum(self._sums_4T.clone()).tolist()}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Goes on from `state`: the next record covers what was trained before the resume too."""
-        self._samples = state["samples"]
+        self._trained = state["trained"]
         if self._world.first:
             self._sums_4T += torch.tensor(state["sums"], dtype=torch.float64, device=self._sums_4T.device)
 
@@ -67,6 +69,7 @@ class TrainLog:
     def update(self, outcome: Outcome) -> None:
         """Adds the losses of a step that was trained, without waiting for them."""
         predictions_BT = torch.where(self._is_binary_T, outcome.logits_BT.sigmoid(), outcome.logits_BT)
+        self._trained += self._config.data.global_batch_size
         self._sums_4T[0] += outcome.loss_T
         self._sums_4T[1] += outcome.weights_BT.sum(dim=0)
         self._sums_4T[2] += (predictions_BT * outcome.weights_BT).sum(dim=0)
@@ -84,7 +87,7 @@ class TrainLog:
             "samples": samples,
             "seconds": now - self._begin,
             "samples_per_second": trained / elapsed,
-            "loss": float((sums_4T[0] * self._weight_T).sum()) / trained,
+            "loss": float((sums_4T[0] * self._weight_T).sum()) / self._trained if self._trained else None,
             "data_wait_fraction": (wait_seconds - self._last_wait) / elapsed,
             "learning_rate": learning_rate,
         }
@@ -92,7 +95,7 @@ class TrainLog:
             record |= window_metrics(task, sums)
         if self._gates is not None:
             record |= gate_entropies(self._gates, self._newest_gates)
-        self._samples, self._last, self._last_wait = samples, now, wait_seconds
+        self._samples, self._trained, self._last, self._last_wait = samples, 0, now, wait_seconds
         if self._board is not None:
             append_records(self._run.train_log, [record])
             self._board.add_scalars(
@@ -156,7 +159,7 @@ class TrainLog:
 
     def warn(self, text: str) -> None:
         """Prints a warning on rank 0."""
-        self._display.print(f"[yellow]warning:[/] {escape(text)}")
+        self._display.print(f"[yellow]warning:[/] {escape(text)}", soft_wrap=True)
 
     def print(self, *what: Any) -> None:
         """Prints a table or text on rank 0, above the progress bar."""
@@ -218,9 +221,10 @@ class Display:
     def show(self, record: dict[str, Any]) -> None:
         """Samples, speed, loss, share of time spent waiting for data; on plain output at most every few seconds."""
         samples, end = record["samples"], self._end
+        loss = "–" if record["loss"] is None else f"{record['loss']:.4f}"
         text = (
             f"{samples:,} of {end:,} samples · {record['samples_per_second']:,.0f}/s · "
-            f"loss {record['loss']:.4f} · data wait {record['data_wait_fraction']:.1%}"
+            f"loss {loss} · data wait {record['data_wait_fraction']:.1%}"
         )
         if self._bar is not None:
             self._bar.update(self._task, completed=samples, text=text)
@@ -229,10 +233,10 @@ class Display:
             self._console.print(f"{text} · ETA {left:,.0f} s")
             self._next_line = record["seconds"] + PLAIN_LINE_SECONDS
 
-    def print(self, *what: Any) -> None:
+    def print(self, *what: Any, soft_wrap: bool = False) -> None:
         """Prints above the bar."""
         if self._console is not None:
-            self._console.print(*what)
+            self._console.print(*what, soft_wrap=soft_wrap)
 
     def close(self) -> None:
         """Leaves the bar as it stands."""

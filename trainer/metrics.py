@@ -62,7 +62,7 @@ class MetricSums:
         weights_BT: torch.Tensor,
         bucket_B: torch.Tensor | None = None,
     ) -> None:
-        """Adds rows, into the first bucket where none is given; those of weight 0 count nowhere. Waits for no device."""
+        """Adds rows, into the first bucket where none is given; those of weight 0 count nowhere. Asynchronous."""
         logits_BT, labels_BT, weights_BT = logits_BT.double(), labels_BT.double(), weights_BT.double()
         predictions_BT = torch.where(self._is_binary_T, logits_BT.sigmoid(), logits_BT)
         cross_entropy_BT = functional.binary_cross_entropy_with_logits(logits_BT, labels_BT, reduction="none")

@@ -114,10 +114,20 @@ class Optimizer:
             (config.dense, dense),
         ]
         self._total_samples = total_samples
+        self._allocate_state()
 
-    def allocate_state(self) -> None:
-        """Makes the dense optimizer's lazy state exist, to load a checkpoint into; moves the weights."""
+    @torch.no_grad()
+    def _allocate_state(self) -> None:
+        """Makes the dense optimizer's state exist as before the first step, so that every checkpoint holds all of it.
+
+        torch makes it in the first step; torchrec's way to have it earlier is a step with gradients of zero.
+        """
+        before = {name: parameter.detach().clone() for name, parameter in self._dense.params.items()}
         self._dense.init_state()
+        for name, parameter in self._dense.params.items():
+            parameter.copy_(before[name])
+            for value in self._dense.state[parameter].values():
+                value.zero_() if isinstance(value, torch.Tensor) else None
 
     def schedule(self, samples: float) -> float:
         """Sets the learning rates for a step whose middle lies at `samples`; returns the dense one."""

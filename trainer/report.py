@@ -217,7 +217,7 @@ def comparison_table(grid: Grid) -> Table:
     for name in grid.header:
         table.add_column(Text(name), justify="left" if name in ("head", "runs") else "right")
     for row in grid.rows:
-        table.add_row(*map(Text, row))
+        table.add_row(*(Text(cell.replace(" [", "\n[")) for cell in row))
     return table
 
 

@@ -1,6 +1,7 @@
 """The run's folder: what is in it, and whether it may be used.
 
 RUN/config.toml          the resolved config
+RUN/lock                 which process trains, as long as one does
 RUN/train.jsonl          one record per log point
 RUN/evaluations.jsonl    one record per task and evaluation
 RUN/evaluations/<samples>.parquet    sums of every bucket of test rows, for `adatt compare`
@@ -14,9 +15,13 @@ RUN/tensorboard/
 RUN/trace/               with run.trace: the rows that each rank handed out
 """
 
+import fcntl
 import json
+import os
+import socket
 import tomllib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +30,7 @@ import tomli_w
 from data.errors import DataError
 from data.manifest import Manifest, load_manifest, manifest_change, save_manifest
 from trainer.config import Config, parse_config
-from trainer.errors import ConfigError
+from trainer.errors import DISK_FULL, ConfigError
 
 FREE_SECTIONS = ("log", "checkpoint", "sharding")
 """May change between starts of a run: they do not touch what is trained."""
@@ -47,6 +52,9 @@ FREE_KEYS = (
     "evaluate.by",
 )
 
+_FIRST_FILES = {"lock", "config.partial"}
+"""All that a start leaves which ended before it had a config."""
+
 
 class RunDirectory:
     """Paths of a run, and its records."""
@@ -54,6 +62,7 @@ class RunDirectory:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self.config_file = self.path / "config.toml"
+        self.lock_file = self.path / "lock"
         self.train_log = self.path / "train.jsonl"
         self.evaluations = self.path / "evaluations.jsonl"
         self.segments = self.path / "segments.jsonl"
@@ -69,7 +78,7 @@ class RunDirectory:
         if self.path.exists() and not self.path.is_dir():
             raise ConfigError(f"run.dir = {str(self.path)!r} is a file; name a folder")
         if not self.config_file.exists():
-            if self.path.exists() and any(self.path.iterdir()):
+            if self.path.exists() and {entry.name for entry in self.path.iterdir()} - _FIRST_FILES:
                 raise ConfigError(f"run.dir = {str(self.path)!r} is not empty and holds no run; name another folder")
             return
         differences = _differences(plain(self.read_config()), plain(config))
@@ -90,18 +99,40 @@ class RunDirectory:
                     "restore it, or train in another folder"
                 )
 
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Context that makes the folder and keeps every other start out of it, until it ends or its process dies."""
+        self._make(self.path)
+        with self.lock_file.open("a+", encoding="utf-8") as lock:
+            try:
+                fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                lock.seek(0)
+                raise ConfigError(
+                    f"run.dir = {str(self.path)!r} is being trained by {lock.read().strip() or 'another process'}; "
+                    "wait for it, stop it, or name another folder"
+                ) from error
+            lock.truncate(0)
+            lock.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+            lock.flush()
+            yield
+
     def create(self, config: Config, train: Manifest, test: Manifest) -> None:
-        """Makes the folder and writes the resolved config and the manifests."""
+        """Writes the resolved config and the manifests, and mends logs that a crash cut short."""
+        _replace_text(self.config_file, tomli_w.dumps(plain(config)))
+        for folder in (self.checkpoints, self.manifests["train"].parent, *([self.trace] * config.run.trace)):
+            self._make(folder)
+        for use, manifest in (("train", train), ("test", test)):
+            save_manifest(manifest, self.manifests[use])
+        if self.events.exists():
+            _rewrite(self.events, read_records(self.events))
+
+    def _make(self, folder: Path) -> None:
         try:
-            traces = [self.trace] * config.run.trace
-            for folder in (self.checkpoints, self.manifests["train"].parent, *traces):
-                folder.mkdir(parents=True, exist_ok=True)
-            for use, manifest in (("train", train), ("test", test)):
-                save_manifest(manifest, self.manifests[use])
-            partial = self.config_file.with_suffix(".partial")
-            partial.write_text(tomli_w.dumps(plain(config)), encoding="utf-8")
-            partial.replace(self.config_file)
+            folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
+            if error.errno in DISK_FULL:
+                raise
             raise ConfigError(f"run.dir = {str(self.path)!r} cannot be written ({error.strerror})") from error
 
     def read_config(self) -> Config:
@@ -138,6 +169,10 @@ class RunDirectory:
             _rewrite(self.evaluations, [record for record in records if record["samples"] != samples])
         return True
 
+    def is_evaluated(self, milestone: str) -> bool:
+        """Whether there are records of a milestone."""
+        return any(record["milestone"] == milestone for record in read_records(self.evaluations))
+
     def forget_after(self, samples: int) -> None:
         """Drops records of training that a resume at `samples` repeats."""
         for path in (self.train_log, self.evaluations):
@@ -153,8 +188,16 @@ def append_records(path: Path, records: Iterable[dict[str, Any]]) -> None:
 
 def _rewrite(path: Path, records: list[dict[str, Any]]) -> None:
     """Replaces a JSONL file in one step."""
+    _replace_text(path, "".join(json.dumps(record) + "\n" for record in records))
+
+
+def _replace_text(path: Path, text: str) -> None:
+    """Replaces a file in one step that survives a power cut."""
     partial = path.with_suffix(".partial")
-    partial.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
+    with partial.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
     partial.replace(path)
 
 

@@ -4,7 +4,7 @@ Nothing is written before all input has been checked, on all ranks.
 """
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from typing import cast
 
@@ -12,6 +12,7 @@ import torch
 import torchrec
 from torch.distributed.distributed_c10d import _get_default_store  # there is no public way to torchrun's store
 
+from data.manifest import as_before, load_manifest
 from data.stream import BatchStream, Reading, stream
 from models.ranker import Ranker
 from trainer.build import (
@@ -36,7 +37,7 @@ from trainer.log import TrainLog
 from trainer.profile import profiler
 from trainer.report import plan_table
 from trainer.run_directory import RunDirectory, plain
-from trainer.segments import End, SegmentLog
+from trainer.segments import End, SegmentLog, read_segments
 from trainer.stop import Stopped, StopRequest
 from trainer.watch import Watch
 from trainer.world import World
@@ -75,37 +76,42 @@ class Parts:
 @contextmanager
 def start(config: Config, world: World, *, profile: bool = False) -> Iterator[Parts]:
     """The parts of the run in `config.run.dir`, from its newest whole checkpoint on. Collective: call on all ranks."""
-    check_lanes(config, world)
-    run = RunDirectory(config.run.dir)
-    world.on_first(lambda: run.check(config))
-    reading, test = _open(config, world)
-    world.on_first(lambda: run.check_data(reading.manifest, test.manifest))
-    clock, end = Clock(reading.global_batch_size), end_of_training(config, reading)
-    trainee = build_trainee(config, world, end)
-    checkpoints = Checkpoints(run.checkpoints, world)
-    found, problems = checkpoints.newest()
-    if found is not None:
-        checkpoints.load(found, trainee.model, trainee.optimizer)
-        clock.samples = found.samples
-    elif problems:
-        raise CheckpointError(f"{problems[0]}; no checkpoint of this run is whole: restore one, or remove the folder")
-    if clock.samples > end:
-        raise ConfigError(
-            f"train.samples ends the run at {end:,}, but it is at {clock.samples:,} already; train longer"
-        )
-    world.on_all(lambda: check_first_batch(reading, world, clock.samples))
-    world.on_all(lambda: check_first_batch(test, world, 0))
-
-    world.on_first(lambda: run.create(config, reading.manifest, test.manifest))
-    world.on_first(lambda: run.forget_after(clock.samples))
-    checkpoints.clear_after(clock.samples)
-    segments = SegmentLog(run.segments)
-    fingerprints = {"train": reading.manifest.fingerprint, "test": test.manifest.fingerprint}
-    writer = found.segment if found is not None else None
-    segment = world.on_first(
-        lambda: segments.start(clock.samples, world.size, fingerprints["train"], writer, trace=config.run.trace)
-    )
     with ExitStack() as stack:
+        check_lanes(config, world)
+        run = RunDirectory(config.run.dir)
+        world.on_first(lambda: run.check(config))
+        world.on_first(lambda: _keep_others_out(stack, run) if run.config_file.exists() else None)
+        world.on_first(lambda: read_segments(run.segments))
+        reading, test = _open(config, world, run)
+        world.on_first(lambda: run.check_data(reading.manifest, test.manifest))
+        clock, end = Clock(reading.global_batch_size), end_of_training(config, reading)
+        trainee = build_trainee(config, world, end)
+        checkpoints = Checkpoints(run.checkpoints, world)
+        found, problems = checkpoints.newest()
+        if found is not None:
+            checkpoints.load(found, trainee.model, trainee.optimizer)
+            clock.samples = found.samples
+        elif problems:
+            raise CheckpointError(
+                f"{problems[0]}; no checkpoint of this run is whole: restore one, or remove the folder"
+            )
+        if clock.samples > end:
+            raise ConfigError(
+                f"train.samples ends the run at {end:,}, but it is at {clock.samples:,} already; train longer"
+            )
+        world.on_all(lambda: check_first_batch(reading, world, clock.samples))
+        world.on_all(lambda: check_first_batch(test, world, 0))
+
+        world.on_first(lambda: _keep_others_out(stack, run))
+        world.on_first(lambda: run.create(config, reading.manifest, test.manifest))
+        world.on_first(lambda: run.forget_after(clock.samples))
+        checkpoints.clear_after(clock.samples)
+        segments = SegmentLog(run.segments)
+        fingerprints = {"train": reading.manifest.fingerprint, "test": test.manifest.fingerprint}
+        writer = found.segment if found is not None else None
+        segment = world.on_first(
+            lambda: segments.start(clock.samples, world.size, fingerprints["train"], writer, trace=config.run.trace)
+        )
         stop = stack.enter_context(StopRequest(config.checkpoint.grace_seconds).listening())
         watch = stack.enter_context(Watch(world, _get_default_store(), config.run.hang_seconds))
         trace = run.trace_file(segment, world.rank) if config.run.trace else None
@@ -145,7 +151,7 @@ def start(config: Config, world: World, *, profile: bool = False) -> Iterator[Pa
             log.warn(f"{problem}; set aside, the checkpoint before it is taken")
         evaluator = Evaluator(config, world, trainee, test)
         faults = Faults(config, world, reading, batches, log)
-        _announce(log, trainee, reading, clock, end)
+        _announce(config, run, log, trainee, reading, clock, end)
         with _noting_the_end(segments, world):
             yield Parts(
                 config, world, run, clock, end, batches, trainee, evaluator, checkpoints, state, segments, guard,
@@ -174,23 +180,41 @@ def _noting_the_end(segments: SegmentLog, world: World) -> Iterator[None]:
         raise
     finally:
         if world.first:
-            segments.finish(reason)
+            with suppress(RunError):  # the disk is full: that has been told, or does not matter any more
+                segments.finish(reason)
 
 
-def _open(config: Config, world: World) -> tuple[Reading, Reading]:
+def _keep_others_out(stack: ExitStack, run: RunDirectory) -> None:
+    """Keeps other starts out of the run's folder; nothing that could be sent to the other ranks comes of it."""
+    stack.enter_context(run.locked())
+
+
+def _open(config: Config, world: World, run: RunDirectory) -> tuple[Reading, Reading]:
     train_data = open_dataset(config.data.train, config, world, config.data.on_bad_file)
+    known = run.manifests["train"]
+    if config.data.on_bad_file == "skip":  # what has become unreadable, or readable, since the first start
+        now = train_data
+        train_data = world.on_first(lambda: as_before(load_manifest(known), now) if known.exists() else now)
     test_data = open_dataset(config.data.test, config, world)
     check_same_types(train_data, test_data, config)
     return train_reading(config, train_data), test_reading(config, test_data)
 
 
-def _announce(log: TrainLog, trainee: Trainee, reading: Reading, clock: Clock, end: int) -> None:
+def _announce(  # noqa: PLR0913
+    config: Config, run: RunDirectory, log: TrainLog, trainee: Trainee, reading: Reading, clock: Clock, end: int
+) -> None:
     log.describe(trainee.placements)
     log.print(plan_table(trainee.placements))
     dense = sum(parameter.numel() for parameter in cast(Ranker, trainee.model.module).head.parameters())
     log.print(f"dense parameters {dense:,} · {reading.manifest.num_rows:,} training rows · batch {clock.batch:,}")
     for file, reason in reading.manifest.left_out:
         log.warn(f"{file} is left out: {reason}")
+    for milestone in config.evaluate.at_samples:
+        if milestone.samples < clock.samples and not run.is_evaluated(milestone.text):
+            log.warn(
+                f"milestone {milestone.text} lies before {clock.samples:,} samples, where the run goes on: it is not "
+                "evaluated; `adatt evaluate --checkpoint` does for a checkpoint that is left"
+            )
     if clock.samples:
         log.print(f"resumed at {clock.samples:,} of {end:,} samples")
     passes = -(-end // (reading.batches_per_epoch * clock.batch))

@@ -55,20 +55,22 @@ def run_loop(parts: Parts) -> None:
                 log.update(outcome)
             if due_log(clock.samples):
                 log.write(clock.samples, learning_rate, parts.batches.wait_seconds)
-            if due_checkpoint(clock.samples) or clock.samples == leg_end or guard.verdict.save or guard.verdict.stop:
-                _save(parts, pinned=clock.samples == leg_end)
+            due = due_checkpoint(clock.samples) and clock.samples < leg_end  # there it is kept for good
+            if due or guard.verdict.save or guard.verdict.stop:
+                _save(parts, pinned=False)
             if guard.verdict.stop:
                 _stop(parts)
     _finish_saving(parts)
 
 
 def _evaluate(parts: Parts, due: Due) -> None:
-    """Evaluates at a milestone or the end, unless a start before this one has."""
+    """Saves for good and evaluates, at a milestone or the end, unless a start before this one has."""
     samples, log = parts.clock.samples, parts.log
     reached = [entry.text for entry in parts.config.evaluate.at_samples if due.boundary(entry.samples) == samples]
     tasks = [task.name for task in parts.config.tasks if not task.auxiliary]
     if not parts.world.on_first(lambda: parts.run.needs_evaluation(samples, list(reached) or [None], tasks)):
         return
+    _save(parts, pinned=True)
 
     def between_batches() -> None:
         parts.watch.beat(f"evaluation at {samples:,} samples")
@@ -84,10 +86,13 @@ def _save(parts: Parts, *, pinned: bool) -> None:
     """Starts a save; it goes on while the loop does."""
     state = replace(parts.state, samples=parts.clock.samples, pinned=pinned, log=parts.log.state())
     parts.guard.saved()
-    with parts.log.pause(), parts.watch.paused():  # the save before this one may take its time
+    parts.watch.beat(f"save at {parts.clock.samples:,} samples")
+    with parts.log.pause():
         problem = parts.checkpoints.save(parts.trainee, state, parts.config.checkpoint.keep, parts.note_saved)
     if problem:
         parts.log.warn(f"{problem}; training goes on, the checkpoint before it stays")
+    for text in parts.checkpoints.warnings():
+        parts.log.warn(text)
 
 
 def _stop(parts: Parts) -> None:
@@ -97,7 +102,8 @@ def _stop(parts: Parts) -> None:
 
 
 def _finish_saving(parts: Parts) -> None:
-    with parts.watch.paused():
-        problem = parts.checkpoints.finish()
+    problem = parts.checkpoints.finish()
+    for text in parts.checkpoints.warnings():
+        parts.log.warn(text)
     if problem:
         raise RunError(f"{problem}; make room or mend the disk, and start again to go on from the checkpoint before it")

@@ -85,7 +85,7 @@ class Watch:
         self._interval = min(1.0, timeout_seconds / 10)
         self._patience = min(PATIENCE_SECONDS, timeout_seconds)
         self._store = self._connect(store) if store is not None and world.size > 1 else None
-        self._what, self._beats, self._marks, self._paused = "start of training", 0, 0, False
+        self._what, self._beats, self._marks = "start of training", 0, 0
         self._closing, self._wake = threading.Event(), threading.Event()
         jobs = [self._mind_clock] if self._store is None else [self._mind_clock, self._mind_store]
         self._threads = [threading.Thread(target=job, name=f"watch{job.__name__}", daemon=True) for job in jobs]
@@ -114,16 +114,6 @@ class Watch:
         finally:
             self._marks += 1
 
-    @contextmanager
-    def paused(self) -> Iterator[None]:
-        """Context that may take any time. Enter it alike on all ranks."""
-        self._paused = True
-        try:
-            yield
-        finally:
-            self._beats += 1
-            self._paused = False
-
     def close(self) -> None:
         """Ends the watching; an alarm that is being handled ends the process first."""
         self._closing.set()
@@ -144,7 +134,7 @@ class Watch:
         beats, quiet_seconds, before = 0, 0.0, time.monotonic()
         while not self._closing.wait(self._interval):
             now = time.monotonic()
-            if self._beats != beats or self._beats == 0 or self._paused:
+            if self._beats != beats or self._beats == 0:
                 beats, quiet_seconds = self._beats, 0.0
             else:
                 quiet_seconds += min(now - before, 2 * self._interval)  # more: the process was suspended

@@ -3,6 +3,8 @@
 import ctypes
 import logging
 import platform
+import signal
+import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,7 +15,7 @@ import torch
 import torch.distributed as dist
 
 from data.errors import UserError
-from trainer.errors import ConfigError, RunError
+from trainer.errors import DISK_FULL, ConfigError, RunError, disk_full
 from trainer.ranks import announced_ranks
 
 Result = TypeVar("Result")
@@ -61,6 +63,10 @@ class World:
                 message[0] = function()
             except TOLD_ERRORS as error:
                 message[1] = error
+            except OSError as error:
+                if error.errno not in DISK_FULL:
+                    raise
+                message[1] = disk_full(error)
         dist.broadcast_object_list(message, src=0, group=self.group)
         if message[1] is not None:
             raise message[1]
@@ -96,6 +102,8 @@ def start_world(device: DeviceName = "auto") -> Iterator[World]:
     """Joins the process group that torchrun announces, or one of a single rank; leaves it at a good end."""
     _quiet_libraries()
     ranks = announced_ranks()
+    if ranks.announced:
+        _stop_without_launcher()
     chosen = choose_device(device, ranks.local_rank)
     backend = "cuda:nccl,cpu:gloo" if chosen.type == "cuda" else "gloo"
     store = None if ranks.announced else dist.HashStore()
@@ -120,6 +128,13 @@ def choose_device(device: DeviceName = "auto", local_rank: int = 0) -> torch.dev
         return chosen
     _keep_freed_memory()
     return torch.device("cpu")
+
+
+def _stop_without_launcher() -> None:
+    """Asks the system for a SIGTERM when the launcher dies: ranks that nobody watches would hold up the next start."""
+    if sys.platform == "linux":
+        pr_set_pdeathsig = 1
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
 
 
 def _quiet_libraries() -> None:

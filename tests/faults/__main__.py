@@ -36,7 +36,7 @@ def main() -> int:
     )
     with tempfile.TemporaryDirectory() as folder:
         write_dataset(Path(folder) / "train", ROWS, seed=1)
-        write_dataset(Path(folder) / "test", 2_001, seed=2)
+        write_dataset(Path(folder) / "test", 8_001, seed=2)
         for number, (name, cycle) in enumerate(RUNS):
             config = fault_config(Path(folder), Path(folder) / f"run-{number}")
             kills, last = _kill_and_finish(config, cycle, seed=number)

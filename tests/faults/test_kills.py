@@ -14,7 +14,7 @@ ROWS = 8_000
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("faults")
     write_dataset(folder / "train", ROWS, seed=1)
-    write_dataset(folder / "test", 2_001, seed=2)
+    write_dataset(folder / "test", 8_001, seed=2)
     return folder
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -114,7 +115,7 @@ def test_the_clock_crosses_70_billion(dataset: Path, trained: Path, tmp_path: Pa
     folder = shutil.copytree(trained, tmp_path / "run")
     near = 70_000_000_000 - 70_000_000_000 % 64 - 10 * 64
     checkpoint = folder / "checkpoints" / "640"
-    state = dataclasses.replace(read_state(checkpoint), samples=near, log={"samples": near, "sums": [[0.0] * 3] * 4})
+    state = dataclasses.replace(read_state(checkpoint), samples=near, log={"trained": 0, "sums": [[0.0] * 3] * 4})
     (checkpoint / STATE_FILE).write_text(state.to_json())
     checkpoint.rename(folder / "checkpoints" / str(near))
     (folder / "config.toml").write_text((folder / "config.toml").read_text().replace("repeat = false", "repeat = true"))
@@ -156,7 +157,7 @@ def test_training_goes_on_where_a_checkpoint_does_not_fit(dataset: Path, tmp_pat
     (folder / "checkpoints").symlink_to(small_disk)
     message = str(run_on_ranks(2, _train_into, config)[0])
     assert message.startswith("RunError: ")
-    assert "No space left on device" in message
+    assert "no space left on device" in message
     saved = list_folders(folder / "checkpoints")
     assert saved
     assert not list(small_disk.glob("*.partial"))
@@ -205,3 +206,76 @@ def _command(_: World, config: Config, folder: str) -> tuple[int, str]:
     with contextlib.redirect_stderr(io.StringIO()) as errors:
         code = run(["train", str(path)])
     return code, errors.getvalue()
+
+
+def test_a_start_of_a_run_that_is_being_trained_is_refused(dataset: Path, trained: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(trained, tmp_path / "run")
+    config = _config(dataset, folder, train={"samples": 1280})
+    with RunDirectory(folder).locked():
+        before = sorted(path.name for path in (folder / "checkpoints").iterdir())
+        message = str(run_on_ranks(2, _train, config)[1])
+        assert f"is being trained by process {os.getpid()} on " in message
+        assert sorted(path.name for path in (folder / "checkpoints").iterdir()) == before
+    assert run_on_ranks(2, _train, config) == [None, None]
+
+
+def test_a_start_that_ended_before_it_had_a_config_is_no_obstacle(dataset: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "lock").touch()
+    (folder / "config.partial").write_text("[run")
+    assert run_on_ranks(1, _train, _config(dataset, folder)) == [None]
+
+
+def test_a_milestone_where_the_run_stands_is_kept_for_good(dataset: Path, tmp_path: Path) -> None:
+    """Stopped at 320 samples, it is told that 320 is a milestone, and that 64 was one."""
+    folder = tmp_path / "run"
+    options: dict[str, Any] = {"checkpoint": {"every_samples": 320, "keep": 1}}
+    assert run_on_ranks(1, _train, _config(dataset, folder, **options)) == [None]
+    shutil.rmtree(folder / "checkpoints" / "640")
+    options |= {"train": {"samples": 1280}, "evaluate": {"at_samples": [64, 320]}}
+    assert run_on_ranks(1, _train, _config(dataset, folder, **options)) == [None]
+    assert read_state(folder / "checkpoints" / "320").pinned
+    milestones = {record["milestone"] for record in read_records(folder / "evaluations.jsonl")}
+    assert milestones == {"320", None}
+
+
+def test_a_first_batch_left_out_can_be_resumed_from(dataset: Path, tmp_path: Path) -> None:
+    """The dense optimizer has made no step yet when this is saved."""
+    shutil.copytree(dataset, tmp_path / "data")
+    path = tmp_path / "data" / "train" / "part-0.parquet"
+    table = pq.read_table(path)
+    watch = table["watch"].to_numpy().copy()
+    watch[:64] = 1e30
+    index = table.schema.get_field_index("watch")
+    pq.write_table(table.set_column(index, "watch", pa.array(watch, pa.float32())), path)
+    config = _config(
+        tmp_path / "data",
+        tmp_path / "run",
+        data={"order": "stored", "lanes": 1},
+        train={"samples": 256, "on_non_finite": "skip"},
+        checkpoint={"every_samples": 64, "keep": 9},
+    )
+    assert run_on_ranks(1, _train, config) == [None]
+    for name in ("128", "192", "256"):
+        shutil.rmtree(tmp_path / "run" / "checkpoints" / name)
+    before = read_state(tmp_path / "run" / "checkpoints" / "64")
+    assert run_on_ranks(1, _train, config) == [None]
+    assert read_state(tmp_path / "run" / "checkpoints" / "64") == before
+
+
+def test_files_that_become_unreadable_or_readable_between_starts(dataset: Path, tmp_path: Path) -> None:
+    shutil.copytree(dataset, tmp_path / "data")
+    part = tmp_path / "data" / "train" / "part-1.parquet"
+    whole = part.read_bytes()
+    skip = {"data": {"on_bad_file": "skip", "bad_row_groups": 100}}
+    config = _config(tmp_path / "data", tmp_path / "run", train={"samples": 320}, **skip)
+    assert run_on_ranks(1, _train, config) == [None]
+    part.write_bytes(whole[:-100])
+    longer = _config(tmp_path / "data", tmp_path / "run", train={"samples": 640}, **skip)
+    assert run_on_ranks(1, _train, longer) == [None]
+    events = [event["event"] for event in read_records(tmp_path / "run" / "events.jsonl")]
+    assert "skipped_rows" in events
+    part.write_bytes(whole)
+    longest = _config(tmp_path / "data", tmp_path / "run", train={"samples": 960}, **skip)
+    assert run_on_ranks(1, _train, longest) == [None]

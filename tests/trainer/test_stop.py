@@ -119,3 +119,18 @@ def test_a_second_signal_and_the_end_of_grace(grace: float, same: float, signals
             time.sleep(0.2)
         processes[0].join(10)
         assert processes[0].exitcode == expected
+
+
+def _wait_in_a_collective(world: World) -> None:
+    with StopRequest(1.0).listening():
+        if world.first:
+            dist.all_reduce(torch.zeros(1))  # the other rank never comes
+        time.sleep(60)
+
+
+def test_the_end_of_grace_comes_inside_a_collective_too() -> None:
+    with started_ranks(2, _wait_in_a_collective) as (processes, _):
+        time.sleep(2.0)
+        os.kill(int(processes[0].pid or 0), signal.SIGTERM)
+        processes[0].join(10)
+        assert processes[0].exitcode == 1

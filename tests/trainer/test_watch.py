@@ -228,8 +228,6 @@ def go_on_slowly(world: World, errors: str) -> float:
             watch.beat(f"step at {step} samples")
             time.sleep(0.6 * TIMEOUT * (1 + world.rank * step % 2) / 2)
             meet_marked(group, watch)
-        with watch.paused():
-            time.sleep(1.3 * TIMEOUT)
         begin = time.monotonic()
     left = time.monotonic() - begin
     dist.all_reduce(torch.zeros(1))
@@ -240,7 +238,7 @@ def go_on_slowly(world: World, errors: str) -> float:
     return left
 
 
-def test_slow_progress_and_pauses_are_no_hang(tmp_path: Path) -> None:
+def test_slow_progress_is_no_hang(tmp_path: Path) -> None:
     errors = tmp_path / "errors"
     assert max(run_on_ranks(2, go_on_slowly, str(errors), timeout_s=30)) < TIMEOUT
     assert errors.read_text() == ""
