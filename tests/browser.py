@@ -3,6 +3,7 @@
 import base64
 import json
 import os
+import select
 import shutil
 import subprocess
 import tempfile
@@ -14,6 +15,7 @@ from typing import Any, Literal
 CHROMIUM = shutil.which("chromium")
 FROM_US, TO_US = 3, 4
 """Descriptors on which the browser reads and writes."""
+ANSWER_S = 60
 COMPLAINTS = ("Log.entryAdded", "Runtime.exceptionThrown", "Runtime.consoleAPICalled")
 
 
@@ -73,8 +75,9 @@ class Page:
 
     def _read(self) -> dict[str, Any]:
         while b"\0" not in self._rest:
-            read = os.read(self._answers, 1 << 20)
-            assert read, "the browser has ended"
+            ready, _, _ = select.select([self._answers], [], [], ANSWER_S)
+            read = os.read(self._answers, 1 << 20) if ready else b""
+            assert read, "the browser has ended, or does not answer"
             self._rest += read
         message, self._rest = self._rest.split(b"\0", 1)
         return dict(json.loads(message))

@@ -1,0 +1,252 @@
+"""Line charts as SVG in the page's own colours, which follow light and dark, and heat maps as tables.
+
+A line is told from the others by colour, dashes and markers at once; the colours differ in lightness too, so that they
+differ for colour-blind readers. Every figure has a text alternative that holds its numbers.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from xml.etree.ElementTree import Element
+
+import numpy as np
+
+from data.counts import format_count
+from trainer.html_page import decimal, element, table
+
+WIDTH, HEIGHT = 400, 250
+LEFT, RIGHT, TOP, BOTTOM = 54, 14, 12, 40
+"""Around the plotting area, for ticks and their texts."""
+POINTS = 200
+"""Most points of a line: one for each two units of width."""
+FAINT_SHARE = (0.1, 0.8)
+"""Of the values of a faint line, those between these quantiles are sure to be seen; the first are often far off."""
+APART, SPREAD = 6, 24
+"""Distance of lines with intervals from one another, and the most from the first to the last."""
+COLOURS = 6
+DASHES = (None, "7 4", "2 3", "10 3 2 3", "12 5")
+MARKERS = (
+    "m-4 0a4 4 0 1 0 8 0a4 4 0 1 0 -8 0z",
+    "m-3.5 -3.5h7v7h-7z",
+    "m0 -4.5l4.5 8h-9z",
+    "m0 -5l5 5l-5 5l-5 -5z",
+    "m0 4.5l4.5 -8h-9z",
+)
+"""Circle, square, triangle, diamond, triangle on its head; as many as dashes, so that 30 lines differ."""
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line of a chart."""
+
+    name: str
+    points: Sequence[tuple[float, float]]
+    """(samples, value), by samples; what is not finite is left out."""
+    style: int
+    """Number of its colour, dashes and marker."""
+    faint: bool = False
+    """In the background: without markers and legend, and its outliers do not stretch the axis."""
+    intervals: Sequence[tuple[float, float]] = ()
+    """(low, high) of each point, all finite, for a line of few points; or none."""
+
+
+@dataclass(frozen=True)
+class Chart:
+    """Lines over samples."""
+
+    title: str
+    note: str
+    """What the axis shows and which direction is good."""
+    alternative: str
+    """The finding in numbers, for those who do not see the figure."""
+    lines: Sequence[Line]
+    reference: float | None = None
+    """A horizontal line."""
+    from_zero: bool = False
+    percent: bool = False
+    """Values are fractions and shown in per cent."""
+
+
+@dataclass(frozen=True)
+class _Axes:
+    """What of the data the plotting area shows."""
+
+    end: float
+    low: float
+    high: float
+
+    def x(self, samples: float) -> float:
+        return LEFT + (WIDTH - LEFT - RIGHT) * samples / self.end
+
+    def y(self, value: float) -> float:
+        return TOP + (HEIGHT - TOP - BOTTOM) * (self.high - value) / (self.high - self.low)
+
+
+def line_chart(chart: Chart) -> Element:
+    """The chart with its title and legend."""
+    lines = [line for line in map(_thinned, chart.lines) if line.points]
+    axes = _axes(chart, lines)
+    drawing = element(
+        "svg",
+        *_grid(chart, axes),
+        _background(axes, [line for line in lines if line.faint]),
+        *_foreground(axes, [line for line in lines if not line.faint], percent=chart.percent),
+        class_="chart",
+        viewBox=f"0 0 {WIDTH} {HEIGHT}",
+        role="img",
+        aria_label=f"{chart.title}. {chart.alternative}",
+    )
+    caption = element("figcaption", chart.title, element("p", chart.note), _legend(lines))
+    return element("figure", caption, drawing)
+
+
+def _thinned(line: Line) -> Line:
+    """Without what is not finite, and with means of neighbours where there are too many points."""
+    if line.intervals:
+        return line
+    points = np.array([point for point in line.points if all(map(math.isfinite, point))]).reshape(-1, 2)
+    if len(points) > POINTS:
+        points = np.stack([part.mean(axis=0) for part in np.array_split(points, POINTS)])
+    return Line(line.name, [(float(x), float(y)) for x, y in points], line.style, line.faint)
+
+
+def _axes(chart: Chart, lines: list[Line]) -> _Axes:
+    values = [value for line in lines if not line.faint for _, value in line.points]
+    values += [bound for line in lines for interval in line.intervals for bound in interval]
+    for line in lines:
+        if line.faint:
+            values += np.quantile([value for _, value in line.points], FAINT_SHARE).tolist()
+    values += [0.0] * chart.from_zero + ([] if chart.reference is None else [chart.reference])
+    low, high = min(values, default=0.0), max(values, default=1.0)
+    margin = 0.06 * (high - low) or 0.01 * abs(high) or 1.0
+    end = max((samples for line in lines for samples, _ in line.points), default=1.0)
+    return _Axes(end or 1.0, low if chart.from_zero and low == 0 else low - margin, high + margin)
+
+
+def ticks(low: float, high: float, most: int = 6) -> list[float]:
+    """Round numbers from `low` to `high`, evenly spaced: at least two, at most `most`."""
+    rough = (high - low) / most
+    power = 10.0 ** math.floor(math.log10(rough))
+    step = next(factor * power for factor in (1, 2, 5, 10, 20) if factor * power > rough)
+    return [number * step for number in range(math.ceil(low / step), math.floor(high / step) + 1)]
+
+
+def tick_texts(values: Sequence[float], *, percent: bool = False) -> list[str]:
+    """Texts of ticks, with as many decimals as tell them apart; counts as 25k or 1.5M."""
+    scale = 100 if percent else 1
+    step = scale * (values[1] - values[0])
+    if step >= 1 and max(map(abs, values)) >= 1000:
+        return [f"{'−' * (value < 0)}{format_count(abs(round(value)))}" for value in values]
+    decimals = max(0, -math.floor(math.log10(step) + 1e-9))
+    return [decimal(scale * value, f".{decimals}f") + " %" * percent for value in values]
+
+
+def _grid(chart: Chart, axes: _Axes) -> list[Element]:
+    parts = []
+    values = ticks(axes.low, axes.high)
+    for value, text in zip(values, tick_texts(values, percent=chart.percent), strict=True):
+        parts.append(_line(LEFT, axes.y(value), WIDTH - RIGHT, axes.y(value), "grid"))
+        parts.append(_text(text, LEFT - 6, axes.y(value) + 4, "end"))
+    if chart.reference is not None:
+        y = axes.y(chart.reference)
+        parts.append(_line(LEFT, y, WIDTH - RIGHT, y, "reference"))
+    counts = ticks(0, axes.end, 5)
+    for value, text in zip(counts, tick_texts(counts), strict=True):
+        parts.append(_line(axes.x(value), HEIGHT - BOTTOM, axes.x(value), HEIGHT - BOTTOM + 4, "grid"))
+        parts.append(_text(text, axes.x(value), HEIGHT - BOTTOM + 17, "middle"))
+    parts.append(_text("samples", WIDTH - RIGHT, HEIGHT - 4, "end"))
+    return parts
+
+
+def _background(axes: _Axes, lines: list[Line]) -> Element:
+    """Faint lines, cut off at the edges of the plotting area, as an SVG inside another does by itself."""
+    width, height = WIDTH - LEFT - RIGHT, HEIGHT - TOP - BOTTOM
+    return element(
+        "svg",
+        *(_polyline(line, axes) for line in lines),
+        x=str(LEFT),
+        y=str(TOP),
+        width=str(width),
+        height=str(height),
+        viewBox=f"{LEFT} {TOP} {width} {height}",
+    )
+
+
+def _foreground(axes: _Axes, lines: list[Line], *, percent: bool) -> list[Element]:
+    """The other lines; those with intervals a little apart, so that these do not lie upon one another."""
+    parts = []
+    apart = min(APART, SPREAD / len(lines)) if lines else 0
+    for place, line in enumerate(lines):
+        aside = apart * (place - (len(lines) - 1) / 2) if line.intervals else 0
+        parts.append(element("g", *_draw(line, axes, percent=percent), transform=f"translate({aside:g} 0)"))
+    return parts
+
+
+def _draw(line: Line, axes: _Axes, *, percent: bool) -> list[Element]:
+    """The line, and markers that tell their values when pointed at: all, or some of many."""
+    shown = line.points if len(line.points) <= 16 else line.points[:: len(line.points) // 8]
+    scale, unit = (100, " %") if percent else (1, "")
+    return [
+        _polyline(line, axes),
+        *(
+            _line(axes.x(x), axes.y(low), axes.x(x), axes.y(high), f"interval c{line.style % COLOURS}")
+            for (x, _), (low, high) in zip(line.points, line.intervals, strict=bool(line.intervals))
+        ),
+        *(
+            element(
+                "path",
+                element("title", f"{line.name}, {round(x):,} samples: {scale * y:.5g}{unit}"),
+                d=f"M{axes.x(x):.1f} {axes.y(y):.1f}{_marker(line)}",
+                class_=f"marker c{line.style % COLOURS}",
+            )
+            for x, y in shown
+        ),
+    ]
+
+
+def _polyline(line: Line, axes: _Axes) -> Element:
+    return element(
+        "polyline",
+        points=" ".join(f"{axes.x(x):.1f},{axes.y(y):.1f}" for x, y in line.points),
+        class_=f"line c{line.style % COLOURS}" + " faint" * line.faint,
+        stroke_dasharray=_dashes(line),
+    )
+
+
+def _legend(lines: list[Line]) -> Element:
+    """The lines in front, or where there are none those in the background."""
+    entries = []
+    for line in [line for line in lines if not line.faint] or lines:
+        stroke = element("path", d="M0 6h40", class_="line", stroke_dasharray=_dashes(line))
+        marker = None if line.faint else element("path", d=f"M20 6{_marker(line)}", class_="marker")
+        sample = element("svg", stroke, marker, viewBox="0 0 40 12", aria_hidden="true")
+        entries.append(element("li", sample, element("span", line.name), class_=f"c{line.style % COLOURS}"))
+    return element("ul", *entries, class_="legend")
+
+
+def _dashes(line: Line) -> str | None:
+    return None if line.faint else DASHES[line.style % len(DASHES)]
+
+
+def _marker(line: Line) -> str:
+    return MARKERS[line.style % len(MARKERS)]
+
+
+def _line(x1: float, y1: float, x2: float, y2: float, kind: str) -> Element:
+    return element("line", x1=f"{x1:.1f}", y1=f"{y1:.1f}", x2=f"{x2:.1f}", y2=f"{y2:.1f}", class_=kind)
+
+
+def _text(text: str, x: float, y: float, anchor: str) -> Element:
+    return element("text", text, x=f"{x:.1f}", y=f"{y:.1f}", text_anchor=anchor)
+
+
+def heat_map(title: str, units: Sequence[str], experts: Sequence[str], weights: Sequence[Sequence[float]]) -> Element:
+    """A table of units × experts, each number on a ground as strong as it is large; negative ones in another colour."""
+    largest = max((abs(weight) for row in weights for weight in row), default=0.0) or 1.0
+    frame = table(title, ["unit", *experts], [[unit, *[""] * len(experts)] for unit in units], kind="heat")
+    for row, numbers in zip(frame.findall(".//tbody/tr"), weights, strict=True):
+        for cell, weight in zip(row.findall("td"), numbers, strict=True):
+            cell.text = decimal(weight, ".2f")
+            cell.set("style", f"--strength: {abs(weight) / largest:.2f}")
+            cell.set("class", "number" + " negative" * (weight < 0))
+    return element("figure", frame)
