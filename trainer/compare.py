@@ -1,0 +1,196 @@
+"""Which head is better: runs against a baseline, by task and milestone, from the buckets that evaluations leave behind.
+
+`trainer.bootstrap` says what an interval holds and what it speaks of.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from data.counts import format_count, parse_count
+from data.errors import DataError
+from trainer.bootstrap import Floats, compare_losses
+from trainer.buckets import TaskBuckets
+from trainer.errors import ConfigError
+from trainer.metrics import MetricSums, entropy
+from trainer.run_group import Group, Run, group_runs, read_run
+
+EXAMPLES, WEIGHT, LOSS, LABEL = (MetricSums.NAMES.index(name) for name in ("examples", "weight", "loss", "label"))
+"""Rows of a task's sums."""
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A head against the baseline, on one task at one milestone; None where a number is not defined."""
+
+    baseline: str
+    baseline_head: str
+    run: str
+    head: str
+    task: str
+    milestone: str | None
+    """As the baseline's config writes it; None for the end."""
+    samples: int
+    """Trained by the run."""
+    metric: str
+    """ne or mse: lower is better."""
+    baseline_value: float | None
+    value: float | None
+    """Means over seeds."""
+    relative_percent: float | None
+    low_percent: float | None
+    high_percent: float | None
+    standard_error_percent: float | None
+    """Over seeds; None for one training on each side."""
+    baseline_seeds: int
+    seeds: int
+    significant: bool | None
+    """Whether the heads differ at 95 %, over trainings and test rows; None for one training on each side, from which
+    that cannot be told."""
+
+    @property
+    def column(self) -> str:
+        """The milestone's name in tables."""
+        return self.milestone or format_count(self.samples)
+
+    @property
+    def one_sided(self) -> bool:
+        """Whether the interval lies on one side of 0, whatever it speaks of."""
+        low, high = self.low_percent, self.high_percent
+        return low is not None and high is not None and (low > 0 or high < 0)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Every difference, by head, task and milestone in this order, and what had to be left out."""
+
+    differences: tuple[Difference, ...]
+    warnings: tuple[str, ...]
+
+
+def compare_runs(baseline: str, runs: list[str]) -> Comparison:
+    """Differences of the runs to the baseline: a run's folder, or several with commas between, seeds of one head.
+
+    ConfigError, DataError where they cannot be compared: no runs, nothing in common, other test rows.
+    """
+    bases = group_runs(read_run(path) for path in _split(baseline))
+    if len(bases) > 1:
+        first, second = bases[0].name, bases[1].name
+        raise ConfigError(
+            f"BASELINE {baseline!r}: {first} and {second} are not seeds of one head; name one of them, or runs whose "
+            "configs differ in run.seed alone"
+        )
+    groups = group_runs(read_run(path) for path in runs)
+    _check_same_test_set([*bases[0].runs, *(run for group in groups for run in group.runs)])
+    differences = [entry for group in groups for entry in compare_groups(bases[0], group)]
+    warnings = dict.fromkeys(warning for group in groups for warning in _not_compared(bases[0], group))
+    return Comparison(tuple(differences), tuple(warnings))
+
+
+def _split(baseline: str) -> list[str]:
+    return [baseline] if Path(baseline).is_dir() else baseline.split(",")
+
+
+def _check_same_test_set(runs: list[Run]) -> None:
+    tested = [(run.path, point, buckets.fingerprint) for run in runs for point, buckets in run.points.items()]
+    first_path, _, first = tested[0]
+    for path, point, fingerprint in tested:
+        if fingerprint != first:
+            raise DataError(
+                f"{path} was evaluated at {format_count(point)} on another test set, or another version of it, than "
+                f"{first_path} (fingerprints {fingerprint[:12]}, {first[:12]}); compare runs tested on the same rows"
+            )
+
+
+def compare_groups(baseline: Group, group: Group) -> list[Difference]:
+    """Differences at the milestones, on the tasks, that both have; ConfigError where there is none."""
+    points = sorted(baseline.points & group.points)
+    tasks = [task for task in baseline.tasks if task in group.tasks]
+    for name, common, old, new in (
+        ("milestone", points, map(format_count, sorted(baseline.points)), map(format_count, sorted(group.points))),
+        ("task", tasks, baseline.tasks, group.tasks),
+    ):
+        if not common:
+            raise ConfigError(
+                f"{group.name} and the baseline {baseline.name} have no {name} in common "
+                f"({', '.join(new)}; {', '.join(old)}); compare runs that share one"
+            )
+    return [_difference(baseline, group, task, point) for task in tasks for point in points]
+
+
+def _difference(baseline: Group, group: Group, task: str, point: int) -> Difference:
+    old, new = baseline.at(point, task), group.at(point, task)
+    first = next(iter(old.values()))
+    for found in [*old.values(), *new.values()]:
+        if not _same_rows(first, found):
+            raise DataError(
+                f"task {task!r} of {group.name}: its kind, labels or weights are not those of {baseline.name}; compare "
+                "runs with the same tasks.kind, tasks.label and data.weight"
+            )
+    old_value, new_value = _mean_value(old.values()), _mean_value(new.values())
+    defined = old_value is not None and new_value is not None
+    estimate = compare_losses(_losses(old), _losses(new)) if defined else None
+    single = len(old) == len(new) == 1
+    named = next(run.points[point] for run in baseline.runs if point in run.points)
+    return Difference(
+        baseline=baseline.name,
+        baseline_head=baseline.head,
+        run=group.name,
+        head=group.head,
+        task=task,
+        milestone=next((text for text in named.milestones if parse_count(text) == point), None),
+        samples=next(run.points[point].samples for run in group.runs if point in run.points),
+        metric="ne" if first.kind == "binary" else "mse",
+        baseline_value=old_value,
+        value=new_value,
+        relative_percent=estimate.relative if estimate else None,
+        low_percent=estimate.low if estimate else None,
+        high_percent=estimate.high if estimate else None,
+        standard_error_percent=estimate.standard_error if estimate else None,
+        baseline_seeds=len(old),
+        seeds=len(new),
+        significant=None if single or estimate is None else estimate.excludes_zero,
+    )
+
+
+def _same_rows(first: TaskBuckets, other: TaskBuckets) -> bool:
+    """Whether two models were tested on the same labels with the same weights, up to the order of summation."""
+    if first.kind != other.kind or first.sums_6K.shape != other.sums_6K.shape:
+        return False
+    pairs = [(first.sums_6K[row], other.sums_6K[row]) for row in (EXAMPLES, WEIGHT, LABEL)]
+    return all(np.allclose(old_K, new_K, rtol=0, atol=1e-9 * np.abs(old_K).max()) for old_K, new_K in pairs)
+
+
+def _losses(tasks: Mapping[int, TaskBuckets]) -> dict[int, Floats]:
+    return {seed: task.sums_6K[LOSS] for seed, task in tasks.items()}
+
+
+def _mean_value(tasks: Iterable[TaskBuckets]) -> float | None:
+    """NE or MSE, the mean over trainings; None where it is not defined."""
+    values = [metric_value(task.kind, task.sums_6K) for task in tasks]
+    known = [value for value in values if value is not None]
+    return float(np.mean(known)) if len(known) == len(values) else None
+
+
+def metric_value(kind: str, sums_6K: Floats) -> float | None:
+    """NE of a binary task, MSE of a regression task; None where it is not defined."""
+    weight, loss, label = (float(sums_6K[row].sum()) for row in (WEIGHT, LOSS, LABEL))
+    if weight == 0:
+        return None
+    scale = entropy(label / weight) if kind == "binary" else 1.0
+    return loss / weight / scale if scale > 0 and np.isfinite(loss) else None
+
+
+def _not_compared(baseline: Group, group: Group) -> list[str]:
+    """A line for each task and milestone that one of them lacks, or one seed of a group."""
+    lines = []
+    for only, other in ((baseline, group), (group, baseline)):
+        tasks = [f"task {task}" for task in only.tasks if task not in other.tasks]
+        points = [f"milestone {format_count(point)}" for point in sorted(only.points - other.points)]
+        lines += [f"{what} is not compared: {only.name} has it, {other.name} has not" for what in tasks + points]
+        for run in only.runs:
+            missing = sorted((only.points & other.points) - run.points.keys())
+            lines += [f"{run.path} lacks milestone {format_count(point)}; compared without it" for point in missing]
+    return lines

@@ -1,0 +1,75 @@
+"""A comparison as files: tables in Markdown, records as JSON, and a curve per task."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from trainer.compare import Comparison, Difference
+from trainer.compare_table import Grid, comparison_grids, comparison_notes, folder_names
+from trainer.errors import DISK_FULL, ConfigError
+
+
+def write_comparison(comparison: Comparison, folder: Path) -> None:
+    """Writes compare.md, compare.json (a record a line) and TASK.png; ConfigError where the folder cannot be made."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "compare.md").write_text(markdown(comparison), encoding="utf-8")
+        (folder / "compare.json").write_text("".join(json_lines(comparison)), encoding="utf-8")
+        for task in dict.fromkeys(entry.task for entry in comparison.differences):
+            curve(comparison, task).savefig(folder / f"{task}.png", dpi=150)
+    except OSError as error:
+        if error.errno in DISK_FULL:
+            raise
+        raise ConfigError(f"--out {str(folder)!r} cannot be written ({error.strerror}); name a folder") from error
+
+
+def json_lines(comparison: Comparison) -> list[str]:
+    """One object a line."""
+    return [json.dumps(asdict(entry)) + "\n" for entry in comparison.differences]
+
+
+def markdown(comparison: Comparison) -> str:
+    """The tables, each with its curve below, and how to read them."""
+    grids = comparison_grids(comparison.differences)
+    parts = [f"{_markdown_table(grid)}\n\n![{grid.title}]({grid.task}.png)" for grid in grids]
+    return "\n\n".join(["# Comparison", *parts, *comparison_notes(comparison.differences)]) + "\n"
+
+
+def _markdown_table(grid: Grid) -> str:
+    rows = [grid.header, ["---", "---", *["---:"] * (len(grid.header) - 2)], *grid.rows]
+    lines = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
+    return "\n".join([f"## {grid.title}", "", *lines])
+
+
+def curve(comparison: Comparison, task: str) -> Figure:
+    """The task's relative NE or MSE against samples, a line for each head, its interval as a band."""
+    entries = [entry for entry in comparison.differences if entry.task == task]
+    shown = [entry for entry in entries if entry.relative_percent is not None]
+    figure = Figure(figsize=(8, 5), layout="constrained")
+    axes = figure.add_subplot()
+    axes.axhline(0, color="black", linestyle="--", linewidth=1)
+    for run in dict.fromkeys(entry.run for entry in shown):
+        _draw(axes, [entry for entry in shown if entry.run == run])
+    samples = {entry.column: entry.samples for entry in entries}
+    axes.set_xticks(list(samples.values()), list(samples))
+    axes.set_xlabel("samples trained")
+    axes.set_ylabel(f"{entries[0].metric.upper()} relative to {entries[0].baseline_head}, %")
+    axes.set_title(f"{task}: bands are 95 % intervals, lower is better")
+    if shown:
+        figure.legend(loc="outside lower center")
+    return figure
+
+
+def _draw(axes: Axes, entries: list[Difference]) -> None:
+    samples = [entry.samples for entry in entries]
+    middle, low, high = (
+        [getattr(entry, name) for entry in entries] for name in ("relative_percent", "low_percent", "high_percent")
+    )
+    below = [max(value - bound, 0) for value, bound in zip(middle, low, strict=True)]
+    above = [max(bound - value, 0) for value, bound in zip(middle, high, strict=True)]
+    label = f"{entries[0].head} ({folder_names(entries[0].run)})"
+    bars = axes.errorbar(samples, middle, yerr=[below, above], marker="o", capsize=4, label=label)
+    axes.fill_between(samples, low, high, alpha=0.15, color=bars.lines[0].get_color())

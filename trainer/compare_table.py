@@ -1,0 +1,83 @@
+"""A comparison as tables of text, heads as rows and milestones as columns, as in the AdaTT paper's Tables 1 and 2."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from trainer.bootstrap import RESAMPLES
+from trainer.compare import Difference
+
+UNDEFINED = "–"
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The table of one task."""
+
+    task: str
+    title: str
+    header: list[str]
+    rows: list[list[str]]
+
+
+def comparison_grids(differences: Sequence[Difference]) -> list[Grid]:
+    """A table for each task; the first row holds the baseline's own values."""
+    tasks = dict.fromkeys(entry.task for entry in differences)
+    return [_grid(task, [entry for entry in differences if entry.task == task]) for task in tasks]
+
+
+def _grid(task: str, differences: list[Difference]) -> Grid:
+    first = differences[0]
+    columns = list(dict.fromkeys(entry.column for entry in sorted(differences, key=lambda entry: entry.samples)))
+    base = {entry.column: _number(entry.baseline_value) for entry in differences}
+    rows = [[first.baseline_head, folder_names(first.baseline), *(base[column] for column in columns)]]
+    for run in dict.fromkeys(entry.run for entry in differences):
+        cells = {entry.column: _cell(entry) for entry in differences if entry.run == run}
+        head = next(entry.head for entry in differences if entry.run == run)
+        rows.append([head, folder_names(run), *(cells.get(column, UNDEFINED) for column in columns)])
+    title = f"{task}: {first.metric.upper()} of the baseline; of the others the difference to it in %"
+    return Grid(task, title, ["head", "runs", *columns], rows)
+
+
+def folder_names(run: str) -> str:
+    """runs/a-1,runs/a-2 → a-1, a-2."""
+    return ", ".join(Path(path).name for path in run.split(","))
+
+
+def _number(value: float | None) -> str:
+    return UNDEFINED if value is None else f"{value:.4f}"
+
+
+def _cell(entry: Difference) -> str:
+    """-0.512 ± 0.031 [-0.640, -0.384] better"""
+    if entry.relative_percent is None:
+        return UNDEFINED
+    error = "" if entry.standard_error_percent is None else f" ± {entry.standard_error_percent:.3f}"
+    interval = f" [{entry.low_percent:+.3f}, {entry.high_percent:+.3f}]"
+    return f"{entry.relative_percent:+.3f}{error}{interval}{_mark(entry)}"
+
+
+def _mark(entry: Difference) -> str:
+    if not entry.one_sided or entry.relative_percent is None:
+        return ""
+    words = ("lower", "higher") if entry.significant is None else ("better", "worse")
+    return " " + words[entry.relative_percent > 0]
+
+
+def comparison_notes(differences: Sequence[Difference]) -> list[str]:
+    """How to read what the tables hold, a paragraph each."""
+    notes = [
+        f"Lower is better. In brackets: 95 % intervals, from {RESAMPLES:,} paired resamples of the test rows' buckets; "
+        "of differences that are truly 0, one in twenty lies outside its own."
+    ]
+    if any(entry.significant is not None for entry in differences):
+        notes.append(
+            "better, worse: the heads differ at 95 %. ± is the standard error over seeds; the interval is for the mean "
+            "over trainings and such test rows. A side with one seed is taken to spread like the other."
+        )
+    if any(entry.significant is None for entry in differences):
+        notes.append(
+            "lower, higher: these two trained models differ on such test rows. That says nothing of the heads, since "
+            "two trainings of one head differ too: train more seeds of both for that."
+        )
+    return notes

@@ -1,0 +1,167 @@
+"""Scores a dataset with a checkpoint of a run: one row out for every row in, in the order of the input.
+
+    lane 0 of the rows as stored ─► OUT/part-00000.parquet ┐ rank 0
+    lane 1                       ─► OUT/part-00001.parquet ┘
+    lane 2                       ─► OUT/part-00002.parquet ┐ rank 1
+    lane 3                       ─► OUT/part-00003.parquet ┘
+    all of them complete         ─► OUT/_SUCCESS
+
+A lane is a contiguous stretch of the rows, so the files in path order hold the rows in the order of the input, and they
+are the same files on any number of ranks (`trainer.predict_files`). Labels and weights are not read.
+
+What goes wrong on one rank is raised on all, after every batch, so that all can remove what they have written.
+
+Shapes: B rows of a rank's batch, L lanes of a rank, T tasks.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, nullcontext
+from dataclasses import replace
+from functools import partial
+from typing import TypeVar
+
+import pyarrow as pa
+import torch
+
+from data.batch import Batch
+from data.errors import UserError
+from data.manifest import Manifest
+from data.stream import Reading, stream
+from models.ranker import Outcome
+from models.tasks import TaskConfig
+from trainer.build import Trainee, build_trainee, check_lanes, open_dataset, test_reading
+from trainer.checkpoint import Checkpoints
+from trainer.config import Config, EvaluateConfig
+from trainer.errors import ConfigError
+from trainer.predict_files import LaneFile, Output, Scored, removed_after_errors
+from trainer.report import count_progress
+from trainer.run_directory import RunDirectory
+from trainer.world import World
+
+Result = TypeVar("Result")
+ROW_COLUMN = "row"
+
+
+def predict_run(path: str, checkpoint: str, data: str, out: str, columns: str, world: World) -> Scored:
+    """Writes the predictions of the run at `path` for the dataset `data` to `out`. Collective: call on all ranks.
+
+    `columns`: those of the input to copy, as in `a,b as c`. UserError for whatever is wrong; `out` is then as before.
+    """
+    run, output = RunDirectory(path), Output(out)
+    config = world.on_first(run.read_config)
+    check_lanes(config, world)
+    manifest = open_dataset(data, _without_labels(config), world)
+    copied = parse_columns(columns, manifest, config.tasks)
+    world.on_first(lambda: output.check(manifest))
+    checkpoints = Checkpoints(run.checkpoints, world)
+    state = checkpoints.find(checkpoint)
+    trainee = build_trainee(config, world, config.train.samples)
+    checkpoints.load(state, trainee.model, None)
+
+    begin = time.perf_counter()
+    reading = test_reading(_without_labels(config), manifest)
+    schema = _schema(manifest, config.tasks, copied)
+    files = [LaneFile(output, lane, schema, reading, list(copied.values())) for lane in world.lanes(reading.lanes)]
+    with removed_after_errors(output, files, world):
+        world.on_first(output.create)
+        _score(config, world, trainee, reading, files)
+        names = [name for names in world.gather([file.name for file in files if file.rows]) for name in names]
+        seconds = time.perf_counter() - begin
+        scored = Scored(state.samples, manifest.fingerprint, manifest.num_rows, len(names), seconds)
+        world.on_first(lambda: output.finish(names, scored))
+    return scored
+
+
+def parse_columns(text: str, manifest: Manifest, tasks: tuple[TaskConfig, ...]) -> dict[str, str]:
+    """The columns to copy: their names in the input by those in the output; ConfigError where one cannot be copied."""
+    copied: dict[str, str] = {}
+    taken = {ROW_COLUMN: "the number of the row", **{task.name: "a task's prediction" for task in tasks}}
+    known = manifest.schema.names
+    for entry in filter(None, map(str.strip, text.split(","))):
+        name, _, new = (part.strip() for part in ((entry, "", "") if entry in known else entry.partition(" as ")))
+        new = new or name
+        if name not in known:
+            raise ConfigError(f"--columns: no column {name!r} in {manifest.uri}; it has {', '.join(known)}")
+        if known.count(name) > 1:
+            raise ConfigError(f"--columns: two columns of {manifest.uri} are called {name!r}; rename one")
+        if new in taken:
+            raise ConfigError(
+                f"--columns: {new!r} is {taken[new]} in the output; give the column another name: "
+                f"'{name} as input_{new}'"
+            )
+        copied[new], taken[new] = name, "another column"
+    return copied
+
+
+def _without_labels(config: Config) -> Config:
+    """The config as it would be if nothing were known of the rows but their features."""
+    data = config.data.model_copy(update={"weight": None})
+    return config.model_copy(update={"tasks": (), "data": data, "evaluate": EvaluateConfig()})
+
+
+def _schema(manifest: Manifest, tasks: tuple[TaskConfig, ...], copied: dict[str, str]) -> pa.Schema:
+    predictions = [(task.name, pa.float32()) for task in tasks]
+    return pa.schema(
+        [(ROW_COLUMN, pa.int64()), *predictions]
+        + [(new, manifest.schema.field(name).type) for new, name in copied.items()]
+    )
+
+
+def _score(config: Config, world: World, trainee: Trainee, reading: Reading, files: list[LaneFile]) -> None:
+    """Fills the files of this rank's lanes. Collective: call on all ranks."""
+    meeting, rows, size = world.with_own_group(), reading.manifest.num_rows, reading.global_batch_size
+    is_binary_T = torch.tensor([task.binary for task in config.tasks], device=world.device)
+    pinned = world.device.type == "cuda"
+    progress = count_progress("scoring rows", rows) if world.first else nullcontext(lambda _: None)
+    trainee.model.eval()
+    with (
+        closing(stream(reading, world.lanes(reading.lanes), 0, threads=config.data.threads, pin=pinned)) as batches,
+        torch.no_grad(),
+        progress as advance,
+    ):
+        features = _features(batches, len(config.tasks), meeting)
+        for number in range(reading.batches_per_epoch):
+            outcome = trainee.pipeline.progress(features)
+            _on_all(meeting, partial(_write, outcome, is_binary_T, files))
+            advance(min(size, rows - number * size))
+    _on_all(meeting, partial(_finish, files))
+
+
+def _features(batches: Iterator[Batch], num_tasks: int, meeting: World) -> Iterator[Batch]:
+    """The batches with a missing label for every task; what went wrong in reading them is raised on all ranks."""
+    while (batch := _on_all(meeting, lambda: next(batches, None))) is not None:
+        rows = len(batch.numbers_B)
+        missing_BT = torch.zeros(rows, num_tasks, dtype=torch.bool)
+        yield replace(batch, labels_BT=missing_BT.float(), label_mask_BT=missing_BT)
+
+
+def _write(outcome: Outcome, is_binary_T: torch.Tensor, files: list[LaneFile]) -> None:
+    """Gives every lane its rows of a batch; those that pad it come last in their lane."""
+    predictions_BT = torch.where(is_binary_T, outcome.logits_BT.sigmoid(), outcome.logits_BT).cpu()
+    lanes = zip(outcome.numbers_B.cpu().chunk(len(files)), predictions_BT.chunk(len(files)), strict=True)
+    for file, (numbers_R, predictions_RT) in zip(files, lanes, strict=True):
+        rows = int((numbers_R >= 0).sum())
+        file.add(numbers_R[:rows].numpy(), predictions_RT[:rows].numpy())
+
+
+def _finish(files: list[LaneFile]) -> None:
+    for file in files:
+        file.finish()
+
+
+def _on_all(world: World, function: Callable[[], Result]) -> Result:
+    """As `World.on_all`, for a small all-reduce where all goes well. Collective: call on all ranks."""
+    error: UserError | None = None
+    try:
+        result = function()
+    except UserError as caught:
+        error = caught
+    if world.sum(torch.tensor([error is not None], dtype=torch.int64)).item():
+        world.on_all(lambda: _raise(error))
+    return result
+
+
+def _raise(error: UserError | None) -> None:
+    if error is not None:
+        raise error
