@@ -1,6 +1,6 @@
 """Every head at equal training FLOPs on one config: NE (MSE for regression) per task at the end, for several seeds.
 
-    python -m experiments.equal_flops configs/quickstart.toml runs/equal_flops --samples 1.2M --seeds 17 18
+    python -m experiments.equal_flops configs/quickstart.toml runs/equal_flops --milestones 300k 900k --seeds 17 18
 
 The reference is AdaTT with 2 experts per task and 1 shared, levels [128], [64]. Every other head keeps the number of
 experts that goes with that, and takes the width whose FLOPs are nearest. Runs that have ended are not repeated.
@@ -65,8 +65,8 @@ def equal_heads(config: Config) -> dict[str, HeadConfig]:
     return found
 
 
-def train(config_path: str, head: HeadConfig, seed: int, samples: str, folder: Path) -> Path:
-    """Trains one run on one thread; returns its folder."""
+def train(config_path: str, head: HeadConfig, seed: int, milestones: list[str], folder: Path) -> Path:
+    """Trains one run on one thread to the last milestone; returns its folder."""
     name = head.model_dump()["head"]
     folder = folder / f"{name}-{seed}"
     levels = [list(level) for level in head.levels]
@@ -75,8 +75,8 @@ def train(config_path: str, head: HeadConfig, seed: int, samples: str, folder: P
         "run.dir": f'"{folder}"',
         "run.seed": seed,
         "model": f'{{head = "{name}", levels = {levels}{experts}}}',
-        "train.samples": f'"{samples}"',
-        "evaluate.at_samples": f'["{samples}"]',
+        "train.samples": f'"{milestones[-1]}"',
+        "evaluate.at_samples": str(milestones),
     }
     options = [text for key, value in changes.items() for text in ("--set", f"{key}={value}")]
     call = [sys.executable, "-m", "trainer", "train", config_path, *options]
@@ -86,9 +86,7 @@ def train(config_path: str, head: HeadConfig, seed: int, samples: str, folder: P
 
 def table(runs: dict[str, list[Path]]) -> str:
     """Markdown: a head a row, a task a column; the mean over seeds, and the values of each."""
-    records = {
-        name: [read_records(folder / "evaluations.jsonl") for folder in folders] for name, folders in runs.items()
-    }
+    records = {name: [last_evaluation(folder) for folder in folders] for name, folders in runs.items()}
     first = next(iter(records.values()))[0]
     tasks = [record["task"] for record in first]
     lines = ["| head | " + " | ".join(tasks) + " |", "|---" * (len(tasks) + 1) + "|"]
@@ -98,9 +96,15 @@ def table(runs: dict[str, list[Path]]) -> str:
             values = [value(seed[task]) for seed in seeds]
             cells.append(f"{statistics.mean(values):.4f} ({' '.join(f'{one:.4f}' for one in values)})")
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
-    oracle = [value(record, "oracle_") for record in first]
-    lines.append("| oracle | " + " | ".join(f"{one:.4f}" for one in oracle) + " |")
+    if first[0]["oracle_ne"] or first[0]["oracle_mse"]:
+        lines.append("| oracle | " + " | ".join(f"{value(record, 'oracle_'):.4f}" for record in first) + " |")
     return "\n".join(lines)
+
+
+def last_evaluation(folder: Path) -> list[Record]:
+    """The records of a run's newest evaluation, one for each task."""
+    records = [record for record in read_records(folder / "evaluations.jsonl") if record["by"] is None]
+    return [record for record in records if record["samples"] == records[-1]["samples"]]
 
 
 def value(record: Record, prefix: str = "") -> float:
@@ -113,7 +117,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Every head at equal FLOPs.")
     parser.add_argument("config")
     parser.add_argument("out", type=Path)
-    parser.add_argument("--samples", default="2.1M")
+    parser.add_argument("--milestones", nargs="+", default=["2.1M"], help="samples; the last one ends the training")
+    parser.add_argument("--heads", nargs="+", choices=EXPERTS, default=list(EXPERTS))
     parser.add_argument("--seeds", type=int, nargs="+", default=[17, 18])
     parser.add_argument("--parallel", type=int, default=2)
     options = parser.parse_args()
@@ -121,9 +126,11 @@ def main() -> None:
     with ThreadPoolExecutor(options.parallel) as pool:
         pending = {
             name: [
-                pool.submit(train, options.config, head, seed, options.samples, options.out) for seed in options.seeds
+                pool.submit(train, options.config, head, seed, options.milestones, options.out)
+                for seed in options.seeds
             ]
             for name, head in heads.items()
+            if name in options.heads
         }
         runs = {name: [run.result() for run in started] for name, started in pending.items()}
     sys.stdout.write(table(runs) + "\n")
