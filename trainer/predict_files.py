@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import fs
@@ -28,7 +29,7 @@ from trainer.world import World
 
 MARKER = "_SUCCESS"
 ROW_GROUP_ROWS, ROW_GROUP_BYTES = 1 << 17, 32 << 20
-"""An output row group ends with the batch that reaches one of these (bytes in memory)."""
+"""An output row group ends with the batch that reaches one of these (bytes of the copied columns in memory)."""
 
 
 @dataclass(frozen=True)
@@ -120,27 +121,32 @@ class LaneFile:
         """Added so far."""
         self._output, self._schema = output, schema
         self._copied = _CopiedColumns(reading, lane, copied) if copied else None
-        self._held: list[pa.Table] = []
-        self._held_rows = self._held_bytes = 0
         self._writer: pq.ParquetWriter | None = None
+        # The rows held are copied: parts of batches kept back would leave holes in the heap that no next batch fits in.
+        most_rows, num_tasks = ROW_GROUP_ROWS + reading.rows_per_lane, len(schema) - 1 - len(copied)
+        self._numbers_R = np.empty(most_rows, np.int64)
+        self._predictions_TR = np.empty((num_tasks, most_rows), np.float32)
+        self._held_copied: list[pa.Table] = []
+        self._held_rows = self._held_bytes = 0
 
     def add(self, numbers_R: Int64, predictions_RT: Float32) -> None:
         """Adds rows; DataError where the filesystem does not take them, or the columns to copy cannot be read."""
         if len(numbers_R) == 0:
             return
-        copied = self._copied.take(len(numbers_R)) if self._copied else []
-        predictions = [pa.array(column_R) for column_R in predictions_RT.T]
-        table = pa.table([pa.array(numbers_R), *predictions, *copied], schema=self._schema)
-        self._held.append(table)
-        self._held_rows += table.num_rows
-        self._held_bytes += table.nbytes
-        self.rows += table.num_rows
+        place = slice(self._held_rows, self._held_rows + len(numbers_R))
+        self._numbers_R[place], self._predictions_TR[:, place] = numbers_R, predictions_RT.T
+        if self._copied:
+            table = self._copied.take(len(numbers_R))
+            self._held_copied.append(table)
+            self._held_bytes += table.nbytes
+        self._held_rows += len(numbers_R)
+        self.rows += len(numbers_R)
         if self._held_rows >= ROW_GROUP_ROWS or self._held_bytes >= ROW_GROUP_BYTES:
             self._write()
 
     def finish(self) -> None:
         """Completes the file; without rows there is none."""
-        if self._held:
+        if self._held_rows:
             self._write()
         if self._writer:
             with self._output.explained():
@@ -170,8 +176,11 @@ class LaneFile:
                 self._writer = pq.ParquetWriter(
                     path, self._schema, filesystem=filesystem, compression="zstd", write_page_checksum=True
                 )
-            self._writer.write_table(pa.concat_tables(self._held))
-        self._held = []
+            rows = slice(self._held_rows)
+            columns = [pa.array(self._numbers_R[rows]), *map(pa.array, self._predictions_TR[:, rows])]
+            copied = pa.concat_tables(self._held_copied).columns if self._copied else []
+            self._writer.write_table(pa.table([*columns, *copied], schema=self._schema))
+        self._held_copied = []
         self._held_rows = self._held_bytes = 0
 
 
@@ -182,13 +191,13 @@ class _CopiedColumns:
         self._tables = Prefetcher(_read(reading, lane, names), depth=1)
         self._held: pa.Table | None = None
 
-    def take(self, rows: int) -> list[pa.ChunkedArray]:
+    def take(self, rows: int) -> pa.Table:
         """The columns of the lane's next `rows` rows; DataError where they cannot be read."""
         held = next(self._tables) if self._held is None else self._held
         while held.num_rows < rows:
             held = pa.concat_tables([held, next(self._tables)])
         self._held = held.slice(rows)
-        return held.slice(0, rows).columns
+        return held.slice(0, rows)
 
     def close(self) -> None:
         """Ends the thread."""

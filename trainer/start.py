@@ -73,90 +73,112 @@ class Parts:
             raise RunError(f"{self.run.events}: cannot be written ({error.strerror})") from error
 
 
+@dataclass(frozen=True)
+class _Ready:
+    """What has been checked and loaded; nothing has been written."""
+
+    run: RunDirectory
+    reading: Reading
+    test: Reading
+    clock: Clock
+    end: int
+    trainee: Trainee
+    checkpoints: Checkpoints
+    found: State | None
+    """The checkpoint that has been loaded."""
+    problems: list[str]
+    """What is wrong with newer ones."""
+
+
 @contextmanager
 def start(config: Config, world: World, *, profile: bool = False) -> Iterator[Parts]:
     """The parts of the run in `config.run.dir`, from its newest whole checkpoint on. Collective: call on all ranks."""
     with ExitStack() as stack:
-        check_lanes(config, world)
-        run = RunDirectory(config.run.dir)
-        world.on_first(lambda: run.check(config))
-        world.on_first(lambda: _keep_others_out(stack, run) if run.config_file.exists() else None)
-        world.on_first(lambda: read_segments(run.segments))
-        reading, test = _open(config, world, run)
-        world.on_first(lambda: run.check_data(reading.manifest, test.manifest))
-        clock, end = Clock(reading.global_batch_size), end_of_training(config, reading)
-        trainee = build_trainee(config, world, end)
-        checkpoints = Checkpoints(run.checkpoints, world)
-        found, problems = checkpoints.newest()
-        if found is not None:
-            checkpoints.load(found, trainee.model, trainee.optimizer)
-            clock.samples = found.samples
-        elif problems:
-            raise CheckpointError(
-                f"{problems[0]}; no checkpoint of this run is whole: restore one, or remove the folder"
-            )
-        if clock.samples > end:
-            raise ConfigError(
-                f"train.samples ends the run at {end:,}, but it is at {clock.samples:,} already; train longer"
-            )
-        world.on_all(lambda: check_first_batch(reading, world, clock.samples))
-        world.on_all(lambda: check_first_batch(test, world, 0))
-
-        world.on_first(lambda: _keep_others_out(stack, run))
-        world.on_first(lambda: run.create(config, reading.manifest, test.manifest))
-        world.on_first(lambda: run.forget_after(clock.samples))
-        checkpoints.clear_after(clock.samples)
-        segments = SegmentLog(run.segments)
-        fingerprints = {"train": reading.manifest.fingerprint, "test": test.manifest.fingerprint}
-        writer = found.segment if found is not None else None
-        segment = world.on_first(
-            lambda: segments.start(clock.samples, world.size, fingerprints["train"], writer, trace=config.run.trace)
-        )
+        ready = _check_and_load(config, world, stack)
+        segments, state = _begin(config, world, ready, stack)
+        run, reading, clock, trainee = ready.run, ready.reading, ready.clock, ready.trainee
         stop = stack.enter_context(StopRequest(config.checkpoint.grace_seconds).listening())
         watch = stack.enter_context(Watch(world, _get_default_store(), config.run.hang_seconds))
-        trace = run.trace_file(segment, world.rank) if config.run.trace else None
         batches = stream(
             reading,
             world.lanes(reading.lanes),
             clock.samples,
             threads=config.data.threads,
             pin=world.device.type == "cuda",
-            trace=trace,
+            trace=run.trace_file(state.segment, world.rank) if config.run.trace else None,
         )
         stack.callback(batches.close)
         if profile:
             trainee.pipeline.profiler = stack.enter_context(profiler(run.profile, world))
-        guard = StepGuard(world, stop, watch, lambda: len(batches.skipped), config.checkpoint.every_minutes)
         head = cast(Ranker, trainee.model.module).head
+        guard = StepGuard(world, stop, watch, lambda: len(batches.skipped), config.checkpoint.every_minutes)
         guard.attach(head, trainee.pipeline)
-        state = State(
-            samples=0,
-            pinned=False,
-            segment=segment,
-            world_size=world.size,
-            plan={placement.table: placement.sharding for placement in trainee.placements},
-            fingerprints=fingerprints,
-            config=plain(config),
-            log={},
-            versions={"torch": torch.__version__, "torchrec": torchrec.__version__},
-            files={},
-        )
-        log = TrainLog(config, world, run, state, clock.samples, end)
+        log = TrainLog(config, world, run, state, clock.samples, ready.end)
         stack.callback(log.close)
         log.watch_gates(head)
-        if found is not None:
-            log.restore(found.log)
-        for problem in problems:
-            log.event("damaged_checkpoint", clock.samples, problem=problem)
-            log.warn(f"{problem}; set aside, the checkpoint before it is taken")
-        evaluator = Evaluator(config, world, trainee, test)
+        if ready.found is not None:
+            log.restore(ready.found.log)
+        evaluator = Evaluator(config, world, trainee, ready.test)
         faults = Faults(config, world, reading, batches, log)
-        _announce(config, run, log, trainee, reading, clock, end)
+        _announce(config, ready, log)
         with _noting_the_end(segments, world):
             yield Parts(
-                config, world, run, clock, end, batches, trainee, evaluator, checkpoints, state, segments, guard,
-                faults, watch, log,
+                config, world, run, clock, ready.end, batches, trainee, evaluator, ready.checkpoints, state, segments,
+                guard, faults, watch, log,
             )  # fmt: skip
+
+
+def _check_and_load(config: Config, world: World, stack: ExitStack) -> _Ready:
+    check_lanes(config, world)
+    run = RunDirectory(config.run.dir)
+    world.on_first(lambda: run.check(config))
+    world.on_first(lambda: _keep_others_out(stack, run) if run.config_file.exists() else None)
+    world.on_first(lambda: read_segments(run.segments))
+    reading, test = _open(config, world, run)
+    world.on_first(lambda: run.check_data(reading.manifest, test.manifest))
+    clock, end = Clock(reading.global_batch_size), end_of_training(config, reading)
+    trainee = build_trainee(config, world, end)
+    checkpoints = Checkpoints(run.checkpoints, world)
+    found, problems = checkpoints.newest()
+    if found is not None:
+        checkpoints.load(found, trainee.model, trainee.optimizer)
+        clock.samples = found.samples
+    elif problems:
+        raise CheckpointError(f"{problems[0]}; no checkpoint of this run is whole: restore one, or remove the folder")
+    if clock.samples > end:
+        raise ConfigError(
+            f"train.samples ends the run at {end:,}, but it is at {clock.samples:,} already; train longer"
+        )
+    world.on_all(lambda: check_first_batch(reading, world, clock.samples))
+    world.on_all(lambda: check_first_batch(test, world, 0))
+    return _Ready(run, reading, test, clock, end, trainee, checkpoints, found, problems)
+
+
+def _begin(config: Config, world: World, ready: _Ready, stack: ExitStack) -> tuple[SegmentLog, State]:
+    """Makes the run's folder fit to go on in; the record of this start, and what its checkpoints have in common."""
+    run, samples, train, test = ready.run, ready.clock.samples, ready.reading.manifest, ready.test.manifest
+    world.on_first(lambda: _keep_others_out(stack, run))
+    world.on_first(lambda: run.create(config, train, test))
+    world.on_first(lambda: run.forget_after(samples))
+    ready.checkpoints.clear_after(samples)
+    segments = SegmentLog(run.segments)
+    writer = ready.found.segment if ready.found is not None else None
+    segment = world.on_first(
+        lambda: segments.start(samples, world.size, train.fingerprint, writer, trace=config.run.trace)
+    )
+    state = State(
+        samples=samples,
+        pinned=False,
+        segment=segment,
+        world_size=world.size,
+        plan={placement.table: placement.sharding for placement in ready.trainee.placements},
+        fingerprints={"train": train.fingerprint, "test": test.fingerprint},
+        config=plain(config),
+        log={},
+        versions={"torch": torch.__version__, "torchrec": torchrec.__version__},
+        files={},
+    )
+    return segments, state
 
 
 def check_first_batch(reading: Reading, world: World, samples: int) -> None:
@@ -200,24 +222,32 @@ def _open(config: Config, world: World, run: RunDirectory) -> tuple[Reading, Rea
     return train_reading(config, train_data), test_reading(config, test_data)
 
 
-def _announce(  # noqa: PLR0913
-    config: Config, run: RunDirectory, log: TrainLog, trainee: Trainee, reading: Reading, clock: Clock, end: int
-) -> None:
+def _announce(config: Config, ready: _Ready, log: TrainLog) -> None:
+    run, reading, trainee, samples, batch = (
+        ready.run,
+        ready.reading,
+        ready.trainee,
+        ready.clock.samples,
+        ready.clock.batch,
+    )
     log.describe(trainee.placements)
     log.print(plan_table(trainee.placements))
     dense = sum(parameter.numel() for parameter in cast(Ranker, trainee.model.module).head.parameters())
-    log.print(f"dense parameters {dense:,} · {reading.manifest.num_rows:,} training rows · batch {clock.batch:,}")
+    log.print(f"dense parameters {dense:,} · {reading.manifest.num_rows:,} training rows · batch {batch:,}")
+    for problem in ready.problems:
+        log.event("damaged_checkpoint", samples, problem=problem)
+        log.warn(f"{problem}; set aside, the checkpoint before it is taken")
     for file, reason in reading.manifest.left_out:
         log.warn(f"{file} is left out: {reason}")
     for milestone in config.evaluate.at_samples:
-        if milestone.samples < clock.samples and not run.is_evaluated(milestone.text):
+        if milestone.samples < samples and not run.is_evaluated(milestone.text):
             log.warn(
-                f"milestone {milestone.text} lies before {clock.samples:,} samples, where the run goes on: it is not "
+                f"milestone {milestone.text} lies before {samples:,} samples, where the run goes on: it is not "
                 "evaluated; `adatt evaluate --checkpoint` does for a checkpoint that is left"
             )
-    if clock.samples:
-        log.print(f"resumed at {clock.samples:,} of {end:,} samples")
-    passes = -(-end // (reading.batches_per_epoch * clock.batch))
+    if samples:
+        log.print(f"resumed at {samples:,} of {ready.end:,} samples")
+    passes = -(-ready.end // (reading.batches_per_epoch * batch))
     if reading.dropped_rows:
         log.print(
             f"{reading.dropped_rows} rows of each pass do not fill a last global batch and are left out "
