@@ -122,12 +122,12 @@ class LaneFile:
         self._output, self._schema = output, schema
         self._copied = _CopiedColumns(reading, lane, copied) if copied else None
         self._writer: pq.ParquetWriter | None = None
-        # The rows held are copied: parts of batches kept back would leave holes in the heap that no next batch fits in.
+        # Held rows are copied at once, and no object is kept of each batch: between what the batches allocate and free,
+        # such small things leave holes in the heap that no later batch fits in, a gigabyte of them.
         most_rows, num_tasks = ROW_GROUP_ROWS + reading.rows_per_lane, len(schema) - 1 - len(copied)
         self._numbers_R = np.empty(most_rows, np.int64)
         self._predictions_TR = np.empty((num_tasks, most_rows), np.float32)
-        self._held_copied: list[pa.Table] = []
-        self._held_rows = self._held_bytes = 0
+        self._held_rows = 0
 
     def add(self, numbers_R: Int64, predictions_RT: Float32) -> None:
         """Adds rows; DataError where the filesystem does not take them, or the columns to copy cannot be read."""
@@ -135,13 +135,10 @@ class LaneFile:
             return
         place = slice(self._held_rows, self._held_rows + len(numbers_R))
         self._numbers_R[place], self._predictions_TR[:, place] = numbers_R, predictions_RT.T
-        if self._copied:
-            table = self._copied.take(len(numbers_R))
-            self._held_copied.append(table)
-            self._held_bytes += table.nbytes
         self._held_rows += len(numbers_R)
         self.rows += len(numbers_R)
-        if self._held_rows >= ROW_GROUP_ROWS or self._held_bytes >= ROW_GROUP_BYTES:
+        copied_bytes = self._copied.reach(self._held_rows) if self._copied else 0
+        if self._held_rows >= ROW_GROUP_ROWS or copied_bytes >= ROW_GROUP_BYTES:
             self._write()
 
     def finish(self) -> None:
@@ -170,18 +167,18 @@ class LaneFile:
 
     def _write(self) -> None:
         """Writes the rows held as one row group."""
+        rows = slice(self._held_rows)
+        columns = [pa.array(self._numbers_R[rows]), *map(pa.array, self._predictions_TR[:, rows])]
+        copied = self._copied.take(self._held_rows) if self._copied else []
+        table = pa.table([*columns, *copied], schema=self._schema)
         with self._output.explained():
             if self._writer is None:
                 path, filesystem = self._output.path(self.name), self._output.filesystem
                 self._writer = pq.ParquetWriter(
                     path, self._schema, filesystem=filesystem, compression="zstd", write_page_checksum=True
                 )
-            rows = slice(self._held_rows)
-            columns = [pa.array(self._numbers_R[rows]), *map(pa.array, self._predictions_TR[:, rows])]
-            copied = pa.concat_tables(self._held_copied).columns if self._copied else []
-            self._writer.write_table(pa.table([*columns, *copied], schema=self._schema))
-        self._held_copied = []
-        self._held_rows = self._held_bytes = 0
+            self._writer.write_table(table)
+        self._held_rows = 0
 
 
 class _CopiedColumns:
@@ -189,15 +186,24 @@ class _CopiedColumns:
 
     def __init__(self, reading: Reading, lane: int, names: list[str]) -> None:
         self._tables = Prefetcher(_read(reading, lane, names), depth=1)
-        self._held: pa.Table | None = None
+        self._held: list[pa.Table] = []
+        self._held_rows = self._held_bytes = 0
 
-    def take(self, rows: int) -> pa.Table:
-        """The columns of the lane's next `rows` rows; DataError where they cannot be read."""
-        held = next(self._tables) if self._held is None else self._held
-        while held.num_rows < rows:
-            held = pa.concat_tables([held, next(self._tables)])
-        self._held = held.slice(rows)
-        return held.slice(0, rows)
+    def reach(self, rows: int) -> int:
+        """Reads until the next `rows` rows are held; their bytes, about. DataError where they cannot be read."""
+        while self._held_rows < rows:
+            table = next(self._tables)
+            self._held.append(table)
+            self._held_rows += table.num_rows
+            self._held_bytes += table.nbytes
+        return self._held_bytes * rows // self._held_rows
+
+    def take(self, rows: int) -> list[pa.ChunkedArray]:
+        """The columns of the next `rows` rows, which are held."""
+        held = pa.concat_tables(self._held)
+        rest = held.slice(rows)
+        self._held, self._held_rows, self._held_bytes = [rest], rest.num_rows, rest.nbytes
+        return held.slice(0, rows).columns
 
     def close(self) -> None:
         """Ends the thread."""

@@ -21,7 +21,7 @@ from tests.trainer.test_cli import command
 from trainer.build import test_reading as reading_of_test_set
 from trainer.evaluate_run import evaluate_run
 from trainer.predict import predict_run
-from trainer.predict_files import ROW_GROUP_ROWS, LaneFile, Output
+from trainer.predict_files import LaneFile, Output
 from trainer.train import train
 from trainer.world import World
 
@@ -179,10 +179,16 @@ def test_fewer_rows_than_lanes_make_fewer_files(dataset: Path, run: Path, tmp_pa
     assert len(list((tmp_path / "out").glob("*.parquet"))) == 3
 
 
-def test_output_row_groups_are_of_even_size(dataset: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("most_bytes", "expected"), [(32 << 20, [135_000, 135_000, 30_000]), (800_000, [100_000, 100_000, 100_000])]
+)
+def test_output_row_groups_are_bounded_by_rows_and_by_copied_bytes(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, most_bytes: int, expected: list[int]
+) -> None:
+    monkeypatch.setattr("trainer.predict_files.ROW_GROUP_BYTES", most_bytes)
     rows, batch = 300_000, 5_000
     write_dataset(tmp_path / "data", rows, seed=3, rows_per_group=40_000)
-    config = make_config(dataset, data={"lanes": 1})
+    config = make_config(dataset, data={"lanes": 1, "global_batch_size": batch})
     reading = reading_of_test_set(config, read_manifest(str(tmp_path / "data"), cache=None))
     schema = pa.schema([("row", pa.int64()), ("click", pa.float32()), ("user", pa.int64())])
     output = Output((tmp_path / "out").as_uri())
@@ -195,8 +201,7 @@ def test_output_row_groups_are_of_even_size(dataset: Path, tmp_path: Path) -> No
     with pq.ParquetFile(tmp_path / "out" / "part-00000.parquet") as written:
         sizes = [written.metadata.row_group(index).num_rows for index in range(written.num_row_groups)]
         table = written.read()
-    assert sizes == [135_000, 135_000, 30_000]
-    assert all(size <= ROW_GROUP_ROWS + batch for size in sizes)
+    assert sizes == expected
     assert table["row"].to_pylist() == list(range(rows))
     assert table["user"].equals(read(tmp_path / "data")["user"])
 
