@@ -5,8 +5,8 @@
     3. assemble  every batch takes the next rows of each lane
     4. prefetch  a background thread keeps a few batches ready
 
-The state of all this is one number: samples handed out globally. Memory holds one decoded segment per lane, as many
-decoded ahead, and a few batches: it does not grow with the dataset, but with the size of its row groups.
+The state of all this is one number: samples handed out globally. Memory holds one decoded segment per lane, one for each
+decoding thread, and a few batches: it does not grow with the dataset, but with the size of its row groups.
 
 What cannot be read is an error in step 2 or, where `on_bad_file = "skip"`, becomes as many padding rows, so that all
 else stays in its place; `BatchStream.skipped` tells which. Every row carries its number in the dataset from step 2 on;
@@ -47,7 +47,7 @@ class DataConfig(Settings):
     """Rows of one optimizer step over all ranks; a multiple of `lanes`."""
     lanes: int = Field(default=8, gt=0, le=1 << 16)
     """Streams that the order is cut into; the number of ranks must divide it. Part of the order: the same lanes give
-    the same batches on any number of ranks. Each lane keeps about two row groups decoded in memory."""
+    the same batches on any number of ranks. Each lane keeps a decoded row group in memory, each thread one more."""
     order: OrderName = "shuffled"
     """shuffled, chronological (inside time windows only), or stored."""
     repeat: bool = False
@@ -261,7 +261,7 @@ class _Segments:
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
         self._decoding: dict[int, deque[Future[Rows]]] = {lane: deque() for lane in lanes}
         self._used = dict.fromkeys(lanes, 0)
-        self._ahead = 2 * len(lanes)  # one segment in use and one to come, for each lane
+        self._ahead = len(lanes) + threads  # one segment in use for each lane, and one in the hands of each thread
 
     def take_batch(self) -> list[list[Slice]]:
         """Step 3: the next rows of each lane."""
