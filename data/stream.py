@@ -5,8 +5,8 @@
     3. assemble  every batch takes the next rows of each lane
     4. prefetch  a background thread keeps a few batches ready
 
-The state of all this is one number: samples handed out globally. Memory holds one decoded segment per lane, one for each
-decoding thread, and a few batches: it does not grow with the dataset, but with the size of its row groups.
+The state of all this is one number: samples handed out globally. Memory holds one decoded segment per lane, one more
+for each decoding thread, and a few batches: it does not grow with the dataset, but with the size of its row groups.
 
 What cannot be read is an error in step 2 or, where `on_bad_file = "skip"`, becomes as many padding rows, so that all
 else stays in its place; `BatchStream.skipped` tells which. Every row carries its number in the dataset from step 2 on;

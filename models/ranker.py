@@ -39,9 +39,7 @@ class Ranker(nn.Module):
     is_binary_T: torch.Tensor
     task_weight_T: torch.Tensor
 
-    def __init__(
-        self, features: FeatureLayer, head: Head, tasks: tuple[TaskConfig, ...], bf16: bool = False
-    ) -> None:
+    def __init__(self, features: FeatureLayer, head: Head, tasks: tuple[TaskConfig, ...], bf16: bool = False) -> None:
         super().__init__()
         self.features = features
         self.head = head

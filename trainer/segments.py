@@ -114,9 +114,7 @@ class SegmentLog:
                 os.fsync(file.fileno())
             partial.replace(self._path)
         except OSError as error:
-            raise RunError(
-                f"{self._path}: cannot be written ({error.strerror}); make room or mend the disk"
-            ) from error
+            raise RunError(f"{self._path}: cannot be written ({error.strerror}); make room or mend the disk") from error
 
 
 def read_segments(path: Path) -> list[Segment]:
