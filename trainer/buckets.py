@@ -96,4 +96,7 @@ def read_buckets(path: Path) -> Buckets:
             tasks=tasks,
         )
     except (pa.ArrowException, OSError, KeyError, ValueError) as error:
-        raise ConfigError(f"{path}: not the buckets of an evaluation ({error}); evaluate the run again") from error
+        raise ConfigError(
+            f"{path}: not the buckets of an evaluation ({error}); remove it: the run makes its newest ones again when "
+            "it is started again"
+        ) from error

@@ -16,6 +16,7 @@ from models.embedding import FeatureLayer
 from models.ranker import Ranker
 from trainer.config import Config
 from trainer.errors import ConfigError
+from trainer.evaluate_by import is_groupable
 from trainer.guard import GuardedPipeline
 from trainer.initialise import initialise_dense, initialise_tables
 from trainer.optimizers import Optimizer, fused_params
@@ -120,6 +121,9 @@ def test_reading(config: Config, manifest: Manifest) -> Reading:
             raise ConfigError(
                 f"evaluate.by: no column {name!r} in {manifest.uri}; it has {', '.join(manifest.schema.names)}"
             )
+        kind = manifest.schema.field(name).type
+        if not is_groupable(kind):
+            raise ConfigError(f"evaluate.by: column {name!r} is {kind}; choose one of numbers, booleans or text")
     size = config.data.evaluation_batch_size or config.data.global_batch_size
     return _reading(config, manifest, "stored", size, keep_last=True)
 

@@ -75,7 +75,7 @@ def evaluate_command(
 ) -> None:
     """Evaluate a checkpoint of a run; writes nothing."""
     from trainer.evaluate_run import evaluate_run
-    from trainer.report import evaluation_table, make_console
+    from trainer.report import by_table, evaluation_table, make_console
     from trainer.world import start_world
 
     with start_world() as world:
@@ -83,7 +83,10 @@ def evaluate_command(
         if world.first and as_json:
             sys.stdout.writelines(json.dumps(record) + "\n" for record in records)
         elif world.first:
-            make_console().print(evaluation_table(records))
+            console = make_console()
+            console.print(evaluation_table([record for record in records if record["by"] is None]))
+            for column in dict.fromkeys(record["by"] for record in records if record["by"] is not None):
+                console.print(by_table(column, [record for record in records if record["by"] == column]))
 
 
 @app.command("predict")

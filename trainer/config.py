@@ -144,6 +144,8 @@ def _check_features(config: Config) -> None:
 
 def _check_tasks(config: Config) -> None:
     _refuse_twice("tasks", [task.name for task in config.tasks])
+    if all(task.auxiliary for task in config.tasks):
+        raise ValueError("tasks: every task is auxiliary; at least one must be evaluated")
     inputs = set(config.features.columns)
     for task in config.tasks:
         if task.label in inputs:

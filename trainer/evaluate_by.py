@@ -10,6 +10,7 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 
@@ -23,6 +24,13 @@ from trainer.world import World
 MOST_VALUES = 1000
 BINS = 1 << 12
 """Fewer histogram bins than for the whole set, since there are many values; `auc_error` says what that costs."""
+
+
+def is_groupable(kind: pa.DataType) -> bool:
+    """Whether a column of this type has values that metrics can be given for: numbers, booleans, text."""
+    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+    is_text = pa.types.is_string(kind) or pa.types.is_large_string(kind)
+    return bool(pa.types.is_boolean(kind) or pa.types.is_integer(kind) or pa.types.is_floating(kind) or is_text)
 
 
 class MetricsByValue:
@@ -40,9 +48,12 @@ class MetricsByValue:
         for value in dict.fromkeys(values.tolist()):
             chosen = torch.from_numpy(rows[values == value] if value is not None else rows[values == None])  # noqa: E711
             chosen = chosen.to(outcome.logits_BT.device)
+            self._check(len({*self._sums, value}))
             sums = self._sums.setdefault(value, MetricSums(self._is_binary_T, bins=BINS))
             sums.update(outcome.logits_BT[chosen], outcome.labels_BT[chosen], outcome.weights_BT[chosen])
-        if len(self._sums) > MOST_VALUES:
+
+    def _check(self, values: int) -> None:
+        if values > MOST_VALUES:
             raise DataError(
                 f"evaluate.by: column {self._column!r} of {self._manifest.uri} has more than {MOST_VALUES} values; "
                 "choose one with few"
@@ -51,6 +62,7 @@ class MetricsByValue:
     def compute(self, world: World) -> dict[Any, list[Metrics]]:
         """Metrics of each task by value, over all ranks. Collective: call on all ranks."""
         met = {value for values in world.gather(list(self._sums)) for value in values}
+        self._check(len(met))
         result = {}
         for value in sorted(met, key=lambda value: (value is None, value)):
             sums = self._sums.get(value) or MetricSums(self._is_binary_T, bins=BINS)
@@ -71,5 +83,5 @@ class MetricsByValue:
     def _read_group(self, group: int) -> NDArray[np.object_]:
         values = read_row_group(self._manifest, group, [self._column])[self._column].to_pylist()
         result = np.empty(len(values), object)
-        result[:] = values
+        result[:] = [None if value != value else value for value in values]
         return result

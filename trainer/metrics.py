@@ -11,6 +11,8 @@ from torch.nn import functional
 
 BINS = 1 << 17
 """Histogram bins for AUC, equally wide in the logit."""
+ROUNDING = 1e-12
+"""Share of the mean square of labels below which their variance is taken for 0."""
 LOGIT_RANGE = 16.0
 """Logits beyond ± this fall into the outermost bins: probabilities of 1e-7 and less are not told apart."""
 
@@ -106,7 +108,7 @@ def _binary(column: list[float], histogram_2H: torch.Tensor) -> Metrics:
         examples=int(examples),
         weight=weight,
         log_loss=loss / weight,
-        ne=loss / weight / background if background > 0 else None,
+        ne=loss / weight / background if auc is not None and background > 0 else None,  # the histogram is exact
         auc=auc,
         auc_error=error,
         calibration=prediction / label if label > 0 else None,
@@ -124,7 +126,7 @@ def _regression(column: list[float]) -> Metrics:
         examples=int(examples),
         weight=weight,
         mse=loss / weight,
-        nmse=loss / weight / variance if variance > 0 else None,
+        nmse=loss / weight / variance if variance > ROUNDING * label_squared / weight else None,
         prediction_mean=prediction / weight,
         label_mean=label / weight,
     )

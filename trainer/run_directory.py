@@ -163,7 +163,8 @@ class RunDirectory:
         records = read_records(self.evaluations)
         of_now = [record for record in records if record["samples"] == samples]
         found = {(record["milestone"], record["task"]) for record in of_now if record["by"] is None}
-        if {(milestone, task) for milestone in milestones for task in tasks} <= found:
+        wanted = {(milestone, task) for milestone in milestones for task in tasks}
+        if wanted <= found and self.buckets_file(samples).exists():
             return False
         if of_now:
             _rewrite(self.evaluations, [record for record in records if record["samples"] != samples])

@@ -27,7 +27,7 @@ from trainer.world import World
 
 Phase = Literal["training", "save", "evaluation", "restart"]
 PHASES: tuple[Phase, ...] = ("training", "save", "evaluation", "restart")
-START_SECONDS, TRAIN_SECONDS = 60.0, 1.5
+START_SECONDS, TRAIN_SECONDS = 60.0, 0.5
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ def _wait_for(phase: Phase, run: RunDirectory, chance: random.Random, alive: Cal
         deadline = time.monotonic() + chance.uniform(0, TRAIN_SECONDS)
         until(lambda: False)
     elif phase == "save":
-        for _ in range(chance.randrange(3)):
+        for _ in range(chance.randrange(2)):
             until(lambda: _saving(run))
             until(lambda: not _saving(run))
         until(lambda: _saving(run))
@@ -117,7 +117,7 @@ def _milestones(run: RunDirectory) -> int:
 
 def finish(config: Config, size: int) -> None:
     """Runs to the end, unharmed."""
-    run_on_ranks(size, train_on_rank, config, timeout_s=START_SECONDS + 10 * TRAIN_SECONDS)
+    run_on_ranks(size, train_on_rank, config, timeout_s=2 * START_SECONDS)
 
 
 def final_tensors(config: Config) -> dict[str, str]:

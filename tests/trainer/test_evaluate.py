@@ -5,15 +5,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
 
+from data.manifest import read_manifest
+from models.ranker import Outcome
 from tests.ranks import run_on_ranks
 from tests.trainer.datasets import make_config
 from trainer.buckets import BUCKETS, bucket_of, read_buckets
 from trainer.config import Config
 from trainer.errors import ConfigError
+from trainer.evaluate_by import MetricsByValue, is_groupable
 from trainer.evaluate_run import evaluate_run
 from trainer.metrics import MetricSums, entropy
 from trainer.run_directory import RunDirectory, read_records
@@ -202,3 +206,23 @@ def _refusal(world: World, config: Config) -> str:
     with pytest.raises(ConfigError) as caught:
         train(config, world)
     return str(caught.value)
+
+
+def test_values_that_are_nan_or_null_are_one_group(tmp_path: Path) -> None:
+    table = pa.table({"tab": pa.array([1.0, float("nan"), None, 2.0, float("nan"), 1.0])})
+    pq.write_table(table, tmp_path / "part.parquet")
+    by = MetricsByValue("tab", read_manifest(str(tmp_path), None), torch.tensor([True]), 1)
+    rows = torch.ones(6, 1)
+    by.update(Outcome(rows, rows, rows, rows[0], torch.arange(6)))
+    assert {value: int(sums.sums_6TK[0].sum()) for value, sums in by._sums.items()} == {1.0: 2, None: 3, 2.0: 1}
+
+
+@pytest.mark.parametrize("kind", [pa.date32(), pa.list_(pa.int64()), pa.decimal128(4, 2), pa.binary()])
+def test_other_types_are_no_groups(kind: pa.DataType) -> None:
+    assert not is_groupable(kind)
+
+
+def test_labels_that_are_alike_have_no_variance() -> None:
+    sums = MetricSums(torch.tensor([False]))
+    sums.update(torch.randn(999, 1), torch.full((999, 1), 0.1), torch.rand(999, 1))
+    assert sums.compute()[0].nmse is None
