@@ -365,8 +365,9 @@ def test_saving_replaces_what_was_there(dataset: Path, saved: Path) -> None:
 
 
 def test_a_manifest_that_cannot_be_saved_is_named(dataset: Path, saved: Path) -> None:
-    with pytest.raises(DataError, match=rf"^{saved}: cannot be written \(.*\); "):
+    with pytest.raises(OSError, match="No such file") as caught:
         save_manifest(read(dataset), saved)
+    assert caught.value.filename == str(saved)
 
 
 def test_a_missing_or_foreign_manifest_is_named(dataset: Path, saved: Path) -> None:

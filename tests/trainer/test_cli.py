@@ -72,7 +72,16 @@ def test_train_evaluate_and_the_finished_run(folder: Path) -> None:
         assert text in out
     names = {path.name for path in (folder / "run").iterdir()}
     records = {"train.jsonl", "evaluations.jsonl", "segments.jsonl", "events.jsonl"}
-    assert names == {"config.toml", "checkpoints", "evaluations", "fusion", "manifests", "tensorboard", *records}
+    assert names == {
+        "config.toml",
+        "lock",
+        "checkpoints",
+        "evaluations",
+        "fusion",
+        "manifests",
+        "tensorboard",
+        *records,
+    }
     assert {path.name for path in (folder / "run" / "checkpoints").iterdir()} == {"256", "512"}
     code, out, _ = command("evaluate", str(folder / "run"), "--checkpoint", "256", "--json")
     assert code == 0
