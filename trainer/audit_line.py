@@ -14,6 +14,7 @@ from data.manifest import Manifest
 from data.stream import Reading
 from trainer.audit_rows import Intervals
 from trainer.errors import ConfigError
+from trainer.run_directory import whole_lines
 from trainer.segments import Piece, Samples, Segment, explain, surviving
 
 
@@ -140,14 +141,8 @@ def read_line(segments: list[Segment], events: Path, reading: Reading, end: int)
 
 def read_events(path: Path) -> list[tuple[int, SkippedBatch | SkippedRows]]:
     """What was left out, with the numbers of the lines; a last line that a kill cut short is passed over."""
-    try:
-        lines = path.read_text(encoding="utf-8").split("\n")[:-1]
-    except FileNotFoundError:
-        return []
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read ({error}); restore it from a copy") from error
     events = []
-    for number, line in enumerate(lines, start=1):
+    for number, line in enumerate(whole_lines(path), start=1):
         try:
             kind = json.loads(line)["event"]
             if kind in _EVENTS:

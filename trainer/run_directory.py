@@ -187,6 +187,16 @@ def append_records(path: Path, records: Iterable[dict[str, Any]]) -> None:
         file.writelines(json.dumps(record) + "\n" for record in records)
 
 
+def whole_lines(path: Path) -> list[str]:
+    """The lines of a JSONL file but one that a kill cut short; none where there is no file. ConfigError: unreadable."""
+    try:
+        return path.read_text(encoding="utf-8").split("\n")[:-1]
+    except FileNotFoundError:
+        return []
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read ({error}); restore it from a copy") from error
+
+
 def _rewrite(path: Path, records: list[dict[str, Any]]) -> None:
     """Replaces a JSONL file in one step."""
     _replace_text(path, "".join(json.dumps(record) + "\n" for record in records))

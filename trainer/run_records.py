@@ -9,7 +9,7 @@ from pydantic import AwareDatetime, BaseModel, TypeAdapter, ValidationError, mod
 
 from trainer.config import Config
 from trainer.errors import ConfigError
-from trainer.run_directory import RunDirectory
+from trainer.run_directory import RunDirectory, whole_lines
 from trainer.segments import Samples, Segment, explain, read_segments
 
 Value = TypeVar("Value")
@@ -142,14 +142,8 @@ def _read(name: str, run: RunDirectory) -> RunRecords:
 
 def _read_lines(path: Path, form: TypeAdapter[Value], what: str) -> list[Value]:
     """The records of a JSONL file; a last line that is being written, or that a kill cut short, is passed over."""
-    try:
-        lines = path.read_text(encoding="utf-8").split("\n")[:-1]
-    except FileNotFoundError:
-        return []
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read ({error}); restore it from a copy") from error
     records = []
-    for number, line in enumerate(lines, start=1):
+    for number, line in enumerate(whole_lines(path), start=1):
         try:
             records.append(form.validate_python(_object(line)))
         except ValidationError as error:
