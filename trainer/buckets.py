@@ -7,6 +7,7 @@ Shapes: B rows, T tasks, K buckets.
 """
 
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -72,7 +73,7 @@ def write_buckets(path: Path, sums: MetricSums, tasks: tuple[TaskConfig, ...], b
         "buckets": str(BUCKETS),
     }
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
+    partial = path.with_suffix(f".{os.getpid()}.partial")
     pq.write_table(pa.table(columns).replace_schema_metadata(metadata), partial)
     partial.replace(path)
 

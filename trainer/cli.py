@@ -73,7 +73,10 @@ def evaluate_command(
     data: Annotated[str | None, typer.Option(metavar="URI", help="Dataset; the config's test set if left out.")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Evaluate a checkpoint of a run; writes nothing."""
+    """Evaluate a checkpoint of a run.
+
+    Keeps in RUN/evaluations what `adatt compare` needs to compare runs on this dataset.
+    """
     from trainer.evaluate_run import evaluate_run
     from trainer.report import by_table, evaluation_table, make_console
     from trainer.world import start_world
@@ -154,6 +157,10 @@ def compare_command(
     out: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Write compare.md, compare.json and a curve per task there.")
     ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(metavar="URI", help="Test set that all have been evaluated on; the runs' own if left out."),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Compare runs with a baseline: relative NE or MSE in per cent, per task and milestone, with 95 % intervals.
@@ -165,7 +172,7 @@ def compare_command(
     from trainer.compare_table import comparison_grids, comparison_notes
     from trainer.report import comparison_table, make_console
 
-    comparison = compare_runs(baseline, runs)
+    comparison = compare_runs(baseline, runs, data)
     if out:
         write_comparison(comparison, out)
     sys.stderr.writelines(f"warning: {line}\n" for line in comparison.warnings)

@@ -11,6 +11,7 @@ import numpy as np
 
 from data.counts import format_count, parse_count
 from data.errors import DataError
+from data.manifest import read_manifest
 from trainer.bootstrap import Floats, compare_losses
 from trainer.buckets import TaskBuckets
 from trainer.errors import ConfigError
@@ -70,19 +71,21 @@ class Comparison:
     warnings: tuple[str, ...]
 
 
-def compare_runs(baseline: str, runs: list[str]) -> Comparison:
+def compare_runs(baseline: str, runs: list[str], data: str | None = None) -> Comparison:
     """Differences of the runs to the baseline: a run's folder, or several with commas between, seeds of one head.
 
+    `data` is the test set, where it is not the runs' own: they must have been evaluated on it.
     ConfigError, DataError where they cannot be compared: no runs, nothing in common, other test rows.
     """
-    bases = group_runs(read_run(path) for path in _split(baseline))
+    test_set = read_manifest(data) if data else None
+    bases = group_runs(read_run(path, test_set) for path in _split(baseline))
     if len(bases) > 1:
         first, second = bases[0].name, bases[1].name
         raise ConfigError(
             f"BASELINE {baseline!r}: {first} and {second} are not seeds of one head; name one of them, or runs whose "
             "configs differ in run.seed alone"
         )
-    groups = group_runs(read_run(path) for path in runs)
+    groups = group_runs(read_run(path, test_set) for path in runs)
     _check_same_test_set([*bases[0].runs, *(run for group in groups for run in group.runs)])
     differences = [entry for group in groups for entry in compare_groups(bases[0], group)]
     warnings = dict.fromkeys(warning for group in groups for warning in _not_compared(bases[0], group))

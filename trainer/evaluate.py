@@ -7,7 +7,7 @@ apart from the batches.
 
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, cast
 
 import pyarrow as pa
@@ -18,6 +18,7 @@ from data.schema import ORACLE_PREFIX
 from data.stream import Reading, read_row_group, stream
 from models.ranker import Ranker
 from models.tasks import TaskConfig
+from trainer.auc import EXACT_ROWS, ExactAuc
 from trainer.buckets import BUCKETS, bucket_of
 from trainer.build import Trainee
 from trainer.config import Config
@@ -51,24 +52,24 @@ class Evaluator:
         `between` is called after every batch; what it raises ends the evaluation.
         """
         begin = time.perf_counter()
-        sums, by, gates = self._evaluate(between)
+        sums, metrics, by, gates = self._evaluate(between)
         if self._oracle is None:
             self._oracle = oracle_metrics(
                 self._reading.manifest, self._config.tasks, self._config.data.weight, self._world
             )
         rows: list[tuple[str | None, Any, list[Metrics], dict[str, Metrics]]] = [
-            (column, value, metrics, {})
+            (column, value, found, {})
             for column, values in zip(self._config.evaluate.by, by, strict=True)
-            for value, metrics in values.compute(self._world).items()
+            for value, found in values.compute(self._world).items()
         ]
-        rows.append((None, None, sums.compute(), self._oracle))
+        rows.append((None, None, metrics, self._oracle))
         fusion = gates.compute(self._world)
         shared = {"samples": samples, "milestone": None}
         timed = {"seconds": time.perf_counter() - begin}
         records = [
             {**shared, "by": column, "value": value, **record, **timed}
-            for column, value, metrics, oracle in rows
-            for record in self._records(metrics, oracle)
+            for column, value, found, oracle in rows
+            for record in self._records(found, oracle)
         ]
         return Evaluation(records, sums, fusion)
 
@@ -82,10 +83,14 @@ class Evaluator:
         shown = {task.name for task in self._config.tasks if not task.auxiliary}
         return [record for record in records if record["task"] in shown]
 
-    def _evaluate(self, between: Callable[[], None]) -> tuple[MetricSums, list[MetricsByValue], FusionMeans]:
+    def _evaluate(
+        self, between: Callable[[], None]
+    ) -> tuple[MetricSums, list[Metrics], list[MetricsByValue], FusionMeans]:
         config, world, reading = self._config, self._world, self._reading
         is_binary_T = torch.tensor([task.binary for task in config.tasks], device=world.device)
         sums, lanes = MetricSums(is_binary_T, BUCKETS), world.lanes(reading.lanes)
+        rows = reading.batches_per_epoch * reading.rows_per_lane * len(lanes)
+        exact = ExactAuc(is_binary_T, rows) if reading.manifest.num_rows <= EXACT_ROWS else None
         by = [MetricsByValue(column, reading.manifest, is_binary_T, len(lanes)) for column in config.evaluate.by]
         gates = FusionMeans(cast(Ranker, self._trainee.model.module).head, [task.name for task in config.tasks])
         batches = stream(reading, lanes, 0, threads=config.data.threads, pin=world.device.type == "cuda")
@@ -96,6 +101,8 @@ class Evaluator:
                     outcome = self._trainee.pipeline.progress(batches)
                     sums.update(outcome.logits_BT, outcome.labels_BT, outcome.weights_BT, bucket_of(outcome.numbers_B))
                     gates.update(outcome.numbers_B >= 0)
+                    if exact is not None:
+                        exact.update(outcome.logits_BT, outcome.labels_BT, outcome.weights_BT)
                     for values in by:
                         values.update(outcome)
                     between()
@@ -104,7 +111,10 @@ class Evaluator:
             self._trainee.model.train()
         for tensor in sums.tensors:
             world.sum(tensor)
-        return sums, by, gates
+        metrics = sums.compute()
+        for task, auc in (exact.compute(world) if exact is not None else {}).items():
+            metrics[task] = replace(metrics[task], auc=auc, auc_error=None if auc is None else 0.0)
+        return sums, metrics, by, gates
 
 
 def oracle_metrics(

@@ -28,7 +28,15 @@ from trainer.html_page import (
     table,
     write_page,
 )
-from trainer.html_results import UNDEFINED, compare_with_first, comparison_tables, evaluation_tables, number, verdicts
+from trainer.html_results import (
+    UNDEFINED,
+    compare_with_first,
+    comparison_tables,
+    evaluation_tables,
+    number,
+    tables_by_value,
+    verdicts,
+)
 from trainer.plots import Chart, Line, heat_map, line_chart
 from trainer.run_directory import plain
 from trainer.run_records import FusionLevel, RunRecords, read_all_records
@@ -64,7 +72,11 @@ def report_page(runs: list[RunRecords]) -> Element:
     tables = evaluation_tables(runs, opened=comparisons is None or not comparisons.differences)
     contents = {
         "configuration": _differences(runs) if len(runs) > 1 else _overview(runs[0]),
-        "results": [*results, *(tables or [paragraph("No run has been evaluated yet.")])],
+        "results": [
+            *results,
+            *(tables or [paragraph("No run has been evaluated yet.")]),
+            *tables_by_value(runs),
+        ],
         "curves": _curves(runs),
         "calibration": _calibration(runs),
         "fusion": list(chain.from_iterable(map(_fusion, runs))),

@@ -5,6 +5,7 @@ from pathlib import Path
 from xml.etree.ElementTree import Element
 
 from data.errors import UserError
+from trainer.auc import margin
 from trainer.compare import Difference, compare_runs
 from trainer.compare_table import comparison_notes
 from trainer.html_page import Content, decimal, element, folded, paragraph, table
@@ -223,11 +224,33 @@ def _evaluation_table(runs: list[RunRecords], task: str) -> Element:
     found.sort(key=lambda entry: entry[:2])
     shown = {key: title for key, title in COLUMNS.items() if any(getattr(e, key) is not None for *_, e in found)}
     rows = [
-        [_point(e), runs[index].name, *(number(getattr(e, key)) for key in shown), f"{e.examples:,}"]
-        for _, index, e in found
+        [_point(e), runs[index].name, *(_metric(e, key) for key in shown), f"{e.examples:,}"] for _, index, e in found
     ]
     return table("On the whole test set", ["samples", "run", *shown.values(), "test examples"], rows, words=["run"])
 
 
+def _metric(found: Evaluation, key: str) -> str:
+    return number(getattr(found, key)) + (margin(found.auc_error) if key == "auc" else "")
+
+
 def _point(found: Evaluation) -> str:
     return found.milestone or f"{found.samples:,}, the end"
+
+
+def tables_by_value(runs: list[RunRecords]) -> list[Content]:
+    """The newest evaluation of every run for each value of the columns in `evaluate.by`, a table for each task."""
+    found = dict.fromkeys((entry.by, entry.task) for run in runs for entry in run.by_value)
+    return [folded(f"{task} by {by}", _table_by_value(runs, str(by), task)) for by, task in found]
+
+
+def _table_by_value(runs: list[RunRecords], by: str, task: str) -> Element:
+    of_runs = [{entry.value: entry for entry in run.by_value if (entry.by, entry.task) == (by, task)} for run in runs]
+    values = dict.fromkeys(value for entries in of_runs for value in entries)
+    metric = next("NE" if entry.kind == "binary" else "MSE" for entries in of_runs for entry in entries.values())
+    rows = []
+    for value in values:
+        entries = [entries.get(value) for entries in of_runs]
+        examples = max(entry.examples for entry in entries if entry)
+        metrics = (number(entry.main) if entry else UNDEFINED for entry in entries)
+        rows.append([UNDEFINED if value is None else str(value), f"{examples:,}", *metrics])
+    return table(f"{metric} at each run's newest evaluation", [by, "test examples", *(run.name for run in runs)], rows)

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch.nn import functional
 
+from trainer.auc import area_under_curve
+
 BINS = 1 << 17
 """Histogram bins for AUC, equally wide in the logit."""
 ROUNDING = 1e-12
@@ -29,7 +31,8 @@ class Metrics:
     """Normalized Entropy: log loss / entropy of the set's own positive rate (He et al., ADKDD 2014)."""
     auc: float | None = None
     auc_error: float | None = None
-    """Bound on the error of `auc`: half the share of (positive, negative) pairs that fall into one bin."""
+    """Bound on the error of `auc`: half the share of (positive, negative) pairs that fall into one bin of a histogram;
+    0 where `trainer.auc` has computed it exactly."""
     calibration: float | None = None
     """Mean prediction / mean label."""
     mse: float | None = None
@@ -103,14 +106,14 @@ def _binary(column: list[float], histogram_2H: torch.Tensor) -> Metrics:
     if weight == 0:
         return Metrics(int(examples), weight)
     background = entropy(label / weight)
-    auc, error = _auc(histogram_2H)
+    auc, tied = area_under_curve(histogram_2H)
     return Metrics(
         examples=int(examples),
         weight=weight,
         log_loss=loss / weight,
         ne=loss / weight / background if auc is not None and background > 0 else None,  # the histogram is exact
         auc=auc,
-        auc_error=error,
+        auc_error=tied / 2 if tied is not None else None,
         calibration=prediction / label if label > 0 else None,
         prediction_mean=prediction / weight,
         label_mean=label / weight,
@@ -130,14 +133,3 @@ def _regression(column: list[float]) -> Metrics:
         prediction_mean=prediction / weight,
         label_mean=label / weight,
     )
-
-
-def _auc(histogram_2H: torch.Tensor) -> tuple[float | None, float | None]:
-    """Area under the ROC curve, pairs in one bin counting one half, and the bound on the error that this makes."""
-    negative_H, positive_H = histogram_2H
-    pairs = float(negative_H.sum() * positive_H.sum())
-    if pairs == 0:
-        return None, None
-    tied = float((negative_H * positive_H).sum())
-    below_H = negative_H.cumsum(0) - negative_H
-    return (float((below_H * positive_H).sum()) + tied / 2) / pairs, tied / 2 / pairs

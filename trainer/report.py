@@ -12,6 +12,7 @@ from rich.text import Text
 from data.counts import format_count
 from data.importers.kuairand import ImportSummary
 from data.synth import SynthSummary
+from trainer.auc import margin
 from trainer.compare_table import Grid
 from trainer.sharding import Placement
 
@@ -161,14 +162,16 @@ def evaluation_table(records: list[Record]) -> Table:
     samples, milestone = records[0]["samples"], records[0]["milestone"]
     table = Table(title=f"evaluation at {milestone or format_count(samples)} samples ({samples:,})")
     names = {"ne": "NE", "oracle_ne": "oracle NE", "auc": "AUC", "log_loss": "log loss", "calibration": "calibration"}
-    names |= {"mse": "MSE", "oracle_mse": "oracle MSE"}
+    names |= {"mse": "MSE", "oracle_mse": "oracle MSE", "nmse": "normalised MSE"}
     shown = {key: title for key, title in names.items() if any(record.get(key) is not None for record in records)}
     table.add_column("task")
     table.add_column("examples", justify="right")
     for title in shown.values():
         table.add_column(title, justify="right")
     for record in records:
-        table.add_row(record["task"], f"{record['examples']:,}", *(_number(record.get(key)) for key in shown))
+        margins = {"auc": margin(record.get("auc_error"))}
+        cells = [_number(record.get(key)) + margins.get(key, "") for key in shown]
+        table.add_row(record["task"], f"{record['examples']:,}", *cells)
     return table
 
 

@@ -5,6 +5,7 @@ RUN/lock                 which process trains, as long as one does
 RUN/train.jsonl          one record per log point
 RUN/evaluations.jsonl    one record per task and evaluation
 RUN/evaluations/<samples>.parquet    sums of every bucket of test rows, for `adatt compare`
+RUN/evaluations/<test set>/<samples>.parquet    the same, on other test sets: `adatt evaluate RUN --data URI`
 RUN/fusion/<samples>.json, .png      mean fusion weights on the test set
 RUN/profile/             with `adatt train --profile`: a trace of a few steps of each rank
 RUN/segments.jsonl       one record per start: from where, how far, on how many ranks
@@ -149,6 +150,11 @@ class RunDirectory:
     def buckets_file(self, samples: int) -> Path:
         """Sums of an evaluation, bucket by bucket."""
         return self.path / "evaluations" / f"{samples}.parquet"
+
+    def evaluations_on(self, fingerprint: str) -> Path:
+        """The folder for the sums of evaluations on a test set; those of the run's own have no folder to themselves."""
+        folder, own = self.path / "evaluations", load_manifest(self.manifests["test"]).fingerprint
+        return folder if fingerprint == own else folder / fingerprint[:12]
 
     def fusion_file(self, samples: int) -> Path:
         """Mean fusion weights of an evaluation."""

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from data.counts import parse_count
-from data.manifest import load_manifest
+from data.manifest import Manifest, load_manifest
 from trainer.buckets import Buckets, TaskBuckets, read_buckets
 from trainer.config import Config
 from trainer.errors import ConfigError
@@ -63,15 +63,20 @@ class Group:
         return list(dict.fromkeys(task for run in self.runs for found in run.points.values() for task in found.tasks))
 
 
-def read_run(path: str) -> Run:
-    """Reads a run's config and all of its buckets; ConfigError where it has none."""
+def read_run(path: str, test_set: Manifest | None = None) -> Run:
+    """Reads a run's config and all of its buckets, on its own test set or another; ConfigError where it has none."""
     directory = RunDirectory(path)
     config = directory.read_config()
+    folder = directory.evaluations_on(test_set.fingerprint) if test_set else directory.path / "evaluations"
     points = {}
-    for file in sorted((directory.path / "evaluations").glob("*.parquet")):
+    for file in sorted(folder.glob("*.parquet")):
         buckets = read_buckets(file)
         reached = [parse_count(text) for text in buckets.milestones] or [buckets.samples]
         points.update(dict.fromkeys(reached, buckets))
+    if not points and test_set:
+        raise ConfigError(
+            f"{path}: not evaluated on {test_set.uri}; do that first: adatt evaluate {path} --data {test_set.uri}"
+        )
     if not points:
         raise ConfigError(f"{path}: no evaluation to compare (no evaluations/*.parquet); train it to a milestone first")
     return Run(str(directory.path), config.model.head, config.run.seed, _identity(directory, config), points)

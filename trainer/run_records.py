@@ -25,10 +25,12 @@ class Evaluation(BaseModel):
     examples: int
     by: str | None = None
     """The column that `value` is a value of; None for the whole test set."""
+    value: bool | int | float | str | None = None
     ne: float | None = None
     oracle_ne: float | None = None
     log_loss: float | None = None
     auc: float | None = None
+    auc_error: float | None = None
     calibration: float | None = None
     mse: float | None = None
     oracle_mse: float | None = None
@@ -92,6 +94,8 @@ class RunRecords:
     config: Config
     evaluations: list[Evaluation]
     """On the whole test set."""
+    by_value: list[Evaluation]
+    """The newest evaluation, for each value of the columns in `evaluate.by`."""
     windows: list[Window]
     segments: list[Segment]
     events: list[Event]
@@ -128,11 +132,14 @@ def read_all_records(paths: list[str]) -> list[RunRecords]:
 
 def _read(name: str, run: RunDirectory) -> RunRecords:
     evaluations = _read_lines(run.evaluations, _EVALUATION, "an evaluation")
+    evaluations.sort(key=lambda found: found.samples)
+    newest = [found for found in evaluations if found.samples == evaluations[-1].samples]
     return RunRecords(
         name=name,
         path=run.path,
         config=run.read_config(),
-        evaluations=sorted((e for e in evaluations if e.by is None), key=lambda found: found.samples),
+        evaluations=[found for found in evaluations if found.by is None],
+        by_value=[found for found in newest if found.by is not None],
         windows=_read_lines(run.train_log, _WINDOW, "a training record"),
         segments=read_segments(run.segments),
         events=_read_lines(run.events, _EVENT, "an event"),

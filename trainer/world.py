@@ -96,6 +96,12 @@ class World:
         dist.all_reduce(tensor, group=self.group)
         return tensor
 
+    def concatenate(self, tensor: torch.Tensor) -> torch.Tensor:
+        """All ranks' tensors, alike in shape, end to end by rank. Collective: call on all ranks."""
+        parts = [torch.empty_like(tensor) for _ in range(self.size)]
+        dist.all_gather(parts, tensor, group=self.group)
+        return torch.cat(parts)
+
 
 @contextmanager
 def start_world(device: DeviceName = "auto") -> Iterator[World]:

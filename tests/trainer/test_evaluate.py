@@ -15,6 +15,7 @@ from models.ranker import Outcome
 from tests.ranks import run_on_ranks
 from tests.trainer.datasets import make_config
 from trainer.buckets import BUCKETS, bucket_of, read_buckets
+from trainer.compare import compare_runs
 from trainer.config import Config
 from trainer.errors import ConfigError
 from trainer.evaluate_by import MetricsByValue, is_groupable
@@ -131,6 +132,40 @@ def test_any_ranks_find_the_same(trained: RunDirectory, size: int) -> None:
             assert (one[key] is None) == (other[key] is None)
             if one[key] is not None:
                 assert one[key] == pytest.approx(other[key], rel=1e-6)
+
+
+def _evaluate_at(world: World, run: str, checkpoint: str, data: str | None) -> list[dict[str, Any]]:
+    return evaluate_run(run, checkpoint, data, world)
+
+
+def test_an_evaluation_by_hand_leaves_the_same_sums(trained: RunDirectory) -> None:
+    path = trained.buckets_file(320)
+    expected = read_buckets(path)
+    path.unlink()
+    run_on_ranks(1, _evaluate_at, str(trained.path), "320", None)
+    found = read_buckets(path)
+    assert (found.milestones, found.fingerprint) == (expected.milestones, expected.fingerprint)
+    for name, task in expected.tasks.items():
+        np.testing.assert_allclose(found.tasks[name].sums_6K, task.sums_6K, rtol=1e-6, atol=1e-9)
+
+
+def test_runs_compare_on_another_test_set(trained: RunDirectory, dataset: Path) -> None:
+    run, data = str(trained.path), str(dataset / "train")
+    with pytest.raises(ConfigError, match=r"not evaluated on .*; do that first: adatt evaluate .* --data "):
+        compare_runs(run, [run], data)
+    records = run_on_ranks(1, _evaluate_at, run, "320", data)[0]
+    comparison = compare_runs(run, [run], data)
+    assert {entry.milestone for entry in comparison.differences} == {"320"}
+    assert {entry.relative_percent for entry in comparison.differences} == {0.0}
+    values = {entry.task: entry.value for entry in comparison.differences}
+    whole = {record["task"]: record for record in records if record["by"] is None}
+    assert values["click"] == pytest.approx(whole["click"]["ne"], rel=1e-9)
+    assert {entry.milestone for entry in compare_runs(run, [run]).differences} == {"320", None}
+
+
+def test_auc_is_exact_for_a_small_set(trained: RunDirectory) -> None:
+    for task, record in _whole(trained, 640).items():
+        assert record["auc_error"] == (None if task == "watch" or record["auc"] is None else 0.0)
 
 
 def test_fusion_weights_are_those_of_the_head(trained: RunDirectory) -> None:

@@ -10,7 +10,10 @@ from torchrec.metrics.metrics_config import DefaultTaskInfo
 from torchrec.metrics.ne import NEMetric
 from torchrec.metrics.rec_metric import RecComputeMode
 
+from tests.ranks import run_on_ranks
+from trainer.auc import ExactAuc, margin
 from trainer.metrics import MetricSums, entropy
+from trainer.world import World
 
 
 def _random_rows(rows: int, seed: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -99,3 +102,41 @@ def test_constant_predictor_has_ne_1() -> None:
 def test_entropy() -> None:
     assert entropy(0.5) == pytest.approx(math.log(2))
     assert (entropy(0), entropy(1)) == (0, 0)
+
+
+def _exact_auc(world: World, shares: list[list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]]) -> dict[int, float]:
+    batches = shares[world.rank]
+    exact = ExactAuc(torch.tensor([True, False]), sum(len(logits_BT) for logits_BT, _, _ in batches))
+    for batch in batches:
+        exact.update(*batch)
+    return exact.compute(world)
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_exact_auc_against_scikit_learn(ranks: int) -> None:
+    """With weights, rows that do not count, and many tied logits, half of them in batches of another rank."""
+    batches = []
+    for seed in range(4):
+        logits_BT, labels_BT, weights_BT = _random_rows(2_000, seed)
+        batches.append(((logits_BT * 8).round() / 8, labels_BT, weights_BT))
+    found = run_on_ranks(ranks, _exact_auc, [batches[rank::ranks] for rank in range(ranks)])
+    logits_BT, labels_BT, weights_BT = (torch.cat(parts).double().numpy() for parts in zip(*batches, strict=True))
+    expected = roc_auc_score(labels_BT[:, 0], logits_BT[:, 0], sample_weight=weights_BT[:, 0])
+    assert found == [{0: pytest.approx(expected, rel=1e-12)}] * ranks
+
+
+def test_exact_auc_tells_apart_what_the_histogram_does_not() -> None:
+    logits_BT = torch.tensor([[20.0, 0.0], [30.0, 0.0]])
+    batch = (logits_BT, torch.tensor([[0.0, 0.0], [1.0, 0.0]]), torch.ones(2, 2))
+    coarse = _sums(batch).compute()[0]
+    assert (coarse.auc, coarse.auc_error) == (0.5, 0.5)
+    assert run_on_ranks(1, _exact_auc, [[batch]]) == [{0: 1.0}]
+
+
+def test_exact_auc_of_labels_all_alike_is_not_defined() -> None:
+    batch = (torch.randn(5, 2), torch.ones(5, 2), torch.ones(5, 2))
+    assert run_on_ranks(1, _exact_auc, [[batch]]) == [{0: None}]
+
+
+def test_margin_shows_where_it_would_change_a_figure() -> None:
+    assert [margin(error) for error in (None, 0.0, 0.00004, 0.00012)] == ["", "", "", " ± 0.0001"]
