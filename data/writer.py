@@ -56,7 +56,7 @@ def write_parquet(
     rows = 0
     with _explained(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        with pq.ParquetWriter(path, schema, compression="zstd") as writer:
+        with pq.ParquetWriter(path, schema, compression="zstd", write_page_checksum=True) as writer:
             for group in _regroup(tables, row_group_rows):
                 writer.write_table(group, row_group_size=row_group_rows)
                 rows += group.num_rows

@@ -54,6 +54,19 @@ def test_files_are_zstd_with_32k_row_groups(tmp_path: Path) -> None:
     assert pq.read_metadata(path).row_group(0).column(0).compression == "ZSTD"
 
 
+def test_a_changed_value_is_found_when_it_is_read(tmp_path: Path) -> None:
+    """Pages carry checksums: a changed byte may well decompress, to another value."""
+    path = tmp_path / "part.parquet"
+    write_parquet(path, SCHEMA, [numbers(0, 20_000)])
+    column = pq.read_metadata(path).row_group(0).column(0)
+    whole = path.read_bytes()
+    end = column.dictionary_page_offset + column.total_compressed_size
+    for place in range(end - 2_000, end, 400):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 0x10]) + whole[place + 1 :])
+        with pq.ParquetFile(path, page_checksum_verification=True) as parquet, pytest.raises(OSError, match="CRC"):
+            parquet.read_row_group(0)
+
+
 def test_a_file_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "part.parquet").mkdir()
     with pytest.raises(DataError, match=r"part\.parquet: cannot be written"):

@@ -1,0 +1,94 @@
+"""The log's windowed metrics against those of torchrec.metrics over the same samples."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torchrec.metrics.calibration import CalibrationMetric
+from torchrec.metrics.metrics_config import RecTaskInfo
+from torchrec.metrics.mse import MSEMetric
+from torchrec.metrics.ne import NEMetric
+from torchrec.metrics.rec_metric import RecComputeMode, RecMetric
+
+from models.losses import loss_sums
+from models.ranker import Outcome
+from tests.ranks import run_on_ranks
+from tests.trainer.datasets import make_config
+from trainer.checkpoint_files import State
+from trainer.config import Config
+from trainer.log import TrainLog
+from trainer.run_directory import RunDirectory, read_records
+from trainer.world import World
+
+BATCH, BATCHES = 64, 5
+"""Rows of a global batch, and batches between two records: a window."""
+
+
+def _outcome(step: int, is_binary_T: torch.Tensor) -> Outcome:
+    """Predictions that grow worse from step to step; weights, and missing labels, which are 0 and weigh nothing."""
+    generator = torch.Generator().manual_seed(step)
+    shape = (BATCH, len(is_binary_T))
+    logits_BT = torch.randn(shape, generator=generator) * (1 + step)
+    clicks_BT = (torch.rand(shape, generator=generator) < logits_BT.sigmoid()).float()
+    labels_BT = torch.where(is_binary_T, clicks_BT, logits_BT + torch.randn(shape, generator=generator))
+    present_BT = torch.rand(shape, generator=generator) < 0.8
+    weights_BT = torch.rand(shape, generator=generator) * present_BT
+    loss_T = loss_sums(logits_BT, labels_BT * present_BT, weights_BT, is_binary_T)
+    return Outcome(logits_BT, labels_BT * present_BT, weights_BT, loss_T, torch.arange(BATCH))
+
+
+def _log_windows(world: World, config: Config) -> None:
+    """Two windows of steps, each rank with its own half of every batch."""
+    state = State(0, False, 0, world.size, {}, {}, {}, {}, {}, {})
+    run = RunDirectory(config.run.dir)
+    run.path.mkdir(exist_ok=True)
+    log = TrainLog(config, world, run, state, 0, 2 * BATCH * BATCHES)
+    is_binary_T = torch.tensor([task.binary for task in config.tasks])
+    for step in range(2 * BATCHES):
+        whole = _outcome(step, is_binary_T)
+        logits_BT, labels_BT, weights_BT, numbers_B = (
+            tensor.chunk(world.size)[world.rank]
+            for tensor in (whole.logits_BT, whole.labels_BT, whole.weights_BT, whole.numbers_B)
+        )
+        loss_T = loss_sums(logits_BT, labels_BT, weights_BT, is_binary_T)
+        log.update(Outcome(logits_BT, labels_BT, weights_BT, loss_T, numbers_B))
+        if (step + 1) % BATCHES == 0:
+            log.write((step + 1) * BATCH, 0.1, 0.0)
+    log.close()
+
+
+def _windowed(form: type[RecMetric], config: Config, number: int) -> dict[str, float]:
+    """torchrec's metrics of a task over the last BATCHES batches, by their names."""
+    metric = form(
+        world_size=1,
+        my_rank=0,
+        batch_size=BATCH,
+        tasks=[RecTaskInfo(name="task")],
+        compute_mode=RecComputeMode.UNFUSED_TASKS_COMPUTATION,
+        window_size=BATCH * BATCHES,
+    )
+    is_binary_T = torch.tensor([task.binary for task in config.tasks])
+    for step in range(2 * BATCHES):
+        found = _outcome(step, is_binary_T)
+        predictions_BT = torch.where(is_binary_T, found.logits_BT.double().sigmoid(), found.logits_BT.double())
+        metric.update(
+            predictions={"task": predictions_BT[:, number]},
+            labels={"task": found.labels_BT[:, number].double()},
+            weights={"task": found.weights_BT[:, number].double()},
+        )
+    return {str(name): float(value) for name, value in metric.compute().items()}
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_windowed_metrics_equal_those_of_torchrec(dataset: Path, tmp_path: Path, ranks: int) -> None:
+    config = make_config(dataset, run={"dir": str(tmp_path / "run")})
+    run_on_ranks(ranks, _log_windows, config)
+    first, second = read_records(RunDirectory(config.run.dir).train_log)
+    forms: dict[str, list[type[Any]]] = {"binary": [NEMetric, CalibrationMetric], "regression": [MSEMetric]}
+    for number, task in enumerate(config.tasks):
+        found = {name: value for form in forms[task.kind] for name, value in _windowed(form, config, number).items()}
+        for key in ("ne", "calibration") if task.binary else ("mse",):
+            expected = next(value for name, value in found.items() if name.endswith(f"window_{key}"))
+            assert second[f"{key}/{task.name}"] == pytest.approx(expected, rel=1e-5)
+            assert first[f"{key}/{task.name}"] != pytest.approx(expected, rel=1e-2)
