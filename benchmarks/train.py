@@ -9,10 +9,12 @@ import statistics
 import tempfile
 import time
 from collections.abc import Iterator
-from itertools import islice
+from dataclasses import replace
+from itertools import islice, repeat
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from benchmarks.machine import Product
@@ -25,12 +27,14 @@ from trainer.build import (
     build_trainee,
     check_lanes,
     open_dataset,
+    test_reading,
     train_reading,
 )
 from trainer.checkpoint import Checkpoints
 from trainer.checkpoint_files import State, read_state
 from trainer.config import Config
 from trainer.errors import RunError
+from trainer.evaluate import Evaluator
 from trainer.guard import GuardedPipeline
 from trainer.world import World
 
@@ -45,7 +49,7 @@ def bench_train(config: Config, world: World, batches: int) -> dict[str, Any]:
     reading = train_reading(config, open_dataset(config.data.train, config, world))
     trainee = build_trainee(config, world, config.train.samples)
     source = stream(reading, world.lanes(reading.lanes), 0, threads=config.data.threads)
-    supply = islice(source, WARM_UP_BATCHES + (BLOCKS + 1) * batches)
+    supply = islice(source, WARM_UP_BATCHES + (BLOCKS + 1) * batches + 1)
     for _ in range(WARM_UP_BATCHES):
         trainee.pipeline.progress(supply)
     waited = source.wait_seconds
@@ -56,7 +60,9 @@ def bench_train(config: Config, world: World, batches: int) -> dict[str, Any]:
         seconds.append(_block_seconds(trainee.pipeline, supply, batches, world))
     waited = source.wait_seconds - waited
     saving = _bench_saving(config, world, trainee, supply, batches, statistics.median(seconds))
+    held = next(supply)
     source.close()
+    evaluating = _bench_evaluation(config, world, trainee, held, batches)
     flops = head_flops_per_sample(config)
     block_samples = batches * reading.global_batch_size
     fractions = [
@@ -68,6 +74,7 @@ def bench_train(config: Config, world: World, batches: int) -> dict[str, Any]:
         "step_seconds": statistics.median(seconds) / batches,
         "data_wait_fraction": waited / sum(seconds),
         **saving,
+        **evaluating,
         "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
         "threads": torch.get_num_threads(),
         "head_flops_per_sample": flops,
@@ -115,6 +122,27 @@ def _bench_saving(
         "checkpoint_bytes": size,
         "checkpoint_seconds": seconds,
         "checkpoint_slowdown_seconds": saving_block - block_seconds,
+    }
+
+
+def _bench_evaluation(config: Config, world: World, trainee: Trainee, held: Batch, batches: int) -> dict[str, float]:
+    """Rows/s of an evaluation; its limit is the forward pass alone, over and over on one batch in memory."""
+    manifest = open_dataset(config.data.test, config, world)
+    groups = int(np.searchsorted(manifest.rows.cumsum(), BLOCKS * batches * config.data.global_batch_size)) + 1
+    arrays: dict[str, Any] = {name: getattr(manifest, name)[:groups] for name in ("file", "group", "rows", "bytes")}
+    part = replace(manifest, **arrays)
+    evaluator = Evaluator(config, world, trainee, test_reading(config, part))
+    evaluation, forward = [], []
+    evaluator.run(0)  # the first one also reads what is known of the truth
+    for _ in range(BLOCKS):
+        evaluation.append(evaluator.run(0).records[0]["seconds"])
+        trainee.model.eval()
+        with torch.no_grad():
+            forward.append(_block_seconds(trainee.pipeline, islice(repeat(held), batches), batches, world))
+        trainee.model.train()
+    return {
+        "forward_samples_per_second": batches * config.data.global_batch_size / statistics.median(forward),
+        "evaluation_samples_per_second": part.num_rows / statistics.median(evaluation),
     }
 
 

@@ -59,10 +59,10 @@ class FusionMeans:
 
     def update(self, is_row_B: torch.Tensor) -> None:
         """Adds the batch that the head has just seen, but for its padding."""
-        weights = self._observer.take()
-        sums = [weights_BUE[is_row_B].double().sum(dim=0) for weights_BUE in weights]
+        weights, counted_B = self._observer.take(), is_row_B.double()
+        sums = [torch.einsum("b,bue->ue", counted_B, weights_BUE.double()) for weights_BUE in weights]
         self._sums = [one + other for one, other in zip(self._sums, sums, strict=True)] if self._sums else sums
-        self._rows += int(is_row_B.sum())
+        self._rows = self._rows.to(counted_B.device) + counted_B.sum()
 
     def compute(self, world: World) -> list[dict[str, Any]]:
         """Levels as the fusion file holds them; [] without gates. Collective: call on all ranks."""

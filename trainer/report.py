@@ -64,6 +64,8 @@ def bench_table(result: Record) -> Table:
         "  training waits for it": f"{result['checkpoint_stall_seconds'] * 1e3:,.1f} ms",
         "  limit: a plain copy": f"{result['checkpoint_copy_seconds'] * 1e3:,.1f} ms",
         "  slower steps while it is written": f"{result['checkpoint_slowdown_seconds'] * 1e3:,.1f} ms in all",
+        "evaluation": f"{result['evaluation_samples_per_second']:,.0f} samples/s",
+        "  limit: forward pass alone": f"{result['forward_samples_per_second']:,.0f} samples/s",
         "peak memory per process": f"{result['peak_bytes'] / 2**20:,.0f} MiB",
     }
     for name, value in rows.items():
