@@ -26,8 +26,9 @@ datasets/quickstart: | $(INSTALLED)
 train: setup datasets/quickstart
 	PROCESSES=$(PROCESSES) $(BIN)/python -m launch.entrypoint train configs/quickstart.toml
 
+# Two tests at a time: many of them wait, or start ranks of their own.
 test: setup
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses 2 --dist worksteal
 
 # The fault suite's long form: 48 kills, about three minutes; prints the table of docs/reliability.md.
 faults: setup

@@ -42,10 +42,22 @@ def _losses(config: Config) -> torch.Tensor:
     return torch.tensor([record["loss"] for record in read_records(RunDirectory(config.run.dir).train_log)])
 
 
+LONG: dict[str, Any] = {"train": {"samples": 6400}, "evaluate": {"at_samples": [3200]}}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> torch.Tensor:
+    """The losses of a run that nobody stops."""
+    config = make_config(dataset, run={"dir": str(tmp_path_factory.mktemp("whole") / "run")}, **LONG)
+    run_on_ranks(2, _train, config)
+    return _losses(config)
+
+
 @pytest.mark.parametrize(("rank", "number"), [(0, signal.SIGTERM), (1, signal.SIGUSR1)])
-def test_a_signal_to_any_rank_saves_and_ends_all(dataset: Path, tmp_path: Path, rank: int, number: int) -> None:
-    options: dict[str, Any] = {"train": {"samples": 6400}, "evaluate": {"at_samples": [3200]}}
-    config = make_config(dataset, run={"dir": str(tmp_path / "stopped")}, **options)
+def test_a_signal_to_any_rank_saves_and_ends_all(
+    dataset: Path, tmp_path: Path, undisturbed: torch.Tensor, rank: int, number: int
+) -> None:
+    config = make_config(dataset, run={"dir": str(tmp_path / "stopped")}, **LONG)
     with started_ranks(2, _train, config) as (processes, receivers):
         _wait_until_it_trains(config)
         os.kill(int(processes[rank].pid or 0), number)
@@ -54,9 +66,7 @@ def test_a_signal_to_any_rank_saves_and_ends_all(dataset: Path, tmp_path: Path, 
     assert segments[0].end == "stopped"
     assert 0 < segments[0].reached < 6400
     assert run_on_ranks(2, _train, config) == ["finished", "finished"]
-    whole = make_config(dataset, run={"dir": str(tmp_path / "whole")}, **options)
-    run_on_ranks(2, _train, whole)
-    assert torch.equal(_losses(config)[-10:], _losses(whole)[-10:])
+    assert torch.equal(_losses(config)[-10:], undisturbed[-10:])
 
 
 def test_a_signal_during_an_evaluation_is_not_kept_waiting(dataset: Path, tmp_path: Path) -> None:
