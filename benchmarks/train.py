@@ -49,7 +49,8 @@ def bench_train(config: Config, world: World, batches: int) -> dict[str, Any]:
     reading = train_reading(config, open_dataset(config.data.train, config, world))
     trainee = build_trainee(config, world, config.train.samples)
     source = stream(reading, world.lanes(reading.lanes), 0, threads=config.data.threads)
-    supply = islice(source, WARM_UP_BATCHES + (BLOCKS + 1) * batches + 1)
+    held = next(source)
+    supply = islice(source, WARM_UP_BATCHES + (BLOCKS + 1) * batches)
     for _ in range(WARM_UP_BATCHES):
         trainee.pipeline.progress(supply)
     waited = source.wait_seconds
@@ -60,7 +61,6 @@ def bench_train(config: Config, world: World, batches: int) -> dict[str, Any]:
         seconds.append(_block_seconds(trainee.pipeline, supply, batches, world))
     waited = source.wait_seconds - waited
     saving = _bench_saving(config, world, trainee, supply, batches, statistics.median(seconds))
-    held = next(supply)
     source.close()
     evaluating = _bench_evaluation(config, world, trainee, held, batches)
     flops = head_flops_per_sample(config)
