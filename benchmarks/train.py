@@ -131,7 +131,7 @@ def _bench_evaluation(config: Config, world: World, trainee: Trainee, held: Batc
     groups = int(np.searchsorted(manifest.rows.cumsum(), BLOCKS * batches * config.data.global_batch_size)) + 1
     arrays: dict[str, Any] = {name: getattr(manifest, name)[:groups] for name in ("file", "group", "rows", "bytes")}
     part = replace(manifest, **arrays)
-    evaluator = Evaluator(config, world, trainee, test_reading(config, part))
+    evaluator = Evaluator(config, world, trainee, test_reading(config, part, world.size))
     evaluation, forward = [], []
     evaluator.run(0)  # the first one also reads what is known of the truth
     for _ in range(BLOCKS):

@@ -114,8 +114,11 @@ def train_reading(config: Config, manifest: Manifest) -> Reading:
     return reading
 
 
-def test_reading(config: Config, manifest: Manifest) -> Reading:
-    """How the test data is read: every row once, as stored; ConfigError where a column of `evaluate.by` is missing."""
+def test_reading(config: Config, manifest: Manifest, lanes: int) -> Reading:
+    """How the test data is read: every row once, as stored; ConfigError where a column of `evaluate.by` is missing.
+
+    Metrics do not depend on which rows share a batch, so that one lane a rank will do, with the least memory.
+    """
     for name in config.evaluate.by:
         if name not in manifest.schema.names:
             raise ConfigError(
@@ -125,7 +128,7 @@ def test_reading(config: Config, manifest: Manifest) -> Reading:
         if not is_groupable(kind):
             raise ConfigError(f"evaluate.by: column {name!r} is {kind}; choose one of numbers, booleans or text")
     size = config.data.evaluation_batch_size or config.data.global_batch_size
-    return _reading(config, manifest, "stored", size, keep_last=True)
+    return replace(_reading(config, manifest, "stored", size, keep_last=True), lanes=lanes)
 
 
 def end_of_training(config: Config, reading: Reading) -> int:

@@ -25,7 +25,7 @@ def evaluate_run(path: str, checkpoint: str, data: str | None, world: World) -> 
     manifest = open_dataset(data or config.data.test, config, world)
     trainee = build_trainee(config, world, config.train.samples)
     checkpoints.load(state, trainee.model, None)
-    found = Evaluator(config, world, trainee, test_reading(config, manifest)).run(state.samples)
+    found = Evaluator(config, world, trainee, test_reading(config, manifest, world.size)).run(state.samples)
     world.on_first(lambda: _keep(run, config, state.samples, manifest, found))
     return found.records
 

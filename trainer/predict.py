@@ -60,7 +60,7 @@ def predict_run(path: str, checkpoint: str, data: str, out: str, columns: str, w
     checkpoints.load(state, trainee.model, None)
 
     begin = time.perf_counter()
-    reading = test_reading(_without_labels(config), manifest)
+    reading = test_reading(_without_labels(config), manifest, config.data.lanes)
     schema = _schema(manifest, config.tasks, copied)
     files = [LaneFile(output, lane, schema, reading, list(copied.values())) for lane in world.lanes(reading.lanes)]
     with removed_after_errors(output, files, world):

@@ -219,7 +219,7 @@ def _open(config: Config, world: World, run: RunDirectory) -> tuple[Reading, Rea
         train_data = world.on_first(lambda: as_before(load_manifest(known), now) if known.exists() else now)
     test_data = open_dataset(config.data.test, config, world)
     check_same_types(train_data, test_data, config)
-    return train_reading(config, train_data), test_reading(config, test_data)
+    return train_reading(config, train_data), test_reading(config, test_data, world.size)
 
 
 def _announce(config: Config, ready: _Ready, log: TrainLog) -> None:

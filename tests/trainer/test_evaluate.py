@@ -190,7 +190,7 @@ def _fusion_of_all_rows(world: World, path: str) -> list[Any]:
 
     run = RunDirectory(path)
     config = run.read_config()
-    reading = test_reading(config, open_dataset(config.data.test, config, world))
+    reading = test_reading(config, open_dataset(config.data.test, config, world), world.size)
     trainee = build_trainee(config, world, 640)
     checkpoints = Checkpoints(run.checkpoints, world)
     checkpoints.load(checkpoints.find("640"), trainee.model, None)
