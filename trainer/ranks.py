@@ -14,6 +14,8 @@ class Ranks:
     local_size: int
     announced: bool
     """Whether a launcher set the variables, so that there is a rendezvous to join."""
+    replaceable: bool
+    """Whether the launchers start the ranks again, on the nodes that are left, when one is lost."""
 
 
 def announced_ranks() -> Ranks:
@@ -23,5 +25,10 @@ def announced_ranks() -> Ranks:
         return int(os.environ.get(name, default))
 
     return Ranks(
-        read("RANK", 0), read("WORLD_SIZE", 1), read("LOCAL_RANK", 0), read("LOCAL_WORLD_SIZE", 1), "RANK" in os.environ
+        rank=read("RANK", 0),
+        size=read("WORLD_SIZE", 1),
+        local_rank=read("LOCAL_RANK", 0),
+        local_size=read("LOCAL_WORLD_SIZE", 1),
+        announced="RANK" in os.environ,
+        replaceable=read("TORCHELASTIC_MAX_RESTARTS", 0) > 0,
     )

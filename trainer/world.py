@@ -109,7 +109,7 @@ def start_world(device: DeviceName = "auto") -> Iterator[World]:
     _quiet_libraries()
     ranks = announced_ranks()
     if ranks.announced:
-        _stop_without_launcher()
+        _end_without_launcher(signal.SIGKILL if ranks.replaceable else signal.SIGTERM)
     chosen = choose_device(device, ranks.local_rank)
     backend = "cuda:nccl,cpu:gloo" if chosen.type == "cuda" else "gloo"
     store = None if ranks.announced else dist.HashStore()
@@ -136,11 +136,14 @@ def choose_device(device: DeviceName = "auto", local_rank: int = 0) -> torch.dev
     return torch.device("cpu")
 
 
-def _stop_without_launcher() -> None:
-    """Asks the system for a SIGTERM when the launcher dies: ranks that nobody watches would hold up the next start."""
+def _end_without_launcher(number: int) -> None:
+    """Asks the system for a signal when the launcher dies: ranks that nobody watches would hold up the next start.
+
+    SIGTERM, so that all ranks save and stop; but SIGKILL, as if the node were lost, where the others can go on.
+    """
     if sys.platform == "linux":
         pr_set_pdeathsig = 1
-        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, number)
 
 
 def _quiet_libraries() -> None:

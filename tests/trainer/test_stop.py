@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -17,6 +19,7 @@ from tests.trainer.datasets import config_values, make_config
 from trainer import stop
 from trainer.cli import run
 from trainer.config import Config, load_config
+from trainer.ranks import announced_ranks
 from trainer.run_directory import RunDirectory, read_records
 from trainer.segments import read_segments
 from trainer.stop import STOPPED, Stopped, StopRequest
@@ -144,3 +147,53 @@ def test_the_end_of_grace_comes_inside_a_collective_too() -> None:
         os.kill(int(processes[0].pid or 0), signal.SIGTERM)
         processes[0].join(10)
         assert processes[0].exitcode == 1
+
+
+_RANK = """
+import os, signal, sys, time
+from trainer.world import _end_without_launcher
+
+def tell(number, _):
+    open(sys.argv[2], "w").write("asked")
+    os._exit(0)
+
+signal.signal(signal.SIGTERM, tell)
+_end_without_launcher(int(sys.argv[1]))
+print(os.getpid(), flush=True)
+time.sleep(60)
+"""
+_LAUNCHER = "import subprocess, sys; subprocess.run([sys.executable, '-c', *sys.argv[1:]])"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process of its parent's death")
+@pytest.mark.parametrize(("number", "asked"), [(signal.SIGTERM, True), (signal.SIGKILL, False)])
+def test_a_rank_does_not_outlive_its_launcher(tmp_path: Path, number: int, asked: bool) -> None:
+    told = tmp_path / "told"
+    call = [sys.executable, "-c", _LAUNCHER, _RANK, str(int(number)), str(told)]
+    with subprocess.Popen(call, stdout=subprocess.PIPE, text=True) as launcher:
+        assert launcher.stdout is not None
+        rank = int(launcher.stdout.readline())
+        launcher.kill()
+        deadline = time.monotonic() + 30
+        while _is_alive(rank) and time.monotonic() < deadline:
+            time.sleep(0.02)
+    assert not _is_alive(rank)
+    assert told.exists() == asked
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        state = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return False
+    return state != "Z"
+
+
+@pytest.mark.parametrize(("restarts", "replaceable"), [(None, False), ("0", False), ("3", True)])
+def test_ranks_that_are_started_again_are_replaceable(
+    monkeypatch: pytest.MonkeyPatch, restarts: str | None, replaceable: bool
+) -> None:
+    monkeypatch.delenv("TORCHELASTIC_MAX_RESTARTS", raising=False)
+    if restarts is not None:
+        monkeypatch.setenv("TORCHELASTIC_MAX_RESTARTS", restarts)
+    assert announced_ranks().replaceable == replaceable
