@@ -31,8 +31,8 @@ def main() -> int:
     """The exit code."""
     begin, broken, deaths = time.monotonic(), 0, 0
     sys.stdout.write(
-        "| ranks | SIGKILLs | training / save / evaluation / restart | rows once | lost | repeated | audit | "
-        "tensors at the end |\n|---|---|---|---|---|---|---|---|\n"
+        "| ranks | SIGKILLs | training / save / evaluation / restart | inside a save / an evaluation | rows once | "
+        "lost | repeated | audit | tensors at the end |\n|---|---|---|---|---|---|---|---|---|\n"
     )
     with tempfile.TemporaryDirectory() as folder:
         write_dataset(Path(folder) / "train", ROWS, seed=1)
@@ -66,10 +66,13 @@ def _kill_and_finish(config: Config, cycle: list[int], seed: int) -> tuple[list[
 def _print_row(name: str, kills: list[Kill], rows: dict[int, int], problems: tuple[str, ...], tensors: str) -> None:
     died = Counter(kill.phase for kill in kills if kill.died)
     phases = " / ".join(str(died[phase]) for phase in PHASES)
+    inside = Counter(kill.phase for kill in kills if kill.died and kill.inside)
+    hits = " / ".join(str(inside[phase]) for phase in ("save", "evaluation"))
     once = rows.get(1, 0)
     repeated = sum(count for times, count in rows.items() if times > 1)
     verdict = "; ".join(problems) or "kept"
-    cells = [name, f"{died.total()}", phases, f"{once:,}", f"{ROWS - once - repeated}", str(repeated), verdict, tensors]
+    counts = [f"{once:,}", f"{ROWS - once - repeated}", str(repeated)]
+    cells = [name, f"{died.total()}", phases, hits, *counts, verdict, tensors]
     sys.stdout.write(f"| {' | '.join(cells)} |\n")
     sys.stdout.flush()
 

@@ -20,7 +20,7 @@ from tests.ranks import run_on_ranks, started_ranks
 from tests.trainer.datasets import make_config
 from trainer.checkpoint_files import list_folders, read_state
 from trainer.config import Config
-from trainer.run_directory import RunDirectory
+from trainer.run_directory import RunDirectory, read_records
 from trainer.segments import read_segments, surviving
 from trainer.train import train
 from trainer.world import World
@@ -39,6 +39,8 @@ class Kill:
     rank: int
     died: bool
     """False: the run had ended before the signal."""
+    inside: bool
+    """Whether what it left shows that a save, or an evaluation, was under way; true for the other phases."""
 
 
 def fault_config(dataset: Path, folder: Path) -> Config:
@@ -70,7 +72,7 @@ def train_through_kills(config: Config, sizes: list[int], phases: list[Phase], s
             died = victim.is_alive()
             victim.kill()
             victim.join()
-        kills.append(Kill(size, phase, rank, died))
+        kills.append(Kill(size, phase, rank, died, _cut_short(phase, RunDirectory(config.run.dir))))
     return kills
 
 
@@ -98,7 +100,7 @@ def _wait_for(phase: Phase, run: RunDirectory, chance: random.Random, alive: Cal
         time.sleep(chance.uniform(0, 0.05))
     else:
         milestones = _milestones(run)
-        until(lambda: _milestones(run) > milestones)
+        until(lambda: len(_milestones(run)) > len(milestones))
         time.sleep(chance.uniform(0, 0.3))
 
 
@@ -110,9 +112,15 @@ def _saving(run: RunDirectory) -> bool:
     return any(run.checkpoints.glob("*.partial"))
 
 
-def _milestones(run: RunDirectory) -> int:
+def _milestones(run: RunDirectory) -> set[int]:
     """Checkpoints kept for good: an evaluation begins when one is started."""
-    return sum(1 for path in run.checkpoints.glob("*") if path.name in ("2560", "5120", "8000"))
+    return {int(path.name) for path in run.checkpoints.glob("*") if path.name in ("2560", "5120", "8000")}
+
+
+def _cut_short(phase: Phase, run: RunDirectory) -> bool:
+    """Whether a start that is dead now was in the phase: half a checkpoint is there, or a milestone has no result."""
+    evaluated = {record["samples"] for record in read_records(run.evaluations)}
+    return {"save": _saving(run), "evaluation": not _milestones(run) <= evaluated}.get(phase, True)
 
 
 def finish(config: Config, size: int) -> None:
