@@ -21,6 +21,7 @@ from models.tasks import TaskConfig
 from trainer.auc import EXACT_ROWS, ExactAuc
 from trainer.buckets import BUCKETS, bucket_of
 from trainer.build import Trainee
+from trainer.calibration import CalibrationCurve, calibration_curve
 from trainer.config import Config
 from trainer.evaluate_by import MetricsByValue
 from trainer.gates import FusionMeans
@@ -37,6 +38,8 @@ class Evaluation:
     sums: MetricSums
     fusion: list[dict[str, Any]]
     """Mean fusion weights, level by level."""
+    calibration: list[CalibrationCurve]
+    """Of every binary task that is not auxiliary."""
 
 
 class Evaluator:
@@ -71,7 +74,7 @@ class Evaluator:
             for column, value, found, oracle in rows
             for record in self._records(found, oracle)
         ]
-        return Evaluation(records, sums, fusion)
+        return Evaluation(records, sums, fusion, self._calibration(sums, metrics))
 
     def _records(self, metrics: list[Metrics], oracle: dict[str, Metrics]) -> list[dict[str, Any]]:
         nothing = Metrics(0, 0.0)
@@ -82,6 +85,14 @@ class Evaluator:
             records.append({"task": task.name, "kind": task.kind, **asdict(found), **known})
         shown = {task.name for task in self._config.tasks if not task.auxiliary}
         return [record for record in records if record["task"] in shown]
+
+    def _calibration(self, sums: MetricSums, metrics: list[Metrics]) -> list[CalibrationCurve]:
+        curves = [
+            calibration_curve(task.name, sums, number, found)
+            for number, (task, found) in enumerate(zip(self._config.tasks, metrics, strict=True))
+            if task.binary and not task.auxiliary
+        ]
+        return [curve for curve in curves if curve is not None]
 
     def _evaluate(
         self, between: Callable[[], None]

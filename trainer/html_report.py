@@ -206,8 +206,32 @@ def _curves(runs: list[RunRecords]) -> list[Content]:
 
 def _calibration(runs: list[RunRecords]) -> list[Content]:
     note = "mean prediction / mean label; 1 is right"
-    charts = [_task_chart(runs, task.name, "calibration", note, reference=1.0) for task in _tasks(runs)]
-    return _figures(charts, "No calibration is recorded yet.")
+    over_time = [_task_chart(runs, task.name, "calibration", note, reference=1.0) for task in _tasks(runs)]
+    along = [_calibration_chart(runs, task.name) for task in _tasks(runs)]
+    return [
+        *_figures(over_time, "No calibration is recorded yet."),
+        *(_figures(along, "") if any(along) else []),
+    ]
+
+
+def _calibration_chart(runs: list[RunRecords], task: str) -> Chart | None:
+    """Observed / predicted rate at the newest evaluation, along the test rows in order of their prediction."""
+    lines, told = [], []
+    for index, run in enumerate(runs):
+        for curve in run.calibration.tasks if run.calibration else []:
+            if curve.task == task:
+                scaled = [
+                    [value / predicted for value, predicted in zip(values, curve.predicted, strict=True)]
+                    for values in (curve.observed, curve.low, curve.high)
+                ]
+                points = list(zip(curve.share, scaled[0], strict=True))
+                lines.append(Line(run.name, points, index, intervals=list(zip(*scaled[1:], strict=True))))
+                told.append(f"{run.name} {', '.join(f'{ratio:.2f}' for _, ratio in points)}")
+    if not lines:
+        return None
+    note = "observed / predicted rate of each tenth of the test rows, from the lowest predictions to the highest"
+    text = f"Observed / predicted, by tenths: {'; '.join(told)}"
+    return Chart(f"{task} along its predictions", note, text, lines, 1.0, across="test rows by prediction")
 
 
 def _figures(charts: list[Chart | None], nothing: str) -> list[Content]:

@@ -87,6 +87,11 @@ class MetricSums:
         place_BT = ((labels_BT > 0.5).long() * num_tasks + task_T) * self._bins + bin_BT
         self.histogram_2TH.view(-1).index_add_(0, place_BT.reshape(-1), weights_BT.reshape(-1))
 
+    def bin_predictions(self) -> torch.Tensor:
+        """The probability in the middle of each histogram bin (H)."""
+        middle_H = (torch.arange(self._bins, dtype=torch.float64) + 0.5) / (self._bins / 2) - 1
+        return (middle_H * LOGIT_RANGE).sigmoid()
+
     def compute(self) -> list[Metrics]:
         """Metrics of each task from the sums."""
         columns = self.sums_6TK.sum(dim=2).t().tolist()

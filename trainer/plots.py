@@ -24,6 +24,7 @@ FAINT_SHARE = (0.1, 0.8)
 APART, SPREAD = 6, 24
 """Distance of lines with intervals from one another, and the most from the first to the last."""
 COLOURS = 6
+SAMPLES = "samples"
 DASHES = (None, "7 4", "2 3", "10 3 2 3", "12 5")
 MARKERS = (
     "m-4 0a4 4 0 1 0 8 0a4 4 0 1 0 -8 0z",
@@ -65,6 +66,8 @@ class Chart:
     from_zero: bool = False
     percent: bool = False
     """Values are fractions and shown in per cent."""
+    across: str = SAMPLES
+    """What the points lie along: counts of samples; whatever else is a share, shown in per cent."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +93,7 @@ def line_chart(chart: Chart) -> Element:
         "svg",
         *_grid(chart, axes),
         _background(axes, [line for line in lines if line.faint]),
-        *_foreground(axes, [line for line in lines if not line.faint], percent=chart.percent),
+        *_foreground(chart, axes, [line for line in lines if not line.faint]),
         class_="chart",
         viewBox=f"0 0 {WIDTH} {HEIGHT}",
         role="img",
@@ -151,10 +154,10 @@ def _grid(chart: Chart, axes: _Axes) -> list[Element]:
         y = axes.y(chart.reference)
         parts.append(_line(LEFT, y, WIDTH - RIGHT, y, "reference"))
     counts = ticks(0, axes.end, 5)
-    for value, text in zip(counts, tick_texts(counts), strict=True):
+    for value, text in zip(counts, tick_texts(counts, percent=chart.across != SAMPLES), strict=True):
         parts.append(_line(axes.x(value), HEIGHT - BOTTOM, axes.x(value), HEIGHT - BOTTOM + 4, "grid"))
         parts.append(_text(text, axes.x(value), HEIGHT - BOTTOM + 17, "middle"))
-    parts.append(_text("samples", WIDTH - RIGHT, HEIGHT - 4, "end"))
+    parts.append(_text(chart.across, WIDTH - RIGHT, HEIGHT - 4, "end"))
     return parts
 
 
@@ -172,20 +175,20 @@ def _background(axes: _Axes, lines: list[Line]) -> Element:
     )
 
 
-def _foreground(axes: _Axes, lines: list[Line], *, percent: bool) -> list[Element]:
+def _foreground(chart: Chart, axes: _Axes, lines: list[Line]) -> list[Element]:
     """The other lines; those with intervals a little apart, so that these do not lie upon one another."""
     parts = []
     apart = min(APART, SPREAD / len(lines)) if lines else 0
     for place, line in enumerate(lines):
         aside = apart * (place - (len(lines) - 1) / 2) if line.intervals else 0
-        parts.append(element("g", *_draw(line, axes, percent=percent), transform=f"translate({aside:g} 0)"))
+        parts.append(element("g", *_draw(chart, line, axes), transform=f"translate({aside:g} 0)"))
     return parts
 
 
-def _draw(line: Line, axes: _Axes, *, percent: bool) -> list[Element]:
+def _draw(chart: Chart, line: Line, axes: _Axes) -> list[Element]:
     """The line, and markers that tell their values when pointed at: all, or some of many."""
     shown = line.points if len(line.points) <= 16 else line.points[:: len(line.points) // 8]
-    scale, unit = (100, " %") if percent else (1, "")
+    scale, unit = (100, " %") if chart.percent else (1, "")
     return [
         _polyline(line, axes),
         *(
@@ -195,13 +198,17 @@ def _draw(line: Line, axes: _Axes, *, percent: bool) -> list[Element]:
         *(
             element(
                 "path",
-                element("title", f"{line.name}, {round(x):,} samples: {scale * y:.5g}{unit}"),
+                element("title", f"{line.name}, {_place(chart, x)}: {scale * y:.5g}{unit}"),
                 d=f"M{axes.x(x):.1f} {axes.y(y):.1f}{_marker(line)}",
                 class_=f"marker c{line.style % COLOURS}",
             )
             for x, y in shown
         ),
     ]
+
+
+def _place(chart: Chart, x: float) -> str:
+    return f"{round(x):,} samples" if chart.across == SAMPLES else f"{x:.0%} of the {chart.across}"
 
 
 def _polyline(line: Line, axes: _Axes) -> Element:

@@ -7,6 +7,7 @@ RUN/evaluations.jsonl    one record per task and evaluation
 RUN/evaluations/<samples>.parquet    sums of every bucket of test rows, for `adatt compare`
 RUN/evaluations/<test set>/<samples>.parquet    the same, on other test sets: `adatt evaluate RUN --data URI`
 RUN/fusion/<samples>.json, .png      mean fusion weights on the test set
+RUN/calibration/<samples>.json       calibration along the predictions on the test set
 RUN/profile/             with `adatt train --profile`: a trace of a few steps of each rank
 RUN/segments.jsonl       one record per start: from where, how far, on how many ranks
 RUN/events.jsonl         what happened besides: checkpoints, rows and batches left out
@@ -159,6 +160,10 @@ class RunDirectory:
     def fusion_file(self, samples: int) -> Path:
         """Mean fusion weights of an evaluation."""
         return self.path / "fusion" / f"{samples}.json"
+
+    def calibration_file(self, samples: int) -> Path:
+        """Calibration curves of an evaluation."""
+        return self.path / "calibration" / f"{samples}.json"
 
     def trace_file(self, segment: int, rank: int) -> Path:
         """Where a rank of a start of the run records the rows that it hands out."""

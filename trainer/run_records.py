@@ -13,6 +13,7 @@ from trainer.run_directory import RunDirectory, whole_lines
 from trainer.segments import Samples, Segment, explain, read_segments
 
 Value = TypeVar("Value")
+Model = TypeVar("Model", bound=BaseModel)
 
 
 class Evaluation(BaseModel):
@@ -79,6 +80,31 @@ class Fusion(BaseModel):
     levels: list[FusionLevel]
 
 
+class CalibrationCurve(BaseModel):
+    """As `trainer.calibration` writes it: entries of equal number in each list."""
+
+    task: str
+    share: list[float]
+    predicted: list[float]
+    observed: list[float]
+    low: list[float]
+    high: list[float]
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        lists = (self.share, self.predicted, self.observed, self.low, self.high)
+        if len({len(values) for values in lists}) > 1 or min(self.predicted, default=1.0) <= 0:
+            raise ValueError("its lists differ in length, or a prediction is not above 0")
+        return self
+
+
+class Calibration(BaseModel):
+    """The curves of all binary tasks at one evaluation."""
+
+    samples: Samples
+    tasks: list[CalibrationCurve]
+
+
 Window = dict[str, float | None]
 """A record of train.jsonl: the samples at which it was written, and figures of what was trained since the last."""
 _EVALUATION, _EVENT, _WINDOW = TypeAdapter(Evaluation), TypeAdapter(Event), TypeAdapter(Window)
@@ -100,6 +126,8 @@ class RunRecords:
     segments: list[Segment]
     events: list[Event]
     fusion: Fusion | None
+    """Of the newest evaluation."""
+    calibration: Calibration | None
     """Of the newest evaluation."""
 
     @property
@@ -143,7 +171,8 @@ def _read(name: str, run: RunDirectory) -> RunRecords:
         windows=_read_lines(run.train_log, _WINDOW, "a training record"),
         segments=read_segments(run.segments),
         events=_read_lines(run.events, _EVENT, "an event"),
-        fusion=_read_fusion(run.path / "fusion"),
+        fusion=_read_newest(run.path / "fusion", Fusion, "the fusion weights of an evaluation"),
+        calibration=_read_newest(run.path / "calibration", Calibration, "the calibration of an evaluation"),
     )
 
 
@@ -168,16 +197,16 @@ def _object(text: str) -> dict[str, Any]:
     return found
 
 
-def _read_fusion(folder: Path) -> Fusion | None:
+def _read_newest(folder: Path, form: type[Model], what: str) -> Model | None:
     newest = max((path for path in folder.glob("*.json") if path.stem.isdecimal()), key=_samples_of, default=None)
     if newest is None:
         return None
     try:
-        return Fusion.model_validate(_object(newest.read_text(encoding="utf-8")))
+        return form.model_validate(_object(newest.read_text(encoding="utf-8")))
     except ValidationError as error:
-        raise _damaged(newest, f"not the fusion weights of an evaluation ({explain(error)})") from error
+        raise _damaged(newest, f"not {what} ({explain(error)})") from error
     except (OSError, ValueError) as error:
-        raise _damaged(newest, f"not the fusion weights of an evaluation ({error})") from error
+        raise _damaged(newest, f"not {what} ({error})") from error
 
 
 def _samples_of(path: Path) -> int:

@@ -208,6 +208,16 @@ def _fusion_of_all_rows(world: World, path: str) -> list[Any]:
     return [(total / rows).tolist() for total in sums]
 
 
+def test_calibration_along_the_predictions_is_that_of_the_test_set(trained: RunDirectory) -> None:
+    curves = json.loads(trained.calibration_file(640).read_text())["tasks"]
+    assert [curve["task"] for curve in curves] == ["click", "rare"]
+    for curve in curves:
+        record = _whole(trained, 640)[curve["task"]]
+        assert len(curve["share"]) == 10
+        assert np.mean(curve["observed"]) == pytest.approx(record["label_mean"], rel=0.02)  # tenths, up to a row
+        assert np.mean(curve["predicted"]) == pytest.approx(record["prediction_mean"], rel=0.02)
+
+
 def test_training_records_have_window_metrics_and_gate_entropies(trained: RunDirectory) -> None:
     record = read_records(trained.train_log)[-1]
     assert record["ne/click"] > 0

@@ -139,6 +139,17 @@ def write_fusion(folder: Path, samples: int = 901_120) -> None:
     (folder / "fusion" / f"{samples}.json").write_text(json.dumps({"samples": samples, "levels": levels}))
 
 
+def write_curves(folder: Path, samples: int = 901_120) -> None:
+    """Calibration along the predictions: right but for the highest tenth."""
+    share = [0.05 + 0.1 * place for place in range(10)]
+    predicted = [0.02 * (place + 1) for place in range(10)]
+    observed = [*predicted[:9], 0.25]
+    bounds = {"low": [0.9 * rate for rate in observed], "high": [1.1 * rate for rate in observed]}
+    curve = {"task": "click", "share": share, "predicted": predicted, "observed": observed, **bounds}
+    (folder / "calibration").mkdir()
+    (folder / "calibration" / f"{samples}.json").write_text(json.dumps({"samples": samples, "tasks": [curve]}))
+
+
 def write_history(folder: Path) -> None:
     """Two starts, the first killed; checkpoints, and every other kind of event."""
     segment = {"world_size": 2, "fingerprint": "f", "trace": False}
@@ -229,6 +240,7 @@ def runs(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     worse = write_run(folder / "worse", dataset, head="mmoe", effect=0.01)
     for run_folder in (better, worse):
         write_fusion(run_folder)
+        write_curves(run_folder)
         write_history(run_folder)
     return [base, better, worse]
 
@@ -242,7 +254,7 @@ def test_the_page_is_whole_and_stands_alone(runs: list[Path], tmp_path: Path) ->
     targets = [link["href"] for link in tree.all("a")]
     assert targets == [f"#{heading['id']}" for heading in tree.all("h2")]
     assert len(targets) == 7
-    assert len(tree.all("figure")) == 3 * 3 + 2 * 2 * 2 + 2  # per task; heat maps and entropies; speed
+    assert len(tree.all("figure")) == 3 * 3 + 1 + 2 * 2 * 2 + 2  # per task; calibration; gates; speed
     charts = [attributes for attributes in tree.all("svg") if attributes.get("class") == "chart"]
     assert all(chart["role"] == "img" and any(map(str.isdigit, chart["aria-label"] or "")) for chart in charts)
     tables_in_figures = [where for (tag, _), where in zip(tree.elements, tree.inside, strict=True) if tag == "table"]
@@ -262,6 +274,7 @@ def test_the_results_are_those_of_the_comparison(runs: list[Path], tmp_path: Pat
     assert "cannot be told from one training on each side" in tree.text
     assert tree.text.count("9.9011") == 3  # the newest record of one value of a column, in a table of its own
     assert "watch by tab MSE at each run's newest evaluation tab test examples base better worse 3 " in tree.text
+    assert any("better 1.00, 1.00, " in str(chart["aria-label"]) for chart in tree.all("svg") if "aria-label" in chart)
     assert "model.head shared_bottom adatt mmoe" in tree.text
     assert "optimizer.dense.learning_rate 0.001 0.01 0.001" in tree.text
     assert "run.dir" not in tree.text
@@ -395,6 +408,14 @@ DAMAGED = {
         ),
         "fusion/1000000.json: not the fusion weights of an evaluation (levels.0: weights are not 1 rows of 1, not",
     ),
+    "calibration": (
+        damage(
+            "calibration/1000000.json",
+            '{"samples": 1, "tasks": [{"task": "click", "share": [0.5], "predicted": [0], "observed": [0.1], '
+            '"low": [0.0], "high": [0.2]}]}',
+        ),
+        "calibration/1000000.json: not the calibration of an evaluation (tasks.0: its lists differ in length, or a",
+    ),
     "config": (damage("config.toml", "run = 3"), "config.toml"),
 }
 
@@ -406,6 +427,7 @@ def test_damaged_records_are_refused(
     change, message = DAMAGED[name]
     folder = write_run(tmp_path / "run", dataset)
     write_fusion(folder)
+    write_curves(folder)
     change(folder)
     assert_refused(tmp_path / "report.html", capsys, message, str(folder))
 

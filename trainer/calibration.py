@@ -1,0 +1,69 @@
+"""Calibration along the predictions: do rows that the model scores low, and high, come out as often as it says?
+
+Shapes: H histogram bins of the logit, G groups of rows.
+"""
+
+import json
+import math
+from pathlib import Path
+from statistics import NormalDist
+from typing import TypedDict
+
+import torch
+
+from trainer.metrics import Metrics, MetricSums
+
+GROUPS = 10
+_Z = NormalDist().inv_cdf(0.975)
+
+
+class CalibrationCurve(TypedDict):
+    """A task's test rows in groups of equal weight, in ascending order of the prediction; G entries in each list."""
+
+    task: str
+    share: list[float]
+    """Of the weight that lies below the middle of each group."""
+    predicted: list[float]
+    """Mean prediction."""
+    observed: list[float]
+    """Rate of positives."""
+    low: list[float]
+    high: list[float]
+    """95 % interval of that rate (Wilson), each row taken to weigh the same."""
+
+
+def calibration_curve(task: str, sums: MetricSums, number: int, found: Metrics) -> CalibrationCurve | None:
+    """The curve of binary task `number`, from its histogram; None without rows that count."""
+    negative_H, positive_H = sums.histogram_2TH[:, number].cpu()
+    weight_H = negative_H + positive_H
+    if found.weight == 0:
+        return None
+    group_H = ((weight_H.cumsum(0) - weight_H / 2) / found.weight * GROUPS).long().clamp_(0, GROUPS - 1)
+    sums_3G = torch.zeros(3, GROUPS, dtype=torch.float64)
+    sums_3G.index_add_(1, group_H, torch.stack([weight_H, positive_H, weight_H * sums.bin_predictions()]))
+    weight_G, positive_G, predicted_G = sums_3G[:, sums_3G[0] > 0]
+    observed = (positive_G / weight_G).tolist()
+    counts = (weight_G * found.examples / found.weight).tolist()
+    intervals = [_wilson(rate, count) for rate, count in zip(observed, counts, strict=True)]
+    return {
+        "task": task,
+        "share": ((weight_G.cumsum(0) - weight_G / 2) / found.weight).tolist(),
+        "predicted": (predicted_G / weight_G).tolist(),
+        "observed": observed,
+        "low": [low for low, _ in intervals],
+        "high": [high for _, high in intervals],
+    }
+
+
+def _wilson(rate: float, count: float) -> tuple[float, float]:
+    middle, scale = (rate + _Z**2 / (2 * count)), 1 + _Z**2 / count
+    half = _Z * math.sqrt(rate * (1 - rate) / count + _Z**2 / (4 * count**2))
+    return max(middle - half, 0.0) / scale, min((middle + half) / scale, 1.0)
+
+
+def write_calibration(path: Path, samples: int, curves: list[CalibrationCurve]) -> None:
+    """Writes the curves of an evaluation, in one step."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps({"samples": samples, "tasks": curves}) + "\n", encoding="utf-8")
+    partial.replace(path)
