@@ -53,6 +53,8 @@ SECTIONS = {
 }
 MANY_ROWS = 25
 """Longer tables of the configuration are folded."""
+FEW_RUNS = 4
+"""Intervals of more runs would hide one another."""
 
 
 def write_report(paths: list[str], out: Path) -> None:
@@ -217,7 +219,7 @@ def _calibration(runs: list[RunRecords]) -> list[Content]:
 def _calibration_chart(runs: list[RunRecords], task: str) -> Chart | None:
     """Observed / predicted rate at the newest evaluation, along the test rows in order of their prediction."""
     lines, told = [], []
-    for index, run in enumerate(runs):
+    for run in runs:
         for curve in run.calibration.tasks if run.calibration else []:
             if curve.task == task:
                 scaled = [
@@ -225,7 +227,8 @@ def _calibration_chart(runs: list[RunRecords], task: str) -> Chart | None:
                     for values in (curve.observed, curve.low, curve.high)
                 ]
                 points = list(zip(curve.share, scaled[0], strict=True))
-                lines.append(Line(run.name, points, index, intervals=list(zip(*scaled[1:], strict=True))))
+                intervals = list(zip(*scaled[1:], strict=True)) if len(runs) <= FEW_RUNS else ()
+                lines.append(Line(run.name, points, run.style, intervals=intervals))
                 told.append(f"{run.name} {', '.join(f'{ratio:.2f}' for _, ratio in points)}")
     if not lines:
         return None
@@ -243,8 +246,8 @@ def _task_chart(
     runs: list[RunRecords], task: str, metric: str, note: str, *, reference: float | None = None
 ) -> Chart | None:
     """A metric on the test set at each evaluation, before that of the samples trained since the last log point."""
-    tested = [Line(run.name, _evaluated(run, task, metric), index) for index, run in enumerate(runs)]
-    trained = [Line(run.name, run.curve(f"{metric}/{task}"), index, faint=True) for index, run in enumerate(runs)]
+    tested = [Line(run.name, _evaluated(run, task, metric), run.style) for run in runs]
+    trained = [Line(run.name, run.curve(f"{metric}/{task}"), run.style, faint=True) for run in runs]
     if not any(line.points for line in tested + trained):
         return None
     if any(line.points for line in trained):
@@ -304,8 +307,8 @@ def _entropies(run: RunRecords) -> list[Content]:
 
 
 def _speed(runs: list[RunRecords]) -> list[Content]:
-    speeds = [Line(run.name, run.curve("samples_per_second"), index) for index, run in enumerate(runs)]
-    waits = [Line(run.name, run.curve("data_wait_fraction"), index) for index, run in enumerate(runs)]
+    speeds = [Line(run.name, run.curve("samples_per_second"), run.style) for run in runs]
+    waits = [Line(run.name, run.curve("data_wait_fraction"), run.style) for run in runs]
     if not any(line.points for line in speeds):
         return [paragraph("Nothing has been logged yet.")]
     rows = [_speed_row(speed, wait) for speed, wait in zip(speeds, waits, strict=True)]

@@ -40,7 +40,7 @@ class Comparisons:
     names: dict[str, str]
     """Of the runs of a head, by their paths as differences name them."""
     styles: dict[str, int]
-    """Number of the first of them, by the same: the head's line looks like that run's."""
+    """Of the first of them, by the same: the head's line looks like that run's."""
     problems: list[str]
     """Why something is not compared, and what was left out."""
 
@@ -66,8 +66,8 @@ def compare_with_first(runs: list[RunRecords]) -> Comparisons:
             problems += comparison.warnings
     known = {str(run.path): run.name for run in runs}
     names = {group.name: ", ".join(known[run.path] for run in group.runs) for group in groups}
-    order = [str(run.path) for run in runs]
-    styles = {group.name: min(order.index(run.path) for run in group.runs) for group in groups}
+    looks = {str(run.path): run.style for run in runs}
+    styles = {group.name: min(looks[run.path] for run in group.runs) for group in groups}
     return Comparisons(differences, names, styles, list(dict.fromkeys(problems)))
 
 

@@ -123,6 +123,7 @@ def _axes(chart: Chart, lines: list[Line]) -> _Axes:
     low, high = min(values, default=0.0), max(values, default=1.0)
     margin = 0.06 * (high - low) or 0.01 * abs(high) or 1.0
     end = max((samples for line in lines for samples, _ in line.points), default=1.0)
+    end = end if chart.across == SAMPLES else 1.0
     return _Axes(end or 1.0, low if chart.from_zero and low == 0 else low - margin, high + margin)
 
 
@@ -156,7 +157,7 @@ def _grid(chart: Chart, axes: _Axes) -> list[Element]:
     counts = ticks(0, axes.end, 5)
     for value, text in zip(counts, tick_texts(counts, percent=chart.across != SAMPLES), strict=True):
         parts.append(_line(axes.x(value), HEIGHT - BOTTOM, axes.x(value), HEIGHT - BOTTOM + 4, "grid"))
-        parts.append(_text(text, axes.x(value), HEIGHT - BOTTOM + 17, "middle"))
+        parts.append(_text(text, min(axes.x(value), WIDTH - 18), HEIGHT - BOTTOM + 17, "middle"))
     parts.append(_text(chart.across, WIDTH - RIGHT, HEIGHT - 4, "end"))
     return parts
 

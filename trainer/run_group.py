@@ -83,6 +83,11 @@ def read_run(path: str, test_set: Manifest | None = None) -> Run:
 
 
 def _identity(directory: RunDirectory, config: Config) -> str:
+    return head_identity(config) + load_manifest(directory.manifests["train"]).fingerprint
+
+
+def head_identity(config: Config) -> str:
+    """Equal for configs of one head that differ in the seed, or in what does not touch training."""
     values = plain(config)
     for place in SAME_HEAD:
         section, _, key = place.partition(".")
@@ -90,7 +95,7 @@ def _identity(directory: RunDirectory, config: Config) -> str:
             values.get(section, {}).pop(key, None)
         else:
             values.pop(section, None)
-    return json.dumps([values, load_manifest(directory.manifests["train"]).fingerprint], sort_keys=True)
+    return json.dumps(values, sort_keys=True)
 
 
 def group_runs(runs: Iterable[Run]) -> list[Group]:

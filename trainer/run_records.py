@@ -9,7 +9,9 @@ from pydantic import AwareDatetime, BaseModel, TypeAdapter, ValidationError, mod
 
 from trainer.config import Config
 from trainer.errors import ConfigError
+from trainer.plots import COLOURS
 from trainer.run_directory import RunDirectory, whole_lines
+from trainer.run_group import head_identity
 from trainer.segments import Samples, Segment, explain, read_segments
 
 Value = TypeVar("Value")
@@ -117,6 +119,8 @@ class RunRecords:
     name: str
     """Of its folder; the whole path where another run of the report has the same."""
     path: Path
+    style: int
+    """Number of its look in figures: seeds of one head share a colour, and differ in dashes and markers."""
     config: Config
     evaluations: list[Evaluation]
     """On the whole test set."""
@@ -149,23 +153,30 @@ def read_all_records(paths: list[str]) -> list[RunRecords]:
     folders = [Path(path) for path in paths]
     places = [folder.resolve() for folder in folders]
     names = [place.name for place in places]
-    runs = []
+    runs: list[RunRecords] = []
+    heads: dict[str, list[Path]] = {}
     for folder, place in zip(folders, places, strict=True):
         if places.count(place) > 1:
             raise ConfigError(f"{folder} is given twice; name each run once")
         name = place.name if names.count(place.name) == 1 else str(folder)
-        runs.append(_read(name, RunDirectory(folder)))
+        run = RunDirectory(folder)
+        config = run.read_config()
+        seeds = heads.setdefault(head_identity(config), [])
+        seeds.append(folder)
+        style = list(heads.values()).index(seeds) + COLOURS * (len(seeds) - 1)
+        runs.append(_read(name, run, config, style))
     return runs
 
 
-def _read(name: str, run: RunDirectory) -> RunRecords:
+def _read(name: str, run: RunDirectory, config: Config, style: int) -> RunRecords:
     evaluations = _read_lines(run.evaluations, _EVALUATION, "an evaluation")
     evaluations.sort(key=lambda found: found.samples)
     newest = [found for found in evaluations if found.samples == evaluations[-1].samples]
     return RunRecords(
         name=name,
         path=run.path,
-        config=run.read_config(),
+        style=style,
+        config=config,
         evaluations=[found for found in evaluations if found.by is None],
         by_value=[found for found in newest if found.by is not None],
         windows=_read_lines(run.train_log, _WINDOW, "a training record"),
