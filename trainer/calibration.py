@@ -3,21 +3,22 @@
 Shapes: H histogram bins of the logit, G groups of rows.
 """
 
-import json
 import math
 from pathlib import Path
 from statistics import NormalDist
-from typing import TypedDict
+from typing import Self
 
 import torch
+from pydantic import BaseModel, model_validator
 
 from trainer.metrics import Metrics, MetricSums
+from trainer.segments import Samples
 
 GROUPS = 10
 _Z = NormalDist().inv_cdf(0.975)
 
 
-class CalibrationCurve(TypedDict):
+class CalibrationCurve(BaseModel):
     """A task's test rows in groups of equal weight, in ascending order of the prediction; G entries in each list."""
 
     task: str
@@ -30,6 +31,20 @@ class CalibrationCurve(TypedDict):
     low: list[float]
     high: list[float]
     """95 % interval of that rate (Wilson), each row taken to weigh the same."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        lists = (self.share, self.predicted, self.observed, self.low, self.high)
+        if len({len(values) for values in lists}) > 1 or min(self.predicted, default=1.0) <= 0:
+            raise ValueError("its lists differ in length, or a prediction is not above 0")
+        return self
+
+
+class Calibration(BaseModel):
+    """The curves of all binary tasks at one evaluation: RUN/calibration/<samples>.json."""
+
+    samples: Samples
+    tasks: list[CalibrationCurve]
 
 
 def calibration_curve(task: str, sums: MetricSums, number: int, found: Metrics) -> CalibrationCurve | None:
@@ -45,14 +60,14 @@ def calibration_curve(task: str, sums: MetricSums, number: int, found: Metrics) 
     observed = (positive_G / weight_G).tolist()
     counts = (weight_G * found.examples / found.weight).tolist()
     intervals = [_wilson(rate, count) for rate, count in zip(observed, counts, strict=True)]
-    return {
-        "task": task,
-        "share": ((weight_G.cumsum(0) - weight_G / 2) / found.weight).tolist(),
-        "predicted": (predicted_G / weight_G).tolist(),
-        "observed": observed,
-        "low": [low for low, _ in intervals],
-        "high": [high for _, high in intervals],
-    }
+    return CalibrationCurve(
+        task=task,
+        share=((weight_G.cumsum(0) - weight_G / 2) / found.weight).tolist(),
+        predicted=(predicted_G / weight_G).tolist(),
+        observed=observed,
+        low=[low for low, _ in intervals],
+        high=[high for _, high in intervals],
+    )
 
 
 def _wilson(rate: float, count: float) -> tuple[float, float]:
@@ -61,9 +76,9 @@ def _wilson(rate: float, count: float) -> tuple[float, float]:
     return max(middle - half, 0.0) / scale, min((middle + half) / scale, 1.0)
 
 
-def write_calibration(path: Path, samples: int, curves: list[CalibrationCurve]) -> None:
+def write_calibration(path: Path, calibration: Calibration) -> None:
     """Writes the curves of an evaluation, in one step."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps({"samples": samples, "tasks": curves}) + "\n", encoding="utf-8")
+    partial.write_text(calibration.model_dump_json() + "\n", encoding="utf-8")
     partial.replace(path)

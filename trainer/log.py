@@ -17,7 +17,7 @@ from models.ranker import Outcome
 from models.tasks import TaskConfig
 from trainer.board import Board
 from trainer.buckets import Buckets, write_buckets
-from trainer.calibration import write_calibration
+from trainer.calibration import Calibration, write_calibration
 from trainer.checkpoint_files import State
 from trainer.config import Config
 from trainer.evaluate import Evaluation
@@ -130,7 +130,7 @@ class TrainLog:
             Buckets(samples, reached, self._state.fingerprints["test"], {}),
         )
         write_fusion(self._run.fusion_file(samples), samples, found.fusion)
-        write_calibration(self._run.calibration_file(samples), samples, found.calibration)
+        write_calibration(self._run.calibration_file(samples), Calibration(samples=samples, tasks=found.calibration))
         self._board.add_fusion(found.fusion, samples, self._run.fusion_file(samples).with_suffix(".png"))
         for milestone in reached or (None,):
             append_records(self._run.evaluations, [{**record, "milestone": milestone} for record in found.records])

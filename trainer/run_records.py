@@ -7,6 +7,7 @@ from typing import Any, Literal, Self, TypeVar
 
 from pydantic import AwareDatetime, BaseModel, TypeAdapter, ValidationError, model_validator
 
+from trainer.calibration import Calibration
 from trainer.config import Config
 from trainer.errors import ConfigError
 from trainer.plots import COLOURS
@@ -80,31 +81,6 @@ class Fusion(BaseModel):
 
     samples: Samples
     levels: list[FusionLevel]
-
-
-class CalibrationCurve(BaseModel):
-    """As `trainer.calibration` writes it: entries of equal number in each list."""
-
-    task: str
-    share: list[float]
-    predicted: list[float]
-    observed: list[float]
-    low: list[float]
-    high: list[float]
-
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        lists = (self.share, self.predicted, self.observed, self.low, self.high)
-        if len({len(values) for values in lists}) > 1 or min(self.predicted, default=1.0) <= 0:
-            raise ValueError("its lists differ in length, or a prediction is not above 0")
-        return self
-
-
-class Calibration(BaseModel):
-    """The curves of all binary tasks at one evaluation."""
-
-    samples: Samples
-    tasks: list[CalibrationCurve]
 
 
 Window = dict[str, float | None]

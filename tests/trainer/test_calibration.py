@@ -30,13 +30,13 @@ def test_groups_are_tenths_of_the_sorted_rows(weighted: bool) -> None:
     group = np.minimum((GROUPS * (weight.cumsum() - weight / 2) / weight.sum()).astype(int), GROUPS - 1)
     for place in range(GROUPS):
         of_group = group == place
-        assert curve["predicted"][place] == pytest.approx(
+        assert curve.predicted[place] == pytest.approx(
             np.average(predicted[of_group], weights=weight[of_group]), rel=2e-3
         )
         rate = np.average(observed[of_group], weights=weight[of_group])
-        assert curve["observed"][place] == pytest.approx(rate, abs=3 / of_group.sum())
-        assert curve["low"][place] < curve["observed"][place] < curve["high"][place]
-    np.testing.assert_allclose(curve["share"], np.arange(0.05, 1, 0.1), atol=1e-3)
+        assert curve.observed[place] == pytest.approx(rate, abs=3 / of_group.sum())
+        assert curve.low[place] < curve.observed[place] < curve.high[place]
+    np.testing.assert_allclose(curve.share, np.arange(0.05, 1, 0.1), atol=1e-3)
 
 
 def test_intervals_hold_the_rate_of_a_calibrated_model() -> None:
@@ -47,7 +47,7 @@ def test_intervals_hold_the_rate_of_a_calibrated_model() -> None:
         labels_B = (torch.rand(5_000, generator=random) < logits_B.sigmoid()).float()
         curve = _curve(logits_B, labels_B, torch.ones(5_000))
         assert curve is not None
-        for low, predicted, high in zip(curve["low"], curve["predicted"], curve["high"], strict=True):
+        for low, predicted, high in zip(curve.low, curve.predicted, curve.high, strict=True):
             inside, total = inside + (low <= predicted <= high), total + 1
     assert total == 400
     assert 0.92 <= inside / total <= 0.98
@@ -56,8 +56,8 @@ def test_intervals_hold_the_rate_of_a_calibrated_model() -> None:
 def test_predictions_all_alike_are_one_group() -> None:
     curve = _curve(torch.zeros(100), torch.tensor([1.0] * 25 + [0.0] * 75), torch.ones(100))
     assert curve is not None
-    assert (len(curve["observed"]), curve["observed"], curve["share"]) == (1, [0.25], [0.5])
-    assert curve["predicted"] == [pytest.approx(0.5, abs=1e-3)]
+    assert (len(curve.observed), curve.observed, curve.share) == (1, [0.25], [0.5])
+    assert curve.predicted == [pytest.approx(0.5, abs=1e-3)]
 
 
 def test_no_rows_no_curve() -> None:
