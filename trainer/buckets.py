@@ -79,7 +79,7 @@ def write_buckets(path: Path, sums: MetricSums, tasks: tuple[TaskConfig, ...], b
 
 
 def read_buckets(path: Path) -> Buckets:
-    """What `write_buckets` wrote; ConfigError where it is something else."""
+    """What `write_buckets` wrote; ConfigError where it is something else, or cannot be read."""
     try:
         table = pq.read_table(path)
         metadata = table.schema.metadata or {}
@@ -96,6 +96,8 @@ def read_buckets(path: Path) -> Buckets:
             fingerprint=metadata[b"test_fingerprint"].decode(),
             tasks=tasks,
         )
+    except PermissionError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror}); mend its permissions") from error
     except (pa.ArrowException, OSError, KeyError, ValueError) as error:
         raise ConfigError(
             f"{path}: not the buckets of an evaluation ({error}); remove it: the run makes its newest ones again when "

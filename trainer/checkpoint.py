@@ -11,6 +11,7 @@ What the folder holds, and how it is read without running its code: `trainer.che
 
 import pickle
 import shutil
+import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -117,6 +118,8 @@ class Checkpoints:
         state, problems = self.newest()
         if state is None:
             raise CheckpointError(f"{problems[0]}; no checkpoint of this run is whole")
+        if self._world.first:
+            sys.stderr.writelines(f"warning: {problem}; {state.samples} is used instead\n" for problem in problems)
         return state
 
     def load(self, state: State, model: DistributedModelParallel, optimizer: Optimizer | None) -> None:

@@ -153,7 +153,10 @@ def compare_command(
     baseline: Annotated[
         str, typer.Argument(metavar="BASELINE", help="Run to compare with; its seeds with commas: runs/a-1,runs/a-2.")
     ],
-    runs: Annotated[list[str], typer.Argument(metavar="RUN", help="Runs; those equal but for the seed are one row.")],
+    runs: Annotated[
+        list[str],
+        typer.Argument(metavar="RUN", help="Runs, or several with commas; those equal but for the seed are one row."),
+    ],
     out: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Write compare.md, compare.json and a curve per task there.")
     ] = None,

@@ -20,6 +20,8 @@ from trainer.run_group import Group, Run, group_runs, read_run
 
 EXAMPLES, WEIGHT, LOSS, LABEL = (MetricSums.NAMES.index(name) for name in ("examples", "weight", "loss", "label"))
 """Rows of a task's sums."""
+ROUNDING_PERCENT = 5e-4
+"""Smaller differences show no digit in tables of three decimals."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,12 @@ class Difference:
     def one_sided(self) -> bool:
         """Whether the interval lies on one side of 0, whatever it speaks of."""
         low, high = self.low_percent, self.high_percent
-        return low is not None and high is not None and (low > 0 or high < 0)
+        return low is not None and high is not None and (low > 0 or high < 0) and not is_rounding(self.relative_percent)
+
+
+def is_rounding(relative_percent: float | None) -> bool:
+    """Whether a difference is no more than sums of float32 in another order make, as on other ranks."""
+    return relative_percent is not None and abs(relative_percent) < ROUNDING_PERCENT
 
 
 @dataclass(frozen=True)
@@ -85,15 +92,35 @@ def compare_runs(baseline: str, runs: list[str], data: str | None = None) -> Com
             f"BASELINE {baseline!r}: {first} and {second} are not seeds of one head; name one of them, or runs whose "
             "configs differ in run.seed alone"
         )
-    groups = group_runs(read_run(path, test_set) for path in runs)
+    groups = group_runs(read_run(path, test_set) for entry in runs for path in _split(entry))
+    _check_on_one_side(bases[0], groups)
     _check_same_test_set([*bases[0].runs, *(run for group in groups for run in group.runs)])
     differences = [entry for group in groups for entry in compare_groups(bases[0], group)]
     warnings = dict.fromkeys(warning for group in groups for warning in _not_compared(bases[0], group))
     return Comparison(tuple(differences), tuple(warnings))
 
 
-def _split(baseline: str) -> list[str]:
-    return [baseline] if Path(baseline).is_dir() else baseline.split(",")
+def _split(entry: str) -> list[str]:
+    """The folders in an argument, with commas between."""
+    names = [entry] if Path(entry).is_dir() else [name.strip() for name in entry.split(",")]
+    if not all(names):
+        raise ConfigError(
+            f"{entry!r} holds an empty name; write folders of runs with commas between: runs/a-1,runs/a-2"
+        )
+    return names
+
+
+def _check_on_one_side(baseline: Group, groups: list[Group]) -> None:
+    """ConfigError where one training is among several on both sides; one against itself is a fair question."""
+    for group in groups:
+        if group.runs[0].identity == baseline.runs[0].identity and len(baseline.runs) + len(group.runs) > 2:
+            seeds = {run.seed: run.path for run in baseline.runs}
+            for run in group.runs:
+                if run.seed in seeds:
+                    raise ConfigError(
+                        f"{run.path} is the same training as {seeds[run.seed]} of the baseline (config and seed "
+                        f"{run.seed}): leave it out on one side"
+                    )
 
 
 def _check_same_test_set(runs: list[Run]) -> None:
@@ -154,7 +181,9 @@ def _difference(baseline: Group, group: Group, task: str, point: int) -> Differe
         standard_error_percent=estimate.standard_error if estimate else None,
         baseline_seeds=len(old),
         seeds=len(new),
-        significant=None if single or estimate is None else estimate.excludes_zero,
+        significant=None
+        if single or estimate is None
+        else estimate.excludes_zero and not is_rounding(estimate.relative),
     )
 
 

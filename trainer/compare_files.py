@@ -1,6 +1,7 @@
 """A comparison as files: tables in Markdown, records as JSON, and a curve per task."""
 
 import json
+import warnings
 from dataclasses import asdict
 from pathlib import Path
 
@@ -18,8 +19,12 @@ def write_comparison(comparison: Comparison, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "compare.md").write_text(markdown(comparison), encoding="utf-8")
         (folder / "compare.json").write_text("".join(json_lines(comparison)), encoding="utf-8")
-        for task in dict.fromkeys(entry.task for entry in comparison.differences):
-            curve(comparison, task).savefig(folder / f"{task}.png", dpi=150)
+        with warnings.catch_warnings():
+            warnings.filterwarnings(
+                "ignore", message="Glyph .* missing from font"
+            )  # a name of a folder; drawn as a box
+            for task in dict.fromkeys(entry.task for entry in comparison.differences):
+                curve(comparison, task).savefig(folder / f"{task}.png", dpi=150)
     except OSError as error:
         if error.errno in DISK_FULL:
             raise
@@ -40,8 +45,13 @@ def markdown(comparison: Comparison) -> str:
 
 def _markdown_table(grid: Grid) -> str:
     rows = [grid.header, ["---", "---", *["---:"] * (len(grid.header) - 2)], *grid.rows]
-    lines = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
+    lines = ["| " + " | ".join(map(_escaped, row)) + " |" for row in rows]
     return "\n".join([f"## {grid.title}", "", *lines])
+
+
+def _escaped(cell: str) -> str:
+    """A cell of a Markdown table, whatever the names of folders hold."""
+    return " ".join(cell.split()).replace("|", "\\|").replace("<", "&lt;")
 
 
 def curve(comparison: Comparison, task: str) -> Figure:

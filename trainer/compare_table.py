@@ -53,8 +53,8 @@ def _cell(entry: Difference) -> str:
     if entry.relative_percent is None:
         return UNDEFINED
     error = "" if entry.standard_error_percent is None else f" ± {entry.standard_error_percent:.3f}"
-    interval = f" [{entry.low_percent:+.3f}, {entry.high_percent:+.3f}]"
-    return f"{entry.relative_percent:+.3f}{error}{interval}{_mark(entry)}"
+    interval = f" [{entry.low_percent:+z.3f}, {entry.high_percent:+z.3f}]"
+    return f"{entry.relative_percent:+z.3f}{error}{interval}{_mark(entry)}"
 
 
 def _mark(entry: Difference) -> str:

@@ -102,7 +102,7 @@ class Config(Settings):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        for rule in (_check_features, _check_tasks, _check_batches, _check_milestones, _check_skipping):
+        for rule in (_check_features, _check_tasks, _check_batches, _check_groups, _check_milestones, _check_skipping):
             rule(self)
         self.model.build_on_meta(8, len(self.tasks))
         return self
@@ -163,6 +163,12 @@ def _check_batches(config: Config) -> None:
                 f"data.{key} = {size} is not a multiple of data.lanes = {config.data.lanes}; "
                 "every lane gives the same number of rows"
             )
+
+
+def _check_groups(config: Config) -> None:
+    for name in config.evaluate.by:
+        if config.evaluate.by.count(name) > 1:
+            raise ValueError(f"evaluate.by names column {name!r} twice; name it once")
 
 
 def _check_milestones(config: Config) -> None:

@@ -6,13 +6,15 @@ apart from the batches.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Any, cast
 
 import pyarrow as pa
 import torch
 
+from data.batch import Batch
 from data.manifest import Manifest
 from data.schema import ORACLE_PREFIX
 from data.stream import Reading, read_row_group, stream
@@ -47,6 +49,7 @@ class Evaluator:
 
     def __init__(self, config: Config, world: World, trainee: Trainee, reading: Reading) -> None:
         self._config, self._world, self._trainee, self._reading = config, world, trainee, reading
+        self._meeting = world.with_own_group()
         self._oracle: dict[str, Metrics] | None = None
 
     def run(self, samples: int, between: Callable[[], None] = lambda: None) -> Evaluation:
@@ -75,6 +78,11 @@ class Evaluator:
             for record in self._records(found, oracle)
         ]
         return Evaluation(records, sums, fusion, self._calibration(sums, metrics))
+
+    def _readable(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+        """The batches; what went wrong in reading those of one rank is raised on all."""
+        while (batch := self._meeting.on_all(lambda: next(batches, None))) is not None:
+            yield batch
 
     def _records(self, metrics: list[Metrics], oracle: dict[str, Metrics]) -> list[dict[str, Any]]:
         nothing = Metrics(0, 0.0)
@@ -108,14 +116,15 @@ class Evaluator:
         self._trainee.model.eval()
         try:
             with torch.no_grad():
+                readable = self._readable(batches)
                 for _ in range(reading.batches_per_epoch):
-                    outcome = self._trainee.pipeline.progress(batches)
+                    outcome = self._trainee.pipeline.progress(readable)
                     sums.update(outcome.logits_BT, outcome.labels_BT, outcome.weights_BT, bucket_of(outcome.numbers_B))
                     gates.update(outcome.numbers_B >= 0)
                     if exact is not None:
                         exact.update(outcome.logits_BT, outcome.labels_BT, outcome.weights_BT)
                     for values in by:
-                        values.update(outcome)
+                        self._meeting.on_all(partial(values.update, outcome))
                     between()
         finally:
             batches.close()
@@ -126,6 +135,20 @@ class Evaluator:
         for task, auc in (exact.compute(world) if exact is not None else {}).items():
             metrics[task] = replace(metrics[task], auc=auc, auc_error=None if auc is None else 0.0)
         return sums, metrics, by, gates
+
+
+def undefined_metrics(records: list[dict[str, Any]]) -> list[str]:
+    """A line for each task whose labels in the whole test set leave a metric undefined, and why."""
+    lines = []
+    for record in records:
+        if record["by"] is None:
+            metric = "ne" if record["kind"] == "binary" else "nmse"
+            name = {"ne": "NE", "nmse": "normalised MSE"}[metric]
+            if record["weight"] == 0:
+                lines.append(f"no row of the test set counts for task {record['task']!r}: it has no metrics")
+            elif record[metric] is None:
+                lines.append(f"all labels of task {record['task']!r} in the test set are alike: {name} is not defined")
+    return lines
 
 
 def oracle_metrics(

@@ -33,6 +33,19 @@ def is_groupable(kind: pa.DataType) -> bool:
     return bool(pa.types.is_boolean(kind) or pa.types.is_integer(kind) or pa.types.is_floating(kind) or is_text)
 
 
+def check_first_values(column: str, manifest: Manifest) -> None:
+    """DataError where the first row group alone holds too many values of the column: an evaluation is far off yet."""
+    values = read_row_group(manifest, 0, [column])[column]
+    _check_number(column, manifest, len(values.unique()))
+
+
+def _check_number(column: str, manifest: Manifest, values: int) -> None:
+    if values > MOST_VALUES:
+        raise DataError(
+            f"evaluate.by: column {column!r} of {manifest.uri} has more than {MOST_VALUES} values; choose one with few"
+        )
+
+
 class MetricsByValue:
     """The sums for each value of one column that this rank has met."""
 
@@ -48,21 +61,14 @@ class MetricsByValue:
         for value in dict.fromkeys(values.tolist()):
             chosen = torch.from_numpy(rows[values == value] if value is not None else rows[values == None])  # noqa: E711
             chosen = chosen.to(outcome.logits_BT.device)
-            self._check(len({*self._sums, value}))
+            _check_number(self._column, self._manifest, len({*self._sums, value}))
             sums = self._sums.setdefault(value, MetricSums(self._is_binary_T, bins=BINS))
             sums.update(outcome.logits_BT[chosen], outcome.labels_BT[chosen], outcome.weights_BT[chosen])
-
-    def _check(self, values: int) -> None:
-        if values > MOST_VALUES:
-            raise DataError(
-                f"evaluate.by: column {self._column!r} of {self._manifest.uri} has more than {MOST_VALUES} values; "
-                "choose one with few"
-            )
 
     def compute(self, world: World) -> dict[Any, list[Metrics]]:
         """Metrics of each task by value, over all ranks. Collective: call on all ranks."""
         met = {value for values in world.gather(list(self._sums)) for value in values}
-        self._check(len(met))
+        _check_number(self._column, self._manifest, len(met))
         result = {}
         for value in sorted(met, key=lambda value: (value is None, value)):
             sums = self._sums.get(value) or MetricSums(self._is_binary_T, bins=BINS)

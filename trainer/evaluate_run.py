@@ -10,7 +10,7 @@ from trainer.checkpoint import Checkpoints
 from trainer.clock import Due
 from trainer.config import Config
 from trainer.errors import DISK_FULL
-from trainer.evaluate import Evaluation, Evaluator
+from trainer.evaluate import Evaluation, Evaluator, undefined_metrics
 from trainer.run_directory import RunDirectory
 from trainer.world import World
 
@@ -27,6 +27,8 @@ def evaluate_run(path: str, checkpoint: str, data: str | None, world: World) -> 
     checkpoints.load(state, trainee.model, None)
     found = Evaluator(config, world, trainee, test_reading(config, manifest, world.size)).run(state.samples)
     world.on_first(lambda: _keep(run, config, state.samples, manifest, found))
+    if world.first:
+        sys.stderr.writelines(f"warning: {line}\n" for line in undefined_metrics(found.records))
     return found.records
 
 

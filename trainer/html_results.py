@@ -109,7 +109,7 @@ def _with_percent(entry: Difference) -> str:
     return (
         entry.task
         if entry.relative_percent is None
-        else f"{entry.task} ({decimal(entry.relative_percent, '+.3f')}{PERCENT})"
+        else f"{entry.task} ({decimal(entry.relative_percent, '+z.3f')}{PERCENT})"
     )
 
 
@@ -194,7 +194,7 @@ def _relative_chart(comparisons: Comparisons, task: str) -> Chart:
 
 
 def _with_interval(entry: Difference) -> str:
-    return f"{entry.relative_percent:+.3f} %, from {entry.low_percent:+.3f} to {entry.high_percent:+.3f} %"
+    return f"{entry.relative_percent:+z.3f} %, from {entry.low_percent:+z.3f} to {entry.high_percent:+z.3f} %"
 
 
 def _cell(entry: Difference | None) -> Content:
@@ -203,10 +203,10 @@ def _cell(entry: Difference | None) -> Content:
     error = "" if entry.standard_error_percent is None else f" ± {entry.standard_error_percent:.3f}"
     word = _word(entry)
     mark = element("span", f" {word}", class_=_colour(word)) if entry.one_sided else None
-    interval = element("small", f"[{decimal(entry.low_percent, '+.3f')}, {decimal(entry.high_percent, '+.3f')}]")
+    interval = element("small", f"[{decimal(entry.low_percent, '+z.3f')}, {decimal(entry.high_percent, '+z.3f')}]")
     return element(
         "span",
-        f"{decimal(entry.relative_percent, '+.3f')}{PERCENT}{error}",
+        f"{decimal(entry.relative_percent, '+z.3f')}{PERCENT}{error}",
         mark,
         interval,
         element("small", number(entry.value)),

@@ -20,7 +20,7 @@ from trainer.buckets import Buckets, write_buckets
 from trainer.calibration import Calibration, write_calibration
 from trainer.checkpoint_files import State
 from trainer.config import Config
-from trainer.evaluate import Evaluation
+from trainer.evaluate import Evaluation, undefined_metrics
 from trainer.gates import GateObserver, gate_entropies, write_fusion
 from trainer.metrics import entropy
 from trainer.report import by_table, evaluation_table, make_console, result_table
@@ -121,8 +121,8 @@ class TrainLog:
             metrics = {key: record[key] for key in ("ne", "auc", "log_loss", "calibration", "mse", "nmse")}
             scalars = {f"evaluation/{key}/{record['task']}": value for key, value in metrics.items()}
             self._board.add_scalars(scalars, samples)
-            if record["kind"] == "binary" and record["weight"] and record["ne"] is None:
-                self.warn(f"all labels of task {record['task']!r} in the test set are alike: NE is not defined")
+        for text in undefined_metrics(whole):
+            self.warn(text)
         write_buckets(
             self._run.buckets_file(samples),
             found.sums,

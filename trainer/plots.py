@@ -15,7 +15,7 @@ from data.counts import format_count
 from trainer.html_page import decimal, element, table
 
 WIDTH, HEIGHT = 400, 250
-LEFT, RIGHT, TOP, BOTTOM = 54, 14, 12, 40
+LEFT, RIGHT, TOP, BOTTOM = 54, 26, 12, 40
 """Around the plotting area, for ticks and their texts."""
 POINTS = 200
 """Most points of a line: one for each two units of width."""
@@ -65,7 +65,7 @@ class Chart:
     """A horizontal line."""
     from_zero: bool = False
     percent: bool = False
-    """Values are fractions and shown in per cent."""
+    """Values are fractions and shown in per cent; intervals that reach beyond ± 100 % are cut off there."""
     across: str = SAMPLES
     """What the points lie along: counts of samples; whatever else is a share, shown in per cent."""
 
@@ -115,7 +115,8 @@ def _thinned(line: Line) -> Line:
 
 def _axes(chart: Chart, lines: list[Line]) -> _Axes:
     values = [value for line in lines if not line.faint for _, value in line.points]
-    values += [bound for line in lines for interval in line.intervals for bound in interval]
+    bounds = [bound for line in lines for interval in line.intervals for bound in interval]
+    values += [min(max(bound, -1.0), 1.0) for bound in bounds] if chart.percent else bounds
     for line in lines:
         if line.faint:
             values += np.quantile([value for _, value in line.points], FAINT_SHARE).tolist()
@@ -190,10 +191,11 @@ def _draw(chart: Chart, line: Line, axes: _Axes) -> list[Element]:
     """The line, and markers that tell their values when pointed at: all, or some of many."""
     shown = line.points if len(line.points) <= 16 else line.points[:: len(line.points) // 8]
     scale, unit = (100, " %") if chart.percent else (1, "")
+    kind = f"interval c{line.style % COLOURS}"
     return [
         _polyline(line, axes),
         *(
-            _line(axes.x(x), axes.y(low), axes.x(x), axes.y(high), f"interval c{line.style % COLOURS}")
+            _line(axes.x(x), axes.y(max(low, axes.low)), axes.x(x), axes.y(min(high, axes.high)), kind)
             for (x, _), (low, high) in zip(line.points, line.intervals, strict=bool(line.intervals))
         ),
         *(

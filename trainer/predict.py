@@ -15,7 +15,7 @@ Shapes: B rows of a rank's batch, L lanes of a rank, T tasks.
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing, nullcontext
 from dataclasses import replace
 from functools import partial
@@ -25,7 +25,6 @@ import pyarrow as pa
 import torch
 
 from data.batch import Batch
-from data.errors import UserError
 from data.manifest import Manifest
 from data.stream import Reading, stream
 from models.ranker import Outcome
@@ -123,14 +122,14 @@ def _score(config: Config, world: World, trainee: Trainee, reading: Reading, fil
         features = _features(batches, len(config.tasks), meeting)
         for number in range(reading.batches_per_epoch):
             outcome = trainee.pipeline.progress(features)
-            _on_all(meeting, partial(_write, outcome, is_binary_T, files))
+            meeting.on_all(partial(_write, outcome, is_binary_T, files))
             advance(min(size, rows - number * size))
-    _on_all(meeting, partial(_finish, files))
+    meeting.on_all(partial(_finish, files))
 
 
 def _features(batches: Iterator[Batch], num_tasks: int, meeting: World) -> Iterator[Batch]:
     """The batches with a missing label for every task; what went wrong in reading them is raised on all ranks."""
-    while (batch := _on_all(meeting, lambda: next(batches, None))) is not None:
+    while (batch := meeting.on_all(lambda: next(batches, None))) is not None:
         rows = len(batch.numbers_B)
         missing_BT = torch.zeros(rows, num_tasks, dtype=torch.bool)
         yield replace(batch, labels_BT=missing_BT.float(), label_mask_BT=missing_BT)
@@ -148,20 +147,3 @@ def _write(outcome: Outcome, is_binary_T: torch.Tensor, files: list[LaneFile]) -
 def _finish(files: list[LaneFile]) -> None:
     for file in files:
         file.finish()
-
-
-def _on_all(world: World, function: Callable[[], Result]) -> Result:
-    """As `World.on_all`, for a small all-reduce where all goes well. Collective: call on all ranks."""
-    error: UserError | None = None
-    try:
-        result = function()
-    except UserError as caught:
-        error = caught
-    if world.sum(torch.tensor([error is not None], dtype=torch.int64)).item():
-        world.on_all(lambda: _raise(error))
-    return result
-
-
-def _raise(error: UserError | None) -> None:
-    if error is not None:
-        raise error

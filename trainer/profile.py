@@ -1,20 +1,35 @@
 """A trace of a few training steps, for TensorBoard's profiler page or ui.perfetto.dev."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from torch.profiler import ProfilerActivity, profile, schedule, tensorboard_trace_handler
 
+from trainer.guard import GuardedPipeline
+from trainer.log import TrainLog
 from trainer.world import World
 
 SKIPPED_STEPS, WARM_UP_STEPS, RECORDED_STEPS = 5, 2, 3
 
 
-def profiler(folder: Path, world: World) -> profile:
-    """Context that writes FOLDER/rank-N.*.pt.trace.json once the recorded steps are over; `step` it after each step."""
+@contextmanager
+def profiled(pipeline: GuardedPipeline, folder: Path, world: World, log: TrainLog) -> Iterator[None]:
+    """Context that writes FOLDER/rank-N.*.pt.trace.json once the recorded steps are over, and says so."""
+    write = tensorboard_trace_handler(str(folder), worker_name=f"rank-{world.rank}")
+    written: list[Path] = []
+
+    def on_trace(profiler: profile) -> None:
+        if not written:  # at the end of the context it is called again, whatever has been recorded
+            write(profiler)
+            written.append(folder)
+            log.print(f"steps traced: {folder}")
+
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if torch.cuda.is_available() else [])]
-    return profile(
-        activities=activities,
-        schedule=schedule(wait=SKIPPED_STEPS, warmup=WARM_UP_STEPS, active=RECORDED_STEPS, repeat=1),
-        on_trace_ready=tensorboard_trace_handler(str(folder), worker_name=f"rank-{world.rank}"),
-    )
+    steps = schedule(wait=SKIPPED_STEPS, warmup=WARM_UP_STEPS, active=RECORDED_STEPS, repeat=1)
+    with profile(activities=activities, schedule=steps, on_trace_ready=on_trace) as pipeline.profiler:
+        yield
+    if not written:
+        needed = SKIPPED_STEPS + WARM_UP_STEPS + RECORDED_STEPS
+        log.warn(f"--profile: no trace, since this start had fewer than {needed} steps to train")

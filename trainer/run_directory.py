@@ -25,7 +25,7 @@ import tomllib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import tomli_w
 
@@ -105,7 +105,7 @@ class RunDirectory:
     def locked(self) -> Iterator[None]:
         """Context that makes the folder and keeps every other start out of it, until it ends or its process dies."""
         self._make(self.path)
-        with self.lock_file.open("a+", encoding="utf-8") as lock:
+        with self._open_lock() as lock:
             try:
                 fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
@@ -118,6 +118,14 @@ class RunDirectory:
             lock.write(f"process {os.getpid()} on {socket.gethostname()}\n")
             lock.flush()
             yield
+
+    def _open_lock(self) -> TextIO:
+        try:
+            return self.lock_file.open("a+", encoding="utf-8")
+        except OSError as error:
+            if error.errno in DISK_FULL:
+                raise
+            raise self._not_writable(error) from error
 
     def create(self, config: Config, train: Manifest, test: Manifest) -> None:
         """Writes the resolved config and the manifests, and mends logs that a crash cut short."""
@@ -135,13 +143,19 @@ class RunDirectory:
         except OSError as error:
             if error.errno in DISK_FULL:
                 raise
-            raise ConfigError(f"run.dir = {str(self.path)!r} cannot be written ({error.strerror})") from error
+            raise self._not_writable(error) from error
+
+    def _not_writable(self, error: OSError) -> ConfigError:
+        return ConfigError(
+            f"run.dir = {str(self.path)!r} cannot be written ({error.strerror}); name another folder, or mend its "
+            "permissions"
+        )
 
     def read_config(self) -> Config:
         """The resolved config of the run; ConfigError where the folder holds none."""
         try:
             return parse_config(tomllib.loads(self.config_file.read_text(encoding="utf-8")), str(self.config_file))
-        except FileNotFoundError as error:
+        except (FileNotFoundError, NotADirectoryError) as error:
             raise ConfigError(
                 f"{self.path}: no run here (no config.toml); name a folder that `adatt train` wrote"
             ) from error
@@ -205,7 +219,9 @@ def whole_lines(path: Path) -> list[str]:
     except FileNotFoundError:
         return []
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read ({error}); restore it from a copy") from error
+        raise ConfigError(
+            f"{path}: cannot be read ({error}); restore it from a copy, or mend its permissions"
+        ) from error
 
 
 def _rewrite(path: Path, records: list[dict[str, Any]]) -> None:

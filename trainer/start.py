@@ -6,6 +6,7 @@ Nothing is written before all input has been checked, on all ranks.
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import cast
 
 import torch
@@ -31,10 +32,11 @@ from trainer.clock import Clock
 from trainer.config import Config
 from trainer.errors import CheckpointError, ConfigError, RunError
 from trainer.evaluate import Evaluator
+from trainer.evaluate_by import check_first_values
 from trainer.faults import Faults
 from trainer.guard import StepGuard
 from trainer.log import TrainLog
-from trainer.profile import profiler
+from trainer.profile import profiled
 from trainer.report import plan_table
 from trainer.run_directory import RunDirectory, plain
 from trainer.segments import End, SegmentLog, read_segments
@@ -108,14 +110,14 @@ def start(config: Config, world: World, *, profile: bool = False) -> Iterator[Pa
             trace=run.trace_file(state.segment, world.rank) if config.run.trace else None,
         )
         stack.callback(batches.close)
-        if profile:
-            trainee.pipeline.profiler = stack.enter_context(profiler(run.profile, world))
         head = cast(Ranker, trainee.model.module).head
         guard = StepGuard(world, stop, watch, lambda: len(batches.skipped), config.checkpoint.every_minutes)
         guard.attach(head, trainee.pipeline)
         log = TrainLog(config, world, run, state, clock.samples, ready.end)
         stack.callback(log.close)
         log.watch_gates(head)
+        if profile:
+            stack.enter_context(profiled(trainee.pipeline, run.profile, world, log))
         if ready.found is not None:
             log.restore(ready.found.log)
         evaluator = Evaluator(config, world, trainee, ready.test)
@@ -149,6 +151,8 @@ def _check_and_load(config: Config, world: World, stack: ExitStack) -> _Ready:
         raise ConfigError(
             f"train.samples ends the run at {end:,}, but it is at {clock.samples:,} already; train longer"
         )
+    for column in config.evaluate.by:
+        world.on_first(partial(check_first_values, column, test.manifest))
     world.on_all(lambda: check_first_batch(reading, world, clock.samples))
     world.on_all(lambda: check_first_batch(test, world, 0))
     return _Ready(run, reading, test, clock, end, trainee, checkpoints, found, problems)

@@ -75,6 +75,7 @@ def test_train_evaluate_and_the_finished_run(folder: Path) -> None:
     assert names == {
         "config.toml",
         "lock",
+        "calibration",
         "checkpoints",
         "evaluations",
         "fusion",

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import tomli_w
 import torch
@@ -164,12 +166,12 @@ def test_the_order_of_runs_changes_no_number(runs: Runs) -> None:
 
 def test_what_makes_another_head(runs: Runs) -> None:
     """Not the seed, and nothing that leaves training alone."""
-    base = runs.write("base", 1)
+    other, base = runs.write("other", **BOTTOM), runs.write("base", 1)
     free = runs.write("free", 2, log={"every_samples": 128}, checkpoint={"keep": 1}, evaluate={"at_samples": ["1k"]})
     longer = runs.write("longer", 3, train={"samples": 2048})
     batch = runs.write("batch", 4, data={"global_batch_size": 128})
     data = runs.write("data", 5, train_data="train-2")
-    found = compare_runs(base, [base, free, longer, batch, data])
+    found = compare_runs(other, [base, free, longer, batch, data])
     names = dict.fromkeys(entry.run for entry in found.differences)
     assert list(names) == [f"{base},{free}", longer, batch, data]
 
@@ -308,6 +310,47 @@ def test_what_cannot_be_compared(runs: Runs, capsys: pytest.CaptureFixture[str])
     assert_refused(capsys, [f"{base},{runs.write('other')}", base], "are not seeds of one head")
     assert_refused(capsys, [base, base, base], "have the same config and seed 1: one training, not two")
     assert_refused(capsys, [base], "Missing argument 'RUN'")
+    assert_refused(capsys, [f"{base},", base], "holds an empty name")
+    assert_refused(capsys, ["", base], "'' holds an empty name")
+
+
+def test_a_training_among_several_is_on_one_side_only(runs: Runs, capsys: pytest.CaptureFixture[str]) -> None:
+    one, two, three = (runs.write(f"seed-{seed}", seed=seed) for seed in (1, 2, 3))
+    assert_refused(capsys, [f"{one},{two}", two], "seed-2 is the same training as", "leave it out on one side")
+    assert_refused(capsys, [one, one, two], "seed-1 is the same training as")
+    assert run(["compare", f"{one},{two}", three]) == 0
+
+
+def test_runs_with_commas_are_those_of_several_arguments(runs: Runs) -> None:
+    base, one, two = runs.write("base", **BOTTOM), runs.write("one", seed=1), runs.write("two", seed=2)
+    assert compare_runs(base, [f"{one}, {two}"]) == compare_runs(base, [one, two])
+
+
+def test_rounding_is_no_difference(runs: Runs) -> None:
+    first, other = runs.write("first"), runs.write("other")
+    for file in (Path(other) / "evaluations").glob("*.parquet"):
+        table = pq.read_table(file)
+        loss = pa.array(table["loss"].to_numpy() * (1 - 1e-7))
+        pq.write_table(table.set_column(table.schema.get_field_index("loss"), "loss", loss), file)
+    for entry in compare_runs(first, [other]).differences:
+        assert entry.high_percent is not None
+        assert -1.1e-5 < entry.high_percent < 0
+        assert not entry.one_sided
+    grid = comparison_grids(compare_runs(first, [other]).differences)[0]
+    assert grid.rows[1][2:] == ["+0.000 [+0.000, +0.000]"] * 2
+
+
+def test_names_cannot_break_a_table(runs: Runs) -> None:
+    base, odd = runs.write("base", **BOTTOM), runs.write("a|b\nc<d")
+    lines = markdown(compare_runs(base, [odd])).splitlines()
+    assert any("| a\\|b c&lt;d |" in line for line in lines)
+
+
+def test_curves_of_names_without_glyphs_are_drawn(runs: Runs, capsys: pytest.CaptureFixture[str]) -> None:
+    base, odd = runs.write("base", **BOTTOM), runs.write("日本")
+    assert run(["compare", base, odd, "--out", str(runs.folder / "out")]) == 0
+    assert capsys.readouterr().err == ""
+    assert (runs.folder / "out" / "click.png").exists()
 
 
 def test_buckets_that_are_damaged(runs: Runs, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,6 +1,9 @@
 """What an evaluation finds and leaves behind: bucketed sums, metrics by value, fusion weights; alike on any ranks."""
 
+import io
 import json
+import shutil
+from contextlib import redirect_stderr
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from data.errors import DataError
 from data.manifest import read_manifest
 from models.ranker import Outcome
 from tests.ranks import run_on_ranks
@@ -271,3 +275,74 @@ def test_labels_that_are_alike_have_no_variance() -> None:
     sums = MetricSums(torch.tensor([False]))
     sums.update(torch.randn(999, 1), torch.full((999, 1), 0.1), torch.rand(999, 1))
     assert sums.compute()[0].nmse is None
+
+
+def _told(world: World, run: str, data: str) -> str:
+    with pytest.raises(DataError) as caught:
+        evaluate_run(run, "640", data, world)
+    return str(caught.value)
+
+
+def test_a_wrong_row_of_one_rank_is_told_by_all(trained: RunDirectory, dataset: Path, tmp_path: Path) -> None:
+    table = pq.read_table(dataset / "test")
+    clicks = table["click"].to_numpy().copy()
+    clicks[900] = 7
+    (tmp_path / "data").mkdir()
+    wrong = table.set_column(table.schema.get_field_index("click"), "click", pa.array(clicks, pa.int8()))
+    pq.write_table(wrong, tmp_path / "data" / "part.parquet")
+    first, second = run_on_ranks(2, _told, str(trained.path), str(tmp_path / "data"))
+    assert first == second
+    assert "label 'click' is 7" in first
+
+
+def _standard_error(world: World, run: str, data: str | None) -> str:
+    with redirect_stderr(io.StringIO()) as told:
+        evaluate_run(run, "latest", data, world)
+    return told.getvalue()
+
+
+def test_what_is_not_defined_is_told(trained: RunDirectory, dataset: Path, tmp_path: Path) -> None:
+    table = pq.read_table(dataset / "test")
+    ones, nulls = pa.array(np.ones(len(table)), pa.int8()), pa.nulls(len(table), pa.int8())
+    for name, values in (("click", ones), ("rare", nulls)):
+        table = table.set_column(table.schema.get_field_index(name), name, values)
+    (tmp_path / "data").mkdir()
+    pq.write_table(table, tmp_path / "data" / "part.parquet")
+    lines = run_on_ranks(1, _standard_error, str(trained.path), str(tmp_path / "data"))[0].splitlines()
+    warnings = [line for line in lines if line.startswith("warning: ")]
+    assert warnings == [
+        "warning: all labels of task 'click' in the test set are alike: NE is not defined",
+        "warning: no row of the test set counts for task 'rare': it has no metrics",
+    ]
+
+
+def test_a_damaged_newest_checkpoint_is_told(trained: RunDirectory, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(trained.path, run)
+    (run / "checkpoints" / "640" / ".metadata").unlink()
+    told = run_on_ranks(1, _standard_error, str(run), None)[0]
+    (warning,) = [line for line in told.splitlines() if line.startswith("warning: ")]
+    assert "640" in warning
+    assert warning.endswith("; 320 is used instead")
+
+
+def test_too_many_values_are_refused_before_training(dataset: Path, tmp_path: Path) -> None:
+    config = make_config(
+        dataset, run={"dir": str(tmp_path / "run")}, data={"test": str(tmp_path / "test")}, evaluate={"by": ["row"]}
+    )
+    table = pq.read_table(dataset / "train")
+    (tmp_path / "test").mkdir()
+    pq.write_table(table.append_column("row", pa.array(range(len(table)))), tmp_path / "test" / "part.parquet")
+    assert "column 'row'" in run_on_ranks(1, _too_many, config)[0]
+    assert not (tmp_path / "run").exists()
+
+
+def _too_many(world: World, config: Config) -> str:
+    with pytest.raises(DataError, match="has more than 1000 values") as caught:
+        train(config, world)
+    return str(caught.value)
+
+
+def test_a_column_is_named_once(dataset: Path) -> None:
+    with pytest.raises(ConfigError, match=r"evaluate\.by names column 'user' twice"):
+        make_config(dataset, evaluate={"by": ["user", "user"]})

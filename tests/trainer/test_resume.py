@@ -219,6 +219,14 @@ def test_a_start_of_a_run_that_is_being_trained_is_refused(dataset: Path, traine
     assert run_on_ranks(2, _train, config) == [None, None]
 
 
+def test_a_lock_that_cannot_be_written_is_told(dataset: Path, trained: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(trained, tmp_path / "run")
+    (folder / "lock").unlink()
+    (folder / "lock").mkdir()  # no permission keeps the tests' user out
+    message = str(run_on_ranks(2, _train, _config(dataset, folder, train={"samples": 1280}))[1])
+    assert "cannot be written (Is a directory); name another folder, or mend its permissions" in message
+
+
 def test_a_start_that_ended_before_it_had_a_config_is_no_obstacle(dataset: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     folder.mkdir()
