@@ -48,7 +48,8 @@ def bench_train(config: Config, world: World, batches: int) -> dict[str, Any]:
     check_lanes(config, world)
     reading = train_reading(config, open_dataset(config.data.train, config, world))
     trainee = build_trainee(config, world, config.train.samples)
-    source = stream(reading, world.lanes(reading.lanes), 0, threads=config.data.threads)
+    pinned = world.device.type == "cuda"
+    source = stream(reading, world.lanes(reading.lanes), 0, threads=config.data.threads, pin=pinned)
     held = next(source)
     supply = islice(source, WARM_UP_BATCHES + (BLOCKS + 1) * batches)
     for _ in range(WARM_UP_BATCHES):

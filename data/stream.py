@@ -207,7 +207,7 @@ def _tasks(reading: Reading, lanes: range, batch: int) -> Iterator[Task]:
 def read_row_group(manifest: Manifest, group: int, names: list[str]) -> pa.Table:
     """The columns `names` of a row group; UnreadableError names its file where it is not as the manifest says."""
     with (
-        _damage_named(manifest, group),
+        damage_named(manifest, group),
         manifest.filesystem.open_input_file(manifest.path(group)) as handle,
     ):
         parquet = pq.ParquetFile(handle, pre_buffer=True, page_checksum_verification=True)
@@ -227,7 +227,7 @@ def read_rows(reading: Reading, task: Task) -> Rows:
     table = read_row_group(manifest, task.group, reading.columns.names)
     rows = group_rows(task.group, table.num_rows, name=reading.order, seed=reading.seed, epoch=task.epoch)
     chosen = np.arange(task.start, task.stop) if rows is None else rows[task.start : task.stop]
-    with _damage_named(manifest, task.group):  # bytes that are no UTF-8 come to light only here
+    with damage_named(manifest, task.group):  # bytes that are no UTF-8 come to light only here
         if rows is None:
             table = table.slice(task.start, task.stop - task.start)
         else:
@@ -237,7 +237,8 @@ def read_rows(reading: Reading, task: Task) -> Rows:
 
 
 @contextmanager
-def _damage_named(manifest: Manifest, group: int) -> Iterator[None]:
+def damage_named(manifest: Manifest, group: int) -> Iterator[None]:
+    """Context in which damage of a row group becomes an UnreadableError that names it."""
     try:
         yield
     except DAMAGE as error:

@@ -12,7 +12,7 @@ import numpy as np
 from data.counts import format_count, parse_count
 from data.errors import DataError
 from data.manifest import read_manifest
-from trainer.bootstrap import Floats, compare_losses
+from trainer.bootstrap import FEWEST_BUCKETS, Estimate, Floats, compare_losses
 from trainer.buckets import TaskBuckets
 from trainer.errors import ConfigError
 from trainer.metrics import MetricSums, entropy
@@ -97,6 +97,11 @@ def compare_runs(baseline: str, runs: list[str], data: str | None = None) -> Com
     _check_same_test_set([*bases[0].runs, *(run for group in groups for run in group.runs)])
     differences = [entry for group in groups for entry in compare_groups(bases[0], group)]
     warnings = dict.fromkeys(warning for group in groups for warning in _not_compared(bases[0], group))
+    warnings |= dict.fromkeys(
+        f"task {entry.task}: rows in fewer than {FEWEST_BUCKETS} buckets of the test set are too few for an interval"
+        for entry in differences
+        if entry.relative_percent is not None and entry.low_percent is None
+    )
     return Comparison(tuple(differences), tuple(warnings))
 
 
@@ -176,15 +181,24 @@ def _difference(baseline: Group, group: Group, task: str, point: int) -> Differe
         baseline_value=old_value,
         value=new_value,
         relative_percent=estimate.relative if estimate else None,
-        low_percent=estimate.low if estimate else None,
-        high_percent=estimate.high if estimate else None,
+        low_percent=_finite(estimate.low) if estimate else None,
+        high_percent=_finite(estimate.high) if estimate else None,
         standard_error_percent=estimate.standard_error if estimate else None,
         baseline_seeds=len(old),
         seeds=len(new),
-        significant=None
-        if single or estimate is None
-        else estimate.excludes_zero and not is_rounding(estimate.relative),
+        significant=_is_significant(estimate) if estimate and not single else None,
     )
+
+
+def _is_significant(estimate: Estimate) -> bool | None:
+    """None where there are too few rows to tell."""
+    if not np.isfinite(estimate.low):
+        return None
+    return estimate.excludes_zero and not is_rounding(estimate.relative)
+
+
+def _finite(value: float) -> float | None:
+    return value if np.isfinite(value) else None
 
 
 def _same_rows(first: TaskBuckets, other: TaskBuckets) -> bool:

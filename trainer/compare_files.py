@@ -75,9 +75,9 @@ def curve(comparison: Comparison, task: str) -> Figure:
 
 def _draw(axes: Axes, entries: list[Difference]) -> None:
     samples = [entry.samples for entry in entries]
-    middle, low, high = (
-        [getattr(entry, name) for entry in entries] for name in ("relative_percent", "low_percent", "high_percent")
-    )
+    middle = [entry.relative_percent or 0.0 for entry in entries]
+    bounds = [[getattr(entry, name) for entry in entries] for name in ("low_percent", "high_percent")]
+    low, high = ([m if b is None else b for m, b in zip(middle, side, strict=True)] for side in bounds)
     below = [max(value - bound, 0) for value, bound in zip(middle, low, strict=True)]
     above = [max(bound - value, 0) for value, bound in zip(middle, high, strict=True)]
     label = f"{entries[0].head} ({folder_names(entries[0].run)})"

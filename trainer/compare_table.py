@@ -53,7 +53,8 @@ def _cell(entry: Difference) -> str:
     if entry.relative_percent is None:
         return UNDEFINED
     error = "" if entry.standard_error_percent is None else f" ± {entry.standard_error_percent:.3f}"
-    interval = f" [{entry.low_percent:+z.3f}, {entry.high_percent:+z.3f}]"
+    known = entry.low_percent is not None
+    interval = f" [{entry.low_percent:+z.3f}, {entry.high_percent:+z.3f}]" if known else " [too few rows]"
     return f"{entry.relative_percent:+z.3f}{error}{interval}{_mark(entry)}"
 
 
@@ -75,7 +76,7 @@ def comparison_notes(differences: Sequence[Difference]) -> list[str]:
             "better, worse: the heads differ at 95 %. ± is the standard error over seeds; the interval is for the mean "
             "over trainings and such test rows. A side with one seed is taken to spread like the other."
         )
-    if any(entry.significant is None for entry in differences):
+    if any(entry.significant is None and entry.low_percent is not None for entry in differences):
         notes.append(
             "lower, higher: these two trained models differ on such test rows. That says nothing of the heads, since "
             "two trainings of one head differ too: train more seeds of both for that."

@@ -133,7 +133,8 @@ class Evaluator:
             world.sum(tensor)
         metrics = sums.compute()
         for task, auc in (exact.compute(world) if exact is not None else {}).items():
-            metrics[task] = replace(metrics[task], auc=auc, auc_error=None if auc is None else 0.0)
+            if metrics[task].auc is not None:
+                metrics[task] = replace(metrics[task], auc=auc, auc_error=0.0)
         return sums, metrics, by, gates
 
 
@@ -144,7 +145,9 @@ def undefined_metrics(records: list[dict[str, Any]]) -> list[str]:
         if record["by"] is None:
             metric = "ne" if record["kind"] == "binary" else "nmse"
             name = {"ne": "NE", "nmse": "normalised MSE"}[metric]
-            if record["weight"] == 0:
+            if record["weight"] and record["log_loss"] is None and record["mse"] is None:
+                lines.append(f"predictions of task {record['task']!r} are not finite: it has no metrics")
+            elif record["weight"] == 0:
                 lines.append(f"no row of the test set counts for task {record['task']!r}: it has no metrics")
             elif record[metric] is None:
                 lines.append(f"all labels of task {record['task']!r} in the test set are alike: {name} is not defined")
@@ -157,8 +160,12 @@ def oracle_metrics(
     """Metrics of the true conditional means, for the tasks that have them. Collective: call on all ranks."""
     known = [task for task in tasks if _has_oracle(manifest, task)]
     sums = {task.name: MetricSums(torch.tensor([task.binary])) for task in known}
-    for group in range(world.rank, len(manifest.rows) if known else 0, world.size):
-        _add_oracles(manifest, group, known, weight, sums)
+
+    def read() -> None:
+        for group in range(world.rank, len(manifest.rows) if known else 0, world.size):
+            _add_oracles(manifest, group, known, weight, sums)
+
+    world.on_all(read)
     for total in sums.values():
         for tensor in total.tensors:
             tensor.copy_(world.sum(tensor.to(world.device)).cpu())

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from data.errors import DataError
 from data.manifest import Manifest
-from data.stream import read_row_group
+from data.stream import damage_named, read_row_group
 from models.ranker import Outcome
 from trainer.metrics import Metrics, MetricSums
 from trainer.world import World
@@ -87,7 +87,9 @@ class MetricsByValue:
         return values_B
 
     def _read_group(self, group: int) -> NDArray[np.object_]:
-        values = read_row_group(self._manifest, group, [self._column])[self._column].to_pylist()
+        table = read_row_group(self._manifest, group, [self._column])
+        with damage_named(self._manifest, group):  # bytes that are no UTF-8 come to light only here
+            values = table[self._column].to_pylist()
         result = np.empty(len(values), object)
         result[:] = [None if value != value else value for value in values]
         return result

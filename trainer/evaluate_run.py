@@ -33,9 +33,9 @@ def evaluate_run(path: str, checkpoint: str, data: str | None, world: World) -> 
 
 
 def _keep(run: RunDirectory, config: Config, samples: int, manifest: Manifest, found: Evaluation) -> None:
-    """Writes the sums where `adatt compare` finds them, unless the run itself has."""
+    """Writes the sums where `adatt compare` finds them, unless training itself has."""
     path = run.evaluations_on(manifest.fingerprint) / f"{samples}.parquet"
-    if path.exists():
+    if path == run.buckets_file(samples) and path.exists():
         return
     due = Due(batch=config.data.global_batch_size, end=samples)
     reached = [entry for entry in config.evaluate.at_samples if entry.samples <= samples]

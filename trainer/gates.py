@@ -25,10 +25,11 @@ class GateObserver:
         self.names = head.fusion_names(tasks)
         self.levels = [module for module in head.modules() if isinstance(module, FusionLevel)]
         self._parts: list[list[torch.Tensor]] = [[] for _ in self.levels]
+        self.native: list[torch.Tensor | None] = [None for _ in self.levels]
+        """native_UE of each level in its last forward pass: by the next log point the optimizer has moved them."""
         self._training = training
         self._hooks = [
-            level.register_forward_hook(partial(self._keep, parts))
-            for level, parts in zip(self.levels, self._parts, strict=True)
+            level.register_forward_hook(partial(self._keep, number)) for number, level in enumerate(self.levels)
         ]
 
     def take(self) -> list[torch.Tensor]:
@@ -43,10 +44,13 @@ class GateObserver:
         for hook in self._hooks:
             hook.remove()
 
-    def _keep(self, parts: list[torch.Tensor], level: nn.Module, _inputs: Any, outputs: Any) -> None:
+    def _keep(self, number: int, level: nn.Module, _inputs: Any, outputs: Any) -> None:
         is_traced = not isinstance(outputs[1], torch.Tensor)
         if level.training == self._training and not is_traced:
-            parts.append(outputs[1].detach())
+            self._parts[number].append(outputs[1].detach())
+            if self._training:
+                native_UE = self.levels[number].native_weights(outputs[1])
+                self.native[number] = None if native_UE is None else native_UE.detach()
 
 
 class FusionMeans:
@@ -79,8 +83,8 @@ def gate_entropies(observer: GateObserver, weights: list[torch.Tensor]) -> dict[
     """Of each gate the mean entropy on a batch, as a share of the largest possible: 0 where one expert takes all."""
     found = {}
     for number, (level, weights_BUE) in enumerate(zip(observer.levels, weights, strict=False)):
-        native_UE = level.native_weights(weights_BUE)
-        gate_BUE = weights_BUE.double() if native_UE is None else weights_BUE.double() - native_UE.detach()
+        native_UE = observer.native[number]
+        gate_BUE = weights_BUE.double() if native_UE is None else weights_BUE.double() - native_UE
         entropy_U = -(gate_BUE * gate_BUE.clamp_min(1e-12).log()).sum(dim=2).mean(dim=0)
         for unit, seen, entropy in zip(observer.names[number].units, level.plan.sees, entropy_U.tolist(), strict=True):
             found[f"gate_entropy/{number}/{unit}"] = entropy / math.log(len(seen)) if len(seen) > 1 else 1.0

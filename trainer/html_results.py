@@ -181,7 +181,7 @@ def _relative_chart(comparisons: Comparisons, task: str) -> Chart:
     lines: list[Line] = []
     told: list[str] = []
     for run in dict.fromkeys(entry.run for entry in entries):
-        shown = [entry for entry in entries if entry.run == run and entry.relative_percent is not None]
+        shown = [entry for entry in entries if entry.run == run and entry.low_percent is not None]
         points = [(float(entry.samples), (entry.relative_percent or 0.0) / 100) for entry in shown]
         intervals = [((entry.low_percent or 0.0) / 100, (entry.high_percent or 0.0) / 100) for entry in shown]
         head = next(entry.head for entry in entries if entry.run == run)
@@ -198,17 +198,19 @@ def _with_interval(entry: Difference) -> str:
 
 
 def _cell(entry: Difference | None) -> Content:
-    if entry is None or entry.relative_percent is None or entry.low_percent is None or entry.high_percent is None:
+    if entry is None or entry.relative_percent is None:
         return UNDEFINED
     error = "" if entry.standard_error_percent is None else f" ± {entry.standard_error_percent:.3f}"
     word = _word(entry)
     mark = element("span", f" {word}", class_=_colour(word)) if entry.one_sided else None
-    interval = element("small", f"[{decimal(entry.low_percent, '+z.3f')}, {decimal(entry.high_percent, '+z.3f')}]")
+    interval = "too few rows for an interval"
+    if entry.low_percent is not None and entry.high_percent is not None:
+        interval = f"[{decimal(entry.low_percent, '+z.3f')}, {decimal(entry.high_percent, '+z.3f')}]"
     return element(
         "span",
         f"{decimal(entry.relative_percent, '+z.3f')}{PERCENT}{error}",
         mark,
-        interval,
+        element("small", interval),
         element("small", number(entry.value)),
     )
 

@@ -181,10 +181,11 @@ def window_metrics(task: TaskConfig, sums: list[float]) -> dict[str, float | Non
     """
     loss, weight, prediction, label = sums
     mean = loss / weight if weight else None
-    found = {f"loss/{task.name}": mean, f"calibration/{task.name}": prediction / label if label else None}
+    found = {f"loss/{task.name}": mean}
     if not task.binary:
         return found | {f"mse/{task.name}": mean}
     background = entropy(label / weight) if weight else 0.0
+    found |= {f"calibration/{task.name}": prediction / label if label else None}
     return found | {f"ne/{task.name}": mean / background if mean is not None and background > 0 else None}
 
 

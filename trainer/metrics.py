@@ -73,7 +73,9 @@ class MetricSums:
         cross_entropy_BT = functional.binary_cross_entropy_with_logits(logits_BT, labels_BT, reduction="none")
         loss_BT = torch.where(self._is_binary_T, cross_entropy_BT, (logits_BT - labels_BT).square())
         values = (torch.ones_like(loss_BT), loss_BT, predictions_BT, labels_BT, labels_BT.square())
-        sums_6TB = torch.stack([weights_BT > 0, *(values_BT * weights_BT for values_BT in values)]).transpose(1, 2)
+        counts_BT = weights_BT > 0
+        weighted = [torch.where(counts_BT, values_BT, 0) * weights_BT for values_BT in values]  # 0 x infinity is no 0
+        sums_6TB = torch.stack([counts_BT, *weighted]).transpose(1, 2)
         if bucket_B is None:
             self.sums_6TK[:, :, 0] += sums_6TB.sum(dim=2)
         else:
@@ -82,7 +84,8 @@ class MetricSums:
 
     def _update_histogram(self, logits_BT: torch.Tensor, labels_BT: torch.Tensor, weights_BT: torch.Tensor) -> None:
         num_tasks = logits_BT.shape[1]
-        bin_BT = ((logits_BT / LOGIT_RANGE + 1) * (self._bins / 2)).long().clamp_(0, self._bins - 1)
+        inside_BT = (logits_BT / LOGIT_RANGE).clamp(-1, 1).nan_to_num()  # before they are integers, which wrap
+        bin_BT = ((inside_BT + 1) * (self._bins / 2)).long().clamp_max_(self._bins - 1)
         task_T = torch.arange(num_tasks, device=logits_BT.device)
         place_BT = ((labels_BT > 0.5).long() * num_tasks + task_T) * self._bins + bin_BT
         self.histogram_2TH.view(-1).index_add_(0, place_BT.reshape(-1), weights_BT.reshape(-1))
@@ -108,7 +111,7 @@ def entropy(rate: float) -> float:
 
 def _binary(column: list[float], histogram_2H: torch.Tensor) -> Metrics:
     examples, weight, loss, prediction, label, _ = column
-    if weight == 0:
+    if weight == 0 or not math.isfinite(loss):
         return Metrics(int(examples), weight)
     background = entropy(label / weight)
     auc, tied = area_under_curve(histogram_2H)
@@ -127,7 +130,7 @@ def _binary(column: list[float], histogram_2H: torch.Tensor) -> Metrics:
 
 def _regression(column: list[float]) -> Metrics:
     examples, weight, loss, prediction, label, label_squared = column
-    if weight == 0:
+    if weight == 0 or not math.isfinite(loss):
         return Metrics(int(examples), weight)
     variance = label_squared / weight - (label / weight) ** 2
     return Metrics(

@@ -19,13 +19,13 @@ import pyarrow.parquet as pq
 from pyarrow import fs
 
 from data.decode import Float32
-from data.errors import DataError, UserError
+from data.errors import DataError
 from data.footer import one_line
 from data.hashing import Int64
 from data.manifest import Manifest, open_uri
 from data.prefetch import Prefetcher
 from data.stream import Reading, read_row_group, tasks_of_epoch
-from trainer.world import World
+from trainer.world import TOLD_ERRORS, World
 
 MARKER = "_SUCCESS"
 ROW_GROUP_ROWS, ROW_GROUP_BYTES = 1 << 17, 32 << 20
@@ -220,13 +220,13 @@ def _read(reading: Reading, lane: int, names: list[str]) -> Iterator[pa.Table]:
 
 @contextmanager
 def removed_after_errors(output: Output, files: list[LaneFile], world: World) -> Iterator[None]:
-    """Removes what has been written after an exception. A UserError must be raised on all ranks."""
+    """Removes what has been written after an exception. One that is told must be raised on all ranks."""
     try:
         yield
     except BaseException as error:
         for file in files:
             file.remove()
-        if isinstance(error, UserError):
+        if isinstance(error, TOLD_ERRORS):
             world.gather(None)  # all have removed their files
         if world.first:
             output.remove()

@@ -200,10 +200,14 @@ class RunDirectory:
         return any(record["milestone"] == milestone for record in read_records(self.evaluations))
 
     def forget_after(self, samples: int) -> None:
-        """Drops records of training that a resume at `samples` repeats."""
+        """Drops what training has left behind after `samples`, where it is resumed."""
         for path in (self.train_log, self.evaluations):
             if path.exists():
                 _rewrite(path, [record for record in read_records(path) if record["samples"] <= samples])
+        for folder in ("evaluations", "fusion", "calibration"):
+            for path in (self.path / folder).glob("**/*.*"):
+                if path.stem.isdecimal() and int(path.stem) > samples:
+                    path.unlink()
 
 
 def append_records(path: Path, records: Iterable[dict[str, Any]]) -> None:

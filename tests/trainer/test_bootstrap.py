@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scipy import stats
 from threadpoolctl import threadpool_limits
 
-from trainer.bootstrap import RESAMPLES, Estimate, Floats, bucket_draws, compare_losses, t_quantile
+from trainer.bootstrap import FEWEST_BUCKETS, RESAMPLES, Estimate, Floats, bucket_draws, compare_losses, t_quantile
 
 exact = settings(derandomize=True, deadline=None, max_examples=40, database=None)
 BUCKETS, ROWS = 1024, 3_000
@@ -179,12 +179,18 @@ def test_every_draw_holds_as_many_buckets_as_there_are() -> None:
 
 
 def test_few_buckets_with_rows() -> None:
-    """Draws without any of the rows are left out."""
+    """Two rows say nothing of others; from 30 buckets on there is an interval, draws without any row left out."""
     first_K = np.zeros(BUCKETS)
-    first_K[:2] = 1.0, 2.0
-    second_K = first_K * [1.1, 1.2, *[1.0] * (BUCKETS - 2)]
-    found = estimate({1: first_K}, {1: second_K})
-    assert (found.low, found.high) == (pytest.approx(10), pytest.approx(20))
+    first_K[:FEWEST_BUCKETS] = 1.0
+    change_K = np.resize([1.1, 1.2], BUCKETS)
+    found = estimate({1: first_K}, {1: first_K * change_K})
+    assert found.relative == pytest.approx(15)
+    assert 10 < found.low < 15 < found.high < 20
+    first_K[FEWEST_BUCKETS - 1] = 0
+    for sides in ({1: first_K}, {1: first_K, 2: 1.01 * first_K}):
+        few = estimate({1: first_K}, {seed: loss_K * change_K for seed, loss_K in sides.items()})
+        assert (few.low, few.high) == (-math.inf, math.inf)
+        assert not few.excludes_zero
 
 
 @pytest.mark.parametrize("loss", [0.0, math.nan, math.inf])

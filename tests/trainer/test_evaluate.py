@@ -295,6 +295,24 @@ def test_a_wrong_row_of_one_rank_is_told_by_all(trained: RunDirectory, dataset: 
     assert "label 'click' is 7" in first
 
 
+def test_text_that_cannot_be_decoded_is_told_by_all(trained: RunDirectory, dataset: Path, tmp_path: Path) -> None:
+    table = pq.read_table(dataset / "test")
+    wrong = pa.array([b"\xff"] * len(table), pa.binary()).view(pa.string())
+    (tmp_path / "data").mkdir()
+    place = table.schema.get_field_index("user")
+    pq.write_table(
+        table.append_column("text", wrong).remove_column(place).append_column("user", table["user"]),
+        tmp_path / "data" / "part.parquet",
+    )
+    run = tmp_path / "run"
+    shutil.copytree(trained.path, run)
+    config = (run / "config.toml").read_text()
+    (run / "config.toml").write_text(config.replace('"video",\n]', '"text",\n]'))
+    first, second = run_on_ranks(2, _told, str(run), str(tmp_path / "data"))
+    assert first == second
+    assert "part.parquet: cannot be read" in first
+
+
 def _standard_error(world: World, run: str, data: str | None) -> str:
     with redirect_stderr(io.StringIO()) as told:
         evaluate_run(run, "latest", data, world)

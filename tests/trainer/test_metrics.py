@@ -140,3 +140,25 @@ def test_exact_auc_of_labels_all_alike_is_not_defined() -> None:
 
 def test_margin_shows_where_it_would_change_a_figure() -> None:
     assert [margin(error) for error in (None, 0.0, 0.00004, 0.00012)] == ["", "", "", " ± 0.0001"]
+
+
+def test_logits_beyond_the_range_of_integers_keep_their_order() -> None:
+    logits_BT = torch.tensor([[1e20, 0.0], [-3.0, 0.0], [-1e30, 0.0]])
+    click = _sums((logits_BT, torch.tensor([[1.0, 0.0], [0.0, 0.0], [0.0, 0.0]]), torch.ones(3, 2))).compute()[0]
+    assert (click.auc, click.auc_error) == (1.0, 0.0)
+
+
+def test_predictions_that_are_not_finite() -> None:
+    """They count nowhere on rows of weight 0, and leave no metric, and no NaN, on others."""
+    batch = _random_rows(100, 1)
+    logits_BT, labels_BT, weights_BT = (tensor.clone() for tensor in batch)
+    weights_BT[7] = 0
+    expected = _sums((logits_BT, labels_BT, weights_BT)).compute()
+    logits_BT[7] = math.inf
+    assert _sums((logits_BT, labels_BT, weights_BT)).compute() == expected
+    for value in (math.nan, math.inf):
+        logits_BT[3], weights_BT[3] = value, 1.0
+        labels_BT[3] = 0.0
+        for found in _sums((logits_BT, labels_BT, weights_BT)).compute():
+            assert found.examples > 0
+            assert (found.ne, found.auc, found.log_loss, found.mse, found.prediction_mean) == (None,) * 5
