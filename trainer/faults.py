@@ -2,11 +2,12 @@
 
 from dataclasses import asdict
 
-from data.stream import BatchStream, Reading, describe_batch
+from data.stream import Reading, describe_batch
 from trainer.config import Config
 from trainer.errors import RunError
 from trainer.guard import Verdict
 from trainer.log import TrainLog
+from trainer.supply import Supply
 from trainer.world import World
 
 NAMED_ROW_GROUPS = 8
@@ -14,16 +15,21 @@ NAMED_ROW_GROUPS = 8
 
 
 class Faults:
-    """Accounts of batches and rows that were left out; RunError where there are too many."""
+    """Accounts of batches and rows that were left out; RunError where there are too many.
 
-    def __init__(self, config: Config, world: World, reading: Reading, batches: BatchStream, log: TrainLog) -> None:
-        self._config, self._world, self._reading, self._batches, self._log = config, world, reading, batches, log
+    Data that cannot be read is raised on all ranks, as the DataError of the rank that met it.
+    """
+
+    def __init__(self, config: Config, world: World, reading: Reading, supply: Supply, log: TrainLog) -> None:
+        self._config, self._world, self._reading, self._supply, self._log = config, world, reading, supply, log
         self._skipped_batches = 0
         self._known = self._told = 0
         self._row_groups_skipped: set[tuple[str, int]] = set()
 
     def handle(self, verdict: Verdict, samples: int) -> None:
         """After the step whose batch begins at `samples`. Collective where there is something to handle."""
+        if verdict.failed:
+            self._world.on_all(self._supply.check)
         if verdict.skipped > self._known:
             self._known = verdict.skipped
             self._account_for_rows(samples)
@@ -32,7 +38,7 @@ class Faults:
 
     def _account_for_rows(self, samples: int) -> None:
         """Writes down the unreadable rows that the ranks have met since the last time."""
-        new, self._told = self._batches.skipped[self._told :], len(self._batches.skipped)
+        new, self._told = self._supply.skipped[self._told :], len(self._supply.skipped)
         for entry in [entry for entries in self._world.gather(new) for entry in entries]:
             self._row_groups_skipped.add((entry.file, entry.row_group))
             self._log.event("skipped_rows", samples, **asdict(entry))

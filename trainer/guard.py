@@ -10,7 +10,7 @@ leaves all weights as they are, on all ranks: the tables get a gradient of zero,
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -21,6 +21,7 @@ from torchrec.distributed.train_pipeline import TrainPipelineSparseDist
 from data.batch import Batch
 from models.ranker import Outcome
 from trainer.stop import StopRequest
+from trainer.supply import Supply
 from trainer.watch import Watch
 from trainer.world import World
 
@@ -34,6 +35,8 @@ class Verdict(NamedTuple):
     """A rank has been asked to stop."""
     save: bool = False
     """`checkpoint.every_minutes` have passed."""
+    failed: bool = False
+    """A rank cannot read its data any more."""
     skipped: int = 0
     """Stretches of unreadable rows that the ranks have met in this start."""
 
@@ -46,11 +49,11 @@ class StepGuard:
         world: World,
         stop: StopRequest,
         watch: Watch,
-        skipped: Callable[[], int],
+        supply: Supply,
         every_minutes: float | None = None,
     ) -> None:
         self._world = world.with_own_group()
-        self._stop, self._watch, self._skipped, self._every_minutes = stop, watch, skipped, every_minutes
+        self._stop, self._watch, self._supply, self._every_minutes = stop, watch, supply, every_minutes
         self._saved = time.monotonic()
         self._loss: torch.Tensor | None = None
         self.verdict = Verdict()
@@ -80,10 +83,12 @@ class StepGuard:
         """What all ranks know together. Collective: call on all ranks."""
         seconds = time.monotonic() - self._saved
         save = self._world.first and self._every_minutes is not None and seconds >= 60 * self._every_minutes
-        flags = torch.tensor([unsound, self._stop.requested, save, self._skipped()], dtype=torch.int64)
+        flags = [unsound, self._stop.requested, save, self._supply.error is not None, len(self._supply.skipped)]
         with self._watch.waiting():
-            unsound_ranks, stopped_ranks, saving_ranks, skipped = self._world.sum(flags).tolist()
-        return Verdict(unsound_ranks > 0, stopped_ranks > 0, saving_ranks > 0, skipped)
+            unsound_ranks, stopped_ranks, saving_ranks, failed_ranks, skipped = self._world.sum(
+                torch.tensor(flags, dtype=torch.int64)
+            ).tolist()
+        return Verdict(unsound_ranks > 0, stopped_ranks > 0, saving_ranks > 0, failed_ranks > 0, skipped)
 
     def _judge(self, gradient_BF: torch.Tensor, parameters: list[nn.Parameter]) -> torch.Tensor | None:
         assert self._loss is not None

@@ -14,7 +14,7 @@ import torchrec
 from torch.distributed.distributed_c10d import _get_default_store  # there is no public way to torchrun's store
 
 from data.manifest import as_before, load_manifest
-from data.stream import BatchStream, Reading, stream
+from data.stream import Reading, stream
 from models.ranker import Ranker
 from trainer.build import (
     Trainee,
@@ -41,6 +41,7 @@ from trainer.report import plan_table
 from trainer.run_directory import RunDirectory, plain
 from trainer.segments import End, SegmentLog, read_segments
 from trainer.stop import Stopped, StopRequest
+from trainer.supply import Supply
 from trainer.watch import Watch
 from trainer.world import World
 
@@ -54,7 +55,7 @@ class Parts:
     run: RunDirectory
     clock: Clock
     end: int
-    batches: BatchStream
+    supply: Supply
     trainee: Trainee
     evaluator: Evaluator
     checkpoints: Checkpoints
@@ -110,8 +111,9 @@ def start(config: Config, world: World, *, profile: bool = False) -> Iterator[Pa
             trace=run.trace_file(state.segment, world.rank) if config.run.trace else None,
         )
         stack.callback(batches.close)
+        supply = Supply(batches, reading, len(world.lanes(reading.lanes)))
         head = cast(Ranker, trainee.model.module).head
-        guard = StepGuard(world, stop, watch, lambda: len(batches.skipped), config.checkpoint.every_minutes)
+        guard = StepGuard(world, stop, watch, supply, config.checkpoint.every_minutes)
         guard.attach(head, trainee.pipeline)
         log = TrainLog(config, world, run, state, clock.samples, ready.end)
         stack.callback(log.close)
@@ -121,11 +123,11 @@ def start(config: Config, world: World, *, profile: bool = False) -> Iterator[Pa
         if ready.found is not None:
             log.restore(ready.found.log)
         evaluator = Evaluator(config, world, trainee, ready.test)
-        faults = Faults(config, world, reading, batches, log)
+        faults = Faults(config, world, reading, supply, log)
         _announce(config, ready, log)
         with _noting_the_end(segments, world):
             yield Parts(
-                config, world, run, clock, ready.end, batches, trainee, evaluator, ready.checkpoints, state, segments,
+                config, world, run, clock, ready.end, supply, trainee, evaluator, ready.checkpoints, state, segments,
                 guard, faults, watch, log,
             )  # fmt: skip
 

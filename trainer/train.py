@@ -43,7 +43,7 @@ def run_loop(parts: Parts) -> None:
         if clock.samples >= parts.end:
             break
         leg_end = due_evaluation.next(clock.samples)  # the pipeline runs empty where the model is evaluated
-        batches = islice(parts.batches, (leg_end - clock.samples) // clock.batch)
+        batches = islice(parts.supply, (leg_end - clock.samples) // clock.batch)
         while clock.samples < leg_end:
             parts.watch.beat(f"step at {clock.samples:,} samples")
             learning_rate = trainee.optimizer.schedule(clock.samples + clock.batch / 2)
@@ -54,7 +54,7 @@ def run_loop(parts: Parts) -> None:
             if not guard.verdict.unsound:
                 log.update(outcome)
             if due_log(clock.samples):
-                log.write(clock.samples, learning_rate, parts.batches.wait_seconds)
+                log.write(clock.samples, learning_rate, parts.supply.wait_seconds)
             due = due_checkpoint(clock.samples) and clock.samples < leg_end  # there it is kept for good
             if due or guard.verdict.save or guard.verdict.stop:
                 _save(parts, pinned=False)

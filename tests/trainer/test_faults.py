@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from data.errors import DataError
 from tests.ranks import run_on_ranks
 from tests.trainer.datasets import make_config
 from trainer.build import Trainee
@@ -160,3 +161,30 @@ def test_too_many_unreadable_row_groups_stop_the_run(dataset: Path, tmp_path: Pa
     messages = run_on_ranks(2, _train, config)
     assert "more than data.bad_row_groups = 0" in str(messages[0])
     assert messages[0] == messages[1]
+
+
+def _train_until_told(world: World, config: Config) -> str:
+    with pytest.raises(DataError) as told:
+        train(config, world)
+    return str(told.value)
+
+
+def test_a_wrong_label_far_into_the_data_of_one_rank_is_told_by_all(dataset: Path, tmp_path: Path) -> None:
+    shutil.copytree(dataset, tmp_path / "data")
+    path = tmp_path / "data" / "train" / "part-1.parquet"
+    table = pq.read_table(path)
+    click = table["click"].to_numpy().copy()
+    click[3000] = 7
+    index = table.schema.get_field_index("click")
+    pq.write_table(table.set_column(index, "click", pa.array(click, pa.int8())), path, row_group_size=97)
+    config = make_config(
+        tmp_path / "data",
+        run={"dir": str(tmp_path / "run")},
+        data={"order": "stored"},
+        train={"samples": 8_000},
+        checkpoint={"every_samples": 640},
+    )
+    first, second = run_on_ranks(2, _train_until_told, config)
+    assert first == second
+    assert "part-1.parquet: label 'click' is 7" in first
+    assert list_folders(tmp_path / "run" / "checkpoints")  # what was whole before stays

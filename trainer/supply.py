@@ -1,0 +1,43 @@
+"""The batches of the training loop, which never ends on one rank alone."""
+
+from collections.abc import Iterator
+
+from data.batch import Batch, assemble
+from data.errors import UserError
+from data.stream import BatchStream, Reading, SkippedRows
+
+
+class Supply(Iterator[Batch]):
+    """A stream's batches, and batches of padding once it cannot be read any more.
+
+    A rank that left at once would leave the others waiting for it. It goes on until the next meeting of all ranks
+    (`trainer.guard`), after which all raise its error (`trainer.faults`).
+    """
+
+    def __init__(self, batches: BatchStream, reading: Reading, lanes: int) -> None:
+        """`lanes`: how many this rank serves."""
+        self._batches, self._reading, self._lanes = batches, reading, lanes
+        self.error: UserError | None = None
+
+    def __next__(self) -> Batch:
+        if self.error is None:
+            try:
+                return next(self._batches)
+            except UserError as error:
+                self.error = error
+        return assemble(self._reading.columns, [[] for _ in range(self._lanes)], self._reading.rows_per_lane)
+
+    @property
+    def wait_seconds(self) -> float:
+        """Time spent waiting for batches so far."""
+        return self._batches.wait_seconds
+
+    @property
+    def skipped(self) -> list[SkippedRows]:
+        """Unreadable rows that were left out so far."""
+        return self._batches.skipped
+
+    def check(self) -> None:
+        """Raises the error that has been met, if any."""
+        if self.error is not None:
+            raise self.error
