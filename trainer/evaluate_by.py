@@ -18,10 +18,11 @@ from data.errors import DataError
 from data.manifest import Manifest
 from data.stream import damage_named, read_row_group
 from models.ranker import Outcome
-from trainer.metrics import Metrics, MetricSums
+from trainer.metrics import Metrics, MetricSums, histogram_places
 from trainer.world import World
 
 MOST_VALUES = 1000
+FIRST_SLOTS = 16
 BINS = 1 << 12
 """Fewer histogram bins than for the whole set, since there are many values; `auc_error` says what that costs."""
 
@@ -47,49 +48,76 @@ def _check_number(column: str, manifest: Manifest, values: int) -> None:
 
 
 class MetricsByValue:
-    """The sums for each value of one column that this rank has met."""
+    """The sums for each value of one column that this rank has met; V slots, of which the last stays empty."""
 
     def __init__(self, column: str, manifest: Manifest, is_binary_T: torch.Tensor, lanes: int) -> None:
         self._column, self._manifest, self._is_binary_T = column, manifest, is_binary_T
-        self._sums: dict[Any, MetricSums] = {}
+        self._slots: dict[Any, int] = {}
+        """By value, in the order in which this rank has met them."""
+        self._sums, self._histogram_V2TH = self._empty(FIRST_SLOTS)
         self._read = lru_cache(maxsize=lanes + 1)(self._read_group)
 
     def update(self, outcome: Outcome) -> None:
         """Adds the rows of a batch; DataError where the column has too many values."""
-        rows = np.flatnonzero(outcome.numbers_B.cpu().numpy() >= 0)
-        values = self._values(outcome.numbers_B.cpu().numpy()[rows])
-        for value in dict.fromkeys(values.tolist()):
-            chosen = torch.from_numpy(rows[values == value] if value is not None else rows[values == None])  # noqa: E711
-            chosen = chosen.to(outcome.logits_BT.device)
-            _check_number(self._column, self._manifest, len({*self._sums, value}))
-            sums = self._sums.setdefault(value, MetricSums(self._is_binary_T, bins=BINS))
-            sums.update(outcome.logits_BT[chosen], outcome.labels_BT[chosen], outcome.weights_BT[chosen])
+        numbers_B = outcome.numbers_B.cpu().numpy()
+        slots_B = torch.from_numpy(self._slots_of(numbers_B))  # first: it may ask for room
+        slot_B = slots_B.to(outcome.logits_BT.device)
+        is_row_B1 = outcome.numbers_B[:, None] >= 0
+        labels_BT, weights_BT = outcome.labels_BT, outcome.weights_BT * is_row_B1
+        self._sums.update(outcome.logits_BT, labels_BT, weights_BT, slot_B)
+        num_places = 2 * len(self._is_binary_T) * BINS
+        place_BT = histogram_places(outcome.logits_BT.double(), labels_BT, BINS) + slot_B[:, None] * num_places
+        self._histogram_V2TH.view(-1).index_add_(0, place_BT.view(-1), weights_BT.double().view(-1))
 
     def compute(self, world: World) -> dict[Any, list[Metrics]]:
         """Metrics of each task by value, over all ranks. Collective: call on all ranks."""
-        met = {value for values in world.gather(list(self._sums)) for value in values}
+        met = {value for values in world.gather(list(self._slots)) for value in values}
         _check_number(self._column, self._manifest, len(met))
+        values = sorted(met, key=lambda value: (value is None, value))
         result = {}
-        for value in sorted(met, key=lambda value: (value is None, value)):
-            sums = self._sums.get(value) or MetricSums(self._is_binary_T, bins=BINS)
+        for value in values:
+            slot = self._slots.get(value, -1)
+            sums = MetricSums(self._is_binary_T, bins=BINS)
+            sums.sums_6TK[:, :, 0] = self._sums.sums_6TK[:, :, slot]
+            sums.histogram_2TH.copy_(self._histogram_V2TH[slot])
             for tensor in sums.tensors:
                 world.sum(tensor)
             result[value] = sums.compute()
         return result
 
-    def _values(self, numbers_B: NDArray[np.int64]) -> NDArray[np.object_]:
+    def _empty(self, slots: int) -> tuple[MetricSums, torch.Tensor]:
+        num_tasks, device = len(self._is_binary_T), self._is_binary_T.device
+        histogram_V2TH = torch.zeros(slots, 2, num_tasks, BINS, dtype=torch.float64, device=device)
+        return MetricSums(self._is_binary_T, slots, bins=1), histogram_V2TH
+
+    def _make_room(self, slots: int) -> None:
+        """Makes this many slots, with what has been summed so far."""
+        sums, histogram_V2TH = self._empty(slots)
+        before = len(self._histogram_V2TH)
+        sums.sums_6TK[:, :, :before] = self._sums.sums_6TK
+        histogram_V2TH[:before] = self._histogram_V2TH
+        self._sums, self._histogram_V2TH = sums, histogram_V2TH
+
+    def _slots_of(self, numbers_B: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The slot of each row's value; the empty one for padding."""
         first_row = self._manifest.first_row
         group_B = np.searchsorted(first_row, numbers_B, side="right") - 1
-        values_B = np.empty(len(numbers_B), object)
-        for group in np.unique(group_B):
-            chosen = group_B == group
-            values_B[chosen] = self._read(int(group))[numbers_B[chosen] - first_row[group]]
-        return values_B
+        slot_B = np.full(len(numbers_B), -1)
+        for group in np.unique(group_B[numbers_B >= 0]):
+            chosen = (group_B == group) & (numbers_B >= 0)
+            slot_B[chosen] = self._read(int(group))[numbers_B[chosen] - first_row[group]]
+        if len(self._slots) >= len(self._histogram_V2TH):
+            self._make_room(2 * len(self._slots))
+        slot_B[slot_B < 0] = len(self._histogram_V2TH) - 1
+        return slot_B
 
-    def _read_group(self, group: int) -> NDArray[np.object_]:
+    def _read_group(self, group: int) -> NDArray[np.int64]:
+        """The slot of every row of a row group."""
         table = read_row_group(self._manifest, group, [self._column])
         with damage_named(self._manifest, group):  # bytes that are no UTF-8 come to light only here
             values = table[self._column].to_pylist()
-        result = np.empty(len(values), object)
-        result[:] = [None if value != value else value for value in values]
-        return result
+        slots = np.empty(len(values), np.int64)
+        for row, value in enumerate(values):
+            slots[row] = self._slots.setdefault(None if value != value else value, len(self._slots))
+        _check_number(self._column, self._manifest, len(self._slots))
+        return slots

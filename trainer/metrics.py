@@ -83,11 +83,7 @@ class MetricSums:
         self._update_histogram(logits_BT, labels_BT, weights_BT)
 
     def _update_histogram(self, logits_BT: torch.Tensor, labels_BT: torch.Tensor, weights_BT: torch.Tensor) -> None:
-        num_tasks = logits_BT.shape[1]
-        inside_BT = (logits_BT / LOGIT_RANGE).clamp(-1, 1).nan_to_num()  # before they are integers, which wrap
-        bin_BT = ((inside_BT + 1) * (self._bins / 2)).long().clamp_max_(self._bins - 1)
-        task_T = torch.arange(num_tasks, device=logits_BT.device)
-        place_BT = ((labels_BT > 0.5).long() * num_tasks + task_T) * self._bins + bin_BT
+        place_BT = histogram_places(logits_BT, labels_BT, self._bins)
         self.histogram_2TH.view(-1).index_add_(0, place_BT.reshape(-1), weights_BT.reshape(-1))
 
     def bin_predictions(self) -> torch.Tensor:
@@ -102,6 +98,15 @@ class MetricSums:
             _binary(column, self.histogram_2TH[:, task]) if binary else _regression(column)
             for task, (column, binary) in enumerate(zip(columns, self._is_binary_T.tolist(), strict=True))
         ]
+
+
+def histogram_places(logits_BT: torch.Tensor, labels_BT: torch.Tensor, bins: int) -> torch.Tensor:
+    """Where rows belong in a histogram of shape (2, T, `bins`) laid out flat."""
+    num_tasks = logits_BT.shape[1]
+    inside_BT = (logits_BT / LOGIT_RANGE).clamp(-1, 1).nan_to_num()  # before they are integers, which wrap
+    bin_BT = ((inside_BT + 1) * (bins / 2)).long().clamp_max_(bins - 1)
+    task_T = torch.arange(num_tasks, device=logits_BT.device)
+    return ((labels_BT > 0.5).long() * num_tasks + task_T) * bins + bin_BT
 
 
 def entropy(rate: float) -> float:

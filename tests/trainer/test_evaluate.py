@@ -22,9 +22,9 @@ from trainer.buckets import BUCKETS, bucket_of, read_buckets
 from trainer.compare import compare_runs
 from trainer.config import Config
 from trainer.errors import ConfigError
-from trainer.evaluate_by import MetricsByValue, is_groupable
+from trainer.evaluate_by import BINS, MetricsByValue, is_groupable
 from trainer.evaluate_run import evaluate_run
-from trainer.metrics import MetricSums, entropy
+from trainer.metrics import Metrics, MetricSums, entropy
 from trainer.run_directory import RunDirectory, read_records
 from trainer.train import train
 from trainer.world import World
@@ -260,10 +260,42 @@ def _refusal(world: World, config: Config) -> str:
 def test_values_that_are_nan_or_null_are_one_group(tmp_path: Path) -> None:
     table = pa.table({"tab": pa.array([1.0, float("nan"), None, 2.0, float("nan"), 1.0])})
     pq.write_table(table, tmp_path / "part.parquet")
-    by = MetricsByValue("tab", read_manifest(str(tmp_path), None), torch.tensor([True]), 1)
     rows = torch.ones(6, 1)
-    by.update(Outcome(rows, rows, rows, rows[0], torch.arange(6)))
-    assert {value: int(sums.sums_6TK[0].sum()) for value, sums in by._sums.items()} == {1.0: 2, None: 3, 2.0: 1}
+    found = run_on_ranks(1, _by_tab, str(tmp_path), [Outcome(rows, rows, rows, rows[0], torch.arange(6))])[0]
+    assert {value: metrics[0].examples for value, metrics in found.items()} == {1.0: 2, None: 3, 2.0: 1}
+
+
+def _by_tab(world: World, data: str, batches: list[Outcome]) -> dict[Any, list[Metrics]]:
+    by = MetricsByValue("tab", read_manifest(data, None), torch.tensor([True]), 1)
+    for batch in batches:
+        by.update(batch)
+    return by.compute(world)
+
+
+def test_more_values_than_there_was_room_for(tmp_path: Path) -> None:
+    """Values in slots that are made while rows come in, padding in between, against a sum for each value."""
+    generator = torch.Generator().manual_seed(2)
+    tabs = torch.randint(0, 100, (600,), generator=generator)
+    pq.write_table(pa.table({"tab": pa.array(tabs.numpy())}), tmp_path / "part.parquet", row_group_size=50)
+    batches = []
+    logits_B1 = torch.randn(600, 1, generator=generator)
+    labels_B1 = (torch.rand(600, 1, generator=generator) < 0.4).float()
+    for first in range(0, 600, 60):
+        rows = torch.arange(first, first + 60)
+        numbers = torch.cat([rows, torch.full((4,), -1)])
+        batch = [torch.cat([tensor[rows], torch.ones(4, 1)]) for tensor in (logits_B1, labels_B1, torch.ones(600, 1))]
+        batches.append(Outcome(*batch, torch.zeros(1), numbers))
+    found = run_on_ranks(1, _by_tab, str(tmp_path), batches)[0]
+    assert list(found) == sorted(set(tabs.tolist()))
+    for value, (metrics,) in found.items():
+        sums = MetricSums(torch.tensor([True]), bins=BINS)
+        chosen = tabs == value
+        sums.update(logits_B1[chosen], labels_B1[chosen], torch.ones(int(chosen.sum()), 1))
+        (expected,) = sums.compute()
+        assert metrics.examples == expected.examples == int(chosen.sum())
+        for key in ("log_loss", "auc", "ne", "calibration"):
+            one, other = getattr(metrics, key), getattr(expected, key)
+            assert one == (None if other is None else pytest.approx(other, rel=1e-12))
 
 
 @pytest.mark.parametrize("kind", [pa.date32(), pa.list_(pa.int64()), pa.decimal128(4, 2), pa.binary()])
