@@ -12,6 +12,7 @@ import torch
 from pydantic import BaseModel, model_validator
 
 from trainer.metrics import Metrics, MetricSums
+from trainer.run_directory import replace_text
 from trainer.segments import Samples
 
 GROUPS = 10
@@ -48,11 +49,11 @@ class Calibration(BaseModel):
 
 
 def calibration_curve(task: str, sums: MetricSums, number: int, found: Metrics) -> CalibrationCurve | None:
-    """The curve of binary task `number`, from its histogram; None without rows that count."""
+    """The curve of binary task `number`, from its histogram; None where the task has no metrics."""
+    if found.log_loss is None:
+        return None
     negative_H, positive_H = sums.histogram_2TH[:, number].cpu()
     weight_H = negative_H + positive_H
-    if found.weight == 0:
-        return None
     group_H = ((weight_H.cumsum(0) - weight_H / 2) / found.weight * GROUPS).long().clamp_(0, GROUPS - 1)
     sums_3G = torch.zeros(3, GROUPS, dtype=torch.float64)
     sums_3G.index_add_(1, group_H, torch.stack([weight_H, positive_H, weight_H * sums.bin_predictions()]))
@@ -78,7 +79,4 @@ def _wilson(rate: float, count: float) -> tuple[float, float]:
 
 def write_calibration(path: Path, calibration: Calibration) -> None:
     """Writes the curves of an evaluation, in one step."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    partial.write_text(calibration.model_dump_json() + "\n", encoding="utf-8")
-    partial.replace(path)
+    replace_text(path, calibration.model_dump_json() + "\n")

@@ -15,6 +15,7 @@ from torch import nn
 
 from models.heads.base import Head
 from models.heads.fusion import FusionLevel
+from trainer.run_directory import replace_text
 from trainer.world import World
 
 
@@ -94,7 +95,4 @@ def gate_entropies(observer: GateObserver, weights: list[torch.Tensor]) -> dict[
 def write_fusion(path: Path, samples: int, levels: list[dict[str, Any]]) -> None:
     """Writes the means of an evaluation, in one step; nothing without gates."""
     if levels:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(".partial")
-        partial.write_text(json.dumps({"samples": samples, "levels": levels}) + "\n", encoding="utf-8")
-        partial.replace(path)
+        replace_text(path, json.dumps({"samples": samples, "levels": levels}) + "\n")

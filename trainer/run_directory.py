@@ -129,7 +129,7 @@ class RunDirectory:
 
     def create(self, config: Config, train: Manifest, test: Manifest) -> None:
         """Writes the resolved config and the manifests, and mends logs that a crash cut short."""
-        _replace_text(self.config_file, tomli_w.dumps(plain(config)))
+        replace_text(self.config_file, tomli_w.dumps(plain(config)))
         for folder in (self.checkpoints, self.manifests["train"].parent, *([self.trace] * config.run.trace)):
             self._make(folder)
         for use, manifest in (("train", train), ("test", test)):
@@ -230,11 +230,12 @@ def whole_lines(path: Path) -> list[str]:
 
 def _rewrite(path: Path, records: list[dict[str, Any]]) -> None:
     """Replaces a JSONL file in one step."""
-    _replace_text(path, "".join(json.dumps(record) + "\n" for record in records))
+    replace_text(path, "".join(json.dumps(record) + "\n" for record in records))
 
 
-def _replace_text(path: Path, text: str) -> None:
-    """Replaces a file in one step that survives a power cut."""
+def replace_text(path: Path, text: str) -> None:
+    """Writes a file, or replaces it, in one step that survives a power cut; makes its folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
     with partial.open("w", encoding="utf-8") as file:
         file.write(text)
