@@ -26,6 +26,7 @@ from data.errors import DataError
 from data.footer import Footer, UnreadableError, check_same_schema, one_line, read_footer
 from data.hashing import Int64
 from data.schema import SCHEMA_FILE, Column, parse_schema
+from data.windows import number_windows, window_name
 
 FOOTER_THREADS = 32
 """Footers are read at once; an object store answers each in tens of milliseconds."""
@@ -80,11 +81,14 @@ class Manifest:
         return np.cumsum(self.rows) - self.rows
 
     @property
+    def window_names(self) -> list[str]:
+        """The time window of each file: its directory, or the file itself where that lies at the root."""
+        return [window_name(name) for name in self.files]
+
+    @cached_property
     def window(self) -> Int64:
-        """Time window of each row group: its directory, or its file where that lies at the root."""
-        names = [str(PurePosixPath(name).parent) for name in self.files]
-        keys = [name if parent == "." else parent for name, parent in zip(self.files, names, strict=True)]
-        return np.unique(keys, return_inverse=True)[1].astype(np.int64)[self.file]
+        """Number of each row group's time window, in the order of time."""
+        return number_windows(self.window_names)[self.file]
 
     def path(self, group: int) -> str:
         """Path of a row group's file, for the filesystem."""

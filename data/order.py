@@ -19,7 +19,7 @@ from data.hashing import Int64, permutation
 
 OrderName = Literal["shuffled", "chronological", "stored"]
 """shuffled: row groups and the rows inside them. chronological: row groups inside a time window (a directory of the
-dataset, or a file where it has none); windows in the order of their names. stored: as the files are."""
+dataset, or a file where it has none); windows in the order of `data.windows`. stored: as the files are."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Order:
 
 
 def order(rows: Int64, window: Int64, *, name: OrderName, seed: int, epoch: int, lanes: int) -> Order:
-    """Order of one pass. `rows`: rows of each group; `window`: its time window, ascending; both in path order."""
+    """Order of one pass. `rows`: rows of each group; `window`: number of its time window; both in path order."""
     sequence = _sequence(len(rows), window, name, seed, epoch)
     cuts, cut_lane = _lane_cuts(rows, window if name == "chronological" else np.zeros_like(window), lanes)
     group_end = np.cumsum(rows[sequence])

@@ -12,6 +12,7 @@ from data.decode import Columns, Label, check_type
 from data.manifest import Manifest, OnBadFile, read_manifest, read_schema
 from data.order import OrderName
 from data.stream import Reading
+from data.windows import check_windows
 from models.embedding import FeatureLayer
 from models.ranker import Ranker
 from trainer.config import Config
@@ -98,7 +99,9 @@ def check_lanes(config: Config, world: World) -> None:
 
 
 def train_reading(config: Config, manifest: Manifest) -> Reading:
-    """How the training data is read; ConfigError where it is too small."""
+    """How the training data is read; UserError where it is too small, or has no order in time that is asked for."""
+    if config.data.order == "chronological":
+        check_windows(manifest.uri, manifest.window_names)
     reading = _reading(config, manifest, config.data.order, config.data.global_batch_size)
     reading = replace(reading, on_bad_file=config.data.on_bad_file)
     if reading.batches_per_epoch == 0:
