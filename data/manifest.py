@@ -5,10 +5,8 @@ listing of the dataset (paths, sizes, times of modification). A run keeps its ow
 trained, and what has changed since. Both are Parquet with metadata; nothing is unpickled.
 """
 
-import errno
 import hashlib
 import json
-import os
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -23,16 +21,19 @@ import pyarrow.parquet as pq
 from pyarrow import fs
 
 from data.errors import DataError
+from data.files import replaced
 from data.footer import Footer, UnreadableError, check_same_schema, one_line, read_footer
 from data.hashing import Int64
+from data.parsing import parse_json
+from data.paths import full_path
 from data.schema import SCHEMA_FILE, Column, parse_schema
 from data.windows import number_windows, window_name
 
 FOOTER_THREADS = 32
 """Footers are read at once; an object store answers each in tens of milliseconds."""
 CACHE = Path("~/.cache/adatt/manifests")
-FORMAT = 2
-"""Of the files that hold a manifest."""
+FORMAT = 3
+"""Of the files that hold a manifest. The digest of format 2 did not cover the arrays; runs hold such files."""
 _ARRAYS = ("file", "group", "rows", "bytes")
 _TEXTS = ("uri", "root", "fingerprint", "files", "digests", "left_out")
 _NOT_OURS = (pa.ArrowException, OSError, ValueError, KeyError, TypeError)
@@ -125,10 +126,7 @@ def read_manifest(uri: str, cache: Path | None = CACHE, *, on_bad_file: OnBadFil
 
 def save_manifest(manifest: Manifest, path: Path) -> None:
     """Writes the manifest to a local file, which appears complete or not at all; OSError where it cannot."""
-    try:
-        _write(manifest, path)
-    except OSError as error:
-        raise OSError(error.errno or errno.EIO, error.strerror or one_line(error), str(path)) from error
+    _write(manifest, path)
 
 
 def load_manifest(path: Path) -> Manifest:
@@ -181,7 +179,10 @@ def read_schema(manifest: Manifest) -> dict[str, Column]:
 def open_uri(uri: str) -> tuple[fs.FileSystem, str]:
     """The filesystem behind a URI or local path, and the path on it."""
     if "://" not in uri:
-        return fs.LocalFileSystem(), Path(uri).absolute().as_posix()
+        try:
+            return fs.LocalFileSystem(), full_path(uri).absolute().as_posix()
+        except ValueError as error:
+            raise DataError(f"dataset {error}") from error
     try:
         filesystem, root = fs.FileSystem.from_uri(uri)
     except (pa.ArrowException, ValueError, OSError) as error:
@@ -305,16 +306,17 @@ def _write(manifest: Manifest, path: Path, listing: str = "") -> None:
     """OSError where it cannot be written; nothing is left of it then."""
     texts = json.dumps({name: getattr(manifest, name) for name in _TEXTS}).encode()
     schema = manifest.schema.serialize().to_pybytes()
-    metadata = {"listing": listing, "texts": texts, "schema": schema, "digest": _digest([FORMAT, texts, schema])}
-    table = pa.table({name: getattr(manifest, name) for name in _ARRAYS}).replace_schema_metadata(metadata)
-    partial = path.with_suffix(f".{os.getpid()}.partial")
-    try:
-        pq.write_table(table, partial, write_page_checksum=True)
-        partial.replace(path)
-    except OSError:
-        with suppress(OSError):  # where the folder is a file, as below HOME=/dev/null, it fails too
-            partial.unlink()
-        raise
+    table = pa.table({name: getattr(manifest, name) for name in _ARRAYS})
+    digest = _digest_of_all(table, listing.encode(), texts, schema)
+    table = table.replace_schema_metadata({"listing": listing, "texts": texts, "schema": schema, "digest": digest})
+    with replaced(path, by_many=True) as file:
+        pq.write_table(table, file, write_page_checksum=True)
+
+
+def _digest_of_all(table: pa.Table, *texts: bytes) -> str:
+    """Of everything that a manifest's file holds."""
+    arrays = (table[name].to_numpy().astype("<i8").tobytes() for name in _ARRAYS)
+    return _digest([FORMAT, *texts, *(hashlib.sha256(array).hexdigest() for array in arrays)])
 
 
 def _read_table(path: Path) -> pa.Table:
@@ -325,10 +327,11 @@ def _read_table(path: Path) -> pa.Table:
 def _from_table(table: pa.Table) -> Manifest:
     """The manifest that `_write` wrote; one of `_NOT_OURS` where it is something else."""
     metadata = table.schema.metadata
-    texts, schema = metadata[b"texts"], metadata[b"schema"]
-    if metadata[b"digest"].decode() != _digest([FORMAT, texts, schema]):
+    listing, texts, schema = metadata[b"listing"], metadata[b"texts"], metadata[b"schema"]
+    digests = (_digest_of_all(table, listing, texts, schema), _digest([2, texts, schema]))
+    if metadata[b"digest"].decode() not in digests:
         raise ValueError("damaged, or written by another version")
-    values = json.loads(texts)
+    values = parse_json(texts)
     return Manifest(
         **{name: table[name].to_numpy() for name in _ARRAYS},
         uri=values["uri"],

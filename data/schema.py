@@ -11,6 +11,8 @@ import json
 from dataclasses import asdict, dataclass
 from typing import Literal
 
+from data.parsing import parse_json
+
 Role = Literal["feature", "label", "oracle", "time", "key"]
 """feature: known before the impression. label: an outcome. oracle: the true conditional mean of a label (synthetic data
 only). time: when the impression happened; may be used as a feature. key: identifies the row."""
@@ -40,4 +42,4 @@ def dump_schema(columns: list[Column]) -> str:
 
 def parse_schema(text: str) -> dict[str, Column]:
     """Columns by name; ValueError, KeyError or TypeError where the text is not a schema."""
-    return {entry["name"]: Column(**entry) for entry in json.loads(text)["columns"]}
+    return {entry["name"]: Column(**entry) for entry in parse_json(text)["columns"]}

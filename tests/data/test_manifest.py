@@ -1,3 +1,4 @@
+import hashlib
 import os
 import shutil
 from collections.abc import Callable
@@ -394,6 +395,47 @@ def test_no_wrong_byte_in_a_saved_manifest_goes_unnoticed(dataset: Path, saved: 
     assert found > len(whole) / 7 / 2
 
 
+def halve(table: pa.Table) -> pa.Table:
+    return table.slice(0, len(table) // 2)
+
+
+def add_rows(table: pa.Table) -> pa.Table:
+    return table.set_column(2, "rows", pa.compute.add(table["rows"], 1))
+
+
+def other_listing(table: pa.Table) -> pa.Table:
+    return table.replace_schema_metadata({**table.schema.metadata, b"listing": b"other"})
+
+
+def other_uri(table: pa.Table) -> pa.Table:
+    texts = table.schema.metadata[b"texts"].replace(b"dataset", b"elsewhere")
+    return table.replace_schema_metadata({**table.schema.metadata, b"texts": texts})
+
+
+@pytest.mark.parametrize("change", [halve, add_rows, other_listing, other_uri])
+def test_a_manifest_whose_parts_do_not_belong_together_is_an_error(
+    dataset: Path, saved: Path, cache: Path, change: Callable[[pa.Table], pa.Table]
+) -> None:
+    """A well-formed file with the digest of another; read anew where it is only a cache."""
+    save(read(dataset), saved)
+    expected = contents(read_manifest(str(dataset), cache))
+    for path in (saved, *cache.iterdir()):
+        pq.write_table(change(pq.ParquetFile(path).read()), path)
+    with pytest.raises(DataError, match="not a saved manifest"):
+        load_manifest(saved)
+    assert contents(read_manifest(str(dataset), cache)) == expected
+
+
+def test_a_manifest_of_the_last_format_is_read(dataset: Path, saved: Path) -> None:
+    """Runs hold them."""
+    save(read(dataset), saved)
+    table = pq.ParquetFile(saved).read()
+    parts = [2, table.schema.metadata[b"texts"], table.schema.metadata[b"schema"]]
+    digest = hashlib.sha256(b"".join(repr(part).encode() + b"\n" for part in parts)).hexdigest()
+    pq.write_table(table.replace_schema_metadata({**table.schema.metadata, b"digest": digest}), saved)
+    assert contents(load_manifest(saved)) == contents(read(dataset))
+
+
 def test_a_truncated_manifest_is_an_error(dataset: Path, saved: Path) -> None:
     save(read(dataset), saved)
     whole = saved.read_bytes()
@@ -558,7 +600,19 @@ def test_the_schema_lies_in_the_folder_or_above_it(dataset: Path, tmp_path: Path
     assert read_schema(read(dataset)) == {}
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"columns": [{"name": "a"}]}', '{"columns": 3}', "\udcff"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "{",
+        "[]",
+        "{}",
+        pytest.param("[" * 100_000, id="deep"),
+        '{"columns": [{"name": "a"}]}',
+        '{"columns": 3}',
+        "\udcff",
+    ],
+)
 def test_a_damaged_schema_is_named(dataset: Path, text: str) -> None:
     (dataset / "schema.json").write_bytes(text.encode(errors="surrogateescape"))
     with pytest.raises(DataError, match=rf"^{dataset}/schema.json: not a dataset schema \(.*\); mend or remove it$"):
