@@ -24,6 +24,7 @@ from data.errors import DataError
 from data.files import replaced
 from data.footer import Footer, UnreadableError, check_same_schema, one_line, read_footer
 from data.hashing import Int64
+from data.listing import SHOWN, below, first_names, list_dataset
 from data.parsing import parse_json
 from data.paths import full_path
 from data.schema import SCHEMA_FILE, Column, parse_schema
@@ -35,7 +36,7 @@ CACHE = Path("~/.cache/adatt/manifests")
 FORMAT = 3
 """Of the files that hold a manifest. The digest of format 2 did not cover the arrays; runs hold such files."""
 _ARRAYS = ("file", "group", "rows", "bytes")
-_TEXTS = ("uri", "root", "fingerprint", "files", "digests", "left_out")
+_TEXTS = ("uri", "root", "fingerprint", "files", "digests", "left_out", "num_unread", "unread")
 _NOT_OURS = (pa.ArrowException, OSError, ValueError, KeyError, TypeError)
 """What reading such a file raises where it is damaged or something else."""
 OnBadFile = Literal["fail", "skip"]
@@ -65,6 +66,10 @@ class Manifest:
     """Files that could not be read, with the reason; they are in none of the above."""
     root: str = field(repr=False)
     """Path of the dataset on its filesystem."""
+    num_unread: int = 0
+    """Other files that lie in the dataset's folder, which are not read."""
+    unread: tuple[str, ...] = ()
+    """The first of them."""
 
     @cached_property
     def filesystem(self) -> fs.FileSystem:
@@ -91,6 +96,12 @@ class Manifest:
         """Number of each row group's time window, in the order of time."""
         return number_windows(self.window_names)[self.file]
 
+    @property
+    def unread_note(self) -> str | None:
+        """What lies in the dataset's folder and is not read, in a line; None: nothing."""
+        found = first_names(self.unread, self.num_unread) if self.num_unread else None
+        return found and f"dataset {self.uri}: only *.parquet is read, not {found}"
+
     def path(self, group: int) -> str:
         """Path of a row group's file, for the filesystem."""
         name = self.files[self.file[group]]
@@ -107,8 +118,9 @@ def read_manifest(uri: str, cache: Path | None = CACHE, *, on_bad_file: OnBadFil
     A file whose footer cannot be read is an error, or with `on_bad_file = "skip"` in `left_out`; never all of them.
     """
     filesystem, root = open_uri(uri)
-    infos = _list_files(filesystem, root, uri)
-    names = [_below(root, info) for info in infos]
+    listed = list_dataset(filesystem, root, uri)
+    infos = listed.files
+    names = [below(root, info) for info in infos]
     listing = _digest([FORMAT, *((name, info.size, info.mtime_ns) for name, info in zip(names, infos, strict=True))])
     cached = _cache_file(cache, f"{_digest([(uri, root)])}.parquet")
     known = _load_cached(cached, listing, on_bad_file)
@@ -121,7 +133,7 @@ def read_manifest(uri: str, cache: Path | None = CACHE, *, on_bad_file: OnBadFil
         with suppress(OSError):  # best effort: a read-only home only costs the next start some time
             cached.parent.mkdir(parents=True, exist_ok=True)
             _write(manifest, cached, listing)
-    return manifest
+    return replace(manifest, num_unread=len(listed.unread), unread=listed.unread[:SHOWN])
 
 
 def save_manifest(manifest: Manifest, path: Path) -> None:
@@ -192,32 +204,8 @@ def open_uri(uri: str) -> tuple[fs.FileSystem, str]:
     return filesystem, root.rstrip("/")
 
 
-def _list_files(filesystem: fs.FileSystem, root: str, uri: str) -> list[fs.FileInfo]:
-    try:
-        info = filesystem.get_file_info(root)
-        if info.type == fs.FileType.NotFound:
-            raise DataError(f"dataset {uri}: no such file or folder")
-        found = [info] if info.is_file else filesystem.get_file_info(fs.FileSelector(root, recursive=True))
-    except OSError as error:
-        raise DataError(f"dataset {uri}: cannot be listed ({one_line(error)})") from error
-    infos = [entry for entry in found if entry.is_file and _is_data(entry.path.removeprefix(root), info.is_file)]
-    if not infos:
-        raise DataError(f"dataset {uri}: no *.parquet file in it; name the folder that holds them")
-    return sorted(infos, key=lambda entry: entry.path)
-
-
-def _is_data(name: str, is_root: bool) -> bool:
-    parts = PurePosixPath(name).parts
-    hidden = any(part.startswith(("_", ".")) for part in parts)
-    return is_root or (name.endswith(".parquet") and not hidden)
-
-
-def _below(root: str, info: fs.FileInfo) -> str:
-    return info.path.removeprefix(root).lstrip("/")
-
-
 def _read_footers(
-    uri: str, root: str, filesystem: fs.FileSystem, infos: list[fs.FileInfo], on_bad_file: OnBadFile
+    uri: str, root: str, filesystem: fs.FileSystem, infos: tuple[fs.FileInfo, ...], on_bad_file: OnBadFile
 ) -> Manifest:
     def read(info: fs.FileInfo) -> Footer | UnreadableError:
         try:
@@ -236,14 +224,14 @@ def _read_footers(
     first_info, first = good[0]
     for info, footer in good:
         check_same_schema(first.schema, footer.schema, first_info.path, info.path)
-    left_out = tuple((_below(root, info), error.reason) for info, error in bad)
+    left_out = tuple((below(root, info), error.reason) for info, error in bad)
     return _manifest_of(uri, root, good, left_out)
 
 
 def _manifest_of(
     uri: str, root: str, footers: list[tuple[fs.FileInfo, Footer]], left_out: tuple[tuple[str, str], ...]
 ) -> Manifest:
-    parts = [(_below(root, info), info.size, footer.digest) for info, footer in footers]
+    parts = [(below(root, info), info.size, footer.digest) for info, footer in footers]
     groups = [footer.rows for _, footer in footers]
     return Manifest(
         uri=uri,
@@ -340,5 +328,7 @@ def _from_table(table: pa.Table) -> Manifest:
         files=tuple(values["files"]),
         digests=tuple(values["digests"]),
         left_out=tuple((name, reason) for name, reason in values["left_out"]),
+        num_unread=values.get("num_unread", 0),
+        unread=tuple(values.get("unread", ())),
         schema=pa.ipc.read_schema(pa.py_buffer(schema)),
     )

@@ -1,5 +1,6 @@
 """Builds the parts of a run from its config. Nothing here runs anything or writes a file."""
 
+import sys
 from dataclasses import dataclass, replace
 from typing import cast
 
@@ -53,7 +54,10 @@ def open_dataset(uri: str, config: Config, world: World, on_bad_file: OnBadFile 
         check_columns(manifest, config)
         return manifest
 
-    return world.on_first(read)
+    manifest = world.on_first(read)
+    if world.first and manifest.unread_note:
+        sys.stderr.write(f"note: {manifest.unread_note}\n")
+    return manifest
 
 
 def check_columns(manifest: Manifest, config: Config) -> None:

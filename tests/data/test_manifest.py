@@ -531,7 +531,7 @@ def test_a_missing_dataset_is_named(tmp_path: Path) -> None:
 
 def test_a_folder_without_parquet_is_named(tmp_path: Path) -> None:
     (tmp_path / "data.csv").write_text("a,b")
-    expect_error(tmp_path, rf"^dataset {tmp_path}: no \*\.parquet file in it; name the folder that holds them$")
+    expect_error(tmp_path, rf"^dataset {tmp_path}: no \*\.parquet file in it, but 1 other file: data\.csv; name ")
 
 
 def test_a_dataset_without_rows_is_named(tmp_path: Path) -> None:
