@@ -9,12 +9,11 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import xxhash
 from numpy.typing import NDArray
 
 from data.errors import DataError
 from data.features import Features, SparseFeature
-from data.hashing import Int64, fold
+from data.hashing import Int64, fold, hash_texts
 
 Float32 = NDArray[np.float32]
 Where = Callable[[int], str]
@@ -207,5 +206,5 @@ def _integers(values: pa.Array) -> Int64:
     if pa.types.is_integer(values.type):
         return np.ascontiguousarray(values.cast(pa.int64(), safe=False).to_numpy(zero_copy_only=False))
     encoded = values if pa.types.is_dictionary(values.type) else values.dictionary_encode()
-    hashes = [xxhash.xxh3_64_intdigest(text.encode()) for text in encoded.dictionary.to_pylist()]
-    return np.array(hashes, np.uint64).view(np.int64)[encoded.indices.to_numpy(zero_copy_only=False)]
+    hashes = hash_texts(encoded.dictionary.to_pylist())
+    return hashes[encoded.indices.to_numpy(zero_copy_only=False)]

@@ -7,6 +7,7 @@ own generators may change their streams between versions; a resumed run must not
 import hashlib
 
 import numpy as np
+import xxhash
 from numpy.typing import NDArray
 
 Int64 = NDArray[np.int64]
@@ -30,6 +31,12 @@ def mix(values: UInt64) -> UInt64:
 def fold(ids: Int64, rows: int) -> Int64:
     """Ids of any size → table rows 0 … rows-1; equal ids always meet the same row."""
     return (mix(ids.view(np.uint64)) % np.uint64(rows)).view(np.int64)
+
+
+def hash_texts(texts: list[str]) -> Int64:
+    """XXH3-64 of the UTF-8 bytes of each text, as the id that it stands for."""
+    hashes = [xxhash.xxh3_64_intdigest(text.encode()) for text in texts]
+    return np.array(hashes, np.uint64).view(np.int64)
 
 
 def permutation(count: int, *key: object) -> Int64:

@@ -1,6 +1,6 @@
 """Area under the ROC curve: exact for test sets of a few million rows; beyond, `trainer.metrics` has a histogram.
 
-Shapes: B rows of a batch, N rows of this rank, T tasks, L distinct logits or bins, in ascending order.
+Shapes: B rows of a batch, N rows of this rank, M of all ranks, T tasks, L distinct logits or bins, in ascending order.
 """
 
 import torch
@@ -54,13 +54,32 @@ class ExactAuc:
 
         Collective: call on all ranks.
         """
-        return {task: self._compute(world, place) for place, task in enumerate(self._tasks.tolist())}
+        group_N = torch.zeros_like(self._logits_TN[0], dtype=torch.int64) if len(self._tasks) else torch.zeros(0)
+        return {task: aucs[0] for task, aucs in self.compute_by(world, group_N, 1).items()}
 
-    def _compute(self, world: World, place: int) -> float | None:
-        weights = world.concatenate(self._weights_TN[place])
-        logits, order = world.concatenate(self._logits_TN[place])[weights != 0].sort()
-        weights = weights[weights != 0][order].double()
-        distinct_L, inverse = logits.unique_consecutive(return_inverse=True)
-        weights_2L = torch.zeros(2, len(distinct_L), dtype=torch.float64, device=logits.device)
-        weights_2L.view(-1).index_add_(0, (weights > 0).long() * len(distinct_L) + inverse, weights.abs())
-        return area_under_curve(weights_2L)[0]
+    def compute_by(self, world: World, group_N: torch.Tensor, groups: int) -> dict[int, list[float | None]]:
+        """AUC within each of so many groups of rows, as `compute` over all rows.
+
+        group_N: int64, of the rows in the order in which they were added. Collective: call on all ranks.
+        """
+        group_M = world.concatenate(group_N)
+        return {task: self._compute(world, place, group_M, groups) for place, task in enumerate(self._tasks.tolist())}
+
+    def _compute(self, world: World, place: int, group_M: torch.Tensor, groups: int) -> list[float | None]:
+        weight_M = world.concatenate(self._weights_TN[place])
+        logit_M = world.concatenate(self._logits_TN[place])
+        counts_M = weight_M != 0
+        logits, order = logit_M[counts_M].sort(stable=True)
+        weights, group = weight_M[counts_M][order], group_M[counts_M][order]
+        group, order = group.sort(stable=True)  # logits still ascend within each group
+        parts = torch.bincount(group, minlength=groups).tolist()
+        pairs = zip(logits[order].split(parts), weights[order].split(parts), strict=True)
+        return [_area(logits_of_group, weights_of_group) for logits_of_group, weights_of_group in pairs]
+
+
+def _area(logits: torch.Tensor, weights: torch.Tensor) -> float | None:
+    """AUC of rows in ascending order of their logit; weights below 0 are those of negatives."""
+    distinct_L, place = logits.unique_consecutive(return_inverse=True)
+    weights_2L = torch.zeros(2, len(distinct_L), dtype=torch.float64, device=logits.device)
+    weights_2L.view(-1).index_add_(0, (weights > 0).long() * len(distinct_L) + place, weights.double().abs())
+    return area_under_curve(weights_2L)[0]

@@ -14,13 +14,18 @@ Two things make a difference uncertain, and which of them an interval holds says
   over draws between differences that share no model. Noise of the rows that differs from model to model is in SE
   already; σ² is what the rows do to all of them alike, and does not shrink with more seeds.
 
+What is drawn must be independent. Rows of one user are not: `trainer.units` puts them into one bucket. Where a few
+buckets hold most of the loss, as those of heavy users do, draws vary too little: as if a variance were divided by n in
+place of n - 1, and the normal distribution taken for Student's t. Intervals are widened by both, with the effective
+number of buckets for n: (Σ loss)² / Σ loss² (Kish, Survey Sampling, 1965).
+
 Shapes: K buckets, R draws (resamples), P pairs of models.
 """
 
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import lru_cache
 from statistics import NormalDist
 
 import numpy as np
@@ -30,7 +35,9 @@ Floats = npt.NDArray[np.float64]
 CONFIDENCE = 0.95
 RESAMPLES = 2_000
 FEWEST_BUCKETS = 30
-"""With rows of a task in fewer buckets than this its intervals would hold the truth in less than 93 % of cases."""
+"""Rows of a task in fewer buckets than this give no interval."""
+FEWEST_EFFECTIVE = 2
+"""Effective number of buckets below which there is no variance to estimate."""
 _TAIL = (1 + CONFIDENCE) / 2
 _Z = NormalDist().inv_cdf(_TAIL)
 _T_OF_FEW = (12.7062, 4.3027, 3.1824, 2.7764, 2.5706, 2.4469, 2.3646, 2.3060, 2.2622)
@@ -46,7 +53,7 @@ class Estimate:
     high: float
     """The 95 % interval: over test rows for one model on each side, else over trainings and test rows.
 
-    From minus to plus infinity where the rows lie in fewer than FEWEST_BUCKETS: so few resampled rows vary too little.
+    From minus to plus infinity where the rows lie in fewer than FEWEST_BUCKETS, or one of these holds nearly all loss.
     """
     standard_error: float | None
     """Over seeds; None for one model on each side."""
@@ -73,17 +80,25 @@ def compare_losses(
     pairs = [(old, new) for old in sorted(baseline) for new in sorted(losses) if old == new or not paired]
     found_P, drawn_PR = zip(*(_relative(baseline[old], losses[new], resamples) for old, new in pairs), strict=True)
     finite_PR = _finite(np.array(drawn_PR))
-    are_enough = min(np.count_nonzero(losses_K) for losses_K in baseline.values()) >= FEWEST_BUCKETS
+    widening = max(map(_widening, baseline.values()))
     if len(pairs) == 1:
-        if not are_enough:
+        if widening == math.inf:
             return Estimate(found_P[0], -math.inf, math.inf, None)
-        low, high = np.quantile(finite_PR[0], (1 - _TAIL, _TAIL))
+        low, high = found_P[0] + widening * (np.quantile(finite_PR[0], (1 - _TAIL, _TAIL)) - found_P[0])
         return Estimate(found_P[0], float(low), float(high), None)
     relative, error, freedom = _over_pairs(np.array(found_P)) if paired else _over_sides(old_totals, new_totals)
-    if not are_enough:
+    if widening == math.inf:
         return Estimate(relative, -math.inf, math.inf, error)
-    half = math.hypot(t_quantile(freedom) * error, _Z * _shared_deviation(pairs, finite_PR))
+    half = math.hypot(t_quantile(freedom) * error, widening * _Z * _shared_deviation(pairs, finite_PR))
     return Estimate(relative, relative - half, relative + half, error)
+
+
+def _widening(loss_K: Floats) -> float:
+    """How much wider than the draws an interval over these buckets is; infinity where they are too few for one."""
+    effective = int(loss_K.sum() ** 2 / np.square(loss_K).sum())
+    if np.count_nonzero(loss_K) < FEWEST_BUCKETS or effective < FEWEST_EFFECTIVE:
+        return math.inf
+    return math.sqrt(effective / (effective - 1)) * t_quantile(effective - 1) / _Z
 
 
 def _relative(baseline_K: Floats, loss_K: Floats, resamples: int) -> tuple[float, Floats]:
@@ -97,7 +112,7 @@ def _relative(baseline_K: Floats, loss_K: Floats, resamples: int) -> tuple[float
         return float(100 * difference_K.sum() / baseline_K.sum()), 100 * drawn_R / total_R
 
 
-@cache
+@lru_cache(maxsize=8)
 def bucket_draws(num_buckets: int, resamples: int) -> Floats:
     """How often each bucket is drawn in each resample (R, K): the same in every comparison."""
     random = np.random.Generator(np.random.Philox(17))

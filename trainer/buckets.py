@@ -1,7 +1,8 @@
 """What an evaluation leaves for comparisons: the sums of each hash bucket of the test rows, in a Parquet file.
 
 NE and MSE of any multiset of buckets follow from their sums, so two runs can be compared pairwise, and their difference
-given an interval by resampling buckets, without any prediction being kept. A row is in the same bucket in every run.
+given an interval by resampling buckets, without any prediction being kept. A row is in the same bucket in every run:
+`trainer.units` says in which.
 
 Shapes: B rows, T tasks, K buckets.
 """
@@ -45,6 +46,13 @@ class Buckets:
     fingerprint: str
     """Of the test set."""
     tasks: dict[str, TaskBuckets]
+    unit: str | None = None
+    """Column whose values keep rows together (`evaluate.unit`); None: rows are taken as independent."""
+
+    @property
+    def by(self) -> str:
+        """What the buckets hold, for messages."""
+        return "with rows taken as independent" if self.unit is None else f"by unit {self.unit!r}"
 
 
 def bucket_of(numbers_B: torch.Tensor) -> torch.Tensor:
@@ -57,11 +65,12 @@ def bucket_of(numbers_B: torch.Tensor) -> torch.Tensor:
 def write_buckets(path: Path, sums: MetricSums, tasks: tuple[TaskConfig, ...], buckets: Buckets) -> None:
     """Writes the sums of all tasks but auxiliary ones, in one step; `buckets` says of which evaluation."""
     values_6TK = sums.sums_6TK.cpu().numpy()
+    count = values_6TK.shape[2]
     shown = [(index, task) for index, task in enumerate(tasks) if not task.auxiliary]
     columns = {
-        "task": pa.array(np.repeat([task.name for _, task in shown], BUCKETS)),
-        "kind": pa.array(np.repeat([task.kind for _, task in shown], BUCKETS)),
-        "bucket": pa.array(np.tile(np.arange(BUCKETS, dtype=np.int32), len(shown))),
+        "task": pa.array(np.repeat([task.name for _, task in shown], count)),
+        "kind": pa.array(np.repeat([task.kind for _, task in shown], count)),
+        "bucket": pa.array(np.tile(np.arange(count, dtype=np.int32), len(shown))),
     }
     for row, name in enumerate(MetricSums.NAMES):
         flat = np.concatenate([values_6TK[row, index] for index, _ in shown])
@@ -70,7 +79,8 @@ def write_buckets(path: Path, sums: MetricSums, tasks: tuple[TaskConfig, ...], b
         "samples": str(buckets.samples),
         "milestones": json.dumps(buckets.milestones),
         "test_fingerprint": buckets.fingerprint,
-        "buckets": str(BUCKETS),
+        "buckets": str(count),
+        "unit": buckets.unit or "",
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(f".{os.getpid()}.partial")
@@ -95,6 +105,7 @@ def read_buckets(path: Path) -> Buckets:
             milestones=list(json.loads(metadata[b"milestones"])),
             fingerprint=metadata[b"test_fingerprint"].decode(),
             tasks=tasks,
+            unit=metadata.get(b"unit", b"").decode() or None,
         )
     except PermissionError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror}); mend its permissions") from error

@@ -18,10 +18,10 @@ from models.embedding import FeatureLayer
 from models.ranker import Ranker
 from trainer.config import Config
 from trainer.errors import ConfigError
-from trainer.evaluate_by import is_groupable
 from trainer.guard import GuardedPipeline
 from trainer.initialise import initialise_dense, initialise_tables
 from trainer.optimizers import Optimizer, fused_params
+from trainer.row_values import is_groupable
 from trainer.sharding import FusedSharder, Placement, placements, plan_tables, process_group
 from trainer.world import World
 
@@ -122,20 +122,25 @@ def train_reading(config: Config, manifest: Manifest) -> Reading:
 
 
 def test_reading(config: Config, manifest: Manifest, lanes: int) -> Reading:
-    """How the test data is read: every row once, as stored; ConfigError where a column of `evaluate.by` is missing.
+    """How the test data is read: every row once, as stored; ConfigError where a column of `evaluate` is missing.
 
     Metrics do not depend on which rows share a batch, so that one lane a rank will do, with the least memory.
     """
     for name in config.evaluate.by:
-        if name not in manifest.schema.names:
-            raise ConfigError(
-                f"evaluate.by: no column {name!r} in {manifest.uri}; it has {', '.join(manifest.schema.names)}"
-            )
-        kind = manifest.schema.field(name).type
-        if not is_groupable(kind):
-            raise ConfigError(f"evaluate.by: column {name!r} is {kind}; choose one of numbers, booleans or text")
+        _check_groupable("evaluate.by", name, manifest)
+    if config.evaluate.unit is not None:
+        _check_groupable("evaluate.unit", config.evaluate.unit, manifest)
     size = config.data.evaluation_batch_size or config.data.global_batch_size
     return replace(_reading(config, manifest, "stored", size, keep_last=True), lanes=lanes)
+
+
+def _check_groupable(key: str, name: str, manifest: Manifest) -> None:
+    """ConfigError where there is no such column, or rows cannot be grouped by it."""
+    if name not in manifest.schema.names:
+        raise ConfigError(f"{key}: no column {name!r} in {manifest.uri}; it has {', '.join(manifest.schema.names)}")
+    kind = manifest.schema.field(name).type
+    if not is_groupable(kind):
+        raise ConfigError(f"{key}: column {name!r} is {kind}; choose one of numbers, booleans or text")
 
 
 def end_of_training(config: Config, reading: Reading) -> int:

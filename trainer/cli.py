@@ -71,6 +71,10 @@ def evaluate_command(
     run: RunArgument,
     checkpoint: Annotated[str, typer.Option(metavar="NAME", help="Samples of a checkpoint, or latest.")] = "latest",
     data: Annotated[str | None, typer.Option(metavar="URI", help="Dataset; the config's test set if left out.")] = None,
+    unit: Annotated[
+        str | None,
+        typer.Option(metavar="COLUMN", help="Rows that belong together, for comparisons; evaluate.unit if left out."),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Evaluate a checkpoint of a run.
@@ -82,7 +86,7 @@ def evaluate_command(
     from trainer.world import start_world
 
     with start_world() as world:
-        records = evaluate_run(run, checkpoint, data, world)
+        records = evaluate_run(run, checkpoint, data, world, unit)
         if world.first and as_json:
             sys.stdout.writelines(json.dumps(record) + "\n" for record in records)
         elif world.first:

@@ -13,7 +13,7 @@ from data.counts import format_count, parse_count
 from data.errors import DataError
 from data.manifest import read_manifest
 from trainer.bootstrap import FEWEST_BUCKETS, Estimate, Floats, compare_losses
-from trainer.buckets import TaskBuckets
+from trainer.buckets import Buckets, TaskBuckets
 from trainer.errors import ConfigError
 from trainer.metrics import MetricSums, entropy
 from trainer.run_group import Group, Run, group_runs, read_run
@@ -52,6 +52,10 @@ class Difference:
     significant: bool | None
     """Whether the heads differ at 95 %, over trainings and test rows; None for one training on each side, from which
     that cannot be told."""
+    unit: str | None
+    """Column whose values keep test rows together in intervals (`evaluate.unit`); None: rows taken as independent."""
+    buckets: int
+    """How many buckets of the test set hold rows of the task; units of their own where these are few."""
 
     @property
     def column(self) -> str:
@@ -94,15 +98,23 @@ def compare_runs(baseline: str, runs: list[str], data: str | None = None) -> Com
         )
     groups = group_runs(read_run(path, test_set) for entry in runs for path in _split(entry))
     _check_on_one_side(bases[0], groups)
-    _check_same_test_set([*bases[0].runs, *(run for group in groups for run in group.runs)])
+    all_runs = [*bases[0].runs, *(run for group in groups for run in group.runs)]
+    _check_same_test_set(all_runs)
+    _check_same_unit(all_runs, data)
     differences = [entry for group in groups for entry in compare_groups(bases[0], group)]
     warnings = dict.fromkeys(warning for group in groups for warning in _not_compared(bases[0], group))
     warnings |= dict.fromkeys(
-        f"task {entry.task}: rows in fewer than {FEWEST_BUCKETS} buckets of the test set are too few for an interval"
-        for entry in differences
-        if entry.relative_percent is not None and entry.low_percent is None
+        _too_few(entry) for entry in differences if entry.relative_percent is not None and entry.low_percent is None
     )
     return Comparison(tuple(differences), tuple(warnings))
+
+
+def _too_few(entry: Difference) -> str:
+    held = "buckets of the test set" if entry.unit is None else f"buckets by unit {entry.unit!r}"
+    return (
+        f"task {entry.task}: its rows lie in {entry.buckets} {held}, or most of its loss in one; an interval takes "
+        f"{FEWEST_BUCKETS} at least"
+    )
 
 
 def _split(entry: str) -> list[str]:
@@ -137,6 +149,22 @@ def _check_same_test_set(runs: list[Run]) -> None:
                 f"{path} was evaluated at {format_count(point)} on another test set, or another version of it, than "
                 f"{first_path} (fingerprints {fingerprint[:12]}, {first[:12]}); compare runs tested on the same rows"
             )
+
+
+def _check_same_unit(runs: list[Run], data: str | None) -> None:
+    """ConfigError where runs have the same rows in other buckets at one milestone."""
+    first: dict[int, tuple[str, Buckets]] = {}
+    for run in runs:
+        for point, buckets in run.points.items():
+            path, known = first.setdefault(point, (run.path, buckets))
+            if known.unit != buckets.unit:
+                stale, unit = (run.path, known.unit) if known.unit is not None else (path, buckets.unit)
+                at = (buckets if stale == run.path else known).samples
+                on = f" --data {data}" if data else ""
+                raise ConfigError(
+                    f"{run.path} was evaluated at {format_count(point)} {buckets.by}, but {path} {known.by}; "
+                    f"evaluate anew: adatt evaluate {stale} --checkpoint {at} --unit {unit}{on}"
+                )
 
 
 def compare_groups(baseline: Group, group: Group) -> list[Difference]:
@@ -187,6 +215,8 @@ def _difference(baseline: Group, group: Group, task: str, point: int) -> Differe
         baseline_seeds=len(old),
         seeds=len(new),
         significant=_is_significant(estimate) if estimate and not single else None,
+        unit=named.unit,
+        buckets=int(np.count_nonzero(first.sums_6K[EXAMPLES])),
     )
 
 

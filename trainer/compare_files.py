@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from trainer.compare import Comparison, Difference
-from trainer.compare_table import Grid, comparison_grids, comparison_notes, folder_names
+from trainer.compare_table import Grid, comparison_grids, comparison_notes, folder_names, unit_text
 from trainer.errors import DISK_FULL, ConfigError
 
 
@@ -67,7 +67,8 @@ def curve(comparison: Comparison, task: str) -> Figure:
     axes.set_xticks(list(samples.values()), list(samples))
     axes.set_xlabel("samples trained")
     axes.set_ylabel(f"{entries[0].metric.upper()} relative to {entries[0].baseline_head}, %")
-    axes.set_title(f"{task}: bands are 95 % intervals, lower is better")
+    units = " and ".join(dict.fromkeys(unit_text(entry.unit) for entry in entries))
+    axes.set_title(f"{task}: bands are 95 % intervals ({units}), lower is better")
     if shown:
         figure.legend(loc="outside lower center")
     return figure

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from trainer.bootstrap import RESAMPLES
+from trainer.buckets import BUCKETS
 from trainer.compare import Difference
 
 UNDEFINED = "–"
@@ -35,13 +36,19 @@ def _grid(task: str, differences: list[Difference]) -> Grid:
         cells = {entry.column: _cell(entry) for entry in differences if entry.run == run}
         head = next(entry.head for entry in differences if entry.run == run)
         rows.append([head, folder_names(run), *(cells.get(column, UNDEFINED) for column in columns)])
-    title = f"{task}: {first.metric.upper()} of the baseline; of the others the difference to it in %"
+    units = " and ".join(dict.fromkeys(unit_text(entry.unit) for entry in differences))
+    title = f"{task}: {first.metric.upper()} of the baseline; of the others the difference to it in % ({units})"
     return Grid(task, title, ["head", "runs", *columns], rows)
 
 
 def folder_names(run: str) -> str:
     """runs/a-1,runs/a-2 → a-1, a-2."""
     return ", ".join(Path(path).name for path in run.split(","))
+
+
+def unit_text(unit: str | None) -> str:
+    """What intervals take as independent, in a few words."""
+    return "rows taken as independent" if unit is None else f"intervals by {unit}"
 
 
 def _number(value: float | None) -> str:
@@ -65,11 +72,21 @@ def _mark(entry: Difference) -> str:
     return " " + words[entry.relative_percent > 0]
 
 
+def _unit_note(entry: Difference) -> str:
+    if entry.unit is None:
+        return (
+            "Rows taken as independent: where rows of one user are not, intervals are too narrow; name the column with "
+            "evaluate.unit, or adatt evaluate --unit."
+        )
+    return f"Intervals by {entry.unit}: rows that share its value are drawn together, in up to {BUCKETS:,} buckets."
+
+
 def comparison_notes(differences: Sequence[Difference]) -> list[str]:
     """How to read what the tables hold, a paragraph each."""
     notes = [
         f"Lower is better. In brackets: 95 % intervals, from {RESAMPLES:,} paired resamples of the test rows' buckets; "
-        "of differences that are truly 0, one in twenty lies outside its own."
+        "of differences that are truly 0, one in twenty lies outside its own.",
+        *dict.fromkeys(_unit_note(entry) for entry in differences),
     ]
     if any(entry.significant is not None for entry in differences):
         notes.append(

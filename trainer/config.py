@@ -62,6 +62,9 @@ class EvaluateConfig(Settings):
     """Milestones, ascending: ["10B", "30B", "70B"]."""
     by: tuple[str, ...] = ()
     """Columns of the test set, such as ["tab"]: every metric for each of their values too, up to 1,000."""
+    unit: str | None = None
+    """Column of the test set whose rows belong together, such as "user_id": `adatt compare` draws them together, since
+    rows of one user are not independent. Left out: rows are taken as independent, and intervals may be too narrow."""
 
 
 class CheckpointConfig(Settings):

@@ -7,7 +7,7 @@ apart from the batches.
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any, cast
 
@@ -18,16 +18,16 @@ from data.batch import Batch
 from data.manifest import Manifest
 from data.schema import ORACLE_PREFIX
 from data.stream import Reading, read_row_group, stream
-from models.ranker import Ranker
+from models.ranker import Outcome, Ranker
 from models.tasks import TaskConfig
 from trainer.auc import EXACT_ROWS, ExactAuc
-from trainer.buckets import BUCKETS, bucket_of
 from trainer.build import Trainee
 from trainer.calibration import CalibrationCurve, calibration_curve
 from trainer.config import Config
 from trainer.evaluate_by import MetricsByValue
 from trainer.gates import FusionMeans
-from trainer.metrics import Metrics, MetricSums
+from trainer.metrics import Metrics, MetricSums, with_exact_auc
+from trainer.units import Bucketing, bucket_rows
 from trainer.world import World
 
 
@@ -44,6 +44,30 @@ class Evaluation:
     """Of every binary task that is not auxiliary."""
 
 
+@dataclass
+class _Tally:
+    """What is added up over the batches of an evaluation."""
+
+    sums: MetricSums
+    exact: ExactAuc | None
+    by: list[MetricsByValue]
+    """One for each column of `evaluate.by`; updated apart, since they read their columns."""
+    gates: FusionMeans
+
+    def update(self, outcome: Outcome, bucket_B: torch.Tensor) -> None:
+        self.sums.update(outcome.logits_BT, outcome.labels_BT, outcome.weights_BT, bucket_B)
+        self.gates.update(outcome.numbers_B >= 0)
+        if self.exact is not None:
+            self.exact.update(outcome.logits_BT, outcome.labels_BT, outcome.weights_BT)
+
+    def compute(self, world: World) -> list[Metrics]:
+        """Metrics of each task on the whole test set. Collective: call on all ranks."""
+        for tensor in self.sums.tensors:
+            world.sum(tensor)
+        aucs = self.exact.compute(world) if self.exact is not None else {}
+        return with_exact_auc(self.sums.compute(), aucs)
+
+
 class Evaluator:
     """Evaluates the model as it stands."""
 
@@ -51,6 +75,7 @@ class Evaluator:
         self._config, self._world, self._trainee, self._reading = config, world, trainee, reading
         self._meeting = world.with_own_group()
         self._oracle: dict[str, Metrics] | None = None
+        self._bucketing: Bucketing | None = None
 
     def run(self, samples: int, between: Callable[[], None] = lambda: None) -> Evaluation:
         """The pipeline must be empty. Collective: call on all ranks.
@@ -58,18 +83,19 @@ class Evaluator:
         `between` is called after every batch; what it raises ends the evaluation.
         """
         begin = time.perf_counter()
-        sums, metrics, by, gates = self._evaluate(between)
+        tally = self._evaluate(between)
         if self._oracle is None:
             self._oracle = oracle_metrics(
                 self._reading.manifest, self._config.tasks, self._config.data.weight, self._world
             )
         rows: list[tuple[str | None, Any, list[Metrics], dict[str, Metrics]]] = [
             (column, value, found, {})
-            for column, values in zip(self._config.evaluate.by, by, strict=True)
-            for value, found in values.compute(self._world).items()
+            for column, values in zip(self._config.evaluate.by, tally.by, strict=True)
+            for value, found in values.compute(self._world, tally.exact).items()
         ]
+        metrics = tally.compute(self._world)
         rows.append((None, None, metrics, self._oracle))
-        fusion = gates.compute(self._world)
+        fusion = tally.gates.compute(self._world)
         shared = {"samples": samples, "milestone": None}
         timed = {"seconds": time.perf_counter() - begin}
         records = [
@@ -77,7 +103,7 @@ class Evaluator:
             for column, value, found, oracle in rows
             for record in self._records(found, oracle)
         ]
-        return Evaluation(records, sums, fusion, self._calibration(sums, metrics))
+        return Evaluation(records, tally.sums, fusion, self._calibration(tally.sums, metrics))
 
     def _readable(self, batches: Iterator[Batch]) -> Iterator[Batch]:
         """The batches; what went wrong in reading those of one rank is raised on all."""
@@ -102,40 +128,50 @@ class Evaluator:
         ]
         return [curve for curve in curves if curve is not None]
 
-    def _evaluate(
-        self, between: Callable[[], None]
-    ) -> tuple[MetricSums, list[Metrics], list[MetricsByValue], FusionMeans]:
-        config, world, reading = self._config, self._world, self._reading
-        is_binary_T = torch.tensor([task.binary for task in config.tasks], device=world.device)
-        sums, lanes = MetricSums(is_binary_T, BUCKETS), world.lanes(reading.lanes)
-        rows = reading.batches_per_epoch * reading.rows_per_lane * len(lanes)
-        exact = ExactAuc(is_binary_T, rows) if reading.manifest.num_rows <= EXACT_ROWS else None
-        by = [MetricsByValue(column, reading.manifest, is_binary_T, len(lanes)) for column in config.evaluate.by]
-        gates = FusionMeans(cast(Ranker, self._trainee.model.module).head, [task.name for task in config.tasks])
-        batches = stream(reading, lanes, 0, threads=config.data.threads, pin=world.device.type == "cuda")
+    def _evaluate(self, between: Callable[[], None]) -> _Tally:
+        world, reading = self._world, self._reading
+        lanes = world.lanes(reading.lanes)
+        if self._bucketing is None:
+            self._bucketing = bucket_rows(self._config.evaluate.unit, reading.manifest, len(lanes), world)
+        tally = self._empty_tally(self._bucketing, len(lanes))
+        pinned = world.device.type == "cuda"
+        batches = stream(reading, lanes, 0, threads=self._config.data.threads, pin=pinned)
         self._trainee.model.eval()
         try:
             with torch.no_grad():
                 readable = self._readable(batches)
                 for _ in range(reading.batches_per_epoch):
                     outcome = self._trainee.pipeline.progress(readable)
-                    sums.update(outcome.logits_BT, outcome.labels_BT, outcome.weights_BT, bucket_of(outcome.numbers_B))
-                    gates.update(outcome.numbers_B >= 0)
-                    if exact is not None:
-                        exact.update(outcome.logits_BT, outcome.labels_BT, outcome.weights_BT)
-                    for values in by:
+                    tally.update(outcome, self._buckets_of(self._bucketing, outcome))
+                    for values in tally.by:
                         self._meeting.on_all(partial(values.update, outcome))
                     between()
         finally:
             batches.close()
             self._trainee.model.train()
-        for tensor in sums.tensors:
-            world.sum(tensor)
-        metrics = sums.compute()
-        for task, auc in (exact.compute(world) if exact is not None else {}).items():
-            if metrics[task].auc is not None:
-                metrics[task] = replace(metrics[task], auc=auc, auc_error=0.0)
-        return sums, metrics, by, gates
+        return tally
+
+    def _empty_tally(self, bucketing: Bucketing, lanes: int) -> _Tally:
+        config, manifest, device = self._config, self._reading.manifest, self._world.device
+        is_binary_T = torch.tensor([task.binary for task in config.tasks], device=device)
+        rows = self._reading.batches_per_epoch * self._reading.rows_per_lane * lanes
+        is_exact = manifest.num_rows <= EXACT_ROWS
+        head = cast(Ranker, self._trainee.model.module).head
+        return _Tally(
+            sums=MetricSums(is_binary_T, bucketing.count),
+            exact=ExactAuc(is_binary_T, rows) if is_exact else None,
+            by=[
+                MetricsByValue(column, manifest, is_binary_T, lanes, rows if is_exact else None)
+                for column in config.evaluate.by
+            ],
+            gates=FusionMeans(head, [task.name for task in config.tasks]),
+        )
+
+    def _buckets_of(self, bucketing: Bucketing, outcome: Outcome) -> torch.Tensor:
+        """The bucket of each row (B). Collective where a column is read: call on all ranks."""
+        if bucketing.unit is None:
+            return bucketing.of(outcome.numbers_B)
+        return self._meeting.on_all(lambda: bucketing.of(outcome.numbers_B))
 
 
 def undefined_metrics(records: list[dict[str, Any]]) -> list[str]:

@@ -4,7 +4,7 @@ import sys
 from typing import Any
 
 from data.manifest import Manifest
-from trainer.buckets import Buckets, write_buckets
+from trainer.buckets import Buckets, read_buckets, write_buckets
 from trainer.build import build_trainee, check_lanes, open_dataset, test_reading
 from trainer.checkpoint import Checkpoints
 from trainer.clock import Due
@@ -15,10 +15,15 @@ from trainer.run_directory import RunDirectory
 from trainer.world import World
 
 
-def evaluate_run(path: str, checkpoint: str, data: str | None, world: World) -> list[dict[str, Any]]:
-    """Records as in evaluations.jsonl; keeps the sums of the buckets in the run. Collective: call on all ranks."""
+def evaluate_run(
+    path: str, checkpoint: str, data: str | None, world: World, unit: str | None = None
+) -> list[dict[str, Any]]:
+    """Records as in evaluations.jsonl; keeps the sums of the buckets in the run. Collective: call on all ranks.
+
+    `unit` takes the place of the config's `evaluate.unit`; empty: rows are taken as independent.
+    """
     run = RunDirectory(path)
-    config = world.on_first(run.read_config)
+    config = _with_unit(world.on_first(run.read_config), unit)
     check_lanes(config, world)
     checkpoints = Checkpoints(run.checkpoints, world)
     state = checkpoints.find(checkpoint)
@@ -26,22 +31,34 @@ def evaluate_run(path: str, checkpoint: str, data: str | None, world: World) -> 
     trainee = build_trainee(config, world, config.train.samples)
     checkpoints.load(state, trainee.model, None)
     found = Evaluator(config, world, trainee, test_reading(config, manifest, world.size)).run(state.samples)
-    world.on_first(lambda: _keep(run, config, state.samples, manifest, found))
+    is_asked = unit is not None or config.evaluate.unit is not None
+    world.on_first(lambda: _keep(run, config, state.samples, manifest, found, is_asked))
     if world.first:
         sys.stderr.writelines(f"warning: {line}\n" for line in undefined_metrics(found.records))
     return found.records
 
 
-def _keep(run: RunDirectory, config: Config, samples: int, manifest: Manifest, found: Evaluation) -> None:
-    """Writes the sums where `adatt compare` finds them, unless training itself has."""
-    path = run.evaluations_on(manifest.fingerprint) / f"{samples}.parquet"
-    if path == run.buckets_file(samples) and path.exists():
+def _with_unit(config: Config, unit: str | None) -> Config:
+    if unit is None:
+        return config
+    return config.model_copy(update={"evaluate": config.evaluate.model_copy(update={"unit": unit or None})})
+
+
+def _keep(
+    run: RunDirectory, config: Config, samples: int, manifest: Manifest, found: Evaluation, is_asked: bool
+) -> None:
+    """Writes the sums where `adatt compare` finds them.
+
+    Those that training has written stay, unless a unit is asked for (`is_asked`) which is not theirs.
+    """
+    path, unit = run.evaluations_on(manifest.fingerprint) / f"{samples}.parquet", config.evaluate.unit
+    if path == run.buckets_file(samples) and path.exists() and not (is_asked and read_buckets(path).unit != unit):
         return
     due = Due(batch=config.data.global_batch_size, end=samples)
     reached = [entry for entry in config.evaluate.at_samples if entry.samples <= samples]
     milestones = [entry.text for entry in reached if due.boundary(entry.samples) == samples]
     try:
-        write_buckets(path, found.sums, config.tasks, Buckets(samples, milestones, manifest.fingerprint, {}))
+        write_buckets(path, found.sums, config.tasks, Buckets(samples, milestones, manifest.fingerprint, {}, unit))
     except OSError as error:
         if error.errno in DISK_FULL:
             raise

@@ -7,7 +7,7 @@ from xml.etree.ElementTree import Element
 from data.errors import UserError
 from trainer.auc import margin
 from trainer.compare import Difference, compare_runs
-from trainer.compare_table import comparison_notes
+from trainer.compare_table import comparison_notes, unit_text
 from trainer.html_page import Content, decimal, element, folded, paragraph, table
 from trainer.plots import Chart, Line, line_chart
 from trainer.run_group import Group, Run, group_runs, read_run
@@ -167,7 +167,10 @@ def _milestone_table(comparisons: Comparisons, differences: list[Difference]) ->
         head = next(iter(cells.values())).head
         rows.append([_head(head, comparisons.names[run]), *(_cell(cells.get(task)) for task in tasks)])
     titles = [f"{task} ({base[task].metric.upper()})" for task in tasks]
-    caption = f"At {first.column} samples: the baseline's values, and the others' relative difference to them"
+    caption = (
+        f"At {first.column} samples: the baseline's values, and the others' relative difference to them "
+        f"({unit_text(first.unit)})"
+    )
     return table(caption, ["head", *titles], rows)
 
 
@@ -189,7 +192,10 @@ def _relative_chart(comparisons: Comparisons, task: str) -> Chart:
         lines.append(Line(name, points, comparisons.styles[run], intervals=intervals))
         told += [f"{name} at {entry.column}: {_with_interval(entry)}" for entry in shown]
     first = entries[0]
-    note = f"{first.metric.upper()} against {first.baseline_head} with 95 % intervals; below 0 is better"
+    note = (
+        f"{first.metric.upper()} against {first.baseline_head} with 95 % intervals ({unit_text(first.unit)}); "
+        "below 0 is better"
+    )
     return Chart(task, note, "; ".join(told), lines, reference=0.0, percent=True)
 
 

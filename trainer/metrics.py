@@ -4,7 +4,7 @@ Shapes: B rows, T tasks, K buckets of rows, H histogram bins.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch.nn import functional
@@ -98,6 +98,15 @@ class MetricSums:
             _binary(column, self.histogram_2TH[:, task]) if binary else _regression(column)
             for task, (column, binary) in enumerate(zip(columns, self._is_binary_T.tolist(), strict=True))
         ]
+
+
+def with_exact_auc(metrics: list[Metrics], aucs: dict[int, float | None]) -> list[Metrics]:
+    """The metrics with what `trainer.auc` has computed, by number of the task, in place of the histogram's AUC."""
+    exact = list(metrics)
+    for task, auc in aucs.items():
+        if exact[task].auc is not None:
+            exact[task] = replace(exact[task], auc=auc, auc_error=0.0)
+    return exact
 
 
 def histogram_places(logits_BT: torch.Tensor, labels_BT: torch.Tensor, bins: int) -> torch.Tensor:

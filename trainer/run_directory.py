@@ -52,6 +52,7 @@ FREE_KEYS = (
     "train.non_finite_batches",
     "evaluate.at_samples",
     "evaluate.by",
+    "evaluate.unit",
 )
 
 _FIRST_FILES = {"lock", "config.partial"}

@@ -19,7 +19,7 @@ from tests.trainer.test_cli import command
 from trainer.buckets import BUCKETS, Buckets, read_buckets, write_buckets
 from trainer.cli import run
 from trainer.compare import Comparison, Difference, compare_runs
-from trainer.compare_files import json_lines, markdown
+from trainer.compare_files import curve, json_lines, markdown
 from trainer.compare_table import comparison_grids, comparison_notes
 from trainer.config import parse_config
 from trainer.metrics import MetricSums
@@ -45,6 +45,7 @@ class Runs:
         points: dict[str, int] | None = None,
         fingerprint: str = "f00d",
         labels: int = 0,
+        unit: str | None = None,
         train_data: str = "train-1",
         **sections: Any,
     ) -> str:
@@ -60,7 +61,7 @@ class Runs:
             sums = draw_sums([task.binary for task in config.tasks], labels, (seed, number), noise)
             reached = [] if text == "end" else [text]
             file = directory.path / "evaluations" / f"{samples}.parquet"
-            write_buckets(file, sums, config.tasks, Buckets(samples, reached, fingerprint, {}))
+            write_buckets(file, sums, config.tasks, Buckets(samples, reached, fingerprint, {}, unit))
         return str(path)
 
 
@@ -312,6 +313,44 @@ def test_what_cannot_be_compared(runs: Runs, capsys: pytest.CaptureFixture[str])
     assert_refused(capsys, [base], "Missing argument 'RUN'")
     assert_refused(capsys, [f"{base},", base], "holds an empty name")
     assert_refused(capsys, ["", base], "'' holds an empty name")
+
+
+def test_runs_in_other_buckets_are_not_compared(runs: Runs, capsys: pytest.CaptureFixture[str]) -> None:
+    by_row, by_user, by_video = runs.write("row", **BOTTOM), runs.write("user", unit="user"), runs.write("v", unit="v")
+    advice = f"evaluate anew: adatt evaluate {by_row} --checkpoint 2048 --unit user"
+    assert_refused(capsys, [by_row, by_user], "user was evaluated at 2k by unit 'user'", "independent", advice)
+    assert_refused(capsys, [by_user, by_row], "at 2k with rows taken as independent, but", "by unit 'user'", advice)
+    assert_refused(capsys, [by_user, by_video], f"adatt evaluate {by_video} --checkpoint 2048 --unit user")
+
+
+def test_the_unit_is_said_everywhere(runs: Runs, capsys: pytest.CaptureFixture[str]) -> None:
+    for unit, told in ((None, "rows taken as independent"), ("user_id", "intervals by user_id")):
+        base, other = runs.write(f"base-{unit}", unit=unit, **BOTTOM), runs.write(f"other-{unit}", unit=unit)
+        found = compare_runs(base, [other])
+        assert {(entry.unit, entry.buckets) for entry in found.differences} == {(unit, BUCKETS)}
+        assert all(told in grid.title for grid in comparison_grids(found.differences))
+        assert any(told.lower() in note.lower() for note in comparison_notes(found.differences))
+        assert told in curve(found, "click").axes[0].get_title()
+        assert [json.loads(line)["unit"] for line in json_lines(found)] == [unit] * 6
+        assert run(["compare", base, other]) == 0
+        assert told in " ".join(capsys.readouterr().out.split())
+        metadata = pq.read_schema(Path(base) / "evaluations" / "2048.parquet").metadata
+        assert metadata[b"unit"] == (unit or "").encode()
+
+
+def test_few_units_give_no_interval(runs: Runs) -> None:
+    paths = [runs.write("base", unit="user", **BOTTOM), runs.write("other", unit="user", noise=0.7)]
+    for path in paths:
+        for file in (Path(path) / "evaluations").glob("*.parquet"):
+            table = pq.read_table(file)
+            few = table.filter(pa.compute.less(table["bucket"], 29))
+            pq.write_table(few.replace_schema_metadata({**table.schema.metadata, b"buckets": b"29"}), file)
+    found = compare_runs(paths[0], paths[1:])
+    assert {entry.low_percent for entry in found.differences} == {None}
+    assert found.warnings[0] == (
+        "task watch: its rows lie in 29 buckets by unit 'user', or most of its loss in one; an interval takes 30 at "
+        "least"
+    )
 
 
 def test_a_training_among_several_is_on_one_side_only(runs: Runs, capsys: pytest.CaptureFixture[str]) -> None:

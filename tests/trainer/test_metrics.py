@@ -1,6 +1,7 @@
 """Metrics against scikit-learn, torchrec.metrics and plain float64."""
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -123,6 +124,37 @@ def test_exact_auc_against_scikit_learn(ranks: int) -> None:
     logits_BT, labels_BT, weights_BT = (torch.cat(parts).double().numpy() for parts in zip(*batches, strict=True))
     expected = roc_auc_score(labels_BT[:, 0], logits_BT[:, 0], sample_weight=weights_BT[:, 0])
     assert found == [{0: pytest.approx(expected, rel=1e-12)}] * ranks
+
+
+def _exact_auc_by(
+    world: World, shares: list[list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]], groups: list[list[torch.Tensor]]
+) -> dict[int, list[float | None]]:
+    batches = shares[world.rank]
+    exact = ExactAuc(torch.tensor([True, False]), sum(len(logits_BT) for logits_BT, _, _ in batches))
+    for batch in batches:
+        exact.update(*batch)
+    return exact.compute_by(world, torch.cat(groups[world.rank]), 6)
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_exact_auc_within_groups_against_scikit_learn(ranks: int) -> None:
+    """Groups on both ranks, one of a single row, and one without any."""
+    batches, groups = [], []
+    for seed in range(4):
+        logits_BT, labels_BT, weights_BT = _random_rows(500, seed)
+        batches.append(((logits_BT * 8).round() / 8, labels_BT, weights_BT + 0.01))
+        groups.append(torch.randint(0, 4, (500,), generator=torch.Generator().manual_seed(seed)))
+    groups[3][7] = 5
+    shares = [batches[rank::ranks] for rank in range(ranks)], [groups[rank::ranks] for rank in range(ranks)]
+    found = run_on_ranks(ranks, _exact_auc_by, *shares)
+    logits_BT, labels_BT, weights_BT = (torch.cat(parts).double().numpy() for parts in zip(*batches, strict=True))
+    group_B = torch.cat(groups).numpy()
+    expected: list[Any] = []
+    for group in range(4):
+        chosen = group_B == group
+        auc = roc_auc_score(labels_BT[chosen, 0], logits_BT[chosen, 0], sample_weight=weights_BT[chosen, 0])
+        expected.append(pytest.approx(auc, rel=1e-12))
+    assert found == [{0: [*expected, None, None]}] * ranks
 
 
 def test_exact_auc_tells_apart_what_the_histogram_does_not() -> None:
