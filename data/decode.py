@@ -45,6 +45,11 @@ class Columns:
         labels = [label.column for label in self.labels]
         return list(dict.fromkeys([*self.features.columns, *labels, *([self.weight] if self.weight else [])]))
 
+    @property
+    def ids(self) -> set[str]:
+        """Those of them that are looked up by value; all others are read as numbers."""
+        return {feature.column for feature in self.features.sparse if not feature.boundaries}
+
 
 @dataclass(frozen=True)
 class Jagged:

@@ -53,25 +53,18 @@ def read_footer(filesystem: fs.FileSystem, info: fs.FileInfo) -> Footer:
     return Footer(rows, [group.total_byte_size for group in groups], schema, hashlib.sha256(tail).hexdigest())
 
 
-def check_same_schema(first: pa.Schema, other: pa.Schema, first_path: str, other_path: str) -> None:
-    """Same columns of the same types; columns are read by name, so their order is free, and so is `not null`."""
-    if first.equals(other):
-        return
-    for name in dict.fromkeys([*first.names, *other.names]):
-        types = differing_types(other, first, name)
-        if types:
-            raise DataError(
-                f"{other_path}: column {name!r} is {types[0]}, but {types[1]} in {first_path}; write both alike"
-            )
+def types_named(schema: pa.Schema, name: str) -> list[pa.DataType]:
+    """The types of the columns called `name`: one, as a rule."""
+    return [schema.field(index).type for index in schema.get_all_field_indices(name)]
 
 
-def differing_types(one: pa.Schema, other: pa.Schema, name: str) -> tuple[str, str] | None:
-    """The types of a column in two schemas where they differ, `missing` where one has none; None where not."""
-    types = [[schema.field(index).type for index in schema.get_all_field_indices(name)] for schema in (one, other)]
-    if types[0] == types[1]:
-        return None
-    found, expected = (", ".join(map(str, entry)) or "missing" for entry in types)
-    return found, expected
+def same_columns(one: pa.Schema, other: pa.Schema) -> bool:
+    """Whether two files store columns alike; they are read by name, so their order is free, and so is `not null`."""
+    if one.equals(other):
+        return True
+    return set(one.names) == set(other.names) and all(
+        types_named(one, name) == types_named(other, name) for name in one.names
+    )
 
 
 def one_line(error: BaseException) -> str:

@@ -22,7 +22,7 @@ from pyarrow import fs
 
 from data.errors import DataError
 from data.files import replaced
-from data.footer import Footer, UnreadableError, check_same_schema, one_line, read_footer
+from data.footer import Footer, UnreadableError, one_line, read_footer, same_columns
 from data.hashing import Int64
 from data.listing import SHOWN, below, first_names, list_dataset
 from data.parsing import parse_json
@@ -58,6 +58,7 @@ class Manifest:
     bytes: Int64
     """Uncompressed size."""
     schema: pa.Schema
+    """Of the first file with rows."""
     fingerprint: str
     """Hash of all paths, sizes and footers: the same data copied elsewhere has the same fingerprint."""
     digests: tuple[str, ...] = field(repr=False)
@@ -70,6 +71,8 @@ class Manifest:
     """Other files that lie in the dataset's folder, which are not read."""
     unread: tuple[str, ...] = ()
     """The first of them."""
+    other_schemas: tuple[tuple[str, pa.Schema], ...] = field(default=(), repr=False)
+    """Those that differ from the first, each with the first of `files` that has it."""
 
     @cached_property
     def filesystem(self) -> fs.FileSystem:
@@ -102,9 +105,17 @@ class Manifest:
         found = first_names(self.unread, self.num_unread) if self.num_unread else None
         return found and f"dataset {self.uri}: only *.parquet is read, not {found}"
 
+    @property
+    def schemas(self) -> list[tuple[str, pa.Schema]]:
+        """Every way in which files store columns, with the path of the first that does it so."""
+        first = self.path(int(np.flatnonzero(self.rows)[0]))
+        return [(first, self.schema), *((self._path_of(name), schema) for name, schema in self.other_schemas)]
+
     def path(self, group: int) -> str:
         """Path of a row group's file, for the filesystem."""
-        name = self.files[self.file[group]]
+        return self._path_of(self.files[self.file[group]])
+
+    def _path_of(self, name: str) -> str:
         return f"{self.root}/{name}" if name else self.root
 
     def describe(self, group: int) -> str:
@@ -221,9 +232,6 @@ def _read_footers(
     bad = [(info, error) for info, error in found if isinstance(error, UnreadableError)]
     if not good:
         raise DataError(f"dataset {uri}: none of its {len(bad)} Parquet files can be read; {bad[0][1]}")
-    first_info, first = good[0]
-    for info, footer in good:
-        check_same_schema(first.schema, footer.schema, first_info.path, info.path)
     left_out = tuple((below(root, info), error.reason) for info, error in bad)
     return _manifest_of(uri, root, good, left_out)
 
@@ -233,6 +241,7 @@ def _manifest_of(
 ) -> Manifest:
     parts = [(below(root, info), info.size, footer.digest) for info, footer in footers]
     groups = [footer.rows for _, footer in footers]
+    (_, schema), *other_schemas = _distinct_schemas(root, footers)
     return Manifest(
         uri=uri,
         files=tuple(name for name, _, _ in parts),
@@ -240,12 +249,22 @@ def _manifest_of(
         group=np.array([index for rows in groups for index in range(len(rows))], np.int64),
         rows=np.array([count for rows in groups for count in rows], np.int64),
         bytes=np.array([size for _, footer in footers for size in footer.bytes], np.int64),
-        schema=footers[0][1].schema,
+        schema=schema,
         fingerprint=_digest(parts),
         digests=tuple(_digest([part[1:]]) for part in parts),
         left_out=left_out,
         root=root,
+        other_schemas=tuple(other_schemas),
     )
+
+
+def _distinct_schemas(root: str, footers: list[tuple[fs.FileInfo, Footer]]) -> list[tuple[str, pa.Schema]]:
+    """Each schema once, with the first file that has it; how a file without rows would store some does not matter."""
+    distinct: list[tuple[str, pa.Schema]] = []
+    for info, footer in [entry for entry in footers if sum(entry[1].rows)] or footers[:1]:
+        if not any(same_columns(footer.schema, known) for _, known in distinct):
+            distinct.append((below(root, info), footer.schema))
+    return distinct
 
 
 def _digest(parts: Iterable[object]) -> str:
@@ -292,7 +311,8 @@ def _states(manifest: Manifest) -> dict[str, tuple[int, int, str]]:
 
 def _write(manifest: Manifest, path: Path, listing: str = "") -> None:
     """OSError where it cannot be written; nothing is left of it then."""
-    texts = json.dumps({name: getattr(manifest, name) for name in _TEXTS}).encode()
+    others = [(name, schema.serialize().to_pybytes().hex()) for name, schema in manifest.other_schemas]
+    texts = json.dumps({name: getattr(manifest, name) for name in _TEXTS} | {"other_schemas": others}).encode()
     schema = manifest.schema.serialize().to_pybytes()
     table = pa.table({name: getattr(manifest, name) for name in _ARRAYS})
     digest = _digest_of_all(table, listing.encode(), texts, schema)
@@ -331,4 +351,8 @@ def _from_table(table: pa.Table) -> Manifest:
         num_unread=values.get("num_unread", 0),
         unread=tuple(values.get("unread", ())),
         schema=pa.ipc.read_schema(pa.py_buffer(schema)),
+        other_schemas=tuple(
+            (name, pa.ipc.read_schema(pa.py_buffer(bytes.fromhex(text))))
+            for name, text in values.get("other_schemas", [])
+        ),
     )

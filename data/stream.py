@@ -28,7 +28,8 @@ from pydantic import Field
 
 from data.batch import Batch, Slice, assemble, padding
 from data.decode import Columns, Rows, decode
-from data.footer import DAMAGE, UnreadableError, differing_types, one_line
+from data.footer import DAMAGE, UnreadableError, one_line, types_named
+from data.kinds import as_readable
 from data.manifest import Manifest, OnBadFile
 from data.order import OrderName, group_rows, order
 from data.prefetch import Prefetcher
@@ -212,10 +213,12 @@ def read_row_group(manifest: Manifest, group: int, names: list[str]) -> pa.Table
     ):
         parquet = pq.ParquetFile(handle, pre_buffer=True, page_checksum_verification=True)
         table = parquet.read_row_group(int(manifest.group[group]), columns=names, use_threads=False)
+        stored, table = table.schema, as_readable(table)
     for name in names:
-        types = differing_types(table.schema, manifest.schema, name)
-        if types:
-            raise _changed(manifest, group, f"column {name!r} is {types[0]}, but was {types[1]}")
+        found, known = types_named(stored, name), [types_named(schema, name) for _, schema in manifest.schemas]
+        if found not in known:
+            now, before = (", ".join(map(str, types)) or "missing" for types in (found, known[0]))
+            raise _changed(manifest, group, f"column {name!r} is {now}, but was {before}")
     if table.num_rows != manifest.rows[group]:
         raise _changed(manifest, group, f"has {table.num_rows} rows, but had {manifest.rows[group]}")
     return table

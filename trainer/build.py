@@ -10,6 +10,7 @@ from torchrec.distributed.model_parallel import DefaultDataParallelWrapper, Dist
 from torchrec.distributed.types import ModuleSharder, ShardingEnv
 
 from data.decode import Columns, Label, check_type
+from data.kinds import alike, kind_of, stored_type
 from data.manifest import Manifest, OnBadFile, read_manifest, read_schema
 from data.order import OrderName
 from data.stream import Reading
@@ -71,7 +72,7 @@ def check_columns(manifest: Manifest, config: Config) -> None:
             )
         if manifest.schema.names.count(name) > 1:
             raise ConfigError(f"dataset {manifest.uri}: two columns are called {name!r}; rename one")
-        problem = check_type(name, manifest.schema.field(name).type, columns)
+        problem = check_type(name, stored_type(manifest, name, as_number=name not in columns.ids), columns)
         if problem:
             raise ConfigError(f"dataset {manifest.uri}: column {name!r} {problem}")
     for name in config.features.columns:
@@ -83,13 +84,20 @@ def check_columns(manifest: Manifest, config: Config) -> None:
             )
 
 
-def check_same_types(train: Manifest, test: Manifest, config: Config) -> None:
-    """ConfigError where the two datasets store a column that the config names in different types."""
-    for name in build_columns(config).names:
-        one, other = train.schema.field(name).type, test.schema.field(name).type
-        if one != other:
+def check_same_kinds(trained_on: Manifest, manifest: Manifest, config: Config) -> None:
+    """ConfigError where a dataset holds values of another kind in a column than the one that the model is trained on.
+
+    The same number as text is another id, and meets another row of its table.
+    """
+    columns = build_columns(config)
+    for name in columns.names:
+        as_number = name not in columns.ids
+        before, now = (stored_type(entry, name, as_number=as_number) for entry in (trained_on, manifest))
+        if not alike(before, now, as_number=as_number):
             raise ConfigError(
-                f"column {name!r} is {one} in {train.uri}, but {other} in {test.uri}; write both datasets alike"
+                f"column {name!r} is {kind_of(now)} ({now}) in {manifest.uri}, but {kind_of(before)} ({before}) in "
+                f"{trained_on.uri}, which the model is trained on: the same value would be another one; write both "
+                "alike"
             )
 
 
@@ -127,20 +135,20 @@ def test_reading(config: Config, manifest: Manifest, lanes: int) -> Reading:
     Metrics do not depend on which rows share a batch, so that one lane a rank will do, with the least memory.
     """
     for name in config.evaluate.by:
-        _check_groupable("evaluate.by", name, manifest)
+        _check_groupable("evaluate.by", name, manifest, as_number=True)
     if config.evaluate.unit is not None:
-        _check_groupable("evaluate.unit", config.evaluate.unit, manifest)
+        _check_groupable("evaluate.unit", config.evaluate.unit, manifest, as_number=False)
     size = config.data.evaluation_batch_size or config.data.global_batch_size
     return replace(_reading(config, manifest, "stored", size, keep_last=True), lanes=lanes)
 
 
-def _check_groupable(key: str, name: str, manifest: Manifest) -> None:
+def _check_groupable(key: str, name: str, manifest: Manifest, *, as_number: bool) -> None:
     """ConfigError where there is no such column, or rows cannot be grouped by it."""
     if name not in manifest.schema.names:
         raise ConfigError(f"{key}: no column {name!r} in {manifest.uri}; it has {', '.join(manifest.schema.names)}")
-    kind = manifest.schema.field(name).type
-    if not is_groupable(kind):
-        raise ConfigError(f"{key}: column {name!r} is {kind}; choose one of numbers, booleans or text")
+    stored = stored_type(manifest, name, as_number=as_number)
+    if not is_groupable(stored):
+        raise ConfigError(f"{key}: column {name!r} is {stored}; choose one of numbers, booleans or text")
 
 
 def end_of_training(config: Config, reading: Reading) -> int:

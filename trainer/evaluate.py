@@ -15,6 +15,7 @@ import pyarrow as pa
 import torch
 
 from data.batch import Batch
+from data.footer import types_named
 from data.manifest import Manifest
 from data.schema import ORACLE_PREFIX
 from data.stream import Reading, read_row_group, stream
@@ -211,7 +212,8 @@ def oracle_metrics(
 def _has_oracle(manifest: Manifest, task: TaskConfig) -> bool:
     """Whether the dataset holds the true mean of the task's label, as a number."""
     name = ORACLE_PREFIX + task.label
-    return name in manifest.schema.names and pa.types.is_floating(manifest.schema.field(name).type)
+    stored = [types_named(schema, name) for _, schema in manifest.schemas]
+    return all(len(types) == 1 and pa.types.is_floating(types[0]) for types in stored)
 
 
 def _add_oracles(

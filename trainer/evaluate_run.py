@@ -3,9 +3,9 @@
 import sys
 from typing import Any
 
-from data.manifest import Manifest
+from data.manifest import Manifest, load_manifest
 from trainer.buckets import Buckets, read_buckets, write_buckets
-from trainer.build import build_trainee, check_lanes, open_dataset, test_reading
+from trainer.build import build_trainee, check_lanes, check_same_kinds, open_dataset, test_reading
 from trainer.checkpoint import Checkpoints
 from trainer.clock import Due
 from trainer.config import Config
@@ -28,6 +28,7 @@ def evaluate_run(
     checkpoints = Checkpoints(run.checkpoints, world)
     state = checkpoints.find(checkpoint)
     manifest = open_dataset(data or config.data.test, config, world)
+    world.on_first(lambda: check_same_kinds(load_manifest(run.manifests["train"]), manifest, config))
     trainee = build_trainee(config, world, config.train.samples)
     checkpoints.load(state, trainee.model, None)
     found = Evaluator(config, world, trainee, test_reading(config, manifest, world.size)).run(state.samples)

@@ -25,11 +25,12 @@ import pyarrow as pa
 import torch
 
 from data.batch import Batch
-from data.manifest import Manifest
+from data.kinds import common_type
+from data.manifest import Manifest, load_manifest
 from data.stream import Reading, stream
 from models.ranker import Outcome
 from models.tasks import TaskConfig
-from trainer.build import Trainee, build_trainee, check_lanes, open_dataset, test_reading
+from trainer.build import Trainee, build_trainee, check_lanes, check_same_kinds, open_dataset, test_reading
 from trainer.checkpoint import Checkpoints
 from trainer.config import Config, EvaluateConfig
 from trainer.errors import ConfigError
@@ -51,6 +52,7 @@ def predict_run(path: str, checkpoint: str, data: str, out: str, columns: str, w
     config = world.on_first(run.read_config)
     check_lanes(config, world)
     manifest = open_dataset(data, _without_labels(config), world)
+    world.on_first(lambda: check_same_kinds(load_manifest(run.manifests["train"]), manifest, _without_labels(config)))
     copied = parse_columns(columns, manifest, config.tasks)
     world.on_first(lambda: output.check(manifest))
     checkpoints = Checkpoints(run.checkpoints, world)
@@ -102,8 +104,7 @@ def _without_labels(config: Config) -> Config:
 def _schema(manifest: Manifest, tasks: tuple[TaskConfig, ...], copied: dict[str, str]) -> pa.Schema:
     predictions = [(task.name, pa.float32()) for task in tasks]
     return pa.schema(
-        [(ROW_COLUMN, pa.int64()), *predictions]
-        + [(new, manifest.schema.field(name).type) for new, name in copied.items()]
+        [(ROW_COLUMN, pa.int64()), *predictions] + [(new, common_type(manifest, name)) for new, name in copied.items()]
     )
 
 

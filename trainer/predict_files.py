@@ -120,7 +120,8 @@ class LaneFile:
         self.rows = 0
         """Added so far."""
         self._output, self._schema = output, schema
-        self._copied = _CopiedColumns(reading, lane, copied) if copied else None
+        types = [field.type for field in schema][len(schema) - len(copied) :]
+        self._copied = _CopiedColumns(reading, lane, copied, types) if copied else None
         self._writer: pq.ParquetWriter | None = None
         # Held rows are copied at once, and no object is kept of each batch: between what the batches allocate and free,
         # such small things leave holes in the heap that no later batch fits in, a gigabyte of them.
@@ -184,8 +185,8 @@ class LaneFile:
 class _CopiedColumns:
     """Columns of a lane's rows as they are in the input, read ahead in a thread."""
 
-    def __init__(self, reading: Reading, lane: int, names: list[str]) -> None:
-        self._tables = Prefetcher(_read(reading, lane, names), depth=1)
+    def __init__(self, reading: Reading, lane: int, names: list[str], types: list[pa.DataType]) -> None:
+        self._tables = Prefetcher(_read(reading, lane, names, types), depth=1)
         self._held: list[pa.Table] = []
         self._held_rows = self._held_bytes = 0
 
@@ -210,12 +211,24 @@ class _CopiedColumns:
         self._tables.close()
 
 
-def _read(reading: Reading, lane: int, names: list[str]) -> Iterator[pa.Table]:
+def _read(reading: Reading, lane: int, names: list[str], types: list[pa.DataType]) -> Iterator[pa.Table]:
     """The lane's rows in its order, a segment of a row group at a time."""
     for task in tasks_of_epoch(reading, range(lane, lane + 1), 0, 0):
         table = read_row_group(reading.manifest, task.group, names)
-        columns = [table[name] for name in names]
+        where = reading.manifest.describe(task.group)
+        columns = [_cast(table[name], kind, name, where) for name, kind in zip(names, types, strict=True)]
         yield pa.table(columns, names=list(map(str, range(len(names))))).slice(task.start, task.stop - task.start)
+
+
+def _cast(column: pa.ChunkedArray, kind: pa.DataType, name: str, where: str) -> pa.ChunkedArray:
+    """The column in the type that its values of all files share; DataError where one does not fit."""
+    try:
+        return column if column.type == kind else column.cast(kind)
+    except pa.ArrowException as error:
+        raise DataError(
+            f"{where}: column {name!r} does not fit into {kind}, as which all files share it ({one_line(error)}); "
+            "write all files alike"
+        ) from error
 
 
 @contextmanager

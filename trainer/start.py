@@ -20,7 +20,7 @@ from trainer.build import (
     Trainee,
     build_trainee,
     check_lanes,
-    check_same_types,
+    check_same_kinds,
     end_of_training,
     open_dataset,
     test_reading,
@@ -224,7 +224,7 @@ def _open(config: Config, world: World, run: RunDirectory) -> tuple[Reading, Rea
         now = train_data
         train_data = world.on_first(lambda: as_before(load_manifest(known), now) if known.exists() else now)
     test_data = open_dataset(config.data.test, config, world)
-    check_same_types(train_data, test_data, config)
+    check_same_kinds(train_data, test_data, config)
     return train_reading(config, train_data), test_reading(config, test_data, world.size)
 
 

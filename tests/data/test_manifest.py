@@ -292,12 +292,6 @@ def test_a_footer_that_contradicts_itself_is_unreadable(dataset: Path) -> None:
     assert skip(dataset).left_out[0][0] == "day=0/a.parquet"
 
 
-def test_a_wrong_schema_is_an_error_even_so(dataset: Path) -> None:
-    write_file(dataset / "day=0/c.parquet", [1], SCHEMA.remove(2))
-    with pytest.raises(DataError, match=r"column 'click' is missing"):
-        skip(dataset)
-
-
 def test_files_left_out_are_cached(dataset: Path, cache: Path, footers_read: list[str]) -> None:
     damage(dataset)
     first = skip(dataset, cache)
@@ -554,28 +548,30 @@ def test_an_unreadable_file_is_named(dataset: Path, damage: str) -> None:
     expect_error(dataset, rf"^{path}: not a readable Parquet file \(.+\); write it anew or remove it$")
 
 
-def test_a_column_of_another_type_is_named(dataset: Path) -> None:
-    schema = pa.schema([("user", pa.int64()), ("tags", pa.list_(pa.string())), ("click", pa.int8())])
-    write_file(dataset / "day=0/c.parquet", [], schema)
-    expected = r"column 'tags' is list<element: string>, but list<element: int32>"
-    expect_error(dataset, rf"^{dataset}/day=0/c.parquet: {expected} in {dataset}/b.parquet; write both alike$")
-
-
-def test_a_column_that_one_file_lacks_is_named(dataset: Path) -> None:
-    write_file(dataset / "day=0/c.parquet", [1], SCHEMA.remove(2))
-    expect_error(dataset, rf"^{dataset}/day=0/c.parquet: column 'click' is missing, but int8 in {dataset}/b.parquet; ")
-
-
-def test_a_column_that_one_file_has_alone_is_named(dataset: Path) -> None:
-    write_file(dataset / "day=0/c.parquet", [1], SCHEMA.append(pa.field("like", pa.int8())))
-    expect_error(dataset, rf"^{dataset}/day=0/c.parquet: column 'like' is int8, but missing in {dataset}/b.parquet; ")
+def test_schemas_that_differ_are_kept_with_the_first_file_of_each(dataset: Path, cache: Path) -> None:
+    """Whether it matters depends on what is read of them (`data.kinds`)."""
+    other = SCHEMA.set(1, pa.field("tags", pa.large_list(pa.int64()))).append(pa.field("like", pa.int8()))
+    write_file(dataset / "day=0/c.parquet", [1], other)
+    write_file(dataset / "day=0/d.parquet", [1], other)
+    write_file(dataset / "day=0/e.parquet", [1], SCHEMA.remove(2))
+    for manifest in (read_manifest(str(dataset), cache), read_manifest(str(dataset), cache)):
+        assert [path.removeprefix(f"{dataset}/") for path, _ in manifest.schemas] == [
+            "b.parquet",
+            "day=0/c.parquet",
+            "day=0/e.parquet",
+        ]
+        assert [schema.names for _, schema in manifest.schemas] == [
+            ["user", "tags", "click"],
+            ["user", "tags", "click", "like"],
+            ["user", "tags"],
+        ]
 
 
 def test_metadata_does_not_make_schemas_differ(dataset: Path) -> None:
     """pandas leaves its version and the index there."""
     schema = SCHEMA.with_metadata({"pandas": "{}"})
     write_file(dataset / "day=0/c.parquet", [1], schema.set(0, schema.field(0).with_metadata({"a": "b"})))
-    assert read(dataset).num_rows == 22
+    assert len(read(dataset).schemas) == 1
 
 
 def test_the_order_of_columns_and_not_null_are_free(dataset: Path) -> None:
@@ -583,7 +579,7 @@ def test_the_order_of_columns_and_not_null_are_free(dataset: Path) -> None:
     names = ["click", "user", "tags"]
     schema = pa.schema([pa.field(name, SCHEMA.field(name).type, nullable=name == "tags") for name in names])
     write_file(dataset / "day=0/c.parquet", [1], schema)
-    assert read(dataset).num_rows == 22
+    assert len(read(dataset).schemas) == 1
     assert read(dataset).schema.names == SCHEMA.names
 
 

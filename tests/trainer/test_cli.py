@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 import tomli_w
@@ -135,10 +136,10 @@ BAD_DATA: dict[str, tuple[str, Callable[[pa.Table], pa.Table], tuple[str, ...]]]
         lambda table: table.set_column(0, "user", table["user"].cast(pa.string())),
         ("column 'user' is string", "hash = true"),
     ),
-    "different types": (
+    "other kinds": (
         "test",
-        lambda table: table.set_column(0, "user", table["user"].cast(pa.int32())),
-        ("column 'user' is int64", "int32"),
+        lambda table: table.set_column(1, "video", pc.utf8_length(table["video"])),
+        ("column 'video' is integer (int32) in", "but text (string) in", "train, which the model is trained on"),
     ),
     "no rows": ("train", lambda table: table.slice(0, 0), ("hold no rows",)),
     "label 2": ("train", with_value("click", 5, 2), ("row 5 of row group 0 of", "label 'click' is 2", "0, 1 or null")),

@@ -1,0 +1,108 @@
+"""What the values of a column are, however they are stored.
+
+A model looks ids up by value, so a dataset whose ids are text meets other rows of the tables than one whose ids are
+integers, in silence. Widths and encodings make no such difference.
+"""
+
+import pyarrow as pa
+
+from data.errors import DataError
+from data.footer import types_named
+from data.manifest import Manifest
+
+
+def kind_of(stored: pa.DataType) -> str:
+    """`integer`, `number`, `text`, `list of text` …; the name of the type itself for what no feature reads."""
+    if pa.types.is_integer(stored) or pa.types.is_boolean(stored):
+        return "integer"
+    if pa.types.is_floating(stored):
+        return "number"
+    if pa.types.is_dictionary(stored):
+        return kind_of(stored.value_type)
+    if pa.types.is_list(stored) or pa.types.is_large_list(stored) or pa.types.is_fixed_size_list(stored):
+        return f"list of {kind_of(stored.value_type)}"
+    is_text = pa.types.is_string(stored) or pa.types.is_large_string(stored) or pa.types.is_string_view(stored)
+    return "text" if is_text else str(stored)
+
+
+def alike(one: pa.DataType, other: pa.DataType, *, as_number: bool) -> bool:
+    """Whether equal values of two types mean the same; `as_number`: to one who reads numbers, 3 is 3.0."""
+    kinds = {kind_of(one), kind_of(other)}
+    return len(kinds) == 1 or (as_number and kinds == {"integer", "number"})
+
+
+def stored_type(manifest: Manifest, name: str, *, as_number: bool) -> pa.DataType:
+    """The type of a column of a dataset; DataError where its files hold values of different kinds in it.
+
+    Of several types that are alike, the first file's. A column of nulls alone fits every other.
+    """
+    found = _types_by_file(manifest, name)
+    first, first_path = next(((entry, path) for entry, path in found if not pa.types.is_null(entry)), found[0])
+    for other, path in found:
+        if not pa.types.is_null(other) and not alike(first, other, as_number=as_number):
+            raise DataError(
+                f"{path}: column {name!r} is {kind_of(other)} ({other}), but {kind_of(first)} ({first}) in "
+                f"{first_path}; write both alike"
+            )
+    return readable(first)
+
+
+def common_type(manifest: Manifest, name: str) -> pa.DataType:
+    """A type that holds a column's values of all files as they are; DataError where there is none."""
+    (common, first_path), *others = _types_by_file(manifest, name)
+    for other, path in others:
+        try:
+            common = _wider(common, other)
+        except pa.ArrowException as error:
+            raise DataError(
+                f"{path}: column {name!r} is {other}, but {common} in {first_path}; write both alike"
+            ) from error
+    return common
+
+
+def readable(stored: pa.DataType) -> pa.DataType:
+    """The type that a column is given when it is read: Arrow cannot pick rows of a text view."""
+    if pa.types.is_string_view(stored):
+        return pa.large_string()
+    if pa.types.is_list(stored):
+        return pa.list_(readable(stored.value_type))
+    if pa.types.is_large_list(stored):
+        return pa.large_list(readable(stored.value_type))
+    if pa.types.is_fixed_size_list(stored):
+        return pa.list_(readable(stored.value_type), stored.list_size)
+    return stored
+
+
+def as_readable(table: pa.Table) -> pa.Table:
+    """The table with columns of the types that `readable` gives."""
+    wanted = pa.schema([field.with_type(readable(field.type)) for field in table.schema])
+    return table if table.schema.equals(wanted) else table.cast(wanted)
+
+
+def _types_by_file(manifest: Manifest, name: str) -> list[tuple[pa.DataType, str]]:
+    """A column's types, each with the first file that stores it so; DataError where a file does not have just one."""
+    found = []
+    for path, schema in manifest.schemas:
+        types = types_named(schema, name)
+        if len(types) > 1:
+            raise DataError(f"{path}: two columns are called {name!r}; rename one")
+        if not types:
+            others = [other for other, entry in manifest.schemas if name in entry.names]
+            where = f", but {others[0]} has" if others else ""
+            raise DataError(f"{path}: no column {name!r}{where}; write all files of a dataset alike")
+        found.append((types[0], path))
+    return found
+
+
+def _wider(one: pa.DataType, other: pa.DataType) -> pa.DataType:
+    """A type for values of both; ArrowException where there is none."""
+    if one == other:
+        return one
+    plain = [pa.schema([("", _decoded(entry))]) for entry in (one, other)]
+    return pa.unify_schemas(plain, promote_options="permissive").field(0).type
+
+
+def _decoded(stored: pa.DataType) -> pa.DataType:
+    if pa.types.is_boolean(stored):
+        return pa.int8()
+    return _decoded(stored.value_type) if pa.types.is_dictionary(stored) else readable(stored)
