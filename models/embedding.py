@@ -29,7 +29,13 @@ class TableConfig(Settings):
     """Initial values are uniform in ±init."""
 
 
-_POOLING = {"sum": PoolingType.SUM, "mean": PoolingType.MEAN}
+def table_key(name: str) -> str:
+    """The table's name as a module, which state dicts and plans hold.
+
+    torch refuses names that a dictionary of modules has itself, such as `items`, `pop` or `training`; these get a
+    prefix that no name can have. All others stay as they are, and so do the checkpoints that hold them.
+    """
+    return f"table:{name}" if hasattr(nn.ModuleDict(), name) else name
 
 
 class FeatureLayer(nn.Module):
@@ -37,21 +43,26 @@ class FeatureLayer(nn.Module):
 
     The sharded collection returns its embeddings in an order that follows the plan, so they are picked by key:
     otherwise the columns would be permuted whenever world size or plan change.
+
+    All tables sum, and means are taken here. TorchRec 1.8 cannot be asked for them: where one table with means is split
+    by rows, it divides the sums of every table that is not split too, and their means a second time.
     """
 
     def __init__(self, tables: tuple[TableConfig, ...], features: Features, device: torch.device) -> None:
         super().__init__()
-        dims = {table.name: table.dim for table in tables}
+        self.tables = tables
+        table_of = {table.name: table for table in tables}
         self.keys = [feature.name for feature in features.sparse]
-        self.width = sum(dims[feature.table] for feature in features.sparse) + len(features.dense)
+        self.is_mean = [table_of[feature.table].pooling == "mean" for feature in features.sparse]
+        self.width = sum(table_of[feature.table].dim for feature in features.sparse) + len(features.dense)
         self.embeddings = EmbeddingBagCollection(
             tables=[
                 EmbeddingBagConfig(
-                    name=table.name,
+                    name=table_key(table.name),
                     num_embeddings=table.rows,
                     embedding_dim=table.dim,
                     feature_names=[feature.name for feature in features.sparse if feature.table == table.name],
-                    pooling=_POOLING[table.pooling],
+                    pooling=PoolingType.SUM,
                 )
                 for table in tables
             ],
@@ -59,6 +70,15 @@ class FeatureLayer(nn.Module):
         )
 
     def forward(self, sparse: KeyedJaggedTensor, dense_BD: torch.Tensor) -> torch.Tensor:
-        """features_BF: float32."""
+        """features_BF: float32. `sparse` holds the features in declared order."""
         pooled = self.embeddings(sparse)
-        return torch.cat([pooled[key] for key in self.keys] + [dense_BD], dim=1)
+        ids_SB = sparse.lengths().view(len(self.keys), -1)  # S sparse features
+
+        parts = []
+        for index, key in enumerate(self.keys):
+            part_BD = pooled[key]
+            if self.is_mean[index]:
+                part_BD = part_BD / ids_SB[index].clamp(min=1).unsqueeze(1)  # nothing has a mean of 0
+            parts.append(part_BD)
+
+        return torch.cat([*parts, dense_BD], dim=1)

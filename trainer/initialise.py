@@ -9,7 +9,7 @@ from torch.distributed._shard.sharded_tensor import ShardedTensor
 from torchrec.distributed.model_parallel import DistributedModelParallel
 
 from data.hashing import stable_seed
-from models.embedding import TableConfig
+from models.embedding import TableConfig, table_key
 
 BLOCK_ROWS = 1 << 14
 
@@ -27,14 +27,14 @@ def initialise_dense(module: nn.Module, seed: int) -> None:
 
 def initialise_tables(model: DistributedModelParallel, tables: tuple[TableConfig, ...], seed: int) -> None:
     """Draws the rows of this rank's shards, uniform in ±init."""
-    scale = {table.name: table.init for table in tables}
+    table_of = {table_key(table.name): table for table in tables}
     for name, tensor in model.state_dict().items():
         if not isinstance(tensor, ShardedTensor):
             continue
-        table = name.split(".")[-2]
+        table = table_of[name.split(".")[-2]]
         for shard in tensor.local_shards():
             first, rows = shard.metadata.shard_offsets[0], shard.metadata.shard_sizes[0]
-            _draw_rows(shard.tensor, first, rows, scale[table], (seed, "table", table))
+            _draw_rows(shard.tensor, first, rows, table.init, (seed, "table", table.name))
 
 
 def _draw_rows(weight_RD: torch.Tensor, first: int, rows: int, scale: float, key: tuple[object, ...]) -> None:
