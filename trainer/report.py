@@ -40,10 +40,9 @@ def plan_table(placements: list[Placement]) -> Table:
     for name in ("table", "rows", "dim", "sharding", "ranks", "MiB"):
         table.add_column(name, justify="left" if name in ("table", "sharding") else "right")
     for entry in placements:
-        ranks = _ranges(entry.ranks)
-        table.add_row(
-            entry.table, f"{entry.rows:,}", str(entry.dim), entry.sharding, ranks, f"{entry.bytes / 2**20:,.1f}"
-        )
+        sharding = f"{entry.sharding} ({entry.note})" if entry.note else entry.sharding
+        mebibytes = f"{entry.bytes / 2**20:,.1f}"
+        table.add_row(entry.table, f"{entry.rows:,}", str(entry.dim), sharding, _ranges(entry.ranks), mebibytes)
     return table
 
 

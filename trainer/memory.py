@@ -1,0 +1,99 @@
+"""How much memory there is for tables, and how much they need."""
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from fbgemm_gpu.split_embedding_configs import EmbOptimType
+
+from models.embedding import TableConfig
+from trainer.world import World
+
+RESERVED_MEMORY = 0.15
+"""Share of the memory that tables may not take: the dense part, activations, batches in flight."""
+FLOAT_BYTES = 4
+_STATE_PER_WEIGHT = {EmbOptimType.EXACT_SGD: 0, EmbOptimType.EXACT_ADAGRAD: 1, EmbOptimType.ADAM: 2}
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Bytes that the tables of one rank may take."""
+
+    gpu: int
+    """Of its GPU; 0 on a CPU."""
+    host: int
+    """Of its share of the host's memory."""
+
+
+def table_budget(world: World) -> Budget:
+    """What the rank that has least has. Collective: call on all ranks."""
+    share = 1 - RESERVED_MEMORY
+    gpus, hosts = zip(*world.gather((world.gpu_bytes or 0, host_memory() // world.local_size)), strict=True)
+    return Budget(gpu=int(share * min(gpus)), host=int(share * min(hosts)))
+
+
+def weight_bytes(rows: int, dim: int) -> int:
+    """Of a table, or of a shard of it."""
+    return rows * dim * FLOAT_BYTES
+
+
+def state_bytes(rows: int, dim: int, optimizer: EmbOptimType) -> int:
+    """What the fused optimizer keeps beside the weights."""
+    if optimizer == EmbOptimType.EXACT_ROWWISE_ADAGRAD:
+        return rows * FLOAT_BYTES
+    return weight_bytes(rows, dim) * _STATE_PER_WEIGHT[optimizer]
+
+
+def host_memory(root: Path = Path("/")) -> int:
+    """Bytes of the machine, or of what its control groups leave: those of a container, or of a scheduler's job."""
+    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return min(machine, *_group_limits(root))
+
+
+def _group_limits(root: Path) -> Iterator[int]:
+    """The limits of this process's group and of every group above it, in version 1 or 2 of control groups."""
+    try:
+        lines = (root / "proc/self/cgroup").read_text().splitlines()
+    except OSError:  # no Linux
+        return
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if not controllers:
+            yield from _limits_above(root / "sys/fs/cgroup", path, "memory.max")
+        elif "memory" in controllers.split(","):
+            yield from _limits_above(root / "sys/fs/cgroup/memory", path, "memory.limit_in_bytes")
+
+
+def _limits_above(mount: Path, path: str, file: str) -> Iterator[int]:
+    """In a container the mount may show the group itself at its root, and nothing under `path`."""
+    group = mount / path.lstrip("/")
+    for folder in (group, *group.parents):
+        if not folder.is_relative_to(mount):
+            return
+        try:
+            text = (folder / file).read_text().strip()
+        except OSError:
+            continue
+        if text.isdigit():  # "max" is no limit
+            yield int(text)
+
+
+def describe_lack(tables: tuple[TableConfig, ...], optimizer: EmbOptimType, budget: Budget, copied: bool) -> str:
+    """Which tables need how much, and what a rank has; `copied`: a save makes a copy in the host's memory."""
+    needs = {table.name: weight_bytes(table.rows, table.dim) for table in tables}
+    for table in tables:
+        needs[table.name] += state_bytes(table.rows, table.dim, optimizer)
+    largest = sorted(needs, key=lambda name: -needs[name])[:3]
+    listed = ", ".join(f"{name!r} {_gib(needs[name])}" for name in largest)
+    others = f" and {len(needs) - len(largest)} more" if len(needs) > len(largest) else ""
+    again = ", and as much again in the host's memory for the copy that a save makes" if copied else ""
+    gpu = f"{_gib(budget.gpu)} of its GPU and " if budget.gpu else ""
+    return (
+        f"{listed}{others} need {_gib(sum(needs.values()))} with the optimizer's state{again}; each rank has {gpu}"
+        f"{_gib(budget.host)} of the host's memory for tables"
+    )
+
+
+def _gib(number: int) -> str:
+    return f"{number / 2**30:,.2f} GiB"
