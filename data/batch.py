@@ -77,6 +77,7 @@ def padding(columns: Columns, count: int) -> Rows:
         labels_RT=np.full((count, len(columns.labels)), np.nan, np.float32),
         weights_R=np.zeros(count, np.float32),
         numbers_R=np.full(count, -1, np.int64),
+        not_finite_D=np.zeros(len(columns.features.dense), np.int64),
     )
 
 

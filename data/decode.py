@@ -9,15 +9,17 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from numpy.typing import NDArray
 
 from data.errors import DataError
-from data.features import Features, SparseFeature
+from data.features import DenseFeature, Features, SparseFeature
 from data.hashing import Int64, fold, hash_texts
+from data.numbers import LARGEST, Float32, read_numbers, scale_numbers, to_float32
 
-Float32 = NDArray[np.float32]
 Where = Callable[[int], str]
 """Describes row i of the table for a message: `row 12 of row group 3 of train/day_07.parquet`."""
+
+
+_LARGEST = f"{LARGEST:.2g}, the largest float32"
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,8 @@ class Rows:
     weights_R: Float32
     numbers_R: Int64
     """Number of each row in the whole dataset, as stored; -1 for rows that are in none."""
+    not_finite_D: Int64
+    """How many of the rows hold NaN or ±inf in each dense feature; they count as missing."""
 
     def __len__(self) -> int:
         return len(self.weights_R)
@@ -85,7 +89,7 @@ def decode(table: pa.Table, columns: Columns, where: Where) -> Rows:
         chunked = table[name]
         return chunked.chunk(0) if chunked.num_chunks else pa.array([], chunked.type)
 
-    dense = [_dense(column(entry.column), entry.transform, entry.mean, entry.scale) for entry in columns.features.dense]
+    dense = [_dense(column(entry.column), entry, where) for entry in columns.features.dense]
     labels = [_label(column(entry.column), entry, where) for entry in columns.labels]
     ids = [
         _ids(column(entry.column), entry, columns.table_rows[entry.table], where) for entry in columns.features.sparse
@@ -93,11 +97,16 @@ def decode(table: pa.Table, columns: Columns, where: Where) -> Rows:
     ones = np.ones(table.num_rows, np.float32)
     return Rows(
         ids=tuple(ids),
-        dense_RD=np.stack(dense, axis=1) if dense else np.zeros((table.num_rows, 0), np.float32),
-        labels_RT=np.stack(labels, axis=1) if labels else np.zeros((table.num_rows, 0), np.float32),
+        dense_RD=_stack([values for values, _ in dense], table.num_rows),
+        labels_RT=_stack(labels, table.num_rows),
         weights_R=_weights(column(columns.weight), columns.weight, where) if columns.weight else ones,
         numbers_R=np.full(table.num_rows, -1, np.int64),
+        not_finite_D=np.array([count for _, count in dense], np.int64),
     )
+
+
+def _stack(columns: list[Float32], rows: int) -> Float32:
+    return np.stack(columns, axis=1) if columns else np.zeros((rows, 0), np.float32)
 
 
 def check_type(name: str, kind: pa.DataType, columns: Columns) -> str | None:
@@ -128,37 +137,50 @@ def _is_list(kind: pa.DataType) -> bool:
     return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind))
 
 
-def _numbers(array: pa.Array, null: float) -> Float32:
-    return array.cast(pa.float32(), safe=False).fill_null(null).to_numpy(zero_copy_only=False)
-
-
-def _dense(array: pa.Array, transform: str, mean: float, scale: float) -> Float32:
-    values = _numbers(array, np.nan)
-    if transform == "log1p":
-        values = np.copysign(np.log1p(np.abs(values)), values)
-    if mean or scale != 1:
-        values = (values - np.float32(mean)) / np.float32(scale)
-    return np.nan_to_num(values, nan=0.0, posinf=0.0, neginf=0.0)
+def _dense(array: pa.Array, feature: DenseFeature, where: Where) -> tuple[Float32, int]:
+    """The feature, 0 where it is missing, and how many rows hold NaN or ±inf, which count as missing."""
+    values = scale_numbers(array, feature.transform, feature.mean, feature.scale)
+    finite = np.isfinite(values)
+    if finite.all():
+        return values, 0
+    missing = ~np.isfinite(read_numbers(array))
+    too_large = ~finite & ~missing
+    if too_large.any():
+        row = int(np.argmax(too_large))
+        raise DataError(
+            f"{where(row)}: column {feature.column!r} is {array[row]}, after transform, mean and scale more than "
+            f"{_LARGEST}; write null where it is no value, or set transform = 'log1p' or a larger scale"
+        )
+    return np.where(missing, np.float32(0), values), int(missing.sum()) - array.null_count
 
 
 def _label(array: pa.Array, label: Label, where: Where) -> Float32:
-    values = _numbers(array, np.nan)
+    numbers = read_numbers(array)
+    values = to_float32(numbers)
     valid = array.is_valid().to_numpy(zero_copy_only=False) if array.null_count else True
-    wrong = valid & ~((values == 0) | (values == 1) if label.binary else np.isfinite(values))
+    wrong = valid & ~((numbers == 0) | (numbers == 1) if label.binary else np.isfinite(values))
     if np.any(wrong):
         row = int(np.argmax(wrong))
         rule = "a binary label is 0, 1 or null" if label.binary else "a label is a finite number or null"
-        raise DataError(f"{where(row)}: label {label.column!r} is {array[row]}; {rule}")
+        raise DataError(f"{where(row)}: label {label.column!r} is {array[row]}; {rule}{_limit(numbers[row])}")
     return values
 
 
 def _weights(array: pa.Array, name: str, where: Where) -> Float32:
-    values = _numbers(array, np.nan)
-    wrong = ~(np.isfinite(values) & (values >= 0))
+    numbers = read_numbers(array)
+    values = to_float32(numbers)
+    wrong = ~(np.isfinite(values) & (numbers >= 0))
     if np.any(wrong):
         row = int(np.argmax(wrong))
-        raise DataError(f"{where(row)}: weight {name!r} is {array[row]}; a weight is a number ≥ 0")
+        raise DataError(
+            f"{where(row)}: weight {name!r} is {array[row]}; a weight is a number ≥ 0{_limit(numbers[row])}"
+        )
     return values
+
+
+def _limit(number: float) -> str:
+    """What to add to a rule that a number breaks by its size alone."""
+    return f", up to {_LARGEST}" if LARGEST < abs(number) < np.inf else ""
 
 
 def _ids(array: pa.Array, feature: SparseFeature, rows: int, where: Where) -> Jagged:
@@ -179,7 +201,7 @@ def _ids(array: pa.Array, feature: SparseFeature, rows: int, where: Where) -> Ja
         place = int(np.argmax(wrong))
         row = int(np.searchsorted(offsets, place, side="right")) - 1
         raise DataError(
-            f"{where(row)}: column {feature.column!r} holds id {numbers[place]}, but table {feature.table!r} has rows "
+            f"{where(row)}: column {feature.column!r} holds id {values[place]}, but table {feature.table!r} has rows "
             f"0 to {rows - 1}; give it more rows or set hash = true"
         )
     return Jagged(numbers, offsets)

@@ -121,6 +121,8 @@ class BatchStream(Prefetcher[Batch]):
     def __init__(self, segments: "_Segments", pin: bool, trace: Path | None) -> None:
         self.skipped = segments.skipped
         """What could not be read so far, in no order; the decoding is up to a few row groups ahead of the batches."""
+        self.not_finite_D = segments.not_finite_D
+        """Rows so far that hold NaN or ±inf in each dense feature, up to a row group a lane ahead of the batches."""
         self._trace = TraceWriter(trace) if trace else None
         self._samples = segments.first_batch * segments.reading.global_batch_size
         self._batch_size = segments.reading.global_batch_size
@@ -261,6 +263,7 @@ class _Segments:
         self.reading = reading
         self.first_batch = first_batch
         self.skipped: list[SkippedRows] = []
+        self.not_finite_D = np.zeros(len(reading.columns.features.dense), np.int64)
         self._tasks = _tasks(reading, lanes, first_batch)
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
         self._decoding: dict[int, deque[Future[Rows]]] = {lane: deque() for lane in lanes}
@@ -280,6 +283,8 @@ class _Segments:
         while rows and (waiting or self._submit_for(lane)):
             segment, used = waiting[0].result(), self._used[lane]
             stop = min(used + rows, len(segment))
+            if used == 0:
+                self.not_finite_D += segment.not_finite_D
             yield segment, used, stop
             rows -= stop - used
             self._used[lane] = stop

@@ -18,11 +18,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import fs
 
-from data.decode import Float32
 from data.errors import DataError
 from data.footer import one_line
 from data.hashing import Int64
 from data.manifest import Manifest, open_uri
+from data.numbers import Float32
 from data.prefetch import Prefetcher
 from data.stream import Reading, read_row_group, tasks_of_epoch
 from trainer.world import TOLD_ERRORS, World

@@ -135,6 +135,8 @@ def test_any_slice_of_any_chunks_equals_plain_python(lists: list[list[int | None
         (pa.array([0, -(2**63)]), "row 1: column 'x' holds id -9223372036854775808, "),
         (pa.array([[1, 2], None, [], [3, None, 10]]), "row 3: column 'x' holds id 10, "),
         (pa.array([[10], [1]]), "row 0: column 'x' holds id 10, "),
+        (pa.array([1, 2**63 + 5], pa.uint64()), "row 1: column 'x' holds id 9223372036854775813, "),
+        (pa.array([[1], [2, 2**64 - 1]], pa.list_(pa.uint64())), "row 1: column 'x' holds id 18446744073709551615, "),
     ],
 )
 def test_an_id_without_a_row_is_named(array: pa.Array, message: str) -> None:
@@ -206,6 +208,52 @@ def test_a_feature_without_a_finite_value_counts_as_missing(transform: str) -> N
     assert dense_of(array, transform=transform, mean=5, scale=2) == [0, 0, 0, 0]
 
 
+def test_rows_without_a_finite_value_are_counted() -> None:
+    """In every feature; nulls are not, since they are meant."""
+    rows = decoded(
+        columns_of(*(DenseFeature(column=name) for name in "abc")),
+        a=pa.array([math.nan, None, math.inf, -math.inf, 1]),
+        b=pa.array([1, 2, None, 4, 5]),
+        c=pa.array([1, math.nan, 3, 4, 5], pa.float32()),
+    )
+    assert rows.not_finite_D.tolist() == [3, 0, 1]
+    assert rows.dense_RD[:, 0].tolist() == [0, 0, 0, 0, 1]
+
+
+def test_a_clock_in_milliseconds_keeps_its_digits() -> None:
+    """Float32 has 24 bits: 256 seconds of such a clock would be 3 values."""
+    begin = 1_650_000_000_000
+    clock = [begin + 1000 * second for second in range(256)]
+    for kind in (pa.int64(), pa.uint64(), pa.float64(), pa.decimal128(20, 0)):
+        assert dense_of(pa.array(clock).cast(kind), mean=begin, scale=1000) == list(range(256))
+
+
+def test_a_mean_keeps_its_digits_whatever_the_type() -> None:
+    mean = 2**24 + 1
+    for kind in (pa.float32(), pa.int32()):
+        assert dense_of(pa.array([2**24, 2**24 + 2]).cast(kind, safe=False), mean=mean) == [-1, 1]
+
+
+def test_logarithms_are_of_the_whole_number() -> None:
+    (found,) = dense_of(pa.array([1e300]), transform="log1p")
+    assert found == np.float32(math.log1p(1e300))
+
+
+@pytest.mark.parametrize(
+    ("value", "settings"),
+    [(1e308, {}), (-1e39, {}), (1e30, {"scale": 1e-10}), (1e308, {"scale": 1e-10}), (1.0, {"mean": -1e300})],
+)
+def test_a_number_beyond_float32_is_named(value: float, settings: dict[str, float]) -> None:
+    message = (
+        rf"^row 2: column 'x' is {re.escape(str(value))}, after transform, mean and scale more than 3\.4e\+38, the "
+    )
+    with pytest.raises(DataError, match=message):
+        dense_of(pa.array([None, math.inf, value]), **settings)
+    assert dense_of(pa.array([value]), transform="log1p", scale=1.0) == [
+        np.float32(math.copysign(math.log1p(abs(value)), value))
+    ]
+
+
 def test_features_keep_their_declared_order() -> None:
     columns = columns_of(
         DenseFeature(column="b"),
@@ -249,7 +297,14 @@ def test_labels(kind: pa.DataType) -> None:
         (True, pa.array([None, math.nan]), "row 1: label 'y' is nan; a binary label is 0, 1 or null"),
         (False, pa.array([None, math.nan]), "row 1: label 'y' is nan; a label is a finite number or null"),
         (False, pa.array([1, -math.inf]), "row 1: label 'y' is -inf; a label is a finite number or null"),
-        (False, pa.array([1, 1e39]), r"row 1: label 'y' is 1e\+39; a label is a finite number or null"),
+        (
+            False,
+            pa.array([1, 1e39]),
+            r"row 1: label 'y' is 1e\+39; a label is a finite number or null, up to 3.4e\+38, the largest float32",
+        ),
+        (True, pa.array([1, 1e-60]), "row 1: label 'y' is 1e-60; a binary label is 0, 1 or null"),
+        (True, pa.array([1, 1 + 1e-9]), "row 1: label 'y' is 1.000000001; a binary label is 0, 1 or null"),
+        (True, pa.array([0, 1e39]), r"row 1: label 'y' is 1e\+39; a binary label .*"),
     ],
 )
 def test_a_wrong_label_is_named(binary: bool, array: pa.Array, message: str) -> None:
@@ -263,10 +318,19 @@ def test_weights() -> None:
     assert rows.weights_R.tolist() == [0, 0.5, 3]
 
 
-@pytest.mark.parametrize(("value", "text"), [(-1.0, "-1.0"), (math.nan, "nan"), (math.inf, "inf"), (None, "None")])
+@pytest.mark.parametrize(
+    ("value", "text"), [(-1.0, "-1.0"), (-1e-60, "-1e-60"), (math.nan, "nan"), (math.inf, "inf"), (None, "None")]
+)
 def test_a_wrong_weight_is_named(value: float | None, text: str) -> None:
     with pytest.raises(DataError, match=f"^row 1: weight 'w' is {text}; a weight is a number ≥ 0$"):
         decoded(columns_of(weight="w"), w=pa.array([1.0, value]))
+
+
+def test_a_weight_beyond_float32_is_named() -> None:
+    with pytest.raises(
+        DataError, match=r"^row 0: weight 'w' is 1e\+39; a weight is a number ≥ 0, up to 3.4e\+38, the "
+    ):
+        decoded(columns_of(weight="w"), w=pa.array([1e39]))
 
 
 # ---- no rows, no columns
