@@ -28,6 +28,7 @@ from trainer.config import Config
 from trainer.evaluate_by import MetricsByValue
 from trainer.gates import FusionMeans
 from trainer.metrics import Metrics, MetricSums, with_exact_auc
+from trainer.not_finite import count_not_finite, describe_not_finite
 from trainer.units import Bucketing, bucket_rows
 from trainer.world import World
 
@@ -43,6 +44,13 @@ class Evaluation:
     """Mean fusion weights, level by level."""
     calibration: list[CalibrationCurve]
     """Of every binary task that is not auxiliary."""
+    not_finite: dict[str, int]
+    """Rows that hold NaN or ±inf in a dense column, where there are any."""
+
+    @property
+    def warnings(self) -> list[str]:
+        """What the reader of the metrics should know, in lines."""
+        return undefined_metrics(self.records) + describe_not_finite(self.not_finite, "of the test set")
 
 
 @dataclass
@@ -54,6 +62,7 @@ class _Tally:
     by: list[MetricsByValue]
     """One for each column of `evaluate.by`; updated apart, since they read their columns."""
     gates: FusionMeans
+    not_finite: dict[str, int]
 
     def update(self, outcome: Outcome, bucket_B: torch.Tensor) -> None:
         self.sums.update(outcome.logits_BT, outcome.labels_BT, outcome.weights_BT, bucket_B)
@@ -104,7 +113,7 @@ class Evaluator:
             for column, value, found, oracle in rows
             for record in self._records(found, oracle)
         ]
-        return Evaluation(records, tally.sums, fusion, self._calibration(tally.sums, metrics))
+        return Evaluation(records, tally.sums, fusion, self._calibration(tally.sums, metrics), tally.not_finite)
 
     def _readable(self, batches: Iterator[Batch]) -> Iterator[Batch]:
         """The batches; what went wrong in reading those of one rank is raised on all."""
@@ -150,6 +159,7 @@ class Evaluator:
         finally:
             batches.close()
             self._trainee.model.train()
+        tally.not_finite = count_not_finite(reading.columns, batches.not_finite_D, world)
         return tally
 
     def _empty_tally(self, bucketing: Bucketing, lanes: int) -> _Tally:
@@ -166,6 +176,7 @@ class Evaluator:
                 for column in config.evaluate.by
             ],
             gates=FusionMeans(head, [task.name for task in config.tasks]),
+            not_finite={},
         )
 
     def _buckets_of(self, bucketing: Bucketing, outcome: Outcome) -> torch.Tensor:

@@ -10,7 +10,7 @@ from trainer.checkpoint import Checkpoints
 from trainer.clock import Due
 from trainer.config import Config
 from trainer.errors import DISK_FULL
-from trainer.evaluate import Evaluation, Evaluator, undefined_metrics
+from trainer.evaluate import Evaluation, Evaluator
 from trainer.run_directory import RunDirectory
 from trainer.world import World
 
@@ -35,7 +35,7 @@ def evaluate_run(
     is_asked = unit is not None or config.evaluate.unit is not None
     world.on_first(lambda: _keep(run, config, state.samples, manifest, found, is_asked))
     if world.first:
-        sys.stderr.writelines(f"warning: {line}\n" for line in undefined_metrics(found.records))
+        sys.stderr.writelines(f"warning: {line}\n" for line in found.warnings)
     return found.records
 
 

@@ -12,6 +12,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from data.decode import Columns
+from data.hashing import Int64
 from models.heads.base import Head
 from models.ranker import Outcome
 from models.tasks import TaskConfig
@@ -20,9 +22,10 @@ from trainer.buckets import Buckets, write_buckets
 from trainer.calibration import Calibration, write_calibration
 from trainer.checkpoint_files import State
 from trainer.config import Config
-from trainer.evaluate import Evaluation, undefined_metrics
+from trainer.evaluate import Evaluation
 from trainer.gates import GateObserver, gate_entropies, write_fusion
 from trainer.metrics import entropy
+from trainer.not_finite import count_not_finite, describe_not_finite
 from trainer.report import by_table, evaluation_table, make_console, result_table
 from trainer.run_directory import RunDirectory, append_records, plain
 from trainer.sharding import Placement
@@ -44,6 +47,9 @@ class TrainLog:
         """Of loss, weight, prediction and label, weighted."""
         self._gates: GateObserver | None = None
         self._newest_gates: list[torch.Tensor] = []
+        self._columns: Columns | None = None
+        self._told_not_finite: set[str] = set()
+        """Dense columns of which it has been told that they hold numbers that are not finite."""
         self._samples = start
         self._trained = 0
         """Samples in the sums: since the last record, of the start before this one too, without batches left out."""
@@ -66,6 +72,10 @@ class TrainLog:
         """Adds the entropy of each gate, on the newest batch of rank 0, to the records."""
         if self._world.first:
             self._gates = GateObserver(head, [task.name for task in self._config.tasks], training=True)
+
+    def watch_data(self, columns: Columns, not_finite_D: Int64) -> None:
+        """Tells at the records which dense columns hold numbers that are not finite. `not_finite_D`: rows so far."""
+        self._columns, self._not_finite_D = columns, not_finite_D
 
     def update(self, outcome: Outcome) -> None:
         """Adds the losses of a step that was trained, without waiting for them."""
@@ -96,6 +106,7 @@ class TrainLog:
             record |= window_metrics(task, sums)
         if self._gates is not None:
             record |= gate_entropies(self._gates, self._newest_gates)
+        self._warn_of_not_finite()
         self._samples, self._trained, self._last, self._last_wait = samples, 0, now, wait_seconds
         if self._board is not None:
             append_records(self._run.train_log, [record])
@@ -103,6 +114,16 @@ class TrainLog:
                 {f"train/{key}": value for key, value in record.items() if key != "samples"}, samples
             )
             self._display.show(record)
+
+    def _warn_of_not_finite(self) -> None:
+        """Warns of each column when it is first seen. Collective: call on all ranks."""
+        if self._columns is None:
+            return
+        found = count_not_finite(self._columns, self._not_finite_D, self._world)
+        new = {column: rows for column, rows in found.items() if column not in self._told_not_finite}
+        for text in describe_not_finite(new, "read for training so far"):
+            self.warn(text)
+        self._told_not_finite |= new.keys()
 
     def pause(self) -> "Pause":
         """Leaves what happens inside (an evaluation, a save) out of the next record's speed."""
@@ -121,7 +142,7 @@ class TrainLog:
             metrics = {key: record[key] for key in ("ne", "auc", "log_loss", "calibration", "mse", "nmse")}
             scalars = {f"evaluation/{key}/{record['task']}": value for key, value in metrics.items()}
             self._board.add_scalars(scalars, samples)
-        for text in undefined_metrics(whole):
+        for text in found.warnings:
             self.warn(text)
         write_buckets(
             self._run.buckets_file(samples),

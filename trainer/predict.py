@@ -14,6 +14,7 @@ What goes wrong on one rank is raised on all, after every batch, so that all can
 Shapes: B rows of a rank's batch, L lanes of a rank, T tasks.
 """
 
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import closing, nullcontext
@@ -34,6 +35,7 @@ from trainer.build import Trainee, build_trainee, check_lanes, check_same_kinds,
 from trainer.checkpoint import Checkpoints
 from trainer.config import Config, EvaluateConfig
 from trainer.errors import ConfigError
+from trainer.not_finite import count_not_finite, describe_not_finite
 from trainer.predict_files import LaneFile, Output, Scored, removed_after_errors
 from trainer.report import count_progress
 from trainer.run_directory import RunDirectory
@@ -125,7 +127,10 @@ def _score(config: Config, world: World, trainee: Trainee, reading: Reading, fil
             outcome = trainee.pipeline.progress(features)
             meeting.on_all(partial(_write, outcome, is_binary_T, files))
             advance(min(size, rows - number * size))
+    not_finite = count_not_finite(reading.columns, batches.not_finite_D, meeting)
     meeting.on_all(partial(_finish, files))
+    if world.first:
+        sys.stderr.writelines(f"warning: {line}\n" for line in describe_not_finite(not_finite, "of the input"))
 
 
 def _features(batches: Iterator[Batch], num_tasks: int, meeting: World) -> Iterator[Batch]:

@@ -118,6 +118,7 @@ def start(config: Config, world: World, *, profile: bool = False) -> Iterator[Pa
         log = TrainLog(config, world, run, state, clock.samples, ready.end)
         stack.callback(log.close)
         log.watch_gates(head)
+        log.watch_data(reading.columns, batches.not_finite_D)
         if profile:
             stack.enter_context(profiled(trainee.pipeline, run.profile, world, log))
         if ready.found is not None:
