@@ -52,7 +52,8 @@ class DataConfig(Settings):
     order: OrderName = "shuffled"
     """shuffled, chronological (inside time windows only), or stored."""
     repeat: bool = False
-    """true: train.samples may exceed the rows of the data; each pass is a new permutation."""
+    """true: train.samples may exceed the rows of the data; each pass is a new permutation. May be set for a finished
+    run, to train further passes."""
     weight: str | None = None
     """Column of non-negative row weights; left out: every row weighs 1."""
     threads: int = Field(default=2, gt=0, le=256)

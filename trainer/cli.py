@@ -41,6 +41,9 @@ SetOption = Annotated[
     typer.Option("--set", metavar="KEY.PATH=VALUE", help="Change a key: a TOML value or a bare word. May be repeated."),
 ]
 RunArgument = Annotated[str, typer.Argument(metavar="RUN", help="Folder that `adatt train` wrote.")]
+CheckpointOption = Annotated[
+    str, typer.Option(metavar="NAME", help="Samples of a checkpoint, a milestone or count such as 20k, or latest.")
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object a line instead of a table.")]
 
 
@@ -69,7 +72,7 @@ def train_command(
 @app.command("evaluate")
 def evaluate_command(
     run: RunArgument,
-    checkpoint: Annotated[str, typer.Option(metavar="NAME", help="Samples of a checkpoint, or latest.")] = "latest",
+    checkpoint: CheckpointOption = "latest",
     data: Annotated[str | None, typer.Option(metavar="URI", help="Dataset; the config's test set if left out.")] = None,
     unit: Annotated[
         str | None,
@@ -101,7 +104,7 @@ def predict_command(
     run: RunArgument,
     data: Annotated[str, typer.Option(metavar="URI", help="Dataset to score; needs the features, no labels.")],
     out: Annotated[str, typer.Option(metavar="URI", help="Folder to write, empty or not there yet.")],
-    checkpoint: Annotated[str, typer.Option(metavar="NAME", help="Samples of a checkpoint, or latest.")] = "latest",
+    checkpoint: CheckpointOption = "latest",
     columns: Annotated[
         str, typer.Option(metavar="A,B,...", help="Columns to copy from the dataset; 'click as label' renames one.")
     ] = "",

@@ -7,6 +7,7 @@ from data.manifest import Manifest, load_manifest
 from trainer.buckets import Buckets, read_buckets, write_buckets
 from trainer.build import build_trainee, check_lanes, check_same_kinds, open_dataset, test_reading
 from trainer.checkpoint import Checkpoints
+from trainer.checkpoint_name import checkpoint_name
 from trainer.clock import Due
 from trainer.config import Config
 from trainer.errors import DISK_FULL
@@ -26,7 +27,7 @@ def evaluate_run(
     config = _with_unit(world.on_first(run.read_config), unit)
     check_lanes(config, world)
     checkpoints = Checkpoints(run.checkpoints, world)
-    state = checkpoints.find(checkpoint)
+    state = checkpoints.find(world.on_first(lambda: checkpoint_name(checkpoint, run, config)))
     manifest = open_dataset(data or config.data.test, config, world)
     world.on_first(lambda: check_same_kinds(load_manifest(run.manifests["train"]), manifest, config))
     trainee = build_trainee(config, world, config.train.samples)

@@ -33,6 +33,7 @@ from models.ranker import Outcome
 from models.tasks import TaskConfig
 from trainer.build import Trainee, build_trainee, check_lanes, check_same_kinds, open_dataset, test_reading
 from trainer.checkpoint import Checkpoints
+from trainer.checkpoint_name import checkpoint_name
 from trainer.config import Config, EvaluateConfig
 from trainer.errors import ConfigError
 from trainer.not_finite import count_not_finite, describe_not_finite
@@ -58,7 +59,7 @@ def predict_run(path: str, checkpoint: str, data: str, out: str, columns: str, w
     copied = parse_columns(columns, manifest, config.tasks)
     world.on_first(lambda: output.check(manifest))
     checkpoints = Checkpoints(run.checkpoints, world)
-    state = checkpoints.find(checkpoint)
+    state = checkpoints.find(world.on_first(lambda: checkpoint_name(checkpoint, run, config)))
     trainee = build_trainee(config, world, config.train.samples)
     checkpoints.load(state, trainee.model, None)
 

@@ -44,6 +44,7 @@ FREE_KEYS = (
     "data.train",  # the same data elsewhere has the same fingerprint
     "data.test",
     "data.threads",
+    "data.repeat",  # the first pass does not depend on it
     "data.evaluation_batch_size",
     "data.on_bad_file",
     "data.bad_row_groups",
@@ -55,6 +56,8 @@ FREE_KEYS = (
     "evaluate.unit",
 )
 
+_LONGEST_SHOWN = 80
+"""Characters of a value in a message."""
 _FIRST_FILES = {"lock", "config.partial"}
 """All that a start leaves which ended before it had a config."""
 
@@ -88,7 +91,7 @@ class RunDirectory:
         if differences:
             key, before, now = differences[0]
             raise ConfigError(
-                f"run.dir = {str(self.path)!r} holds a run of another config: {key} was {before!r}, now {now!r}; "
+                f"run.dir = {str(self.path)!r} holds a run of another config: {key} was {before}, now {now}; "
                 "name another folder, or remove this one to start anew"
             )
 
@@ -196,9 +199,9 @@ class RunDirectory:
             _rewrite(self.evaluations, [record for record in records if record["samples"] != samples])
         return True
 
-    def is_evaluated(self, milestone: str) -> bool:
-        """Whether there are records of a milestone."""
-        return any(record["milestone"] == milestone for record in read_records(self.evaluations))
+    def evaluated_at(self, milestone: str) -> set[int]:
+        """Samples at which a milestone has been evaluated."""
+        return {record["samples"] for record in read_records(self.evaluations) if record["milestone"] == milestone}
 
     def forget_after(self, samples: int) -> None:
         """Drops what training has left behind after `samples`, where it is resumed."""
@@ -264,8 +267,8 @@ def plain(config: Config) -> dict[str, Any]:
     return without_none(config.model_dump(mode="python"))
 
 
-def _differences(before: Any, now: Any, path: str = "") -> list[tuple[str, Any, Any]]:
-    """(key, before, now) of every leaf that differs and is not free to change."""
+def _differences(before: Any, now: Any, path: str = "") -> list[tuple[str, str, str]]:
+    """(key, before, now) of every leaf that differs and is not free to change, the values as texts."""
     if path in (*FREE_SECTIONS, *FREE_KEYS) or before == now:
         return []
     if isinstance(before, dict) and isinstance(now, dict):
@@ -273,7 +276,32 @@ def _differences(before: Any, now: Any, path: str = "") -> list[tuple[str, Any, 
         return [
             entry for key in keys for entry in _differences(before.get(key), now.get(key), f"{path}.{key}".strip("."))
         ]
-    if isinstance(before, list) and isinstance(now, list) and len(before) == len(now):
+    if isinstance(before, list) and isinstance(now, list):
+        if len(before) != len(now):
+            return [(path, *_missing_entries(before, now))]
         pairs = enumerate(zip(before, now, strict=True))
         return [entry for index, (old, new) in pairs for entry in _differences(old, new, f"{path}.{index}")]
-    return [(path, before, now)]
+    return [(path, _shown(before), _shown(now))]
+
+
+def _missing_entries(before: list[Any], now: list[Any]) -> tuple[str, str]:
+    """What one of two lists has and the other has not, by name: `with 'hate'`, `without 'hate'`."""
+    old, new = ([_label(entry) for entry in entries] for entries in (before, now))
+    gone, added = [label for label in old if label not in new], [label for label in new if label not in old]
+    if not gone and not added:
+        return f"{len(before)} entries", f"{len(now)} entries"
+    if gone and added:
+        return f"with {', '.join(gone)}", f"with {', '.join(added)}"
+    names = ", ".join(gone or added)
+    return (f"with {names}", f"without {names}") if gone else (f"without {names}", f"with {names}")
+
+
+def _label(entry: Any) -> str:
+    """How a list's entry is called in a message."""
+    named = entry.get("name", entry.get("column")) if isinstance(entry, dict) else None
+    return _shown(entry if named is None else named)
+
+
+def _shown(value: Any) -> str:
+    text = "not set" if value is None else repr(value)
+    return text if len(text) <= _LONGEST_SHOWN else f"{text[: _LONGEST_SHOWN - 1]}…"

@@ -36,6 +36,7 @@ from trainer.evaluate_by import check_first_values
 from trainer.faults import Faults
 from trainer.guard import StepGuard
 from trainer.log import TrainLog
+from trainer.milestones import missed_milestones, with_pending_milestones
 from trainer.profile import profiled
 from trainer.report import plan_table
 from trainer.run_directory import RunDirectory, plain
@@ -126,9 +127,10 @@ def start(config: Config, world: World, *, profile: bool = False) -> Iterator[Pa
         evaluator = Evaluator(config, world, trainee, ready.test)
         faults = Faults(config, world, reading, supply, log)
         _announce(config, ready, log)
+        pending = world.on_first(lambda: with_pending_milestones(config, run, ready.end))
         with _noting_the_end(segments, world):
             yield Parts(
-                config, world, run, clock, ready.end, supply, trainee, evaluator, ready.checkpoints, state, segments,
+                pending, world, run, clock, ready.end, supply, trainee, evaluator, ready.checkpoints, state, segments,
                 guard, faults, watch, log,
             )  # fmt: skip
 
@@ -246,12 +248,8 @@ def _announce(config: Config, ready: _Ready, log: TrainLog) -> None:
         log.warn(f"{problem}; set aside, the checkpoint before it is taken")
     for file, reason in reading.manifest.left_out:
         log.warn(f"{file} is left out: {reason}")
-    for milestone in config.evaluate.at_samples:
-        if milestone.samples < samples and not run.is_evaluated(milestone.text):
-            log.warn(
-                f"milestone {milestone.text} lies before {samples:,} samples, where the run goes on: it is not "
-                "evaluated; `adatt evaluate --checkpoint` does for a checkpoint that is left"
-            )
+    for text in missed_milestones(config, run, samples, ready.end):
+        log.warn(text)
     if samples:
         log.print(f"resumed at {samples:,} of {ready.end:,} samples")
     passes = -(-ready.end // (reading.batches_per_epoch * batch))

@@ -252,7 +252,7 @@ def _predict_with_little_room(world: World, run: Path, data: Path, out: Path) ->
 REFUSED: dict[str, tuple[dict[str, str], tuple[str, ...]]] = {
     "no run": ({"run": "nowhere"}, ("no run here",)),
     "no data": ({"data": "nowhere"}, ("no such file or folder",)),
-    "checkpoint": ({"checkpoint": "77"}, ("no checkpoint '77'; there are 6400",)),
+    "checkpoint": ({"checkpoint": "77"}, ("--checkpoint 77: no checkpoint of", "at 128 samples; there are 6400")),
     "column": ({"columns": "user,usr"}, ("--columns", "no column 'usr'", "it has user, video")),
     "name of a task": ({"columns": "click"}, ("'click' is a task's prediction", "'click as input_click'")),
     "name of the row": ({"columns": "user as row"}, ("'row' is the number of the row",)),
