@@ -5,7 +5,8 @@ What differs from `torchrun`, and why:
 - SIGTERM, SIGUSR1, SIGINT and SIGHUP are requests to stop: the ranks get SIGTERM, each time, and have their grace to
   save and end. torchrun does not know SIGUSR1 (it dies of it and leaves its ranks behind), kills the ranks after 30 s,
   and loses their exit codes. A signal that is ignored (nohup) stays ignored; SIGQUIT is left to torchrun.
-- Ranks that end with 75 (stopped after saving) or 2 (wrong input) are not started again, nor is any after a signal.
+- Ranks that end with 75 (stopped after saving), 2 (wrong input) or 141 (nobody reads their output) are not started
+  again, nor is any after a signal.
 - The exit code is that of the first failure. The ranks do not end in the same instant: when one has ended with 75 the
   others get a moment, where torchrun would send them a signal at once.
 - Every start of the ranks has a store of its own. The rendezvous of torch 2.13 keeps that of the first start: with the
@@ -36,8 +37,8 @@ from torch.distributed.elastic.utils.store import barrier
 from torch.distributed.run import config_from_args, parse_args
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT, signal.SIGHUP)
-WRONG_INPUT, STOPPED = 2, 75
-TOLD = (WRONG_INPUT, STOPPED)
+WRONG_INPUT, STOPPED, UNREAD = 2, 75, 128 + signal.SIGPIPE
+TOLD = (WRONG_INPUT, STOPPED, UNREAD)
 """Ends of a rank that it has explained itself and that another start would not change."""
 SETTLE_SECONDS = 10.0
 """How long ranks and other nodes may take to end after the first has ended with a told code."""
@@ -58,6 +59,12 @@ class RankAgent(LocalElasticAgent):
         self._signals = [number for number in STOP_SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
         self._unsent = 0
         self._stopping = False
+
+    @property
+    def ended_as_asked(self) -> bool:
+        """Whether the ranks ended by the signal that this launcher has passed on; there was nothing to save."""
+        code = self.first_failure if self.first_failure < 0 else 128 - self.first_failure
+        return self._stopping and -code in STOP_SIGNALS
 
     def _rendezvous(self, worker_group: WorkerGroup) -> None:
         """Meets the other nodes. Meanwhile no rank runs, and a signal ends this process as it ends any other."""
@@ -181,7 +188,7 @@ def run_ranks(launcher_arguments: list[str], grace_seconds: int) -> int:
     if agent.first_failure in TOLD:  # on all nodes; the one where they met may have left
         return agent.first_failure
     rendezvous.shutdown()
-    if agent.first_failure:
+    if agent.first_failure and not agent.ended_as_asked:
         sys.stderr.write(f"{ChildFailedError('training', result.failures)}\n")
     return agent.first_failure
 

@@ -19,8 +19,12 @@ place where the nodes meet lives in the launcher of the node that `RDZV_ENDPOINT
 
 import os
 import re
+import signal
 import sys
 from collections.abc import Mapping
+
+from trainer.ending import leave
+from trainer.output import open_output
 
 RANKED_COMMANDS = (["train"], ["evaluate"], ["predict"], ["bench", "train"])
 """Commands that share their work among ranks; every other one is a single process."""
@@ -135,7 +139,10 @@ def main() -> None:
     arguments = sys.argv[1:]
     if not uses_ranks(arguments):
         os.execv(sys.executable, [sys.executable, "-m", "trainer", *arguments])
-    sys.exit(launch(os.environ, arguments))
+    open_output()
+    if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # until ranks run; then launch.agent handles signals
+    leave(launch(os.environ, arguments))
 
 
 if __name__ == "__main__":

@@ -3,19 +3,38 @@
 import os
 import sys
 
+from trainer.ending import leave_after
 from trainer.installation import find_shadow
+from trainer.ranks import speaks
+from trainer.signals import say
 
 
 def main() -> None:
     """Runs a command and ends the process with its exit code."""
+    _use_utf8()
+    leave_after(_command, speaks=speaks())
+
+
+def _command() -> int:
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # DDP warns of a setting that trainer.build explains
     problem = find_shadow()
     if problem:
-        sys.stderr.write(f"error: {problem}\n")
-        sys.exit(2)
+        say(f"error: {problem}")
+        return 2
     from trainer.cli import run
 
-    sys.exit(run(sys.argv[1:]))
+    return run(sys.argv[1:])
+
+
+def _use_utf8() -> None:
+    """Starts anew in Python's UTF-8 mode where the locale's encoding is another one: names of files are then UTF-8.
+
+    Output stays in the encoding that the terminal expects.
+    """
+    if sys.getfilesystemencoding() != "utf-8" and sys.orig_argv:
+        encoding = sys.stdout.encoding if sys.stdout else "utf-8"
+        environment = {"PYTHONIOENCODING": encoding, **os.environ}
+        os.execve(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]], environment)
 
 
 if __name__ == "__main__":

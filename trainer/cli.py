@@ -61,9 +61,11 @@ def train_command(
     On several processes: torchrun --nproc-per-node 2 -m trainer train CONFIG
     """
     from trainer.config import load_config
+    from trainer.output import go_on_unread
     from trainer.train import train
     from trainer.world import start_world
 
+    go_on_unread()
     loaded = load_config(config, changes)
     with start_world(loaded.run.device) as world:
         train(loaded, world, profile=profile)

@@ -72,12 +72,13 @@ class CheckpointConfig(Settings):
 
     every_samples: Count | None = Field(default=None, gt=0)
     """Samples between checkpoints; left out: only at milestones and at the end."""
-    every_minutes: float | None = Field(default=None, gt=0)
-    """Minutes between checkpoints, by the clock of rank 0."""
+    every_minutes: float = Field(default=15, ge=0)
+    """Most minutes between checkpoints, by the clock of rank 0: what a lost machine costs; 0: never by the clock."""
     keep: int = Field(default=3, gt=0)
     """Newest checkpoints to keep; those of milestones and of the end stay for good."""
     grace_seconds: float = Field(default=120, gt=0)
-    """Longest time from a request to stop (SIGTERM, SIGUSR1) to the end; set the scheduler's above it."""
+    """Longest time from a request to stop (Ctrl-C, a closed terminal, SIGTERM, SIGUSR1) to the end; set the
+    scheduler's above it."""
 
 
 class LogConfig(Settings):

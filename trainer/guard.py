@@ -50,7 +50,7 @@ class StepGuard:
         stop: StopRequest,
         watch: Watch,
         supply: Supply,
-        every_minutes: float | None = None,
+        every_minutes: float = 0,
     ) -> None:
         self._world = world.with_own_group()
         self._stop, self._watch, self._supply, self._every_minutes = stop, watch, supply, every_minutes
@@ -82,7 +82,7 @@ class StepGuard:
     def meet(self, unsound: bool = False) -> Verdict:
         """What all ranks know together. Collective: call on all ranks."""
         seconds = time.monotonic() - self._saved
-        save = self._world.first and self._every_minutes is not None and seconds >= 60 * self._every_minutes
+        save = self._world.first and 0 < 60 * self._every_minutes <= seconds
         flags = [unsound, self._stop.requested, save, self._supply.error is not None, len(self._supply.skipped)]
         with self._watch.waiting():
             unsound_ranks, stopped_ranks, saving_ranks, failed_ranks, skipped = self._world.sum(

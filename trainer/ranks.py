@@ -18,6 +18,11 @@ class Ranks:
     """Whether the launchers start the ranks again, on the nodes that are left, when one is lost."""
 
 
+def speaks() -> bool:
+    """Whether this process is the one of the run that tells what all of them would say."""
+    return os.environ.get("RANK", "0") in ("", "0")
+
+
 def announced_ranks() -> Ranks:
     """What the launcher says."""
 

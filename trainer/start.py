@@ -101,7 +101,7 @@ def start(config: Config, world: World, *, profile: bool = False) -> Iterator[Pa
         ready = _check_and_load(config, world, stack)
         segments, state = _begin(config, world, ready, stack)
         run, reading, clock, trainee = ready.run, ready.reading, ready.clock, ready.trainee
-        stop = stack.enter_context(StopRequest(config.checkpoint.grace_seconds).listening())
+        stop = stack.enter_context(StopRequest(config.checkpoint.grace_seconds, speaks=world.first).listening())
         watch = stack.enter_context(Watch(world, _get_default_store(), config.run.hang_seconds))
         batches = stream(
             reading,

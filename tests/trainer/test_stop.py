@@ -16,7 +16,7 @@ import torch.distributed as dist
 
 from tests.ranks import collect, run_on_ranks, started_ranks
 from tests.trainer.datasets import config_values, make_config
-from trainer import stop
+from trainer import signals
 from trainer.cli import run
 from trainer.config import Config, load_config
 from trainer.ranks import announced_ranks
@@ -56,7 +56,9 @@ def undisturbed(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> torc
     return _losses(config)
 
 
-@pytest.mark.parametrize(("rank", "number"), [(0, signal.SIGTERM), (1, signal.SIGUSR1)])
+@pytest.mark.parametrize(
+    ("rank", "number"), [(0, signal.SIGTERM), (1, signal.SIGUSR1), (0, signal.SIGINT), (1, signal.SIGHUP)]
+)
 def test_a_signal_to_any_rank_saves_and_ends_all(
     dataset: Path, tmp_path: Path, undisturbed: torch.Tensor, rank: int, number: int
 ) -> None:
@@ -109,9 +111,10 @@ def _stop_the_command(_: World, folder: str) -> int:
     return run(["train", f"{folder}/config.toml"])
 
 
-def _ignore_requests(_: World, grace_seconds: float, same_request_seconds: float) -> None:
-    stop.SAME_REQUEST_SECONDS = same_request_seconds
+def _ignore_requests(_: World, ready: Path, grace_seconds: float, same_request_seconds: float) -> None:
+    signals.SAME_REQUEST_SECONDS = same_request_seconds
     with StopRequest(grace_seconds).listening() as request:
+        ready.touch()
         while not request.requested:
             time.sleep(0.01)
         time.sleep(60)
@@ -124,28 +127,39 @@ def _ignore_requests(_: World, grace_seconds: float, same_request_seconds: float
         (0.5, 60, 2, 1),  # the same signal delivered twice does not; the end of grace does
     ],
 )
-def test_a_second_signal_and_the_end_of_grace(grace: float, same: float, signals: int, expected: int) -> None:
-    with started_ranks(1, _ignore_requests, grace, same) as (processes, _):
-        time.sleep(1.0)
+def test_a_second_signal_and_the_end_of_grace(
+    tmp_path: Path, grace: float, same: float, signals: int, expected: int
+) -> None:
+    ready = tmp_path / "ready"
+    with started_ranks(1, _ignore_requests, ready, grace, same) as (processes, _):
+        _wait_for(ready)
         for _ in range(signals):
             os.kill(int(processes[0].pid or 0), signal.SIGTERM)
             time.sleep(0.2)
-        processes[0].join(10)
+        processes[0].join(30)
         assert processes[0].exitcode == expected
 
 
-def _wait_in_a_collective(world: World) -> None:
+def _wait_for(path: Path) -> None:
+    deadline = time.monotonic() + 60
+    while not path.exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+
+
+def _wait_in_a_collective(world: World, ready: Path) -> None:
     with StopRequest(1.0).listening():
         if world.first:
+            ready.touch()
             dist.all_reduce(torch.zeros(1))  # the other rank never comes
         time.sleep(60)
 
 
-def test_the_end_of_grace_comes_inside_a_collective_too() -> None:
-    with started_ranks(2, _wait_in_a_collective) as (processes, _):
-        time.sleep(2.0)
+def test_the_end_of_grace_comes_inside_a_collective_too(tmp_path: Path) -> None:
+    with started_ranks(2, _wait_in_a_collective, tmp_path / "ready") as (processes, _):
+        _wait_for(tmp_path / "ready")
+        time.sleep(1.0)  # until it has entered the collective
         os.kill(int(processes[0].pid or 0), signal.SIGTERM)
-        processes[0].join(10)
+        processes[0].join(30)
         assert processes[0].exitcode == 1
 
 
