@@ -5,6 +5,7 @@ the others and shows its traceback; a hang is reported by rank at the time limit
 """
 
 import multiprocessing
+import os
 import sys
 import tempfile
 import traceback
@@ -20,6 +21,7 @@ import torch.distributed as dist
 
 from trainer.world import World, meet
 
+os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # as the program does; the fork server takes it over
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(["tests.ranks", "trainer.train", "trainer.evaluate_run", "torch.utils.tensorboard"])
 

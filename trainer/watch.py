@@ -264,7 +264,7 @@ def _silence(place: Place | None) -> str:
     if place.host != socket.gethostname():
         return "stopped, cut off, or stuck in native code that holds the interpreter"
     try:
-        status = Path(f"/proc/{place.pid}/status").read_text()
+        status = Path(f"/proc/{place.pid}/status").read_text(encoding="utf-8", errors="replace")
     except OSError:
         return "its process has ended"
     letter = status.partition("State:")[2].strip()[:1]
