@@ -22,12 +22,12 @@ from trainer.stop import STOPPED
 from trainer.train import train
 from trainer.world import World
 
-ENDLESS: dict[str, Any] = {"train": {"samples": "1B"}, "checkpoint": {"every_minutes": 0}}
+LONG: dict[str, Any] = {"train": {"samples": "200k"}, "checkpoint": {"every_minutes": 0}}
 
 
 def write_config(dataset: Path, folder: Path, **sections: Any) -> str:
-    """A config whose run is `folder`/run; endless unless `train` says otherwise."""
-    values = config_values(dataset, run={"dir": str(folder / "run")}, **(ENDLESS | sections))
+    """A config whose run is `folder`/run; far longer than a test unless `train` says otherwise."""
+    values = config_values(dataset, run={"dir": str(folder / "run")}, **(LONG | sections))
     values["data"]["repeat"] = True
     path = folder / "config.toml"
     path.write_text(tomli_w.dumps(values), encoding="utf-8")
