@@ -1,6 +1,5 @@
 """Builds the parts of a run from its config. Nothing here runs anything or writes a file."""
 
-import sys
 from dataclasses import dataclass, replace
 from typing import cast
 
@@ -18,6 +17,7 @@ from data.windows import check_windows
 from models.embedding import FeatureLayer
 from models.ranker import Ranker
 from trainer.config import Config
+from trainer.console import tell
 from trainer.errors import ConfigError
 from trainer.guard import GuardedPipeline
 from trainer.initialise import initialise_dense, initialise_tables
@@ -57,7 +57,7 @@ def open_dataset(uri: str, config: Config, world: World, on_bad_file: OnBadFile 
 
     manifest = world.on_first(read)
     if world.first and manifest.unread_note:
-        sys.stderr.write(f"note: {manifest.unread_note}\n")
+        tell("note", manifest.unread_note)
     return manifest
 
 

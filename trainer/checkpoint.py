@@ -11,7 +11,6 @@ What the folder holds, and how it is read without running its code: `trainer.che
 
 import pickle
 import shutil
-import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -44,6 +43,7 @@ from trainer.checkpoint_files import (
     record_files,
     thin_out,
 )
+from trainer.console import tell
 from trainer.errors import CheckpointError, RunError
 from trainer.optimizers import Optimizer
 from trainer.world import World
@@ -119,7 +119,8 @@ class Checkpoints:
         if state is None:
             raise CheckpointError(f"{problems[0]}; no checkpoint of this run is whole")
         if self._world.first:
-            sys.stderr.writelines(f"warning: {problem}; {state.samples} is used instead\n" for problem in problems)
+            for problem in problems:
+                tell("warning", f"{problem}; {state.samples} is used instead")
         return state
 
     def load(self, state: State, model: DistributedModelParallel, optimizer: Optimizer | None) -> None:

@@ -86,8 +86,9 @@ def evaluate_command(
 
     Keeps in RUN/evaluations what `adatt compare` needs to compare runs on this dataset.
     """
+    from trainer.console import make_console
     from trainer.evaluate_run import evaluate_run
-    from trainer.report import by_table, evaluation_table, make_console
+    from trainer.report import by_table, evaluation_table
     from trainer.world import start_world
 
     with start_world() as world:
@@ -117,14 +118,14 @@ def predict_command(
     number in the input, from 0), a float32 for every task by its name (a probability, or a regression's value), and
     those copied. The output is complete once OUT/_SUCCESS is there; an error removes what was written.
     """
+    from trainer.console import make_console
     from trainer.predict import predict_run
-    from trainer.report import make_console
     from trainer.world import start_world
 
     with start_world() as world:
         scored = predict_run(run, checkpoint, data, out, columns, world)
         if world.first:
-            make_console().print(f"{scored} in {out}", markup=False, soft_wrap=True)
+            make_console().print(f"{scored} in {out}", soft_wrap=True)
 
 
 @app.command("audit")
@@ -136,7 +137,8 @@ def audit_command(run: RunArgument, as_json: JsonOption = False) -> None:
     same data, at whole batches. With run.trace, the rows really handed out must be those of the order, batch by batch.
     """
     from trainer.audit import audit_run
-    from trainer.report import audit_table, make_console
+    from trainer.console import make_console
+    from trainer.report import audit_table
 
     audit = audit_run(run)
     epochs, broken = [account.record() for account in audit.epochs], list(audit.promises_broken)
@@ -148,11 +150,9 @@ def audit_command(run: RunArgument, as_json: JsonOption = False) -> None:
         console = make_console()
         console.print(audit_table(epochs))
         for file, reason in audit.left_out:
-            console.print(
-                f"no part of the dataset, since it could not be read: {file} ({reason})", markup=False, soft_wrap=True
-            )
+            console.print(f"no part of the dataset, since it could not be read: {file} ({reason})", soft_wrap=True)
         for promise in broken:
-            console.print(f"promise broken: {promise}", markup=False, soft_wrap=True)
+            console.print(f"promise broken: {promise}", soft_wrap=True)
     if broken:
         raise Exit(1)
 
@@ -182,12 +182,14 @@ def compare_command(
     from trainer.compare import compare_runs
     from trainer.compare_files import json_lines, write_comparison
     from trainer.compare_table import comparison_grids, comparison_notes
-    from trainer.report import comparison_table, make_console
+    from trainer.console import make_console, tell
+    from trainer.report import comparison_table
 
     comparison = compare_runs(baseline, runs, data)
     if out:
         write_comparison(comparison, out)
-    sys.stderr.writelines(f"warning: {line}\n" for line in comparison.warnings)
+    for line in comparison.warnings:
+        tell("warning", line)
     if as_json:
         sys.stdout.writelines(json_lines(comparison))
         return
@@ -195,7 +197,7 @@ def compare_command(
     for grid in comparison_grids(comparison.differences):
         console.print(comparison_table(grid))
     for note in comparison_notes(comparison.differences):
-        console.print(note, markup=False)
+        console.print(note)
 
 
 @app.command("report")
@@ -226,7 +228,8 @@ def synth_command(
 ) -> None:
     """Write a synthetic short-video log whose best reachable NE is known."""
     from data.synth import synthesise
-    from trainer.report import count_progress, make_console, synth_table
+    from trainer.console import count_progress, make_console
+    from trainer.report import synth_table
 
     train_rows, test_rows = _count("--samples", samples), _count("--test-samples", test_samples)
     with count_progress("writing rows", train_rows + test_rows) as progress:
@@ -242,7 +245,8 @@ def import_kuairand_command(
 ) -> None:
     """KuaiRand-Pure: joins logs with user and video features, drops exact duplicates, splits by day."""
     from data.importers.kuairand import import_kuairand
-    from trainer.report import import_table, make_console
+    from trainer.console import make_console
+    from trainer.report import import_table
 
     make_console().print(import_table(import_kuairand(source, out, test_days)))
 
@@ -275,7 +279,8 @@ def bench_heads_command(  # noqa: PLR0913 - one parameter for each option
     """
     from benchmarks.heads import Setting, all_settings, bench_heads
     from models.heads import HEADS
-    from trainer.report import head_bench_table, make_console
+    from trainer.console import make_console
+    from trainer.report import head_bench_table
 
     if grid and (tasks, task_experts, shared_experts, batch, inputs) != (5, 3, 1, 4096, 512):
         raise UserError("--all has its own tasks, experts, batches and input; leave the options for them out")
@@ -304,7 +309,8 @@ def bench_train_command(
     """Time training steps against the bound that the head's FLOPs set at this machine's matrix-product rate."""
     from benchmarks.train import bench_train
     from trainer.config import load_config
-    from trainer.report import bench_table, make_console
+    from trainer.console import make_console
+    from trainer.report import bench_table
     from trainer.world import start_world
 
     loaded = load_config(config, changes)
@@ -357,10 +363,11 @@ def _tell_of_thread(failure: threading.ExceptHookArgs) -> None:
 
 def _tell(message: str, code: int) -> int:
     """One line on standard error. Rank 0 speaks first: an error of all ranks ends the others before they repeat it."""
+    from trainer.console import tell
     from trainer.ranks import announced_ranks
 
     if announced_ranks().rank != 0:
         time.sleep(RANK_0_SPEAKS_SECONDS)
-    sys.stderr.write(f"error: {' '.join(message.split())}\n")
+    tell("error", message)
     sys.stderr.flush()
     return code

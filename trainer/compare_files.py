@@ -1,16 +1,21 @@
 """A comparison as files: tables in Markdown, records as JSON, and a curve per task."""
 
 import json
+import re
 import warnings
 from dataclasses import asdict
 from pathlib import Path
 
+from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from trainer.compare import Comparison, Difference
 from trainer.compare_table import Grid, comparison_grids, comparison_notes, folder_names, unit_text
+from trainer.console import visible
 from trainer.errors import DISK_FULL, ConfigError
+
+_ENTITIES = {"&": "&amp;", "<": "&lt;"}
 
 
 def write_comparison(comparison: Comparison, folder: Path) -> None:
@@ -19,7 +24,7 @@ def write_comparison(comparison: Comparison, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "compare.md").write_text(markdown(comparison), encoding="utf-8")
         (folder / "compare.json").write_text("".join(json_lines(comparison)), encoding="utf-8")
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), rc_context({"text.parse_math": False}):  # a name may hold dollar signs
             warnings.filterwarnings(
                 "ignore", message="Glyph .* missing from font"
             )  # a name of a folder; drawn as a box
@@ -39,19 +44,25 @@ def json_lines(comparison: Comparison) -> list[str]:
 def markdown(comparison: Comparison) -> str:
     """The tables, each with its curve below, and how to read them."""
     grids = comparison_grids(comparison.differences)
-    parts = [f"{_markdown_table(grid)}\n\n![{grid.title}]({grid.task}.png)" for grid in grids]
-    return "\n\n".join(["# Comparison", *parts, *comparison_notes(comparison.differences)]) + "\n"
+    parts = [f"{_markdown_table(grid)}\n\n![{grid.task}]({grid.task}.png)" for grid in grids]
+    notes = map(_escaped, comparison_notes(comparison.differences))
+    return "\n\n".join(["# Comparison", *parts, *notes]) + "\n"
 
 
 def _markdown_table(grid: Grid) -> str:
     rows = [grid.header, ["---", "---", *["---:"] * (len(grid.header) - 2)], *grid.rows]
     lines = ["| " + " | ".join(map(_escaped, row)) + " |" for row in rows]
-    return "\n".join([f"## {grid.title}", "", *lines])
+    return "\n".join([f"## {_escaped(grid.title)}", "", *lines])
 
 
-def _escaped(cell: str) -> str:
-    """A cell of a Markdown table, whatever the names of folders hold."""
-    return " ".join(cell.split()).replace("|", "\\|").replace("<", "&lt;")
+def _escaped(text: str) -> str:
+    """Text of a Markdown table or paragraph, whatever the names of folders and columns hold.
+
+    Brackets alone stay as they are, since intervals have them: they are a link only before another one.
+    """
+    one_line = visible(" ".join(text.split()))
+    escaped = re.sub(r"[\\`*|&<]", lambda found: _ENTITIES.get(found[0], f"\\{found[0]}"), one_line)
+    return re.sub(r"\](?=[(\[:])", r"\]", escaped)
 
 
 def curve(comparison: Comparison, task: str) -> Figure:
@@ -81,6 +92,6 @@ def _draw(axes: Axes, entries: list[Difference]) -> None:
     low, high = ([m if b is None else b for m, b in zip(middle, side, strict=True)] for side in bounds)
     below = [max(value - bound, 0) for value, bound in zip(middle, low, strict=True)]
     above = [max(bound - value, 0) for value, bound in zip(middle, high, strict=True)]
-    label = f"{entries[0].head} ({folder_names(entries[0].run)})"
+    label = visible(f"{entries[0].head} ({folder_names(entries[0].run)})")
     bars = axes.errorbar(samples, middle, yerr=[below, above], marker="o", capsize=4, label=label)
     axes.fill_between(samples, low, high, alpha=0.15, color=bars.lines[0].get_color())

@@ -1,6 +1,5 @@
 """Evaluates a checkpoint of a run, on any dataset and any number of ranks."""
 
-import sys
 from typing import Any
 
 from data.manifest import Manifest, load_manifest
@@ -10,6 +9,7 @@ from trainer.checkpoint import Checkpoints
 from trainer.checkpoint_name import checkpoint_name
 from trainer.clock import Due
 from trainer.config import Config
+from trainer.console import tell
 from trainer.errors import DISK_FULL
 from trainer.evaluate import Evaluation, Evaluator
 from trainer.run_directory import RunDirectory
@@ -36,7 +36,8 @@ def evaluate_run(
     is_asked = unit is not None or config.evaluate.unit is not None
     world.on_first(lambda: _keep(run, config, state.samples, manifest, found, is_asked))
     if world.first:
-        sys.stderr.writelines(f"warning: {line}\n" for line in found.warnings)
+        for line in found.warnings:
+            tell("warning", line)
     return found.records
 
 
@@ -64,4 +65,4 @@ def _keep(
     except OSError as error:
         if error.errno in DISK_FULL:
             raise
-        sys.stderr.write(f"warning: {path} cannot be written ({error.strerror}): `adatt compare` will not find this\n")
+        tell("warning", f"{path} cannot be written ({error.strerror}): `adatt compare` will not find this")

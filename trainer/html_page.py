@@ -1,7 +1,7 @@
 """An HTML page as a tree of elements, written to one file that needs no other: no script, no font, no network.
 
-Text enters the page through the tree only, so that what a name or a message contains is never taken for markup. The
-page reads on a phone (what is wider scrolls by itself), in dark mode and on paper.
+Text enters the page through the tree only, so that what a name or a message contains is never taken for markup, and
+control characters are shown. The page reads on a phone (what is wider scrolls by itself), in dark mode and on paper.
 """
 
 from collections.abc import Iterable, Sequence
@@ -11,6 +11,7 @@ from typing import TypeAlias
 from xml.etree import ElementTree
 from xml.etree.ElementTree import Element
 
+from trainer.console import visible
 from trainer.errors import ConfigError
 
 Content: TypeAlias = Element | str | None
@@ -90,15 +91,16 @@ svg text { fill: var(--quiet); font-size: 13px; }
 
 def element(tag: str, *contents: Content, **attributes: str | None) -> Element:
     """An element; attributes are named with _ for -, and with a last _ where Python has the word: `class_`."""
-    given = {name.rstrip("_").replace("_", "-"): value for name, value in attributes.items() if value is not None}
+    present = {name: visible(value) for name, value in attributes.items() if value is not None}
+    given = {name.rstrip("_").replace("_", "-"): value for name, value in present.items()}
     result = Element(tag, given)
     for content in contents:
         if isinstance(content, Element):
             result.append(content)
         elif content and len(result):
-            result[-1].tail = (result[-1].tail or "") + content
+            result[-1].tail = (result[-1].tail or "") + visible(content)
         elif content:
-            result.text = (result.text or "") + content
+            result.text = (result.text or "") + visible(content)
     return result
 
 

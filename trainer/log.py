@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.text import Text
 
 from data.decode import Columns
 from data.hashing import Int64
@@ -22,11 +22,12 @@ from trainer.buckets import Buckets, write_buckets
 from trainer.calibration import Calibration, write_calibration
 from trainer.checkpoint_files import State
 from trainer.config import Config
+from trainer.console import make_console, visible
 from trainer.evaluate import Evaluation
 from trainer.gates import GateObserver, gate_entropies, write_fusion
 from trainer.metrics import entropy
 from trainer.not_finite import count_not_finite, describe_not_finite
-from trainer.report import by_table, evaluation_table, make_console, result_table
+from trainer.report import by_table, evaluation_table, result_table
 from trainer.run_directory import RunDirectory, append_records, plain
 from trainer.sharding import Placement
 from trainer.world import World
@@ -182,7 +183,7 @@ class TrainLog:
 
     def warn(self, text: str) -> None:
         """Prints a warning on rank 0."""
-        self._display.print(f"[yellow]warning:[/] {escape(text)}", soft_wrap=True)
+        self._display.print(Text.assemble(("warning:", "yellow"), f" {visible(text)}"), soft_wrap=True)
 
     def print(self, *what: Any) -> None:
         """Prints a table or text on rank 0, above the progress bar."""
@@ -234,7 +235,7 @@ class Display:
             columns = (
                 TextColumn("training"),
                 BarColumn(),
-                TextColumn("{task.fields[text]}"),
+                TextColumn("{task.fields[text]}", markup=False),
                 TextColumn("ETA"),
                 TimeRemainingColumn(),
             )

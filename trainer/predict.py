@@ -35,10 +35,10 @@ from trainer.build import Trainee, build_trainee, check_lanes, check_same_kinds,
 from trainer.checkpoint import Checkpoints
 from trainer.checkpoint_name import checkpoint_name
 from trainer.config import Config, EvaluateConfig
+from trainer.console import count_progress
 from trainer.errors import ConfigError
 from trainer.not_finite import count_not_finite, describe_not_finite
 from trainer.predict_files import LaneFile, Output, Scored, removed_after_errors
-from trainer.report import count_progress
 from trainer.run_directory import RunDirectory
 from trainer.world import World
 

@@ -1,13 +1,8 @@
 """Tables for people: the plan, an evaluation, the result of a run."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import Any
 
-from rich.console import Console
-from rich.progress import Progress
 from rich.table import Table
-from rich.text import Text
 
 from data.counts import format_count
 from data.importers.kuairand import ImportSummary
@@ -17,21 +12,6 @@ from trainer.compare_table import Grid
 from trainer.sharding import Placement
 
 Record = dict[str, Any]
-
-
-def make_console(*, stderr: bool = False) -> Console:
-    """A console as wide as the terminal, or wide enough for every table where there is none."""
-    console = Console(stderr=stderr, highlight=False)
-    return console if console.is_terminal else Console(stderr=stderr, highlight=False, width=140)
-
-
-@contextmanager
-def count_progress(text: str, total: int) -> Iterator[Callable[[int], None]]:
-    """A progress bar on standard error, where that is a terminal; the function adds what it is given."""
-    console = make_console(stderr=True)
-    with Progress(console=console, disable=not console.is_terminal) as bar:
-        task = bar.add_task(text, total=total)
-        yield lambda count: bar.advance(task, count)
 
 
 def plan_table(placements: list[Placement]) -> Table:
@@ -217,11 +197,11 @@ def result_table(records: list[Record]) -> Table:
 
 def comparison_table(grid: Grid) -> Table:
     """Heads against the baseline on one task."""
-    table = Table(title=Text(grid.title))
+    table = Table(title=grid.title)
     for name in grid.header:
-        table.add_column(Text(name), justify="left" if name in ("head", "runs") else "right")
+        table.add_column(name, justify="left" if name in ("head", "runs") else "right")
     for row in grid.rows:
-        table.add_row(*(Text(cell.replace(" [", "\n[")) for cell in row))
+        table.add_row(*(cell.replace(" [", "\n[") for cell in row))
     return table
 
 

@@ -1,0 +1,115 @@
+"""Names and values that hold markup, emoji codes or escape sequences: shown as they are, everywhere."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import tomli_w
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.table import Table
+
+from tests.trainer.datasets import config_values
+from tests.trainer.test_cli import command
+from trainer.cli import run
+from trainer.compare_table import Grid
+from trainer.console import count_progress, make_console, tell, visible
+from trainer.html_page import element
+from trainer.log import Display
+from trainer.report import by_table, comparison_table, evaluation_table, plan_table, result_table
+from trainer.sharding import Placement
+
+HOSTILE = ("[/red]", "[bold]x", "[link=http://a.b]", ":smile:", "\x1b[31mred", "a\x07\x9b2J", "\u202egnp", "tab\tstop")
+TASK = {"kind": "binary", "samples": 10, "milestone": "10", "examples": 5, "ne": 0.5, "mse": None}
+
+
+def shown(text: str) -> str:
+    return visible(text)
+
+
+def hostile_tables(name: str) -> dict[str, Table]:
+    records: list[dict[str, Any]] = [{**TASK, "task": name, "by": None, "value": None}]
+    by = [{**TASK, "task": name, "by": name, "value": name}]
+    return {
+        "plan": plan_table([Placement(name, 1, 2, name, (0,), 8)]),
+        "by": by_table(name, by),
+        "evaluation": evaluation_table([{**records[0], "milestone": name}]),
+        "result": result_table(records),
+        "comparison": comparison_table(Grid(name, name, [name, "runs"], [[name, name]])),
+    }
+
+
+@pytest.mark.parametrize("name", HOSTILE, ids=ascii)
+def test_tables_show_names_as_they_are(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    for table in hostile_tables(name).values():
+        make_console().print(table)
+        printed = capsys.readouterr().out
+        assert shown(name) in printed
+        assert printed.replace("\n", "").isprintable()
+
+
+@pytest.mark.parametrize("name", HOSTILE, ids=ascii)
+def test_lines_show_names_as_they_are(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    display = Display(True, 0, 10)
+    display.print(f"plain {name}")
+    tell("warning", f"about {name} and more")
+    with count_progress(name, 3) as advance:
+        advance(1)
+    display.close()
+    printed = capsys.readouterr()
+    assert f"plain {shown(name)}" in printed.out
+    assert printed.err.startswith("warning: about ")
+    assert printed.err.count("\n") == 1
+    assert (printed.out + printed.err).replace("\n", "").isprintable()
+
+
+@given(st.text())
+def test_what_is_visible_is_stable_and_holds_no_control_character(text: str) -> None:
+    found = visible(text)
+    assert visible(found) == found
+    assert not any((ord(character) < 32 and character != "\n") or 126 < ord(character) < 160 for character in found)
+    found.encode()
+
+
+def test_ordinary_text_is_left_alone() -> None:
+    for text in ("naïve 日本 🎉", "a | b [0.1, 0.2] ± 3\N{NO-BREAK SPACE}%", "two\nlines"):
+        assert visible(text) == text
+
+
+def test_a_page_shows_control_characters() -> None:
+    tree = element("p", "a\x1b[31m", element("b", "\x00"), "\x07", title="\x1b")
+    assert (tree.text, tree[0].text, tree[0].tail, tree.get("title")) == ("a\\x1b[31m", "\\x00", "\\x07", "\\x1b")
+
+
+def test_a_run_over_hostile_names_ends_with_its_result(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Columns, values of `evaluate.by` and the run's folder, from training to the report."""
+    random = np.random.default_rng(3)
+    for use, rows in (("train", 256), ("test", 128)):
+        (tmp_path / use).mkdir()
+        values = random.choice(["[/red]", "\x1b[31mred", ":smile:"], rows)
+        columns = {"[id]": random.integers(0, 9, rows), "[/bold]": values, "[click]": random.integers(0, 2, rows)}
+        pq.write_table(pa.table(columns), tmp_path / use / "part.parquet")
+    values = config_values(tmp_path, run={"dir": str(tmp_path / "[red]run $x_{$")}, train={"samples": 128})
+    values |= {
+        "features": {"sparse": [{"column": "[id]", "table": "plain"}]},
+        "tables": [{"name": "plain", "rows": 9, "dim": 4}],
+        "tasks": [{"name": "click", "kind": "binary", "label": "[click]"}],
+        "evaluate": {"by": ["[/bold]"], "unit": "[id]"},
+    }
+    config = tmp_path / "config.toml"
+    config.write_text(tomli_w.dumps(values))
+    code, out, err = command("train", str(config))
+    assert (code, err) == (0, "")
+    for text in ("by [/bold]", " [/red] │", " \\x1b[31mred │", " :smile: │", "result: NE"):
+        assert text in out
+    assert "\x1b" not in out
+    folder = values["run"]["dir"]
+    assert run(["compare", folder, folder, "--out", str(tmp_path / "out")]) == 0
+    assert "intervals by [id]" in " ".join(capsys.readouterr().out.split())
+    assert run(["report", folder, "--out", str(tmp_path / "report.html")]) == 0
+    page = (tmp_path / "report.html").read_text()
+    assert "\x1b" not in page
+    assert "\\x1b[31mred" in page

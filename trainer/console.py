@@ -1,0 +1,61 @@
+"""Printing for people: names and values appear as they are, whatever they contain.
+
+A column may be called `[id]`, a value may be `[/red]`, `:smile:` or hold an escape sequence. None of that is markup for
+the console, and none of it reaches the terminal as a command.
+"""
+
+import re
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.progress import Progress
+from rich.text import Text
+
+WIDTH_OF_FILES = 140
+"""Wide enough for every table, where the output is no terminal."""
+_UNSEEN = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+"""Control characters but for the line feed, what turns the direction of text, and bytes that are no text."""
+
+
+def visible(text: str) -> str:
+    """The text with an escape such as \\x1b for each character that would act instead of being seen."""
+    return _UNSEEN.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
+class PlainConsole(Console):
+    """A console that takes no text for markup or emoji, and lets no control character through.
+
+    Every string that is printed, in a table or a title too, goes through `render_str`; a `Text` is for what the program
+    says itself.
+    """
+
+    def __init__(self, *, stderr: bool, width: int | None = None) -> None:
+        super().__init__(stderr=stderr, width=width, markup=False, emoji=False, highlight=False)
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        """Text as it is."""
+        return super().render_str(visible(text), **options)
+
+
+def make_console(*, stderr: bool = False) -> Console:
+    """A console as wide as the terminal, or wide enough for every table where there is none."""
+    console = PlainConsole(stderr=stderr)
+    return console if console.is_terminal else PlainConsole(stderr=stderr, width=WIDTH_OF_FILES)
+
+
+def tell(kind: str, message: str) -> None:
+    """One line on standard error: `warning: …`."""
+    one_line = " ".join(message.split())
+    sys.stderr.write(f"{kind}: {visible(one_line)}\n")
+
+
+@contextmanager
+def count_progress(text: str, total: int) -> Iterator[Callable[[int], None]]:
+    """A progress bar on standard error, where that is a terminal; the function adds what it is given."""
+    console = make_console(stderr=True)
+    with Progress(console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task(text, total=total)
+        yield lambda count: bar.advance(task, count)
