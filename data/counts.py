@@ -19,9 +19,18 @@ def parse_count(text: str | int) -> int:
 
 
 def format_count(count: int) -> str:
-    """2_100_000 → '2.1M': the shortest text that `parse_count` reads back to the same number."""
+    """2_100_000 → '2.1M', 37_888 → '37_888': a text that `parse_count` reads back to the same number.
+
+    With a unit where that leaves a whole number, or three digits at most.
+    """
     for unit in ("B", "M", "k"):
         if count >= _FACTORS[unit]:
             text = f"{(Decimal(count) / _FACTORS[unit]).normalize():f}"
-            return text + unit if len(text) <= 6 else f"{count:,}".replace(",", "_")
+            most = 4 if "." in text else 6
+            return text + unit if len(text) <= most else f"{count:_}"
     return str(count)
+
+
+def count_heading(count: int, text: str | None = None) -> str:
+    """A count as tables show it, 2.1M or 37,888; `text` is how the user has written it."""
+    return (text or format_count(count)).replace("_", ",")

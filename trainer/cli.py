@@ -99,7 +99,8 @@ def evaluate_command(
             console = make_console()
             console.print(evaluation_table([record for record in records if record["by"] is None]))
             for column in dict.fromkeys(record["by"] for record in records if record["by"] is not None):
-                console.print(by_table(column, [record for record in records if record["by"] == column]))
+                of_column = [record for record in records if record["by"] == column]
+                console.print(by_table(column, of_column, "--json"))
 
 
 @app.command("predict")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data.counts import format_count, parse_count
+from data.counts import count_heading, format_count, parse_count
 from data.errors import DataError
 from data.manifest import read_manifest
 from trainer.bootstrap import FEWEST_BUCKETS, Estimate, Floats, compare_losses
@@ -60,7 +60,7 @@ class Difference:
     @property
     def column(self) -> str:
         """The milestone's name in tables."""
-        return self.milestone or format_count(self.samples)
+        return count_heading(self.samples, self.milestone)
 
     @property
     def one_sided(self) -> bool:

@@ -15,6 +15,7 @@ from typing import Any
 from xml.etree.ElementTree import Element
 
 from models.tasks import TaskConfig
+from trainer.html_data import data_tables
 from trainer.html_events import state, timeline
 from trainer.html_page import (
     Content,
@@ -44,6 +45,7 @@ from trainer.run_records import FusionLevel, RunRecords, read_all_records
 Curve = list[tuple[float, float]]
 SECTIONS = {
     "configuration": "Configuration",
+    "data": "Data",
     "results": "Results",
     "curves": "Learning curves",
     "calibration": "Calibration",
@@ -74,6 +76,7 @@ def report_page(runs: list[RunRecords]) -> Element:
     tables = evaluation_tables(runs, opened=comparisons is None or not comparisons.differences)
     contents = {
         "configuration": _differences(runs) if len(runs) > 1 else _overview(runs[0]),
+        "data": data_tables(runs, _tasks(runs)),
         "results": [
             *results,
             *(tables or [paragraph("No run has been evaluated yet.")]),
@@ -81,7 +84,7 @@ def report_page(runs: list[RunRecords]) -> Element:
         ],
         "curves": _curves(runs),
         "calibration": _calibration(runs),
-        "fusion": list(chain.from_iterable(map(_fusion, runs))),
+        "fusion": _fusion(runs),
         "speed": _speed(runs),
         "events": list(chain.from_iterable(timeline(run, opened=len(runs) == 1) for run in runs)),
     }
@@ -232,7 +235,10 @@ def _calibration_chart(runs: list[RunRecords], task: str) -> Chart | None:
                 told.append(f"{run.name} {', '.join(f'{ratio:.2f}' for _, ratio in points)}")
     if not lines:
         return None
-    note = "observed / predicted rate of each tenth of the test rows, from the lowest predictions to the highest"
+    note = (
+        "observed / predicted rate of each tenth of the test rows, from the lowest predictions to the highest; "
+        "intervals take rows as independent"
+    )
     text = f"Observed / predicted, by tenths: {'; '.join(told)}"
     return Chart(f"{task} along its predictions", note, text, lines, 1.0, across="test rows by prediction")
 
@@ -251,7 +257,7 @@ def _task_chart(
     if not any(line.points for line in tested + trained):
         return None
     if any(line.points for line in trained):
-        note += "; faint: on training samples, before their update"
+        note += "; faint: on training samples, before their update, smoothed"
     told = [f"{line.name} {_first_and_last(line.points)}" for line in tested]
     return Chart(task, note, f"{metric.upper()} on the test set: {'; '.join(told)}", trained + tested, reference)
 
@@ -261,17 +267,29 @@ def _first_and_last(points: Iterable[tuple[float, float]]) -> str:
     return " to ".join(dict.fromkeys([told[0], told[-1]])) if told else "has not been evaluated"
 
 
-def _fusion(run: RunRecords) -> list[Content]:
-    title = element("h3", f"{run.name} ({run.config.model.head})")
+def _fusion(runs: list[RunRecords]) -> list[Content]:
+    """Weights and entropies of each run that has some, and in one sentence which have none."""
+    parts: list[Content] = []
+    for run in runs:
+        found = [*_fusion_maps(run), *_entropies(run)]
+        title = element("h3", f"{run.name} ({run.config.model.head})")
+        parts += [title, *found] if found else []
+    missing = [run.name for run in runs if run.fusion is None]
+    if missing:
+        of_which = f" of {', '.join(missing)}" if len(runs) > 1 else ""
+        parts.append(paragraph(f"No fusion weights{of_which}: the head has no gates, or has not been evaluated yet."))
+    return parts
+
+
+def _fusion_maps(run: RunRecords) -> list[Content]:
     if run.fusion is None:
-        nothing = paragraph("No fusion weights: the head has no gates, or has not been evaluated yet.")
-        return [title, nothing, *_entropies(run)]
+        return []
     maps = [
         heat_map(_fusion_caption(level, place), level.units, level.experts, level.weights)
         for place, level in enumerate(run.fusion.levels)
     ]
     at = f"Mean over the test set at {run.fusion.samples:,} samples; gate and native part together."
-    return [title, paragraph(at), element("div", *maps, class_="figures wide"), *_entropies(run)]
+    return [paragraph(at), element("div", *maps, class_="figures wide")]
 
 
 def _fusion_caption(level: FusionLevel, place: int) -> str:

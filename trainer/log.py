@@ -52,8 +52,6 @@ class TrainLog:
         self._told_not_finite: set[str] = set()
         """Dense columns of which it has been told that they hold numbers that are not finite."""
         self._samples = start
-        self._trained = 0
-        """Samples in the sums: since the last record, of the start before this one too, without batches left out."""
         self._begin = self._last = time.perf_counter()
         self._last_wait = 0.0
         self._display = Display(world.first, start, end)
@@ -61,11 +59,10 @@ class TrainLog:
 
     def state(self) -> dict[str, Any]:
         """Sums since the last record, over all ranks, for a checkpoint. Collective: call on all ranks."""
-        return {"trained": self._trained, "sums": self._world.sum(self._sums_4T.clone()).tolist()}
+        return {"sums": self._world.sum(self._sums_4T.clone()).tolist()}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Goes on from `state`: the next record covers what was trained before the resume too."""
-        self._trained = state["trained"]
         if self._world.first:
             self._sums_4T += torch.tensor(state["sums"], dtype=torch.float64, device=self._sums_4T.device)
 
@@ -81,7 +78,6 @@ class TrainLog:
     def update(self, outcome: Outcome) -> None:
         """Adds the losses of a step that was trained, without waiting for them."""
         predictions_BT = torch.where(self._is_binary_T, outcome.logits_BT.sigmoid(), outcome.logits_BT)
-        self._trained += self._config.data.global_batch_size
         self._sums_4T[0] += outcome.loss_T
         self._sums_4T[1] += outcome.weights_BT.sum(dim=0)
         self._sums_4T[2] += (predictions_BT * outcome.weights_BT).sum(dim=0)
@@ -99,7 +95,7 @@ class TrainLog:
             "samples": samples,
             "seconds": now - self._begin,
             "samples_per_second": trained / elapsed,
-            "loss": float((sums_4T[0] * self._weight_T).sum()) / self._trained if self._trained else None,
+            "loss": total_loss(sums_4T, self._weight_T),
             "data_wait_fraction": (wait_seconds - self._last_wait) / elapsed,
             "learning_rate": learning_rate,
         }
@@ -108,7 +104,7 @@ class TrainLog:
         if self._gates is not None:
             record |= gate_entropies(self._gates, self._newest_gates)
         self._warn_of_not_finite()
-        self._samples, self._trained, self._last, self._last_wait = samples, 0, now, wait_seconds
+        self._samples, self._last, self._last_wait = samples, now, wait_seconds
         if self._board is not None:
             append_records(self._run.train_log, [record])
             self._board.add_scalars(
@@ -158,7 +154,8 @@ class TrainLog:
             append_records(self._run.evaluations, [{**record, "milestone": milestone} for record in found.records])
             self.print(evaluation_table([{**record, "milestone": milestone} for record in whole]))
         for column in self._config.evaluate.by:
-            self.print(by_table(column, [record for record in found.records if record["by"] == column]))
+            of_column = [record for record in found.records if record["by"] == column]
+            self.print(by_table(column, of_column, self._run.evaluations.name))
 
     def describe(self, placements: list[Placement]) -> None:
         """Tells TensorBoard what the run is made with."""
@@ -196,6 +193,18 @@ class TrainLog:
             self._board.close()
 
 
+def total_loss(sums_4T: torch.Tensor, weight_T: torch.Tensor) -> float | None:
+    """Σ over tasks of `tasks.weight` x the mean loss of the rows that count, weighted by `data.weight`.
+
+    A constant factor in the rows' weights leaves it as it is. None where no row has counted.
+    """
+    loss_T, rows_T = sums_4T[0], sums_4T[1]
+    counts_T = rows_T > 0
+    if not counts_T.any():
+        return None
+    return float((weight_T * loss_T / rows_T)[counts_T].sum())
+
+
 def window_metrics(task: TaskConfig, sums: list[float]) -> dict[str, float | None]:
     """A task's metrics on what was trained since the last record: predictions made before each update.
 
@@ -203,7 +212,7 @@ def window_metrics(task: TaskConfig, sums: list[float]) -> dict[str, float | Non
     """
     loss, weight, prediction, label = sums
     mean = loss / weight if weight else None
-    found = {f"loss/{task.name}": mean}
+    found = {f"loss/{task.name}": mean, f"label_mean/{task.name}": label / weight if weight else None}
     if not task.binary:
         return found | {f"mse/{task.name}": mean}
     background = entropy(label / weight) if weight else 0.0

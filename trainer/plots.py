@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from xml.etree.ElementTree import Element
 
 import numpy as np
+from numpy.typing import NDArray
 
-from data.counts import format_count
+from data.counts import count_heading
 from trainer.html_page import decimal, element, table
 
 WIDTH, HEIGHT = 400, 250
@@ -19,8 +20,8 @@ LEFT, RIGHT, TOP, BOTTOM = 54, 26, 12, 40
 """Around the plotting area, for ticks and their texts."""
 POINTS = 200
 """Most points of a line: one for each two units of width."""
-FAINT_SHARE = (0.1, 0.8)
-"""Of the values of a faint line, those between these quantiles are sure to be seen; the first are often far off."""
+SMOOTHED = 20
+"""A value of a faint line is the mean of a SMOOTHED-th of all, around it."""
 APART, SPREAD = 6, 24
 """Distance of lines with intervals from one another, and the most from the first to the last."""
 COLOURS = 6
@@ -108,9 +109,21 @@ def _thinned(line: Line) -> Line:
     if line.intervals:
         return line
     points = np.array([point for point in line.points if all(map(math.isfinite, point))]).reshape(-1, 2)
+    if line.faint:
+        points = _smoothed(points)
     if len(points) > POINTS:
         points = np.stack([part.mean(axis=0) for part in np.array_split(points, POINTS)])
     return Line(line.name, [(float(x), float(y)) for x, y in points], line.style, line.faint)
+
+
+def _smoothed(points: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Each value as the mean of those around it, a twentieth of all; fewer at both ends."""
+    around = len(points) // SMOOTHED
+    if around < 2:
+        return points
+    kernel = np.ones(around)
+    sums, counts = (np.convolve(values, kernel, "same") for values in (points[:, 1], np.ones(len(points))))
+    return np.stack([points[:, 0], sums / counts], axis=1)
 
 
 def _axes(chart: Chart, lines: list[Line]) -> _Axes:
@@ -118,8 +131,8 @@ def _axes(chart: Chart, lines: list[Line]) -> _Axes:
     bounds = [bound for line in lines for interval in line.intervals for bound in interval]
     values += [min(max(bound, -1.0), 1.0) for bound in bounds] if chart.percent else bounds
     for line in lines:
-        if line.faint:
-            values += np.quantile([value for _, value in line.points], FAINT_SHARE).tolist()
+        if line.faint:  # from its middle on: the first values are often far off
+            values += [value for _, value in line.points[len(line.points) // 2 :]]
     values += [0.0] * chart.from_zero + ([] if chart.reference is None else [chart.reference])
     low, high = min(values, default=0.0), max(values, default=1.0)
     margin = 0.06 * (high - low) or 0.01 * abs(high) or 1.0
@@ -141,7 +154,7 @@ def tick_texts(values: Sequence[float], *, percent: bool = False) -> list[str]:
     scale = 100 if percent else 1
     step = scale * (values[1] - values[0])
     if step >= 1 and max(map(abs, values)) >= 1000:
-        return [f"{'−' * (value < 0)}{format_count(abs(round(value)))}" for value in values]
+        return [f"{'−' * (value < 0)}{count_heading(abs(round(value)))}" for value in values]
     decimals = max(0, -math.floor(math.log10(step) + 1e-9))
     return [decimal(scale * value, f".{decimals}f") + " %" * percent for value in values]
 

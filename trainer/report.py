@@ -4,7 +4,7 @@ from typing import Any
 
 from rich.table import Table
 
-from data.counts import format_count
+from data.counts import count_heading
 from data.importers.kuairand import ImportSummary
 from data.synth import SynthSummary
 from trainer.auc import margin
@@ -12,6 +12,8 @@ from trainer.compare_table import Grid
 from trainer.sharding import Placement
 
 Record = dict[str, Any]
+MOST_VALUES_SHOWN = 20
+"""Of a column of `evaluate.by`, in a terminal."""
 
 
 def plan_table(placements: list[Placement]) -> Table:
@@ -141,7 +143,8 @@ def synth_table(summary: SynthSummary) -> Table:
 def evaluation_table(records: list[Record]) -> Table:
     """Every metric of one evaluation, a task a row."""
     samples, milestone = records[0]["samples"], records[0]["milestone"]
-    table = Table(title=f"evaluation at {milestone or format_count(samples)} samples ({samples:,})")
+    heading, exact = count_heading(samples, milestone), f"{samples:,}"
+    table = Table(title=f"evaluation at {heading} samples{f' ({exact})' * (heading != exact)}")
     names = {"ne": "NE", "oracle_ne": "oracle NE", "auc": "AUC", "log_loss": "log loss", "calibration": "calibration"}
     names |= {"mse": "MSE", "oracle_mse": "oracle MSE", "nmse": "normalised MSE"}
     shown = {key: title for key, title in names.items() if any(record.get(key) is not None for record in records)}
@@ -156,16 +159,26 @@ def evaluation_table(records: list[Record]) -> Table:
     return table
 
 
-def by_table(column: str, records: list[Record]) -> Table:
-    """NE (MSE for regression) of each task for every value of a column."""
-    table = Table(title=f"by {column}: NE of binary tasks, MSE of regression tasks")
+def by_table(column: str, records: list[Record], whole: str) -> Table:
+    """NE (MSE for regression) of each task for every value of a column, or for those with most examples.
+
+    `whole` says where all of them are.
+    """
+    of_value: dict[Any, list[Record]] = {}
+    for record in records:
+        of_value.setdefault(record["value"], []).append(record)
+    examples = {value: max(record["examples"] for record in found) for value, found in of_value.items()}
+    largest = sorted(of_value, key=lambda value: -examples[value])[:MOST_VALUES_SHOWN]
+    left_out = len(of_value) - len(largest)
+    caption = f"{left_out:,} values with fewer examples are left out: {whole} has all {len(of_value):,}"
+    table = Table(
+        title=f"by {column}: NE of binary tasks, MSE of regression tasks", caption=caption if left_out else None
+    )
     for name in (column, "examples", *dict.fromkeys(record["task"] for record in records)):
         table.add_column(name, justify="right")
-    for value in dict.fromkeys(record["value"] for record in records):
-        found = [record for record in records if record["value"] == value]
-        examples = max(record["examples"] for record in found)
-        metrics = (record["ne"] if record["kind"] == "binary" else record["mse"] for record in found)
-        table.add_row("–" if value is None else str(value), f"{examples:,}", *map(_number, metrics))
+    for value in largest if left_out else of_value:
+        metrics = (record["ne"] if record["kind"] == "binary" else record["mse"] for record in of_value[value])
+        table.add_row("–" if value is None else str(value), f"{examples[value]:,}", *map(_number, metrics))
     return table
 
 
@@ -177,7 +190,7 @@ def result_table(records: list[Record]) -> Table:
     table.add_column("metric")
     points = list(dict.fromkeys((record["samples"], record["milestone"]) for record in records))
     for samples, milestone in points:
-        table.add_column(milestone or format_count(samples), justify="right")
+        table.add_column(count_heading(samples, milestone), justify="right")
     value = {(record["task"], record["samples"]): record for record in records}
     with_oracle = any(_main(record, "oracle_") is not None for record in records)
     if with_oracle:

@@ -1,12 +1,15 @@
 """What a run has left behind so far, read and checked for a report. A run may be under way, and miss any of it."""
 
 import json
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self, TypeVar
 
 from pydantic import AwareDatetime, BaseModel, TypeAdapter, ValidationError, model_validator
 
+from data.errors import DataError
+from data.manifest import Manifest, load_manifest
 from trainer.calibration import Calibration
 from trainer.config import Config
 from trainer.errors import ConfigError
@@ -39,6 +42,7 @@ class Evaluation(BaseModel):
     mse: float | None = None
     oracle_mse: float | None = None
     nmse: float | None = None
+    label_mean: float | None = None
 
     @property
     def main(self) -> float | None:
@@ -109,6 +113,8 @@ class RunRecords:
     """Of the newest evaluation."""
     calibration: Calibration | None
     """Of the newest evaluation."""
+    manifests: dict[str, Manifest]
+    """Of the training and the test set, by train and test."""
 
     @property
     def samples(self) -> int:
@@ -160,7 +166,17 @@ def _read(name: str, run: RunDirectory, config: Config, style: int) -> RunRecord
         events=_read_lines(run.events, _EVENT, "an event"),
         fusion=_read_newest(run.path / "fusion", Fusion, "the fusion weights of an evaluation"),
         calibration=_read_newest(run.path / "calibration", Calibration, "the calibration of an evaluation"),
+        manifests=_read_manifests(run),
     )
+
+
+def _read_manifests(run: RunDirectory) -> dict[str, Manifest]:
+    """Those that are there; what is wrong with others is told where runs are compared."""
+    found = {}
+    for use, path in run.manifests.items():
+        with suppress(DataError):
+            found[use] = load_manifest(path)
+    return found
 
 
 def _read_lines(path: Path, form: TypeAdapter[Value], what: str) -> list[Value]:

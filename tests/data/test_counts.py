@@ -2,7 +2,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from data.counts import format_count, parse_count
+from data.counts import count_heading, format_count, parse_count
 
 exact = settings(derandomize=True, deadline=None, max_examples=200, database=None)
 
@@ -58,7 +58,11 @@ def test_a_fraction_of_a_sample_is_refused(text: str) -> None:
         (0, "0"),
         (999, "999"),
         (1000, "1k"),
-        (4096, "4.096k"),
+        (4096, "4_096"),
+        (37_888, "37_888"),
+        (166_400, "166_400"),
+        (199_168, "199_168"),
+        (2_050_000, "2.05M"),
         (2_100_000, "2.1M"),
         (70 * 10**9, "70B"),
         (1_234_567, "1_234_567"),
@@ -79,3 +83,9 @@ def test_counts_are_written_short(count: int, text: str) -> None:
 @example(10**12 + 1)
 def test_what_is_written_is_read_back(count: int) -> None:
     assert parse_count(format_count(count)) == count
+
+
+def test_headings_do_not_mix_ways_to_write_a_count() -> None:
+    counts = (300_000, 37_888, 199_168, 2_100_000)
+    assert [count_heading(count) for count in counts] == ["300k", "37,888", "199,168", "2.1M"]
+    assert [count_heading(2_000, "2_000"), count_heading(2_048, "2k")] == ["2,000", "2k"]

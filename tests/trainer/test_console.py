@@ -35,7 +35,7 @@ def hostile_tables(name: str) -> dict[str, Table]:
     by = [{**TASK, "task": name, "by": name, "value": name}]
     return {
         "plan": plan_table([Placement(name, 1, 2, name, (0,), 8)]),
-        "by": by_table(name, by),
+        "by": by_table(name, by, name),
         "evaluation": evaluation_table([{**records[0], "milestone": name}]),
         "result": result_table(records),
         "comparison": comparison_table(Grid(name, name, [name, "runs"], [[name, name]])),
@@ -113,3 +113,27 @@ def test_a_run_over_hostile_names_ends_with_its_result(tmp_path: Path, capsys: p
     page = (tmp_path / "report.html").read_text()
     assert "\x1b" not in page
     assert "\\x1b[31mred" in page
+
+
+def test_many_values_of_a_column_are_cut_to_the_largest(capsys: pytest.CaptureFixture[str]) -> None:
+    records = [{**TASK, "task": "click", "by": "author", "value": value, "examples": value} for value in range(540)]
+    make_console().print(by_table("author", records, "evaluations.jsonl"))
+    lines = capsys.readouterr().out.splitlines()
+    rows = [line.split("│")[1].strip() for line in lines if line.startswith("│")]
+    assert rows == [str(value) for value in range(539, 519, -1)]
+    caption = " ".join(" ".join(lines).split())  # as wide as the table
+    assert caption.endswith("520 values with fewer examples are left out: evaluations.jsonl has all 540")
+    make_console().print(by_table("author", records[:20], "evaluations.jsonl"))
+    assert "left out" not in capsys.readouterr().out
+
+
+def test_headings_are_written_alike(capsys: pytest.CaptureFixture[str]) -> None:
+    points = [(37_888, None), (199_168, None), (300_032, "300k")]
+    records = [{**TASK, "task": "click", "by": None, "samples": at, "milestone": text} for at, text in points]
+    make_console().print(result_table(records))
+    assert "┃ 37,888 ┃ 199,168 ┃   300k ┃" in capsys.readouterr().out
+    for record in records:
+        make_console().print(evaluation_table([record]))
+    printed = " ".join(capsys.readouterr().out.split())
+    for title in ("at 37,888 samples ┏", "at 199,168 samples ┏", "at 300k samples (300,032) ┏"):
+        assert f"evaluation {title}" in printed

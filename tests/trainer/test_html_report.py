@@ -63,7 +63,8 @@ def write_run(
     folder.mkdir(parents=True)
     (folder / "config.toml").write_text(tomli_w.dumps(plain(parse_config(values, "test"))), encoding="utf-8")
     (folder / "manifests").mkdir()
-    save_manifest(read_manifest(str(dataset / "train"), cache=None), folder / "manifests" / "train.parquet")
+    for use in ("train", "test"):
+        save_manifest(read_manifest(str(dataset / use), cache=None), folder / "manifests" / f"{use}.parquet")
     if evaluated:
         random = np.random.Generator(np.random.Philox(seed + sum(map(ord, head))))
         write_training(folder, random, gated=head != "shared_bottom")
@@ -82,6 +83,7 @@ def write_training(folder: Path, random: np.random.Generator, *, gated: bool) ->
             key = "mse" if task == "watch" else "ne"
             record[f"{key}/{task}"] = value * (1 - 0.05 * samples / 900_000 + progress) + 0.004 * random.normal()
             record[f"calibration/{task}"] = 1 + 0.03 * random.normal()
+            record[f"label_mean/{task}"] = 0.25
         for level, units in enumerate((("watch", "click", "rare", "shared"), ("watch", "click", "rare")) * gated):
             record |= {f"gate_entropy/{level}/{unit}": 0.5 + progress for unit in units}
         records.append(record)
@@ -112,6 +114,7 @@ def write_evaluation(folder: Path, milestone: str, samples: int, factor: float, 
         binary = {"ne": mean / entropy, "log_loss": mean, "auc": 0.76, "calibration": 1.01, "mse": None, "nmse": None}
         regression = {"ne": None, "log_loss": None, "auc": None, "calibration": 0.99, "mse": mean, "nmse": mean / 2}
         counts = {"examples": ROWS * BUCKETS, "weight": float(ROWS * BUCKETS), "by": None, "value": None}
+        counts |= {"label_mean": 0.5}
         record = {"samples": samples, "milestone": milestone, "task": task, "kind": kind}
         records.append(record | counts | (binary if kind == "binary" else regression))
     append_records(
@@ -253,12 +256,44 @@ def test_the_page_is_whole_and_stands_alone(runs: list[Path], tmp_path: Path) ->
     assert len(tree.all("h1")) == 1
     targets = [link["href"] for link in tree.all("a")]
     assert targets == [f"#{heading['id']}" for heading in tree.all("h2")]
-    assert len(targets) == 7
+    assert len(targets) == 8
     assert len(tree.all("figure")) == 3 * 3 + 1 + 2 * 2 * 2 + 2  # per task; calibration; gates; speed
     charts = [attributes for attributes in tree.all("svg") if attributes.get("class") == "chart"]
     assert all(chart["role"] == "img" and any(map(str.isdigit, chart["aria-label"] or "")) for chart in charts)
     tables_in_figures = [where for (tag, _), where in zip(tree.elements, tree.inside, strict=True) if tag == "table"]
     assert len(charts) + sum("figure" in where for where in tables_in_figures) == len(tree.all("figure"))
+
+
+def test_the_data_are_described(runs: list[Path], dataset: Path, tmp_path: Path) -> None:
+    """One row for each dataset, with its rows, windows and label means; runs on the same one share it."""
+    windows = "2: part-0.parquet to part-1.parquet"
+    groups = {use: read_manifest(str(dataset / use), None).rows for use in ("train", "test")}
+    train = f"train all 8,000 2 {len(groups['train'])} {windows} 0.2500 0.2500 0.2500"
+    test = f"test all 1,001 2 {len(groups['test'])} {windows} 0.5000 0.5000 0.5000"
+    assert f"time windows watch click rare {train} {test} " in report(tmp_path / "report.html", *runs).text
+    other = write_run(tmp_path / "other", dataset, evaluated=False)
+    save_manifest(read_manifest(str(dataset / "test"), cache=None), other / "manifests" / "train.parquet")
+    text = report(tmp_path / "report.html", runs[0], other).text
+    for row in ("train base 8,000", "train other 1,001", "test all 1,001"):
+        assert row in text
+
+
+def test_what_has_no_fusion_weights_is_said_once(runs: list[Path], dataset: Path, tmp_path: Path) -> None:
+    folders = [write_run(tmp_path / name, dataset, head="shared_bottom", seed=seed) for seed, name in enumerate("ab")]
+    text = report(tmp_path / "report.html", *runs, *folders).text
+    assert text.count("No fusion weights") == 1
+    assert "No fusion weights of base, a, b: the head has no gates" in text
+
+
+def test_noise_of_training_does_not_set_the_axis() -> None:
+    """A faint line is smoothed, and what it begins with may lie outside."""
+    random = np.random.default_rng(3)
+    noisy = [(float(step), 0.9 + 5 * (step < 3) + 0.2 * random.normal()) for step in range(100)]
+    tested = [(50.0, 0.91), (100.0, 0.89)]
+    figure = line_chart(Chart("t", "n", "a", [Line("l", noisy, 0, faint=True), Line("l", tested, 0)]))
+    shown = [float(text.text.replace("−", "-")) for text in figure.iter("text") if text.get("text-anchor") == "end"
+             and text.text and text.text[0].isdigit()]  # fmt: skip
+    assert 0.7 < min(shown) < max(shown) < 1.3
 
 
 def test_the_results_are_those_of_the_comparison(runs: list[Path], tmp_path: Path) -> None:

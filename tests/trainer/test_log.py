@@ -17,7 +17,7 @@ from tests.ranks import run_on_ranks
 from tests.trainer.datasets import make_config
 from trainer.checkpoint_files import State
 from trainer.config import Config
-from trainer.log import TrainLog
+from trainer.log import TrainLog, total_loss
 from trainer.run_directory import RunDirectory, read_records
 from trainer.world import World
 
@@ -92,3 +92,42 @@ def test_windowed_metrics_equal_those_of_torchrec(dataset: Path, tmp_path: Path,
             expected = next(value for name, value in found.items() if name.endswith(f"window_{key}"))
             assert second[f"{key}/{task.name}"] == pytest.approx(expected, rel=1e-5)
             assert first[f"{key}/{task.name}"] != pytest.approx(expected, rel=1e-2)
+
+
+def _log_weighted(world: World, config: Config, factor: float) -> None:
+    """A window whose rows weigh `factor` times what they do in `_log_windows`."""
+    log = TrainLog(config, world, _directory(config), State(0, False, 0, 1, {}, {}, {}, {}, {}, {}), 0, BATCH)
+    outcome = _outcome(1, torch.tensor([task.binary for task in config.tasks]))
+    log.update(outcome._replace(weights_BT=factor * outcome.weights_BT, loss_T=factor * outcome.loss_T))
+    log.write(BATCH, 0.1, 0.0)
+    log.close()
+
+
+def _directory(config: Config) -> RunDirectory:
+    run = RunDirectory(config.run.dir)
+    run.path.mkdir(exist_ok=True)
+    return run
+
+
+def test_a_constant_factor_in_the_weights_changes_no_figure(dataset: Path, tmp_path: Path) -> None:
+    """As with survey weights, which count how many people a row stands for."""
+    config = make_config(dataset, run={"dir": str(tmp_path / "run")}, tasks=_weighted_tasks())
+    for factor in (1.0, 1_700.0):
+        run_on_ranks(1, _log_weighted, config, factor)
+    plain, heavy = read_records(RunDirectory(config.run.dir).train_log)
+    losses = [key for key in plain if key.startswith(("loss", "ne/", "mse/", "calibration/", "label_mean/"))]
+    assert len(losses) == 8
+    assert [heavy[key] for key in losses] == pytest.approx([plain[key] for key in losses], rel=1e-6)
+    assert plain["loss"] == pytest.approx(plain["loss/watch"] + 5 * plain["loss/click"])
+
+
+def _weighted_tasks() -> list[dict[str, Any]]:
+    click = {"name": "click", "kind": "binary", "label": "click", "weight": 5}
+    return [{"name": "watch", "kind": "regression", "label": "watch"}, click]
+
+
+def test_no_loss_where_no_row_has_counted() -> None:
+    weight_T = torch.ones(2, dtype=torch.float64)
+    sums_4T = torch.tensor([[0.0, 3.0], [0.0, 2.0], [0.0, 0.0], [0.0, 0.0]], dtype=torch.float64)
+    assert total_loss(sums_4T, weight_T) == 1.5
+    assert total_loss(torch.zeros(4, 2), weight_T) is None
