@@ -180,8 +180,8 @@ def _same_sums_after_a_resume() -> DefaultDataParallelWrapper:
     return DefaultDataParallelWrapper(static_graph=False, find_unused_parameters=True)
 
 
-def build_trainee(config: Config, world: World, total_samples: int) -> Trainee:
-    """Plans, shards and initialises the model. Collective: call on all ranks."""
+def build_trainee(config: Config, world: World, total_samples: int, *, saves: bool = True) -> Trainee:
+    """Plans, shards and initialises the model; `saves`: it will be saved. Collective: call on all ranks."""
     if config.optimizer.sparse.name == "adam" and world.device.type != "cuda":
         raise ConfigError(
             "optimizer.sparse.name = 'adam' needs a GPU: fbgemm has no fused Adam for CPUs; use 'adagrad'"
@@ -190,7 +190,7 @@ def build_trainee(config: Config, world: World, total_samples: int) -> Trainee:
         raise ConfigError("train.precision = 'bf16' needs a GPU; use 'float32' on a CPU")
     ranker = build_model(config, tables_on=torch.device("meta"))
     sharder = FusedSharder(config.sharding.allow, fused_params(config.optimizer.sparse))
-    plan = plan_tables(ranker, sharder, world, config.data.global_batch_size // world.size)
+    plan = plan_tables(ranker, sharder, world, config.data.global_batch_size // world.size, saves=saves)
     placed = placements(plan, config.tables, config.sharding.allow)
     model = DistributedModelParallel(
         module=ranker,

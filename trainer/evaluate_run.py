@@ -30,7 +30,7 @@ def evaluate_run(
     state = checkpoints.find(world.on_first(lambda: checkpoint_name(checkpoint, run, config)))
     manifest = open_dataset(data or config.data.test, config, world)
     world.on_first(lambda: check_same_kinds(load_manifest(run.manifests["train"]), manifest, config))
-    trainee = build_trainee(config, world, config.train.samples)
+    trainee = build_trainee(config, world, config.train.samples, saves=False)
     checkpoints.load(state, trainee.model, None)
     found = Evaluator(config, world, trainee, test_reading(config, manifest, world.size)).run(state.samples)
     is_asked = unit is not None or config.evaluate.unit is not None

@@ -48,7 +48,7 @@ def state_bytes(rows: int, dim: int, optimizer: EmbOptimType) -> int:
 def host_memory(root: Path = Path("/")) -> int:
     """Bytes of the machine, or of what its control groups leave: those of a container, or of a scheduler's job."""
     machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return min(machine, *_group_limits(root))
+    return min([machine, *_group_limits(root)])
 
 
 def _group_limits(root: Path) -> Iterator[int]:

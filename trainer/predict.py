@@ -60,7 +60,7 @@ def predict_run(path: str, checkpoint: str, data: str, out: str, columns: str, w
     world.on_first(lambda: output.check(manifest))
     checkpoints = Checkpoints(run.checkpoints, world)
     state = checkpoints.find(world.on_first(lambda: checkpoint_name(checkpoint, run, config)))
-    trainee = build_trainee(config, world, config.train.samples)
+    trainee = build_trainee(config, world, config.train.samples, saves=False)
     checkpoints.load(state, trainee.model, None)
 
     begin = time.perf_counter()

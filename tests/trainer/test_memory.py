@@ -1,0 +1,119 @@
+"""Tables that do not fit are refused before anything is allocated, by what the machine, container or job has."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fbgemm_gpu.split_embedding_configs import EmbOptimType
+
+import trainer.memory
+from tests.ranks import run_on_ranks
+from tests.trainer.test_sharding import table, tables_config
+from trainer.build import build_trainee
+from trainer.config import Config
+from trainer.errors import ConfigError
+from trainer.memory import host_memory, state_bytes
+from trainer.world import World
+
+MEBIBYTE = 1 << 20
+UNLIMITED = "9223372036854771712"  # as version 1 writes it
+
+
+@pytest.mark.parametrize(
+    ("groups", "files", "expected"),
+    [
+        ("0::/job\n", {"job/memory.max": "3145728"}, 3),
+        ("0::/job/step\n", {"job/step/memory.max": "max", "job/memory.max": "2097152"}, 2),
+        ("0::/\n", {"memory.max": "1048576"}, 1),
+        ("0::/elsewhere\n", {"memory.max": "1048576"}, 1),
+        ("5:cpu:/a\n4:memory:/a\n0::/\n", {"memory/a/memory.limit_in_bytes": "4194304"}, 4),
+        ("4:cpu,memory:/of/host\n", {"memory/memory.limit_in_bytes": "5242880"}, 5),
+        (
+            "4:memory:/a/b\n",
+            {"memory/a/b/memory.limit_in_bytes": UNLIMITED, "memory/a/memory.limit_in_bytes": "6291456"},
+            6,
+        ),
+        ("4:memory:/a\n", {"memory/a/memory.limit_in_bytes": UNLIMITED}, None),
+        ("0::/job\n", {}, None),
+        (None, {}, None),
+    ],
+)
+def test_the_least_limit_of_the_groups_above_counts(
+    tmp_path: Path, groups: str | None, files: dict[str, str], expected: int | None
+) -> None:
+    """Both versions of control groups; in a container the group itself may be the root of the mount."""
+    if groups is not None:
+        (tmp_path / "proc/self").mkdir(parents=True)
+        (tmp_path / "proc/self/cgroup").write_text(groups)
+    for name, text in files.items():
+        path = tmp_path / "sys/fs/cgroup" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text + "\n")
+    machine = host_memory(tmp_path / "nothing")
+    assert host_memory(tmp_path) == (machine if expected is None else expected * MEBIBYTE)
+
+
+def test_here_there_is_memory() -> None:
+    assert 64 * MEBIBYTE < host_memory() < 1 << 50
+
+
+def _refused(world: World, config: Config, host_bytes: int, saves: bool) -> str | None:
+    trainer.memory.host_memory = lambda: host_bytes
+    try:
+        build_trainee(config, world, 1000, saves=saves)
+    except ConfigError as error:
+        return str(error)
+    return None
+
+
+TABLES = [table("big", 1 << 18, 4), table("small", 1 << 10, 4)]  # 4 MiB and 1 MiB of state; 16 KiB
+
+
+@pytest.mark.parametrize(
+    ("size", "sections", "mebibytes", "saves", "fits"),
+    [
+        (1, {}, 15, True, True),
+        (1, {}, 11, True, False),
+        (1, {}, 7, False, True),
+        (1, {}, 5, False, False),
+        (1, {"optimizer": {"sparse": {"name": "sgd"}}}, 11, True, True),
+        (1, {"optimizer": {"sparse": {"name": "adagrad"}}}, 15, True, False),
+        (2, {"sharding": {"allow": ["row_wise"]}}, 15, True, True),
+        (2, {"sharding": {"allow": ["table_wise"]}}, 15, True, False),
+    ],
+)
+def test_tables_fit_with_state_and_the_copy_of_a_save_or_are_refused(
+    size: int, sections: dict[str, Any], mebibytes: int, saves: bool, fits: bool
+) -> None:
+    config = tables_config(TABLES, **sections)
+    told = run_on_ranks(size, _refused, config, mebibytes * MEBIBYTE, saves)
+    if fits:
+        assert told == [None] * size
+        return
+    assert told == [told[0]] * size
+    assert told[0].startswith(f"tables: they do not fit on {size} ranks: 'big' 0.0")
+    assert ("the copy that a save makes" in told[0]) == saves
+    assert ('"row_wise" in sharding.allow' in told[0]) == ("sharding" in sections)
+    assert ('"rowwise_adagrad"' in told[0]) == ("optimizer" in sections)
+    assert "\n" not in told[0]
+
+
+def _state_sizes(world: World, configs: list[Config]) -> list[int]:
+    sizes = []
+    for config in configs:
+        state = build_trainee(config, world, 1000).model.fused_optimizer.state_dict()["state"]
+        tensors = [tensor for parameter in state.values() for tensor in parameter.values()]
+        sizes.append(sum(shard.tensor.nbytes for tensor in tensors for shard in tensor.local_shards()))
+    return sizes
+
+
+def test_the_state_is_as_large_as_computed() -> None:
+    optimizers = {
+        "rowwise_adagrad": EmbOptimType.EXACT_ROWWISE_ADAGRAD,
+        "adagrad": EmbOptimType.EXACT_ADAGRAD,
+        "sgd": EmbOptimType.EXACT_SGD,
+    }
+    configs = [tables_config([table("a", 100, 8)], optimizer={"sparse": {"name": name}}) for name in optimizers]
+    found = run_on_ranks(1, _state_sizes, configs)[0]
+    assert found == [state_bytes(100, 8, kind) for kind in optimizers.values()]
+    assert state_bytes(100, 8, EmbOptimType.ADAM) == 2 * 100 * 8 * 4
