@@ -19,10 +19,12 @@ import torch
 
 from benchmarks.machine import Product
 from data.batch import Batch
+from data.statistics import measure
 from data.stream import stream
 from models.heads.cost import head_cost
 from trainer.build import (
     Trainee,
+    build_columns,
     build_model,
     build_trainee,
     check_lanes,
@@ -36,6 +38,7 @@ from trainer.config import Config
 from trainer.errors import RunError
 from trainer.evaluate import Evaluator
 from trainer.guard import GuardedPipeline
+from trainer.measured import complete
 from trainer.world import World
 
 WARM_UP_BATCHES = 10
@@ -47,6 +50,8 @@ def bench_train(config: Config, world: World, batches: int) -> dict[str, Any]:
     """Trains a few batches without a run directory; figures as `--json` prints them. Collective: call on all ranks."""
     check_lanes(config, world)
     reading = train_reading(config, open_dataset(config.data.train, config, world))
+    config = world.on_first(lambda: complete(config, measure(reading)))
+    reading = replace(reading, columns=build_columns(config))
     trainee = build_trainee(config, world, config.train.samples)
     pinned = world.device.type == "cuda"
     source = stream(reading, world.lanes(reading.lanes), 0, threads=config.data.threads, pin=pinned)

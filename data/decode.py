@@ -139,7 +139,7 @@ def _is_list(kind: pa.DataType) -> bool:
 
 def _dense(array: pa.Array, feature: DenseFeature, where: Where) -> tuple[Float32, int]:
     """The feature, 0 where it is missing, and how many rows hold NaN or ±inf, which count as missing."""
-    values = scale_numbers(array, feature.transform, feature.mean, feature.scale)
+    values = scale_numbers(array, feature.transform or "none", feature.mean or 0.0, feature.scale or 1.0)
     finite = np.isfinite(values)
     if finite.all():
         return values, 0

@@ -7,17 +7,22 @@ from pydantic import Field, model_validator
 from data.settings import Settings
 
 
+Transform = Literal["none", "log1p"]
+
+
 class DenseFeature(Settings):
-    """A numeric column, read as (transform(x) - mean) / scale in float32; null becomes 0 after that."""
+    """A numeric column, read as (transform(x) - mean) / scale; null becomes 0 after that."""
 
     column: str
     """Column of the dataset."""
-    transform: Literal["none", "log1p"] = "none"
-    """log1p: sign(x)·log(1 + |x|), for counts and durations with heavy tails."""
-    mean: float = 0.0
-    """Subtracted after the transform; the training data's mean makes the feature centred."""
-    scale: float = Field(default=1.0, gt=0)
-    """Divides after the transform; the training data's standard deviation makes the feature unit scale."""
+    transform: Transform | None = None
+    """log1p: sign(x)·log(1 + |x|), for counts and durations with heavy tails. Left out along with mean and scale: log1p
+    where a training row lies more than 10 standard deviations from the mean, else none; it is then part of the run."""
+    mean: float | None = None
+    """Subtracted after the transform; left out: the column's mean, measured on training rows at the first start."""
+    scale: float | None = Field(default=None, gt=0)
+    """Divides after the transform; left out: the column's standard deviation, measured likewise. With mean = 0 and
+    scale = 1 the column is taken as it is."""
 
 
 class SparseFeature(Settings):

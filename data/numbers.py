@@ -8,16 +8,23 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 Float32 = NDArray[np.float32]
-Floats = NDArray[np.float32] | NDArray[np.float64]
+Float64 = NDArray[np.float64]
+Floats = Float32 | Float64
 _SMALL = (pa.int8(), pa.uint8(), pa.int16(), pa.uint16(), pa.float16(), pa.float32(), pa.bool_())
 """Types whose values are all exact in float32."""
 LARGEST = float(np.finfo(np.float32).max)
 
 
-def read_numbers(array: pa.Array, *, exact: bool = False) -> Floats:
-    """Values of a column, NaN for null: float32 where all of its type are exact in it, else (or if `exact`) float64."""
-    kind = pa.float32() if array.type in _SMALL and not exact else pa.float64()
-    return array.cast(kind, safe=False).fill_null(np.nan).to_numpy(zero_copy_only=False)
+def read_numbers(array: pa.Array) -> Floats:
+    """Values of a column, NaN for null: float32 where all of its type are exact in it, else float64."""
+    if array.type not in _SMALL:
+        return read_exactly(array)
+    return array.cast(pa.float32(), safe=False).fill_null(np.nan).to_numpy(zero_copy_only=False)
+
+
+def read_exactly(array: pa.Array) -> Float64:
+    """Values of a column in float64, NaN for null."""
+    return array.cast(pa.float64(), safe=False).fill_null(np.nan).to_numpy(zero_copy_only=False)
 
 
 def to_float32(values: Floats) -> Float32:
@@ -26,14 +33,21 @@ def to_float32(values: Floats) -> Float32:
         return values.astype(np.float32, copy=False)
 
 
+def transform_numbers(values: Float64, transform: str) -> Float64:
+    """`none`: as they are. `log1p`: sign(x)·log(1 + |x|)."""
+    if transform == "none":
+        return values
+    logs: Float64 = np.copysign(np.log1p(np.abs(values)), values)
+    return logs
+
+
 def scale_numbers(array: pa.Array, transform: str, mean: float, scale: float) -> Float32:
     """(transform(x) - mean) / scale, computed in float64. NaN: null or NaN; ±inf: infinite, or beyond float32."""
     if transform == "none" and mean == 0 and scale == 1:
         return to_float32(read_numbers(array))
-    values = read_numbers(array, exact=True)
+
     with np.errstate(over="ignore"):
-        if transform == "log1p":
-            values = np.copysign(np.log1p(np.abs(values)), values)
+        values = transform_numbers(read_exactly(array), transform)
         if mean != 0 or scale != 1:
             values = (values - mean) / scale
     return to_float32(values)

@@ -32,28 +32,39 @@ class Outcome(NamedTuple):
 class Ranker(nn.Module):
     """A multi-task ranking model.
 
-    The trained loss is Σ_tasks weight · (Σ_rows loss) / B. Dividing by all rows, labelled or not, gives every labelled
-    row the same say wherever it falls, so the mean over ranks is the loss of the global batch at any world size.
+    A task's logit is first_logit + logit_scale · (the head's output), so that a new model predicts the label's mean.
+
+    The trained loss is Σ_tasks loss_weight · (Σ_rows loss) / B. Dividing by all rows, labelled or not, gives every
+    labelled row the same say wherever it falls, so the mean over ranks is the loss of the global batch on any number of
+    them.
     """
 
     is_binary_T: torch.Tensor
-    task_weight_T: torch.Tensor
+    loss_weight_T: torch.Tensor
+    first_logit_T: torch.Tensor
+    logit_scale_T: torch.Tensor
 
     def __init__(self, features: FeatureLayer, head: Head, tasks: tuple[TaskConfig, ...], bf16: bool = False) -> None:
         super().__init__()
         self.features = features
         self.head = head
         self.bf16 = bf16
-        self.register_buffer("is_binary_T", torch.tensor([task.binary for task in tasks]), persistent=False)
-        self.register_buffer("task_weight_T", torch.tensor([task.weight for task in tasks]), persistent=False)
+        constants = {
+            "is_binary_T": [task.binary for task in tasks],
+            "loss_weight_T": [task.loss_weight for task in tasks],
+            "first_logit_T": [task.first_logit for task in tasks],
+            "logit_scale_T": [task.logit_scale for task in tasks],
+        }
+        for name, values in constants.items():  # of the config, so not part of a checkpoint
+            self.register_buffer(name, torch.tensor(values), persistent=False)
 
     def forward(self, batch: Batch) -> tuple[torch.Tensor, Outcome]:
         """(loss of this rank's rows, outcome)."""
         features_BF = self.features(batch.sparse, batch.dense_BD)
         with torch.autocast("cuda", torch.bfloat16, enabled=self.bf16):
             logits_BT = self.head(features_BF)
-        logits_BT = logits_BT.float()
+        logits_BT = torch.addcmul(self.first_logit_T, logits_BT.float(), self.logit_scale_T)
         weights_BT = batch.weights_B[:, None] * batch.label_mask_BT
         loss_T = loss_sums(logits_BT, batch.labels_BT, weights_BT, self.is_binary_T)
-        loss = (loss_T * self.task_weight_T).sum() / batch.weights_B.shape[0]
+        loss = (loss_T * self.loss_weight_T).sum() / batch.weights_B.shape[0]
         return loss, Outcome(logits_BT.detach(), batch.labels_BT, weights_BT, loss_T.detach(), batch.numbers_B)

@@ -1,8 +1,9 @@
 """What is predicted."""
 
-from typing import Literal
+import math
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from data.settings import Settings
 
@@ -20,6 +21,39 @@ class TaskConfig(Settings):
     """true: trained, not evaluated."""
     weight: float = Field(default=1.0, ge=0)
     """Factor of this task's loss in the sum."""
+    label_mean: float | None = None
+    """Where the predictions of a new model begin: the share of positives of a binary task, the mean of a regression's
+    label; left out: measured on training rows at the first start."""
+    label_scale: float | None = Field(default=None, gt=0)
+    """Regression only: the unit in which the head predicts, and whose square the trained loss is divided by: watch time
+    in milliseconds then weighs as much as in hours. Left out: the label's standard deviation, measured likewise."""
+
+    @model_validator(mode="after")
+    def _check_label(self) -> Self:
+        if not self.binary:
+            return self
+        if self.label_mean is not None and not 0 < self.label_mean < 1:
+            raise ValueError(f"label_mean = {self.label_mean:g} of binary task {self.name!r} must lie between 0 and 1")
+        if self.label_scale is not None:
+            raise ValueError(f"label_scale of binary task {self.name!r}: only regression tasks have one; remove it")
+        return self
+
+    @property
+    def first_logit(self) -> float:
+        """What a new model answers before it has learnt anything: log odds of `label_mean`, or the mean itself."""
+        if self.label_mean is None:
+            return 0.0
+        return math.log(self.label_mean / (1 - self.label_mean)) if self.binary else self.label_mean
+
+    @property
+    def logit_scale(self) -> float:
+        """What one unit of the head's output stands for."""
+        return self.label_scale or 1.0
+
+    @property
+    def loss_weight(self) -> float:
+        """Factor of this task's summed loss in what is trained."""
+        return self.weight / self.logit_scale**2
 
     @property
     def binary(self) -> bool:

@@ -42,7 +42,7 @@ class TrainLog:
     def __init__(self, config: Config, world: World, run: RunDirectory, state: State, start: int, end: int) -> None:
         """`state` names this start and the datasets, as in its checkpoints."""
         self._config, self._world, self._run, self._state = config, world, run, state
-        self._weight_T = torch.tensor([task.weight for task in config.tasks], dtype=torch.float64)
+        self._weight_T = torch.tensor([task.loss_weight for task in config.tasks], dtype=torch.float64)
         self._is_binary_T = torch.tensor([task.binary for task in config.tasks], device=world.device)
         self._sums_4T = torch.zeros(4, len(config.tasks), dtype=torch.float64, device=world.device)
         """Of loss, weight, prediction and label, weighted."""

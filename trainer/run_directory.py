@@ -33,6 +33,7 @@ from data.errors import DataError
 from data.manifest import Manifest, load_manifest, manifest_change, save_manifest
 from trainer.config import Config, parse_config
 from trainer.errors import DISK_FULL, ConfigError
+from trainer.measured import complete_from
 
 FREE_SECTIONS = ("log", "checkpoint", "sharding")
 """May change between starts of a run: they do not touch what is trained."""
@@ -87,11 +88,12 @@ class RunDirectory:
             if self.path.exists() and {entry.name for entry in self.path.iterdir()} - _FIRST_FILES:
                 raise ConfigError(f"run.dir = {str(self.path)!r} is not empty and holds no run; name another folder")
             return
-        differences = _differences(plain(self.read_config()), plain(config))
+        before = self.read_config()
+        differences = _differences(plain(before), plain(complete_from(config, before)))
         if differences:
-            key, before, now = differences[0]
+            key, old, new = differences[0]
             raise ConfigError(
-                f"run.dir = {str(self.path)!r} holds a run of another config: {key} was {before}, now {now}; "
+                f"run.dir = {str(self.path)!r} holds a run of another config: {key} was {old}, now {new}; "
                 "name another folder, or remove this one to start anew"
             )
 

@@ -5,7 +5,7 @@ Nothing is written before all input has been checked, on all ranks.
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import cast
 
@@ -14,10 +14,12 @@ import torchrec
 from torch.distributed.distributed_c10d import _get_default_store  # there is no public way to torchrun's store
 
 from data.manifest import as_before, load_manifest
+from data.statistics import measure
 from data.stream import Reading, stream
 from models.ranker import Ranker
 from trainer.build import (
     Trainee,
+    build_columns,
     build_trainee,
     check_lanes,
     check_same_kinds,
@@ -36,6 +38,7 @@ from trainer.evaluate_by import check_first_values
 from trainer.faults import Faults
 from trainer.guard import StepGuard
 from trainer.log import TrainLog
+from trainer.measured import complete, complete_from, is_complete
 from trainer.milestones import missed_milestones, with_pending_milestones
 from trainer.profile import profiled
 from trainer.report import plan_table
@@ -81,6 +84,8 @@ class Parts:
 class _Ready:
     """What has been checked and loaded; nothing has been written."""
 
+    config: Config
+    """With what the data has decided."""
     run: RunDirectory
     reading: Reading
     test: Reading
@@ -99,6 +104,7 @@ def start(config: Config, world: World, *, profile: bool = False) -> Iterator[Pa
     """The parts of the run in `config.run.dir`, from its newest whole checkpoint on. Collective: call on all ranks."""
     with ExitStack() as stack:
         ready = _check_and_load(config, world, stack)
+        config = ready.config
         segments, state = _begin(config, world, ready, stack)
         run, reading, clock, trainee = ready.run, ready.reading, ready.clock, ready.trainee
         stop = stack.enter_context(StopRequest(config.checkpoint.grace_seconds, speaks=world.first).listening())
@@ -143,6 +149,9 @@ def _check_and_load(config: Config, world: World, stack: ExitStack) -> _Ready:
     world.on_first(lambda: read_segments(run.segments))
     reading, test = _open(config, world, run)
     world.on_first(lambda: run.check_data(reading.manifest, test.manifest))
+    config = world.on_first(lambda: _completed(config, run, reading))
+    columns = build_columns(config)
+    reading, test = replace(reading, columns=columns), replace(test, columns=columns)
     clock, end = Clock(reading.global_batch_size), end_of_training(config, reading)
     trainee = build_trainee(config, world, end)
     checkpoints = Checkpoints(run.checkpoints, world)
@@ -160,7 +169,7 @@ def _check_and_load(config: Config, world: World, stack: ExitStack) -> _Ready:
         world.on_first(partial(check_first_values, column, test.manifest))
     world.on_all(lambda: check_first_batch(reading, world, clock.samples))
     world.on_all(lambda: check_first_batch(test, world, 0))
-    return _Ready(run, reading, test, clock, end, trainee, checkpoints, found, problems)
+    return _Ready(config, run, reading, test, clock, end, trainee, checkpoints, found, problems)
 
 
 def _begin(config: Config, world: World, ready: _Ready, stack: ExitStack) -> tuple[SegmentLog, State]:
@@ -197,6 +206,13 @@ def check_first_batch(reading: Reading, world: World, samples: int) -> None:
         batches.wait_for_first()
     finally:
         batches.close()
+
+
+def _completed(config: Config, run: RunDirectory, reading: Reading) -> Config:
+    """The config with the numbers of its run, or at the first start with those measured on the training data."""
+    if run.config_file.exists():
+        return complete_from(config, run.read_config())
+    return config if is_complete(config) else complete(config, measure(reading))
 
 
 @contextmanager

@@ -1,0 +1,91 @@
+"""Means and deviations that a new model starts from."""
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+
+from data import statistics
+from data.decode import Columns, Label
+from data.errors import DataError
+from data.features import DenseFeature, Features
+from data.manifest import read_manifest
+from data.statistics import Moments, join, measure, moments, sampled_groups
+from data.stream import Reading
+
+VALUES = arrays.arrays(np.float64, st.integers(0, 40), elements=st.floats(-1e6, 1e6) | st.just(np.nan))
+
+
+@settings(derandomize=True, deadline=None, database=None)
+@given(VALUES, VALUES)
+def test_moments_of_parts_join_to_those_of_the_whole(one: np.ndarray, other: np.ndarray) -> None:
+    weights = [np.linspace(0.5, 2, len(part)) for part in (one, other)]
+    found = join(moments(one, weights[0]), moments(other, weights[1]))
+    expected = moments(np.concatenate([one, other]), np.concatenate(weights))
+    assert found.mean == pytest.approx(expected.mean, rel=1e-9, abs=1e-6)
+    assert found.deviation == pytest.approx(expected.deviation, rel=1e-9, abs=1e-6)
+    assert (found.low, found.high) == (expected.low, expected.high)
+    assert (found.count, found.weight) == (expected.count, pytest.approx(expected.weight))
+
+
+def test_moments_by_weight() -> None:
+    found = moments(np.array([1.0, 4.0, np.nan, np.inf, 9.0]), np.array([3.0, 1.0, 5.0, 5.0, 0.0]))
+    assert found == Moments(mean=1.75, deviation=np.sqrt(27 / 16), weight=4.0, count=2, low=1.0, high=4.0)
+
+
+def write(folder: Path, columns: dict[str, pa.Array], row_group_rows: int = 100) -> Path:
+    folder.mkdir()
+    pq.write_table(pa.table(columns), folder / "part.parquet", row_group_size=row_group_rows)
+    return folder
+
+
+def reading_of(folder: Path, columns: Columns) -> Reading:
+    return Reading(read_manifest(str(folder), cache=None), columns, 64, 4, "shuffled", seed=1)
+
+
+def test_measured_columns(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    clock_ms = 1_700_000_000_000 + random.integers(0, 1_000, 1000)
+    counts = random.exponential(100, 1000)
+    click = random.random(1000) < 0.1
+    weight = random.random(1000)
+    columns = {
+        "clock_ms": pa.array(clock_ms),
+        "plays": pa.array(counts, mask=np.arange(1000) % 5 == 0),
+        "click": pa.array(click, mask=np.arange(1000) % 3 == 0),
+        "weight": pa.array(weight),
+    }
+    features = Features(
+        dense=(DenseFeature(column="clock_ms"), DenseFeature(column="plays", transform="log1p")),
+    )
+    read = Columns(features, {}, (Label("click", binary=True),), weight="weight")
+    found = measure(reading_of(write(tmp_path / "data", columns), read))
+
+    clock, plays = found.dense[0]["none"], found.dense[1]["log1p"]
+    assert found.dense[1].keys() == {"log1p"}
+    assert clock.reach < 2
+    assert clock.mean == pytest.approx(clock_ms.mean(), rel=1e-12)
+    assert clock.deviation == pytest.approx((clock_ms - clock_ms[0]).std(), rel=1e-6)  # a float32 would make 0 of it
+    known = np.log1p(counts[np.arange(1000) % 5 != 0])
+    assert (plays.mean, plays.deviation) == pytest.approx((known.mean(), known.std()))
+    labelled = np.arange(1000) % 3 != 0
+    expected = np.average(click[labelled], weights=weight[labelled])
+    assert found.labels[0].mean == pytest.approx(expected, rel=1e-6)
+
+
+def test_a_bad_label_is_named(tmp_path: Path) -> None:
+    folder = write(tmp_path / "data", {"click": pa.array([0, 1, 2, 0])}, 2)
+    with pytest.raises(DataError, match=r"row 0 of row group 1 of .*label 'click' is 2"):
+        measure(reading_of(folder, Columns(Features(), {}, (Label("click", binary=True),))))
+
+
+def test_rows_are_measured_all_over_a_large_dataset(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(statistics, "ROWS", 100)
+    assert sampled_groups(np.array([50, 50])) == [0, 1]
+    assert sampled_groups(np.full(20, 50)) == [5, 15]
+    assert sampled_groups(np.array([1000])) == [0]

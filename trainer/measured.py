@@ -1,0 +1,87 @@
+"""Keys of the config that the training data decides where the user does not: means and scales.
+
+They are measured once, at the first start of a run, and are part of its resolved config from then on. So a later start,
+an evaluation and a server all read the numbers that the weights were trained with.
+"""
+
+from typing import TypeVar
+
+from data.features import DenseFeature, Transform
+from data.statistics import Moments, Statistics
+from models.tasks import TaskConfig
+from trainer.config import Config
+
+Part = TypeVar("Part", DenseFeature, TaskConfig)
+HEAVY_TAIL = 10.0
+"""Standard deviations from the mean: a value beyond is taken for a heavy tail, that a head cannot read as it is."""
+
+
+def is_complete(config: Config) -> bool:
+    """Whether nothing is left to be measured."""
+    features_done = all(
+        None not in (feature.transform, feature.mean, feature.scale) for feature in config.features.dense
+    )
+    tasks_done = all(
+        task.label_mean is not None and (task.binary or task.label_scale is not None) for task in config.tasks
+    )
+    return features_done and tasks_done
+
+
+def complete(config: Config, statistics: Statistics) -> Config:
+    """The config with measured values for the keys that it leaves out."""
+    dense = zip(config.features.dense, statistics.dense, strict=True)
+    tasks = zip(config.tasks, statistics.labels, strict=True)
+    return _with(
+        config,
+        [_complete_feature(feature, moments) for feature, moments in dense],
+        [_complete_task(task, moments) for task, moments in tasks],
+    )
+
+
+def complete_from(config: Config, before: Config) -> Config:
+    """The config with what the resolved config of its run holds for the keys that it leaves out.
+
+    Features and tasks are matched by place; where they differ otherwise, the comparison of the two configs says so.
+    """
+    if len(config.features.dense) != len(before.features.dense) or len(config.tasks) != len(before.tasks):
+        return config
+
+    dense = zip(config.features.dense, before.features.dense, strict=True)
+    tasks = zip(config.tasks, before.tasks, strict=True)
+    return _with(
+        config,
+        [
+            _fill(feature, {"transform": known.transform, "mean": known.mean, "scale": known.scale})
+            for feature, known in dense
+        ],
+        [_fill(task, {"label_mean": known.label_mean, "label_scale": known.label_scale}) for task, known in tasks],
+    )
+
+
+def _complete_feature(feature: DenseFeature, measured: dict[Transform, Moments]) -> DenseFeature:
+    transform: Transform = next(iter(measured))
+    if measured[transform].reach > HEAVY_TAIL and "log1p" in measured:
+        transform = "log1p"
+
+    scale = measured[transform].deviation or 1.0  # a constant column is 0 everywhere, whatever it is divided by
+    return _fill(feature, {"transform": transform, "mean": measured[transform].mean, "scale": scale})
+
+
+def _complete_task(task: TaskConfig, moments: Moments) -> TaskConfig:
+    if not task.binary:
+        return _fill(task, {"label_mean": moments.mean, "label_scale": moments.deviation or 1.0})
+
+    # Half a positive and half a negative more: a label that no measured row has gets no infinite log odds.
+    positives = moments.mean * moments.count + 0.5
+    return _fill(task, {"label_mean": positives / (moments.count + 1)})
+
+
+def _fill(part: Part, values: dict[str, float | str | None]) -> Part:
+    """The part with these values where it has none."""
+    missing = {key: value for key, value in values.items() if getattr(part, key) is None}
+    return part.model_copy(update=missing)
+
+
+def _with(config: Config, dense: list[DenseFeature], tasks: list[TaskConfig]) -> Config:
+    features = config.features.model_copy(update={"dense": tuple(dense)})
+    return config.model_copy(update={"features": features, "tasks": tuple(tasks)})
