@@ -6,7 +6,6 @@ from pydantic import Field, model_validator
 
 from data.settings import Settings
 
-
 Transform = Literal["none", "log1p"]
 
 

@@ -26,6 +26,7 @@ from trainer.build import Trainee
 from trainer.calibration import CalibrationCurve, calibration_curve
 from trainer.config import Config
 from trainer.evaluate_by import MetricsByValue
+from trainer.evaluation_warnings import evaluation_warnings
 from trainer.gates import FusionMeans
 from trainer.metrics import Metrics, MetricSums, with_exact_auc
 from trainer.not_finite import count_not_finite, describe_not_finite
@@ -50,7 +51,7 @@ class Evaluation:
     @property
     def warnings(self) -> list[str]:
         """What the reader of the metrics should know, in lines."""
-        return undefined_metrics(self.records) + describe_not_finite(self.not_finite, "of the test set")
+        return evaluation_warnings(self.records) + describe_not_finite(self.not_finite, "of the test set")
 
 
 @dataclass
@@ -184,22 +185,6 @@ class Evaluator:
         if bucketing.unit is None:
             return bucketing.of(outcome.numbers_B)
         return self._meeting.on_all(lambda: bucketing.of(outcome.numbers_B))
-
-
-def undefined_metrics(records: list[dict[str, Any]]) -> list[str]:
-    """A line for each task whose labels in the whole test set leave a metric undefined, and why."""
-    lines = []
-    for record in records:
-        if record["by"] is None:
-            metric = "ne" if record["kind"] == "binary" else "nmse"
-            name = {"ne": "NE", "nmse": "normalised MSE"}[metric]
-            if record["weight"] and record["log_loss"] is None and record["mse"] is None:
-                lines.append(f"predictions of task {record['task']!r} are not finite: it has no metrics")
-            elif record["weight"] == 0:
-                lines.append(f"no row of the test set counts for task {record['task']!r}: it has no metrics")
-            elif record[metric] is None:
-                lines.append(f"all labels of task {record['task']!r} in the test set are alike: {name} is not defined")
-    return lines
 
 
 def oracle_metrics(
