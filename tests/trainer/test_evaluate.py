@@ -226,9 +226,19 @@ def test_calibration_along_the_predictions_is_that_of_the_test_set(trained: RunD
     assert [curve["task"] for curve in curves] == ["click", "rare"]
     for curve in curves:
         record = _whole(trained, 640)[curve["task"]]
-        assert len(curve["share"]) == 10
-        assert np.mean(curve["observed"]) == pytest.approx(record["label_mean"], rel=0.02)  # tenths, up to a row
-        assert np.mean(curve["predicted"]) == pytest.approx(record["prediction_mean"], rel=0.02)
+        sizes = _sizes(curve["share"])
+        assert len(sizes) in (9, 10)  # rows whose predictions are nearly alike stay in one group
+        assert sum(sizes) == pytest.approx(1)
+        assert np.dot(sizes, curve["observed"]) == pytest.approx(record["label_mean"], rel=1e-6)
+        assert np.dot(sizes, curve["predicted"]) == pytest.approx(record["prediction_mean"], rel=1e-3)
+
+
+def _sizes(middles: list[float]) -> list[float]:
+    """Shares of groups that lie end to end, from the middle of each."""
+    sizes: list[float] = []
+    for middle in middles:
+        sizes.append(2 * (middle - sum(sizes)))
+    return sizes
 
 
 def test_training_records_have_window_metrics_and_gate_entropies(trained: RunDirectory) -> None:
@@ -369,7 +379,7 @@ def test_what_is_not_defined_is_told(trained: RunDirectory, dataset: Path, tmp_p
     pq.write_table(table, tmp_path / "data" / "part.parquet")
     lines = run_on_ranks(1, _standard_error, str(trained.path), str(tmp_path / "data"))[0].splitlines()
     warnings = [line for line in lines if line.startswith("warning: ")]
-    assert warnings == [
+    assert [line for line in warnings if "would do as well" not in line] == [
         "warning: all labels of task 'click' in the test set are alike: NE is not defined",
         "warning: no row of the test set counts for task 'rare': it has no metrics",
     ]
@@ -380,9 +390,9 @@ def test_a_damaged_newest_checkpoint_is_told(trained: RunDirectory, tmp_path: Pa
     shutil.copytree(trained.path, run)
     (run / "checkpoints" / "640" / ".metadata").unlink()
     told = run_on_ranks(1, _standard_error, str(run), None)[0]
-    (warning,) = [line for line in told.splitlines() if line.startswith("warning: ")]
+    (warning,) = [line for line in told.splitlines() if line.endswith("; 320 is used instead")]
+    assert warning.startswith("warning: ")
     assert "640" in warning
-    assert warning.endswith("; 320 is used instead")
 
 
 def test_too_many_values_are_refused_before_training(dataset: Path, tmp_path: Path) -> None:
