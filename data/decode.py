@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from data.column_types import as_plain, is_list, problem_as_buckets, problem_as_ids, problem_as_number
 from data.errors import DataError
 from data.features import DenseFeature, Features, SparseFeature
 from data.hashing import Int64, fold, hash_texts
@@ -86,7 +87,7 @@ def decode(table: pa.Table, columns: Columns, where: Where) -> Rows:
     table = table.combine_chunks()
 
     def column(name: str) -> pa.Array:
-        chunked = table[name]
+        chunked = as_plain(table[name])
         return chunked.chunk(0) if chunked.num_chunks else pa.array([], chunked.type)
 
     dense = [_dense(column(entry.column), entry, where) for entry in columns.features.dense]
@@ -112,29 +113,13 @@ def _stack(columns: list[Float32], rows: int) -> Float32:
 def check_type(name: str, kind: pa.DataType, columns: Columns) -> str | None:
     """What is wrong with a column of this type for the use that `columns` makes of it; None: nothing."""
     for feature in columns.features.sparse:
-        element = kind.value_type if _is_list(kind) else kind
-        element = element.value_type if pa.types.is_dictionary(element) else element
-        text = pa.types.is_string(element) or pa.types.is_large_string(element)
-        if feature.column != name:
-            continue
-        if feature.boundaries and not _is_number(kind):
-            return f"is {kind}, but boundaries need a number"
-        if not feature.boundaries and not text and not pa.types.is_integer(element):
-            return f"is {kind}, but an id is an int or string, or a list of them; give a float column `boundaries`"
-        if text and not feature.hash:
-            return f"is {kind}; set hash = true for string ids"
+        if feature.column == name:
+            problem = problem_as_buckets(kind) if feature.boundaries else problem_as_ids(kind, feature.hash)
+            if problem:
+                return problem
     dense = {feature.column for feature in columns.features.dense}
     labels = {label.column for label in columns.labels}
-    is_number_column = name in dense | labels | {columns.weight}
-    return f"is {kind}, not a number" if is_number_column and not _is_number(kind) else None
-
-
-def _is_number(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind))
-
-
-def _is_list(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind))
+    return problem_as_number(kind) if name in dense | labels | {columns.weight} else None
 
 
 def _dense(array: pa.Array, feature: DenseFeature, where: Where) -> tuple[Float32, int]:
@@ -209,11 +194,11 @@ def _ids(array: pa.Array, feature: SparseFeature, rows: int, where: Where) -> Ja
 
 def _flatten(array: pa.Array) -> tuple[pa.Array, Int64]:
     """The ids of all rows end to end, and where each row's begin; a null row, or a null in a list, holds none."""
-    if not _is_list(array.type):
+    if not is_list(array.type):
         lengths = array.is_valid().to_numpy(zero_copy_only=False).astype(np.int64)
         return array.drop_null(), _offsets(lengths)
     lengths = pc.list_value_length(array).fill_null(0).to_numpy(zero_copy_only=False).astype(np.int64)
-    values = array.flatten()
+    values = as_plain(array.flatten())
     if values.null_count:
         row_of_value = np.repeat(np.arange(len(lengths)), lengths)[values.is_valid().to_numpy(zero_copy_only=False)]
         return values.drop_null(), _offsets(np.bincount(row_of_value, minlength=len(lengths)))
@@ -227,9 +212,7 @@ def _offsets(lengths: Int64) -> Int64:
 
 
 def _integers(values: pa.Array) -> Int64:
-    """Ids as int64; a string stands for the 64-bit xxHash of its UTF-8 bytes."""
-    if pa.types.is_dictionary(values.type) and pa.types.is_integer(values.type.value_type):
-        values = values.dictionary_decode()
+    """Ids as int64; text stands for the hash of its bytes."""
     if pa.types.is_integer(values.type):
         return np.ascontiguousarray(values.cast(pa.int64(), safe=False).to_numpy(zero_copy_only=False))
     encoded = values if pa.types.is_dictionary(values.type) else values.dictionary_encode()

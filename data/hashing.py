@@ -33,9 +33,9 @@ def fold(ids: Int64, rows: int) -> Int64:
     return (mix(ids.view(np.uint64)) % np.uint64(rows)).view(np.int64)
 
 
-def hash_texts(texts: list[str]) -> Int64:
-    """XXH3-64 of the UTF-8 bytes of each text, as the id that it stands for."""
-    hashes = [xxhash.xxh3_64_intdigest(text.encode()) for text in texts]
+def hash_texts(texts: list[str] | list[bytes]) -> Int64:
+    """XXH3-64 (seed 0) of the UTF-8 bytes of each text, or of bytes as they are: the id that it stands for."""
+    hashes = [xxhash.xxh3_64_intdigest(text.encode() if isinstance(text, str) else text) for text in texts]
     return np.array(hashes, np.uint64).view(np.int64)
 
 

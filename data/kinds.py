@@ -6,6 +6,7 @@ integers, in silence. Widths and encodings make no such difference.
 
 import pyarrow as pa
 
+from data.column_types import is_list, is_number, plain_type
 from data.errors import DataError
 from data.footer import types_named
 from data.manifest import Manifest
@@ -13,16 +14,16 @@ from data.manifest import Manifest
 
 def kind_of(stored: pa.DataType) -> str:
     """`integer`, `number`, `text`, `list of text` …; the name of the type itself for what no feature reads."""
-    if pa.types.is_integer(stored) or pa.types.is_boolean(stored):
+    plain = plain_type(stored)
+    if is_list(plain):
+        return f"list of {kind_of(plain.value_type)}"
+    if pa.types.is_dictionary(plain):
+        return kind_of(plain.value_type)
+    if pa.types.is_integer(plain):
         return "integer"
-    if pa.types.is_floating(stored):
+    if is_number(plain):
         return "number"
-    if pa.types.is_dictionary(stored):
-        return kind_of(stored.value_type)
-    if pa.types.is_list(stored) or pa.types.is_large_list(stored) or pa.types.is_fixed_size_list(stored):
-        return f"list of {kind_of(stored.value_type)}"
-    is_text = pa.types.is_string(stored) or pa.types.is_large_string(stored) or pa.types.is_string_view(stored)
-    return "text" if is_text else str(stored)
+    return "text" if pa.types.is_string(plain) or pa.types.is_large_string(plain) else str(plain)
 
 
 def alike(one: pa.DataType, other: pa.DataType, *, as_number: bool) -> bool:
@@ -61,9 +62,11 @@ def common_type(manifest: Manifest, name: str) -> pa.DataType:
 
 
 def readable(stored: pa.DataType) -> pa.DataType:
-    """The type that a column is given when it is read: Arrow cannot pick rows of a text view."""
+    """The type that a column is given when it is read: Arrow cannot pick rows of a view."""
     if pa.types.is_string_view(stored):
         return pa.large_string()
+    if pa.types.is_binary_view(stored):
+        return pa.large_binary()
     if pa.types.is_list(stored):
         return pa.list_(readable(stored.value_type))
     if pa.types.is_large_list(stored):

@@ -8,6 +8,7 @@ from torch import nn
 from torchrec.distributed.model_parallel import DefaultDataParallelWrapper, DistributedModelParallel
 from torchrec.distributed.types import ModuleSharder, ShardingEnv
 
+from data.column_types import missing_column_hint
 from data.decode import Columns, Label, check_type
 from data.kinds import alike, kind_of, stored_type
 from data.manifest import Manifest, OnBadFile, read_manifest, read_schema
@@ -68,7 +69,7 @@ def check_columns(manifest: Manifest, config: Config) -> None:
         if name not in manifest.schema.names:
             raise ConfigError(
                 f"dataset {manifest.uri}: no column {name!r}, which the config names; it has "
-                f"{', '.join(manifest.schema.names)}"
+                f"{', '.join(manifest.schema.names)}{missing_column_hint(manifest, name)}"
             )
         if manifest.schema.names.count(name) > 1:
             raise ConfigError(f"dataset {manifest.uri}: two columns are called {name!r}; rename one")
@@ -145,7 +146,8 @@ def test_reading(config: Config, manifest: Manifest, lanes: int) -> Reading:
 def _check_groupable(key: str, name: str, manifest: Manifest, *, as_number: bool) -> None:
     """ConfigError where there is no such column, or rows cannot be grouped by it."""
     if name not in manifest.schema.names:
-        raise ConfigError(f"{key}: no column {name!r} in {manifest.uri}; it has {', '.join(manifest.schema.names)}")
+        names, hint = ", ".join(manifest.schema.names), missing_column_hint(manifest, name)
+        raise ConfigError(f"{key}: no column {name!r} in {manifest.uri}; it has {names}{hint}")
     stored = stored_type(manifest, name, as_number=as_number)
     if not is_groupable(stored):
         raise ConfigError(f"{key}: column {name!r} is {stored}; choose one of numbers, booleans or text")

@@ -26,6 +26,7 @@ import pyarrow as pa
 import torch
 
 from data.batch import Batch
+from data.column_types import missing_column_hint
 from data.kinds import common_type
 from data.manifest import Manifest, load_manifest
 from data.stream import Reading, stream
@@ -86,7 +87,8 @@ def parse_columns(text: str, manifest: Manifest, tasks: tuple[TaskConfig, ...]) 
         name, _, new = (part.strip() for part in ((entry, "", "") if entry in known else entry.partition(" as ")))
         new = new or name
         if name not in known:
-            raise ConfigError(f"--columns: no column {name!r} in {manifest.uri}; it has {', '.join(known)}")
+            hint = missing_column_hint(manifest, name)
+            raise ConfigError(f"--columns: no column {name!r} in {manifest.uri}; it has {', '.join(known)}{hint}")
         if known.count(name) > 1:
             raise ConfigError(f"--columns: two columns of {manifest.uri} are called {name!r}; rename one")
         if new in taken:

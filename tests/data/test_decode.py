@@ -361,54 +361,163 @@ def test_nothing_but_ids() -> None:
 
 IDS, HASHED = {"column": "x", "table": "t"}, {"column": "x", "table": "t", "hash": True}
 BUCKETS = {"column": "x", "table": "t", "boundaries": (0.0,)}
-NO_ID = "but an id is an int or string, or a list of them; give a float column `boundaries`"
+FLOATS = r"write whole numbers as int64 \(pandas makes floats of .*\), or give a float column `boundaries`"
+DECIMALS = "write whole numbers as int64, or give the column `boundaries`"
+TIMES = "write what counts of a time as an integer, such as the hour, the weekday or the day's number"
+NULLS = "it holds nothing but nulls: write it with its type, or leave it out of the config"
+MAPS = "write the keys of a map, or its values, as a list column of their own"
+STRUCTS = "write the fields of a struct as columns of their own"
+NESTED = "write one list a row: flatten lists of lists"
+STRUCT, MAP = pa.struct([("a", pa.int64())]), pa.map_(pa.string(), pa.int64())
+
+GOOD_IDS = [
+    pa.int8(),
+    pa.bool_(),
+    pa.list_(pa.uint64()),
+    pa.list_(pa.bool_()),
+    pa.list_(pa.int64(), 3),
+    pa.list_view(pa.int32()),
+    pa.large_list_view(pa.int64()),
+    pa.dictionary(pa.int32(), pa.int64()),
+    pa.bool8(),
+]
+GOOD_TEXTS = [
+    pa.string(),
+    pa.string_view(),
+    pa.binary(),
+    pa.large_binary(),
+    pa.binary_view(),
+    pa.binary(16),
+    pa.uuid(),
+    pa.json_(),
+    pa.large_list(pa.string()),
+    pa.list_(pa.string_view()),
+    pa.list_view(pa.string_view()),
+    pa.dictionary(pa.int8(), pa.large_string()),
+    pa.list_(pa.dictionary(pa.int8(), pa.string())),
+]
+
+
+@pytest.mark.parametrize("kind", GOOD_IDS, ids=str)
+def test_types_of_ids(kind: pa.DataType) -> None:
+    for feature in (IDS, HASHED):
+        assert check_type("x", kind, columns_of(SparseFeature(**feature))) is None
+        assert check_type("y", pa.null(), columns_of(SparseFeature(**feature))) is None
+
+
+@pytest.mark.parametrize("kind", GOOD_TEXTS, ids=str)
+def test_text_is_hashed(kind: pa.DataType) -> None:
+    assert check_type("x", kind, columns_of(SparseFeature(**HASHED))) is None
+    assert check_type("x", kind, columns_of(SparseFeature(**IDS))) == f"is {kind}; set hash = true for string ids"
 
 
 @pytest.mark.parametrize(
-    ("feature", "kind", "message"),
+    ("kind", "advice"),
     [
-        (IDS, pa.int8(), None),
-        (IDS, pa.list_(pa.uint64()), None),
-        (IDS, pa.list_(pa.int64(), 3), None),
-        (IDS, pa.dictionary(pa.int32(), pa.int64()), None),
-        (IDS, pa.string(), "is string; set hash = true for string ids"),
-        (IDS, pa.list_(pa.large_string()), "is .*; set hash = true for string ids"),
-        (IDS, pa.dictionary(pa.int32(), pa.string()), "is dictionary<.*>; set hash = true for string ids"),
-        (HASHED, pa.string(), None),
-        (HASHED, pa.large_list(pa.string()), None),
-        (HASHED, pa.dictionary(pa.int8(), pa.large_string()), None),
-        (HASHED, pa.int64(), None),
-        (HASHED, pa.float32(), f"is float, {NO_ID}"),
-        (IDS, pa.bool_(), f"is bool, {NO_ID}"),
-        (IDS, pa.null(), f"is null, {NO_ID}"),
-        (IDS, pa.list_(pa.float64()), f"is list<.*>, {NO_ID}"),
-        (IDS, pa.list_(pa.list_(pa.int64())), f"is list<.*>, {NO_ID}"),
-        (IDS, pa.timestamp("ms"), f"is timestamp.*, {NO_ID}"),
-        (BUCKETS, pa.int64(), None),
-        (BUCKETS, pa.float16(), None),
-        (BUCKETS, pa.string(), "is string, but boundaries need a number"),
-        (BUCKETS, pa.list_(pa.float32()), "is list<.*>, but boundaries need a number"),
+        (pa.float32(), FLOATS),
+        (pa.list_(pa.float64()), FLOATS),
+        (pa.dictionary(pa.int8(), pa.float64()), FLOATS),
+        (pa.decimal128(20, 0), DECIMALS),
+        (pa.date32(), TIMES),
+        (pa.timestamp("ms"), TIMES),
+        (pa.duration("s"), TIMES),
+        (pa.list_(pa.time32("s")), TIMES),
+        (pa.null(), NULLS),
+        (pa.list_(pa.null()), NULLS),
+        (MAP, MAPS),
+        (STRUCT, STRUCTS),
+        (pa.list_(STRUCT), STRUCTS),
+        (pa.list_(pa.list_(pa.int64())), NESTED),
+        (pa.list_(pa.list_view(pa.int64())), NESTED),
     ],
 )
-def test_types_of_ids(feature: dict[str, Any], kind: pa.DataType, message: str | None) -> None:
-    found = check_type("x", kind, columns_of(SparseFeature(**feature)))
-    assert found is None if message is None else found and re.fullmatch(message, found)
-    assert check_type("y", kind, columns_of(SparseFeature(**feature))) is None
+def test_advice_for_what_is_no_id(kind: pa.DataType, advice: str) -> None:
+    for feature in (IDS, HASHED):
+        found = check_type("x", kind, columns_of(SparseFeature(**feature)))
+        rule = "an id is an integer, a boolean or text, or a list of them"
+        assert found
+        assert re.fullmatch(f"{re.escape(f'is {kind}, but {rule}; ')}{advice}", found)
 
 
-@pytest.mark.parametrize("kind", [pa.int8(), pa.uint64(), pa.float16(), pa.float64(), pa.bool_()], ids=str)
+NUMBERS = [pa.int8(), pa.uint64(), pa.float16(), pa.float64(), pa.bool_(), pa.decimal128(5, 2), pa.decimal256(50, 1)]
+NO_NUMBERS = {
+    pa.string(): "write numbers as int64 or float, or make text a sparse feature with hash = true",
+    pa.binary_view(): "write numbers as int64 or float, or make text a sparse feature with hash = true",
+    pa.list_(pa.int64()): "write one number a row, each element of a list as a column of its own",
+    pa.list_(pa.list_(pa.int64())): NESTED,
+    pa.null(): NULLS,
+    pa.date32(): "write a time as a number of what counts, such as the hour or the age in seconds",
+    pa.timestamp("us"): "write a time as a number of what counts, such as the hour or the age in seconds",
+    pa.duration("s"): "write a time as a number of what counts, such as the hour or the age in seconds",
+    STRUCT: STRUCTS,
+    MAP: MAPS,
+}
+
+
 @pytest.mark.parametrize(
     "columns",
     [columns_of(DenseFeature(column="x")), columns_of(labels=(Label("x", True),)), columns_of(weight="x")],
     ids=["dense", "label", "weight"],
 )
-def test_types_of_numbers(columns: Columns, kind: pa.DataType) -> None:
-    assert check_type("x", kind, columns) is None
-    for other in (pa.string(), pa.list_(pa.int64()), pa.null(), pa.date32(), pa.decimal128(5, 2)):
-        assert check_type("x", other, columns) == f"is {other}, not a number"
-        assert check_type("y", other, columns) is None
+def test_types_of_numbers(columns: Columns) -> None:
+    for kind in NUMBERS:
+        assert check_type("x", kind, columns) is None
+    for kind, advice in NO_NUMBERS.items():
+        assert check_type("x", kind, columns) == f"is {kind}, not a number; {advice}"
+        assert check_type("y", kind, columns) is None
+
+
+def test_types_of_buckets() -> None:
+    columns = columns_of(SparseFeature(**BUCKETS))
+    for kind in NUMBERS:
+        assert check_type("x", kind, columns) is None
+    for kind, advice in NO_NUMBERS.items():
+        assert check_type("x", kind, columns) == f"is {kind}, but boundaries need a number; {advice}"
 
 
 def test_a_column_of_two_uses_must_suit_both() -> None:
     columns = columns_of(SparseFeature(column="x", table="t", hash=True), labels=(Label("x", True),))
-    assert check_type("x", pa.string(), columns) == "is string, not a number"
+    found = check_type("x", pa.string(), columns)
+    assert found
+    assert found.startswith("is string, not a number; ")
+
+
+TEXTS = ["a", None, "", "né", "a"]
+
+
+@pytest.mark.parametrize("kind", [pa.string_view(), pa.binary(), pa.large_binary(), pa.binary_view()], ids=str)
+def test_every_form_of_text_meets_the_same_rows(kind: pa.DataType) -> None:
+    encoded = [None if text is None else text.encode() for text in TEXTS]
+    array = pa.array(TEXTS if kind == pa.string_view() else encoded, kind)
+    assert ids_of(array, rows=1000, hash=True) == ids_of(pa.array(TEXTS), rows=1000, hash=True)
+
+
+def test_bytes_of_a_fixed_width_are_hashed_as_they_are() -> None:
+    for kind in (pa.binary(16), pa.uuid()):
+        array = pa.array([b"0123456789abcdef", None], kind)
+        assert ids_of(array, rows=1000, hash=True) == [hashed("0123456789abcdef"), []]
+
+
+def test_every_form_of_list_holds_the_same_ids() -> None:
+    lists = [[3, 1], None, [], [None, 2]]
+    for kind in (pa.list_view(pa.int64()), pa.large_list_view(pa.int8())):
+        assert ids_of(pa.array(lists, kind)) == [[3, 1], [], [], [2]]
+    texts = [["a", None], None, [], ["b"]]
+    for kind in (pa.list_view(pa.string_view()), pa.list_(pa.string_view()), pa.large_list(pa.binary())):
+        assert ids_of(pa.array(texts, kind), rows=1000, hash=True) == [hashed("a"), [], [], hashed("b")]
+
+
+def test_booleans_are_ids() -> None:
+    assert ids_of(pa.array([True, None, False]), rows=2) == [[1], [], [0]]
+    assert ids_of(pa.array([[True, False], None, [None]]), rows=2) == [[1, 0], [], []]
+    assert ids_of(pa.array([1, None, 0], pa.bool8()), rows=2) == [[1], [], [0]]
+
+
+def test_decimals_are_numbers() -> None:
+    for kind in (pa.decimal128(5, 2), pa.decimal256(50, 2), pa.decimal32(5, 2)):
+        array = pa.array([1, None, 2]).cast(pa.float64()).cast(kind)
+        assert dense_of(array, scale=2) == [0.5, 0, 1]
+        assert ids_of(array, boundaries=(0.5, 1.5)) == [[1], [], [2]]
+    array = pa.array([1, None, 0]).cast(pa.decimal128(38, 0))
+    rows = decoded(columns_of(labels=(Label("y", True),)), y=array)
+    assert np.array_equal(rows.labels_RT[:, 0], [1, math.nan, 0], equal_nan=True)
