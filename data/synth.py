@@ -14,6 +14,7 @@ import json
 import multiprocessing
 import os
 import signal
+import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -134,9 +135,7 @@ def _in_order(write: Callable[[_Part], Doubles], parts: list[_Part], workers: in
     if workers == 1:
         yield from map(write, parts)
         return
-    # Ctrl-C reaches every process of the terminal; only this one acts on it
-    ignore_interrupt = partial(signal.signal, signal.SIGINT, signal.SIG_IGN)
-    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("forkserver"), initializer=ignore_interrupt)
+    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("forkserver"), initializer=_begin_worker)
     running: deque[Future[Doubles]] = deque()
     try:
         for part in parts:
@@ -147,6 +146,19 @@ def _in_order(write: Callable[[_Part], Doubles], parts: list[_Part], workers: in
             yield running.popleft().result()
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def _begin_worker() -> None:
+    """Ctrl-C reaches every process of the terminal; only the parent acts on it, and no worker outlives it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)  # it waits for work that does not come
 
 
 def _write_part(folder: Path, seed: int, group: TaskGroup, part: _Part) -> Doubles:
