@@ -107,6 +107,8 @@ def _advice_for_nested(kind: pa.DataType) -> str | None:
         return "write the keys of a map, or its values, as a list column of their own"
     if types.is_struct(kind):
         return "write the fields of a struct as columns of their own"
+    if is_list(kind) and types.is_struct(kind.value_type):
+        return "write the fields of a struct as columns of their own"
     if is_list(kind):
         return "write one list a row: flatten lists of lists"
     return None

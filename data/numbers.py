@@ -29,7 +29,7 @@ def read_exactly(array: pa.Array) -> Float64:
 
 def to_float32(values: Floats) -> Float32:
     """The nearest float32; ±inf beyond its range."""
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore", invalid="ignore"):
         return values.astype(np.float32, copy=False)
 
 
@@ -46,7 +46,7 @@ def scale_numbers(array: pa.Array, transform: str, mean: float, scale: float) ->
     if transform == "none" and mean == 0 and scale == 1:
         return to_float32(read_numbers(array))
 
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore", invalid="ignore"):
         values = transform_numbers(read_exactly(array), transform)
         if mean != 0 or scale != 1:
             values = (values - mean) / scale

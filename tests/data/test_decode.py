@@ -178,6 +178,13 @@ def test_dense_features(kind: pa.DataType) -> None:
     assert dense_of(pa.array([3, None, 0, 100], pa.uint8()).cast(kind)) == [3, 0, 0, 100]
 
 
+def test_a_signalling_nan_counts_as_missing() -> None:
+    """Without a warning of numpy's."""
+    array = pa.array(np.array([0x7FA00000, 0x3F800000], np.uint32).view(np.float32))
+    for transform in ("none", "log1p"):
+        assert dense_of(array, transform=transform, mean=0.25)[0] == 0
+
+
 def test_booleans_are_numbers() -> None:
     assert dense_of(pa.array([True, None, False])) == [1, 0, 0]
 
@@ -445,6 +452,7 @@ NO_NUMBERS = {
     pa.binary_view(): "write numbers as int64 or float, or make text a sparse feature with hash = true",
     pa.list_(pa.int64()): "write one number a row, each element of a list as a column of its own",
     pa.list_(pa.list_(pa.int64())): NESTED,
+    pa.list_(STRUCT): STRUCTS,
     pa.null(): NULLS,
     pa.date32(): "write a time as a number of what counts, such as the hour or the age in seconds",
     pa.timestamp("us"): "write a time as a number of what counts, such as the hour or the age in seconds",
