@@ -8,6 +8,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,8 +19,12 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from data.batch import Batch
 from tests.ranks import run_on_ranks
+from tests.trainer.datasets import make_config
 from trainer.build import build_trainee
 from trainer.config import Config, parse_config
+from trainer.evaluate_run import evaluate_run
+from trainer.run_directory import read_records
+from trainer.train import train
 from trainer.world import World
 
 Array = np.ndarray[Any, np.dtype[np.float32]]
@@ -144,8 +149,8 @@ def test_tables_of_few_rows_on_two_nodes() -> None:
     """Three rows can be split over the two ranks of a node, not over all four."""
     tables = [table("three", 3), table("one", 1, 8, "mean"), table("five", 5, 8, "mean"), table("ten", 10)]
     configs = [tables_config(tables, sharding={"allow": allow}) for allow in ALLOWED]
-    expected = run_on_ranks(1, train_some, configs)[0]
-    found = run_on_ranks(4, _train_some_on_two_nodes, configs)[0]
+    expected = run_on_ranks(1, train_some, configs, timeout_s=600)[0]
+    found = run_on_ranks(4, _train_some_on_two_nodes, configs, timeout_s=600)[0]
     for one, many in zip(expected, found, strict=True):
         _assert_alike(one, many)
     assert found[1].sharding == {
@@ -159,6 +164,90 @@ def test_tables_of_few_rows_on_two_nodes() -> None:
 def _train_some_on_two_nodes(world: World, configs: list[Config]) -> list[Trained]:
     os.environ["LOCAL_WORLD_SIZE"] = "2"  # where torchrec looks for the size of a node
     return train_some(replace(world, local_rank=world.rank % 2, local_size=2), configs)
+
+
+NAMES = [
+    "items",
+    "keys",
+    "values",
+    "pop",
+    "update",
+    "forward",
+    "training",
+    "weight",
+    "_x",
+    "__class__",
+    "state",
+    "-",
+    "0",
+]
+NAMES += ["User", "user", "model", "optimizer", "embedding_bags", "named_parameters", "_modules", "None", "momentum1"]
+FEATURE_NAMES = [
+    "a.b",
+    "forward",
+    "it's",
+    'a"b',
+    "new\nline",
+    "日本",
+    "{x}",
+    "a@b",
+    "weights",
+    " ",
+    "a/b",
+    "\\",
+    "len",
+    "[red]",
+]
+
+
+def test_any_name_of_a_table_or_feature_trains_alike_on_two_ranks() -> None:
+    """What `nn.ModuleDict`, a state dict, or code that is generated from names could trip over."""
+    tables = [table(name, 5 + number) for number, name in enumerate(NAMES)]
+    features = [{"column": "c", "name": name, "table": NAMES[index]} for index, name in enumerate(FEATURE_NAMES)]
+    features += [{"column": "c", "name": name, "table": name} for name in NAMES[len(FEATURE_NAMES) :]]
+    config = tables_config(tables, features={"sparse": features}, sharding={"allow": ["row_wise", "table_wise"]})
+    one, two = (run_on_ranks(size, train_some, [config], timeout_s=600)[0][0] for size in (1, 2))
+    assert len(one.tables) == len(one.state) == len(NAMES)
+    assert list(one.sharding) == NAMES
+    _assert_alike(one, two)
+
+
+def test_small_tables_of_odd_names_resume_and_evaluate_on_other_ranks(dataset: Path, tmp_path: Path) -> None:
+    """On four ranks each table lies on one, on two ranks on both."""
+    sections: dict[str, Any] = {
+        "tables": [{"name": "items", "rows": 5, "dim": 8, "pooling": "mean"}, {"name": "pop", "rows": 9, "dim": 4}],
+        "features": {
+            "sparse": [
+                {"column": "user", "table": "items", "hash": True},
+                {"column": "recent", "table": "items", "hash": True},
+                {"column": "video", "table": "pop", "hash": True},
+            ]
+        },
+        "sharding": {"allow": ["row_wise"]},
+    }
+
+    def config(folder: str, samples: int) -> Config:
+        return make_config(dataset, run={"dir": str(tmp_path / folder)}, train={"samples": samples}, **sections)
+
+    run_on_ranks(1, train_run, config("whole", 768), timeout_s=600)
+    for size, samples in ((4, 256), (2, 512), (1, 768)):
+        run_on_ranks(size, train_run, config("parts", samples), timeout_s=600)
+    whole_run, parts = (
+        [r["loss"] for r in read_records(tmp_path / name / "train.jsonl")] for name in ("whole", "parts")
+    )
+    np.testing.assert_allclose(parts, whole_run, rtol=1e-4)
+
+    found = [run_on_ranks(size, evaluate_parts, str(tmp_path / "parts"), timeout_s=600)[0] for size in (1, 2, 4)]
+    for other in found[1:]:
+        np.testing.assert_allclose(other, found[0], rtol=1e-6)
+
+
+def train_run(world: World, config: Config) -> None:
+    train(config, world)
+
+
+def evaluate_parts(world: World, folder: str) -> list[float]:
+    return [record["log_loss"] or record["mse"] for record in evaluate_run(folder, "latest", None, world)]
 
 
 def _assert_alike(one: Trained, many: Trained) -> None:
