@@ -19,7 +19,6 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -119,12 +118,12 @@ class SkippedRows:
 class BatchStream(Prefetcher[Batch]):
     """A rank's batches, what could not be read of them, and a trace of those handed out where one is asked for."""
 
-    def __init__(self, segments: "_Segments", pin: bool, trace: Path | None) -> None:
+    def __init__(self, segments: "_Segments", pin: bool, trace: TraceWriter | None) -> None:
         self.skipped = segments.skipped
         """What could not be read so far, in no order; the decoding is up to a few row groups ahead of the batches."""
         self.not_finite_D = segments.not_finite_D
         """Rows so far that hold NaN or ±inf in each dense feature, up to a row group a lane ahead of the batches."""
-        self._trace = TraceWriter(trace) if trace else None
+        self._trace = trace
         self._samples = segments.first_batch * segments.reading.global_batch_size
         self._batch_size = segments.reading.global_batch_size
         super().__init__(_batches(segments, pin), depth=4)
@@ -145,12 +144,18 @@ class BatchStream(Prefetcher[Batch]):
 
 
 def stream(
-    reading: Reading, lanes: range, samples: int, *, threads: int = 2, pin: bool = False, trace: Path | None = None
+    reading: Reading,
+    lanes: range,
+    samples: int,
+    *,
+    threads: int = 2,
+    pin: bool = False,
+    trace: TraceWriter | None = None,
 ) -> BatchStream:
     """Batches of the given lanes after `samples` global samples, pass after pass without end.
 
-    An evaluation (`keep_last`) ends after one pass. `trace` names a file to record the rows of each batch in
-    (`data.trace`). Close the result to end its threads.
+    An evaluation (`keep_last`) ends after one pass. `trace` records the rows of each batch (`data.trace`), and is
+    closed with the result. Close the result to end its threads.
     """
     batch = samples // reading.global_batch_size
     return BatchStream(_Segments(reading, lanes, batch, threads), pin, trace)

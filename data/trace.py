@@ -4,7 +4,6 @@ One file per start and rank, an Arrow IPC stream: a record batch for each batch,
 the trainer gets the batch. So it survives the end of the process, however sudden; it is cut short by it at most.
 """
 
-import errno
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -13,37 +12,46 @@ import numpy as np
 import pyarrow as pa
 
 from data.errors import DataError
+from data.files import naming, open_unlinked
 from data.footer import one_line
 from data.hashing import Int64
 
 _SCHEMA = pa.schema([pa.field(name, pa.int64(), nullable=False) for name in ("samples", "row")])
+_RUN = b"run"
 
 
 class TraceWriter:
     """Writes a trace to a local file, in place of what was there; OSError where the disk does not take it."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, run: str | None = None) -> None:
+        """`run`: id of the run, which the file keeps."""
         self._path = path
-        try:
-            self._file = pa.OSFile(str(path), "wb")  # unbuffered
-            self._stream = pa.ipc.new_stream(self._file, _SCHEMA)
-        except OSError as error:
-            raise self._failed(error) from error
+        with naming(path):
+            self._file = open(path, "wb", opener=open_unlinked)  # noqa: SIM115 - closed by close()
+            self._stream = pa.ipc.new_stream(self._file, _SCHEMA.with_metadata({_RUN: run} if run else None))
+            self._file.flush()
 
     def write(self, samples: int, rows: Int64) -> None:
         """Records the rows (numbers in the whole dataset) of the batch that begins at `samples`."""
         columns = [pa.array(np.full(len(rows), samples)), pa.array(rows)]
-        try:
+        with naming(self._path):
             self._stream.write_batch(pa.record_batch(columns, schema=_SCHEMA))
-        except OSError as error:
-            raise self._failed(error) from error
+            self._file.flush()
 
     def close(self) -> None:
         """Ends the file."""
-        self._file.close()  # no end mark: a reader has to do without anyway
+        with suppress(OSError):  # of a write that failed, and has been told
+            self._file.close()  # no end mark: a reader has to do without anyway
 
-    def _failed(self, error: OSError) -> OSError:
-        return OSError(error.errno or errno.EIO, error.strerror or one_line(error), str(self._path))
+
+def read_run(path: Path) -> str | None:
+    """Id of the run that wrote a trace; None where it holds none, or is no trace."""
+    try:
+        with pa.OSFile(str(path), "rb") as file:
+            found = (pa.ipc.open_stream(file).schema.metadata or {}).get(_RUN)
+    except (pa.ArrowException, OSError):
+        return None
+    return found.decode(errors="replace") if found else None
 
 
 def read_trace(path: Path) -> tuple[Int64, Int64]:

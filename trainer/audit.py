@@ -19,7 +19,9 @@ from trainer.audit_line import Line, read_line
 from trainer.audit_rows import Cover, count, intervals_of_epoch
 from trainer.audit_trace import Trace, compare
 from trainer.build import end_of_training, train_reading
-from trainer.errors import ConfigError
+from trainer.checkpoint_files import list_folders, read_state
+from trainer.errors import CheckpointError, ConfigError
+from trainer.origin import Origin, check_writer, origin_of
 from trainer.run_directory import RunDirectory
 from trainer.segments import Segment, gaps, read_segments, surviving
 
@@ -87,13 +89,14 @@ def audit_run(path: str | Path) -> Audit:
     run = RunDirectory(path)
     config = run.read_config()
     manifest = load_manifest(run.manifests["train"])
+    origin = origin_of(run, config)
     reading = train_reading(config, manifest)
     segments = read_segments(run.segments)
     if not segments:
         raise ConfigError(f"{run.segments}: no start is recorded here; train the run first")
     line = read_line(segments, run.events, reading, end_of_training(config, reading))
-    trace = Trace(run, segments, line.pieces)
-    broken = [*_broken_records(segments, line), *trace.missing]
+    trace = Trace(run, origin, segments, line.pieces)
+    broken = [*_broken_records(segments, line), *_broken_origins(run, origin, segments), *trace.missing]
     accounts: list[EpochAccount] = []
     for epochs in line.stretches(each=bool(trace.files)):
         account, problems = _audit_epochs(line, epochs, trace)
@@ -121,6 +124,22 @@ def _broken_records(segments: list[Segment], line: Line) -> Iterator[str]:
                 yield f"{start}: {key} = {samples:,} is no multiple of the batch of {reading.global_batch_size:,}"
         if reading.lanes % segment.world_size:
             yield f"{start}: its {segment.world_size} ranks do not divide the {reading.lanes} lanes"
+
+
+def _broken_origins(run: RunDirectory, origin: Origin, segments: list[Segment]) -> Iterator[str]:
+    """Starts and checkpoints that are not of this run, or do not belong together."""
+    for segment in segments:
+        if not origin.is_own(segment.run):
+            yield f"start {segment.segment} is of another run (its id is {segment.run!r}, not {origin.identity!r})"
+    for name in list_folders(run.checkpoints):
+        path = run.checkpoints / name
+        try:
+            state = read_state(path)
+            origin.check(path, state)
+            check_writer(path, state, segments)
+        except CheckpointError as error:
+            if path.exists():  # a run that is being trained deletes its oldest
+                yield f"checkpoint {error}"
 
 
 def _audit_epochs(line: Line, epochs: range, trace: Trace) -> tuple[EpochAccount, list[str]]:

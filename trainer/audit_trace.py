@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 
 from data.hashing import Int64
 from data.manifest import Manifest
-from data.trace import read_trace
+from data.trace import read_run, read_trace
 from trainer.audit_line import Line
 from trainer.audit_rows import Intervals, expand
+from trainer.origin import Origin
 from trainer.run_directory import RunDirectory
 from trainer.segments import Piece, Segment
 
@@ -28,15 +29,18 @@ class HandedOut:
 class Trace:
     """The traces of the starts that survive."""
 
-    def __init__(self, run: RunDirectory, segments: list[Segment], pieces: list[Piece]) -> None:
+    def __init__(self, run: RunDirectory, origin: Origin, segments: list[Segment], pieces: list[Piece]) -> None:
         self.files: dict[int, list[Path]] = {}
         """Of every start that has a whole set of them."""
         self.missing: list[str] = []
-        """What is not there but should be, in words."""
+        """What is not there but should be, or should not, in words."""
         for number in sorted({piece.segment for piece in pieces}):
             files = [run.trace_file(number, rank) for rank in range(segments[number].world_size)]
             missing = [file.name for file in files if not file.exists()]
-            if not missing:
+            foreign = [file.name for file in files if not origin.is_own(read_run(file))]
+            if foreign:
+                self.missing.append(f"start {number}: {', '.join(foreign)} is a trace of another run")
+            elif not missing:
                 self.files[number] = files
             elif segments[number].trace:
                 self.missing.append(f"start {number}: its trace lacks {', '.join(missing)}")

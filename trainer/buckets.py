@@ -8,7 +8,6 @@ Shapes: B rows, T tasks, K buckets.
 """
 
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -19,6 +18,7 @@ import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
 
+from data.files import replaced
 from models.tasks import TaskConfig
 from trainer.errors import ConfigError
 from trainer.metrics import MetricSums
@@ -48,6 +48,8 @@ class Buckets:
     tasks: dict[str, TaskBuckets]
     unit: str | None = None
     """Column whose values keep rows together (`evaluate.unit`); None: rows are taken as independent."""
+    run: str | None = None
+    """Id of the run."""
 
     @property
     def by(self) -> str:
@@ -81,11 +83,11 @@ def write_buckets(path: Path, sums: MetricSums, tasks: tuple[TaskConfig, ...], b
         "test_fingerprint": buckets.fingerprint,
         "buckets": str(count),
         "unit": buckets.unit or "",
+        **({"run": buckets.run} if buckets.run else {}),
     }
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(f".{os.getpid()}.partial")
-    pq.write_table(pa.table(columns).replace_schema_metadata(metadata), partial)
-    partial.replace(path)
+    with replaced(path, by_many=True) as file:
+        pq.write_table(pa.table(columns).replace_schema_metadata(metadata), file)
 
 
 def read_buckets(path: Path) -> Buckets:
@@ -106,6 +108,7 @@ def read_buckets(path: Path) -> Buckets:
             fingerprint=metadata[b"test_fingerprint"].decode(),
             tasks=tasks,
             unit=metadata.get(b"unit", b"").decode() or None,
+            run=metadata[b"run"].decode() if b"run" in metadata else None,
         )
     except PermissionError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror}); mend its permissions") from error

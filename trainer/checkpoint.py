@@ -46,6 +46,7 @@ from trainer.checkpoint_files import (
 from trainer.console import tell
 from trainer.errors import CheckpointError, RunError
 from trainer.optimizers import Optimizer
+from trainer.origin import ForeignError, Origin
 from trainer.world import World
 
 FULL_BYTES = 1 << 20
@@ -57,8 +58,9 @@ OnSaved = Callable[[State, float], None]
 class Checkpoints:
     """The checkpoints of a run. Every public method but `stall_seconds` is collective: call it on all ranks."""
 
-    def __init__(self, folder: Path, world: World) -> None:
-        self._folder, self._world = folder, world
+    def __init__(self, folder: Path, world: World, origin: Origin | None = None) -> None:
+        """`origin`: what those that are read must have in common with the run; None: they may be of any."""
+        self._folder, self._world, self._origin = folder, world, origin
         self._background = world.with_own_group()
         self._thread = ThreadPoolExecutor(1, "checkpoint")
         self._stager = Stager(world.device)
@@ -97,11 +99,13 @@ class Checkpoints:
         return told
 
     def newest(self) -> tuple[State | None, list[str]]:
-        """The newest checkpoint that is whole, and what is wrong with the newer ones."""
+        """The newest checkpoint that is whole, and what is wrong with the newer ones; ForeignError of another run."""
         problems: list[str] = []
         for name in reversed(self._names()):
             try:
                 return self._verify(name), problems
+            except ForeignError:
+                raise
             except CheckpointError as error:
                 problems.append(str(error))
         return None, problems
@@ -145,9 +149,16 @@ class Checkpoints:
     def _verify(self, name: str) -> State:
         """What a whole checkpoint says of itself; CheckpointError names the file that is damaged."""
         path = self._folder / name
-        state = self._world.on_first(lambda: check_index(path))
+        state = self._world.on_first(lambda: self._read(path))
         share = sorted(state.files)[self._world.rank :: self._world.size]
         self._world.on_all(lambda: check_files(path, state, share))
+        return state
+
+    def _read(self, path: Path) -> State:
+        """On rank 0, before it is read as a whole."""
+        state = check_index(path)
+        if self._origin is not None:
+            self._origin.check(path, state)
         return state
 
     def _write(self, staged: dict[str, Any], final: Path, state: State, keep: int, on_saved: OnSaved) -> None:

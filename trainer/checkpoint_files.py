@@ -20,13 +20,17 @@ from typing import Any, Self
 
 import torch
 import xxhash
+from pydantic import TypeAdapter, ValidationError
 from torch.distributed.checkpoint import DefaultLoadPlanner, FileSystemReader
 from torch.distributed.checkpoint.metadata import Metadata, StorageMeta
 from torch.distributed.checkpoint.planner import ReadItem
 
+from data.parsing import parse_json
 from trainer.errors import CheckpointError
+from trainer.segments import explain
 
-FORMAT = 1
+FORMATS = (1, 2)
+"""That this program reads; it writes the last. The first has no id of the run."""
 STATE_FILE = "state.json"
 METADATA_FILE = ".metadata"
 _CHUNK_BYTES = 1 << 22
@@ -61,7 +65,9 @@ class State:
     """Sums of the log since its last record."""
     versions: dict[str, str]
     files: dict[str, FileRecord]
-    format: int = FORMAT
+    run: str | None = None
+    """Id of the run."""
+    format: int = FORMATS[-1]
 
     def to_json(self) -> str:
         """One JSON object with a digest of itself."""
@@ -71,18 +77,25 @@ class State:
     @classmethod
     def from_json(cls, text: str) -> Self:
         """ValueError where the text is not what `to_json` wrote."""
-        values = json.loads(text)
+        values = parse_json(text)
         if not isinstance(values, dict) or "digest" not in values:
             raise ValueError("not the state of a checkpoint")
-        if values.get("format") != FORMAT:
-            raise ValueError(f"has format {values.get('format')!r}, this program reads {FORMAT}")
+        if values.get("format") not in FORMATS:
+            raise ValueError(f"has format {values.get('format')!r}, this program reads {FORMATS[-1]}")
         if values.pop("digest") != _digest_of(values):
             raise ValueError("does not match its own digest")
-        return cls(**(values | {"files": {name: FileRecord(**entry) for name, entry in values["files"].items()}}))
+        try:
+            return TypeAdapter(cls).validate_json(text, strict=True)
+        except ValidationError as error:
+            raise ValueError(explain(error)) from error
 
 
 def _digest_of(values: dict[str, Any]) -> str:
-    return xxhash.xxh3_128_hexdigest(json.dumps(values, sort_keys=True).encode())
+    try:
+        text = json.dumps(values, sort_keys=True)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
+    return xxhash.xxh3_128_hexdigest(text.encode())
 
 
 def record_files(folder: Path, rank: int) -> dict[str, FileRecord]:

@@ -12,6 +12,7 @@ from trainer.config import Config
 from trainer.console import tell
 from trainer.errors import DISK_FULL
 from trainer.evaluate import Evaluation, Evaluator
+from trainer.origin import origin_of, read_identity
 from trainer.run_directory import RunDirectory
 from trainer.world import World
 
@@ -26,7 +27,7 @@ def evaluate_run(
     run = RunDirectory(path)
     config = _with_unit(world.on_first(run.read_config), unit)
     check_lanes(config, world)
-    checkpoints = Checkpoints(run.checkpoints, world)
+    checkpoints = Checkpoints(run.checkpoints, world, world.on_first(lambda: origin_of(run, config)))
     state = checkpoints.find(world.on_first(lambda: checkpoint_name(checkpoint, run, config)))
     manifest = open_dataset(data or config.data.test, config, world)
     world.on_first(lambda: check_same_kinds(load_manifest(run.manifests["train"]), manifest, config))
@@ -57,11 +58,13 @@ def _keep(
     path, unit = run.evaluations_on(manifest.fingerprint) / f"{samples}.parquet", config.evaluate.unit
     if path == run.buckets_file(samples) and path.exists() and not (is_asked and read_buckets(path).unit != unit):
         return
+    identity = read_identity(run)
     due = Due(batch=config.data.global_batch_size, end=samples)
     reached = [entry for entry in config.evaluate.at_samples if entry.samples <= samples]
     milestones = [entry.text for entry in reached if due.boundary(entry.samples) == samples]
     try:
-        write_buckets(path, found.sums, config.tasks, Buckets(samples, milestones, manifest.fingerprint, {}, unit))
+        buckets = Buckets(samples, milestones, manifest.fingerprint, {}, unit, identity)
+        write_buckets(path, found.sums, config.tasks, buckets)
     except OSError as error:
         if error.errno in DISK_FULL:
             raise

@@ -145,7 +145,14 @@ class TrainLog:
             self._run.buckets_file(samples),
             found.sums,
             self._config.tasks,
-            Buckets(samples, reached, self._state.fingerprints["test"], {}, self._config.evaluate.unit),
+            Buckets(
+                samples,
+                reached,
+                self._state.fingerprints["test"],
+                {},
+                self._config.evaluate.unit,
+                self._state.run,
+            ),
         )
         write_fusion(self._run.fusion_file(samples), samples, found.fusion)
         write_calibration(self._run.calibration_file(samples), Calibration(samples=samples, tasks=found.calibration))

@@ -39,6 +39,7 @@ from trainer.config import Config, EvaluateConfig
 from trainer.console import count_progress
 from trainer.errors import ConfigError
 from trainer.not_finite import count_not_finite, describe_not_finite
+from trainer.origin import origin_of
 from trainer.predict_files import LaneFile, Output, Scored, removed_after_errors
 from trainer.run_directory import RunDirectory
 from trainer.world import World
@@ -59,7 +60,7 @@ def predict_run(path: str, checkpoint: str, data: str, out: str, columns: str, w
     world.on_first(lambda: check_same_kinds(load_manifest(run.manifests["train"]), manifest, _without_labels(config)))
     copied = parse_columns(columns, manifest, config.tasks)
     world.on_first(lambda: output.check(manifest))
-    checkpoints = Checkpoints(run.checkpoints, world)
+    checkpoints = Checkpoints(run.checkpoints, world, world.on_first(lambda: origin_of(run, config)))
     state = checkpoints.find(world.on_first(lambda: checkpoint_name(checkpoint, run, config)))
     trainee = build_trainee(config, world, config.train.samples, saves=False)
     checkpoints.load(state, trainee.model, None)

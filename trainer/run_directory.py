@@ -1,6 +1,7 @@
 """The run's folder: what is in it, and whether it may be used.
 
 RUN/config.toml          the resolved config
+RUN/identity             a random id, which checkpoints, starts, evaluations and traces of this run hold too
 RUN/lock                 which process trains, as long as one does
 RUN/train.jsonl          one record per log point
 RUN/evaluations.jsonl    one record per task and evaluation
@@ -69,6 +70,7 @@ class RunDirectory:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self.config_file = self.path / "config.toml"
+        self.identity = self.path / "identity"
         self.lock_file = self.path / "lock"
         self.train_log = self.path / "train.jsonl"
         self.evaluations = self.path / "evaluations.jsonl"
@@ -267,6 +269,11 @@ def plain(config: Config) -> dict[str, Any]:
         return [without_none(entry) for entry in value] if isinstance(value, list | tuple) else value
 
     return without_none(config.model_dump(mode="python"))
+
+
+def difference(before: dict[str, Any], now: dict[str, Any]) -> tuple[str, str, str] | None:
+    """(key, before, now) of the first key of two plain configs that differs and is not free to change; as texts."""
+    return next(iter(_differences(before, now)), None)
 
 
 def _differences(before: Any, now: Any, path: str = "") -> list[tuple[str, str, str]]:

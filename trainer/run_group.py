@@ -13,6 +13,7 @@ from data.manifest import Manifest, load_manifest
 from trainer.buckets import Buckets, TaskBuckets, read_buckets
 from trainer.config import Config
 from trainer.errors import ConfigError
+from trainer.origin import read_identity
 from trainer.run_directory import FREE_KEYS, FREE_SECTIONS, RunDirectory, plain
 
 SAME_HEAD = {*FREE_SECTIONS, *FREE_KEYS, "evaluate", "run.seed"} - {"train.samples"}
@@ -68,9 +69,11 @@ def read_run(path: str, test_set: Manifest | None = None) -> Run:
     directory = RunDirectory(path)
     config = directory.read_config()
     folder = directory.evaluations_on(test_set.fingerprint) if test_set else directory.path / "evaluations"
-    points = {}
+    points, identity = {}, read_identity(directory)
     for file in sorted(folder.glob("*.parquet")):
         buckets = read_buckets(file)
+        if buckets.run not in (None, identity):
+            raise ConfigError(f"{file}: is an evaluation of another run (its id is {buckets.run!r}); remove it")
         reached = [parse_count(text) for text in buckets.milestones] or [buckets.samples]
         points.update(dict.fromkeys(reached, buckets))
     if not points and test_set:

@@ -46,6 +46,8 @@ class Segment(Settings, populate_by_name=True):
     trace: bool
     """Whether its ranks record the rows that they hand out."""
     end: End | None
+    run: str | None = None
+    """Id of the run; None in runs of before there were ids."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -57,8 +59,8 @@ class Segment(Settings, populate_by_name=True):
 class SegmentLog:
     """Keeps the record of this start. Used on rank 0 only, from any thread; RunError where it cannot write."""
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, path: Path, run: str | None = None) -> None:
+        self._path, self._run = path, run
         self._segments: list[Segment] = []
         self._lock = Lock()
 
@@ -84,6 +86,7 @@ class SegmentLog:
                     fingerprint=fingerprint,
                     trace=trace,
                     end=None,
+                    run=self._run,
                 )
             )
             self._write()

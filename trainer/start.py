@@ -16,6 +16,7 @@ from torch.distributed.distributed_c10d import _get_default_store  # there is no
 from data.manifest import as_before, load_manifest
 from data.statistics import measure
 from data.stream import Reading, stream
+from data.trace import TraceWriter
 from models.ranker import Ranker
 from trainer.build import (
     Trainee,
@@ -40,6 +41,7 @@ from trainer.guard import StepGuard
 from trainer.log import TrainLog
 from trainer.measured import complete, complete_from, is_complete
 from trainer.milestones import missed_milestones, with_pending_milestones
+from trainer.origin import Origin, check_writer, origin_of, with_identity
 from trainer.profile import profiled
 from trainer.report import plan_table
 from trainer.run_directory import RunDirectory, plain
@@ -93,6 +95,7 @@ class _Ready:
     end: int
     trainee: Trainee
     checkpoints: Checkpoints
+    origin: Origin
     found: State | None
     """The checkpoint that has been loaded."""
     problems: list[str]
@@ -115,7 +118,7 @@ def start(config: Config, world: World, *, profile: bool = False) -> Iterator[Pa
             clock.samples,
             threads=config.data.threads,
             pin=world.device.type == "cuda",
-            trace=run.trace_file(state.segment, world.rank) if config.run.trace else None,
+            trace=TraceWriter(run.trace_file(state.segment, world.rank), state.run) if config.run.trace else None,
         )
         stack.callback(batches.close)
         supply = Supply(batches, reading, len(world.lanes(reading.lanes)))
@@ -146,7 +149,6 @@ def _check_and_load(config: Config, world: World, stack: ExitStack) -> _Ready:
     run = RunDirectory(config.run.dir)
     world.on_first(lambda: run.check(config))
     world.on_first(lambda: _keep_others_out(stack, run) if run.config_file.exists() else None)
-    world.on_first(lambda: read_segments(run.segments))
     reading, test = _open(config, world, run)
     world.on_first(lambda: run.check_data(reading.manifest, test.manifest))
     config = world.on_first(lambda: _completed(config, run, reading))
@@ -154,8 +156,10 @@ def _check_and_load(config: Config, world: World, stack: ExitStack) -> _Ready:
     reading, test = replace(reading, columns=columns), replace(test, columns=columns)
     clock, end = Clock(reading.global_batch_size), end_of_training(config, reading)
     trainee = build_trainee(config, world, end)
-    checkpoints = Checkpoints(run.checkpoints, world)
+    origin = world.on_first(lambda: origin_of(run, config))
+    checkpoints = Checkpoints(run.checkpoints, world, origin)
     found, problems = checkpoints.newest()
+    world.on_first(lambda: _check_starts(run, origin, found))
     if found is not None:
         checkpoints.load(found, trainee.model, trainee.optimizer)
         clock.samples = found.samples
@@ -169,7 +173,7 @@ def _check_and_load(config: Config, world: World, stack: ExitStack) -> _Ready:
         world.on_first(partial(check_first_values, column, test.manifest))
     world.on_all(lambda: check_first_batch(reading, world, clock.samples))
     world.on_all(lambda: check_first_batch(test, world, 0))
-    return _Ready(config, run, reading, test, clock, end, trainee, checkpoints, found, problems)
+    return _Ready(config, run, reading, test, clock, end, trainee, checkpoints, origin, found, problems)
 
 
 def _begin(config: Config, world: World, ready: _Ready, stack: ExitStack) -> tuple[SegmentLog, State]:
@@ -179,7 +183,8 @@ def _begin(config: Config, world: World, ready: _Ready, stack: ExitStack) -> tup
     world.on_first(lambda: run.create(config, train, test))
     world.on_first(lambda: run.forget_after(samples))
     ready.checkpoints.clear_after(samples)
-    segments = SegmentLog(run.segments)
+    identity = world.on_first(lambda: with_identity(run, ready.origin))
+    segments = SegmentLog(run.segments, identity)
     writer = ready.found.segment if ready.found is not None else None
     segment = world.on_first(
         lambda: segments.start(samples, world.size, train.fingerprint, writer, trace=config.run.trace)
@@ -195,8 +200,17 @@ def _begin(config: Config, world: World, ready: _Ready, stack: ExitStack) -> tup
         log={},
         versions={"torch": torch.__version__, "torchrec": torchrec.__version__},
         files={},
+        run=identity,
     )
     return segments, state
+
+
+def _check_starts(run: RunDirectory, origin: Origin, found: State | None) -> None:
+    """UserError where the line of starts is of another run, or does not lead to the checkpoint that was found."""
+    segments = read_segments(run.segments)
+    origin.check_starts(run.segments, segments)
+    if found is not None:
+        check_writer(run.checkpoints / str(found.samples), found, segments)
 
 
 def check_first_batch(reading: Reading, world: World, samples: int) -> None:

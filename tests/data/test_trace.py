@@ -37,7 +37,7 @@ def trace_of(path: Path) -> list[tuple[int, int]]:
 
 
 def take_traced(reading: Reading, lanes: range, samples: int, count: int | None, path: Path) -> list[list[Row]]:
-    batches = stream(reading, lanes, samples, trace=path)
+    batches = stream(reading, lanes, samples, trace=TraceWriter(path))
     try:
         return [rows_of(batch) for batch in islice(batches, count)]
     finally:
@@ -67,7 +67,7 @@ def test_the_trace_holds_the_rows_of_every_batch(
 
 def test_a_batch_is_recorded_when_it_is_handed_out(manifest: Manifest, path: Path) -> None:
     """Not when it is made ready, not only at the end."""
-    batches = stream(reading_of(manifest), range(4), 0, trace=path)
+    batches = stream(reading_of(manifest), range(4), 0, trace=TraceWriter(path))
     batches.wait_for_first()
     assert trace_of(path) == []
     taken = []
@@ -181,13 +181,13 @@ def test_another_stream_is_no_trace(path: Path) -> None:
 
 def test_a_trace_that_cannot_be_begun_is_named(manifest: Manifest, path: Path) -> None:
     with pytest.raises(OSError, match="No such file") as caught:
-        stream(reading_of(manifest), range(4), 0, trace=path / "trace")
+        stream(reading_of(manifest), range(4), 0, trace=TraceWriter(path / "trace"))
     assert caught.value.filename == str(path / "trace")
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="only Linux has a disk that is always full")
 def test_a_full_disk_is_named_where_the_batch_is_asked_for(manifest: Manifest) -> None:
-    batches = stream(reading_of(manifest), range(4), 0, trace=Path("/dev/full"))
+    batches = stream(reading_of(manifest), range(4), 0, trace=TraceWriter(Path("/dev/full")))
     with pytest.raises(OSError, match="No space left") as caught:
         next(batches)
     assert (caught.value.errno, caught.value.filename) == (errno.ENOSPC, "/dev/full")

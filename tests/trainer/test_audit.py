@@ -731,7 +731,7 @@ def read_really(simulated: SimulatedRun, *, at: int, ranks: int, batches: int, s
     for rank in range(ranks):
         share = reading.lanes // ranks
         lanes = range(rank * share, (rank + 1) * share)
-        source = stream(reading, lanes, at, trace=simulated.run.trace_file(number, rank))
+        source = stream(reading, lanes, at, trace=TraceWriter(simulated.run.trace_file(number, rank)))
         for _ in islice(source, batches):
             pass
         source.close()

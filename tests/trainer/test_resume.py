@@ -116,6 +116,7 @@ def test_the_clock_crosses_70_billion(dataset: Path, trained: Path, tmp_path: Pa
     near = 70_000_000_000 - 70_000_000_000 % 64 - 10 * 64
     checkpoint = folder / "checkpoints" / "640"
     state = dataclasses.replace(read_state(checkpoint), samples=near, log={"sums": [[0.0] * 3] * 4})
+    state.config["data"]["repeat"] = True
     (checkpoint / STATE_FILE).write_text(state.to_json())
     checkpoint.rename(folder / "checkpoints" / str(near))
     (folder / "config.toml").write_text((folder / "config.toml").read_text().replace("repeat = false", "repeat = true"))

@@ -95,7 +95,7 @@ def lines(path: Path) -> list[dict[str, Any]]:
 
 def test_the_record_of_a_start(tmp_path: Path) -> None:
     path = tmp_path / "segments.jsonl"
-    log = SegmentLog(path)
+    log = SegmentLog(path, "1d")
     assert log.start(0, 2, "abc", None, trace=False) == 0
     (record,) = lines(path)
     started = datetime.fromisoformat(record.pop("started"))
@@ -110,6 +110,7 @@ def test_the_record_of_a_start(tmp_path: Path) -> None:
         "fingerprint": "abc",
         "trace": False,
         "end": None,
+        "run": "1d",
     }
     assert record == expected
     log.reached(128)

@@ -1,0 +1,117 @@
+"""Which run something belongs to.
+
+A run gets a random id at its first start, in RUN/identity. Every checkpoint, start, evaluation and trace holds it too:
+what was copied from another run is noticed, even if nothing else differs. Records without an id are of before there
+were ids; they pass if the config and the data are the run's.
+"""
+
+import secrets
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from data.files import replace_text
+from data.manifest import load_manifest
+from trainer.checkpoint_files import State
+from trainer.config import Config, parse_config
+from trainer.errors import CheckpointError, ConfigError
+from trainer.run_directory import RunDirectory, difference, plain
+from trainer.segments import Segment, surviving
+
+_ID_BYTES = 16
+
+
+class ForeignError(CheckpointError):
+    """A checkpoint of another run: not damaged, so that no other one is taken in its place."""
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What everything of a run has in common."""
+
+    identity: str | None
+    """None: of before there were ids, or a first start."""
+    config: dict[str, Any]
+    fingerprints: dict[str, str]
+    """Of the datasets, as far as the run's folder tells them."""
+
+    def check(self, path: Path, state: State) -> None:
+        """ForeignError where the checkpoint at `path` belongs to another run."""
+        found = self._difference(path, state)
+        if found:
+            raise ForeignError(f"{path}: is a checkpoint of another run ({found}); move it out of this run's folder")
+
+    def check_starts(self, path: Path, segments: Iterable[Segment]) -> None:
+        """ConfigError where the records of starts at `path` are of another run."""
+        for segment in segments:
+            found = self._other_identity(segment.run) or self._other_data("train", segment.fingerprint)
+            if found:
+                raise ConfigError(
+                    f"{path}: line {segment.segment + 1} is of a start of another run ({found}); restore the file from "
+                    "a copy"
+                )
+
+    def is_own(self, identity: str | None) -> bool:
+        """Whether something with this id may belong to the run."""
+        return identity is None or identity == self.identity
+
+    def _difference(self, path: Path, state: State) -> str | None:
+        config = plain(parse_config(state.config, f"{path}: config"))
+        found = difference(config, self.config)
+        if found:
+            return "{} is {} there, {} here".format(*found)
+        problems = [self._other_data(use, fingerprint) for use, fingerprint in state.fingerprints.items()]
+        return next(filter(None, problems), None) or self._other_identity(state.run)
+
+    def _other_data(self, use: str, fingerprint: str) -> str | None:
+        here = self.fingerprints.get(use, fingerprint)
+        return None if fingerprint == here else f"data.{use} has fingerprint {fingerprint!r} there, {here!r} here"
+
+    def _other_identity(self, identity: str | None) -> str | None:
+        if self.is_own(identity):
+            return None
+        return f"its id is {identity!r}, {f'not {self.identity!r}' if self.identity else 'but RUN/identity is missing'}"
+
+
+def origin_of(run: RunDirectory, config: Config) -> Origin:
+    """What the folder of a run says of itself; UserError where that is damaged."""
+    fingerprints = {use: load_manifest(path).fingerprint for use, path in run.manifests.items() if path.exists()}
+    return Origin(read_identity(run), plain(config), fingerprints)
+
+
+def with_identity(run: RunDirectory, origin: Origin) -> str:
+    """The run's id, which is made and kept in its folder where there is none yet."""
+    if origin.identity is not None:
+        return origin.identity
+    identity = secrets.token_hex(_ID_BYTES)
+    replace_text(run.identity, identity + "\n")
+    return identity
+
+
+def read_identity(run: RunDirectory) -> str | None:
+    """The id in a run's folder; None where there is none. ConfigError where it is damaged."""
+    try:
+        text = run.identity.read_text(encoding="ascii").strip()
+    except FileNotFoundError:
+        return None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{run.identity}: cannot be read ({error}); restore it from a copy") from error
+    if not text:
+        raise ConfigError(f"{run.identity}: is empty; restore it from a copy")
+    return text
+
+
+def check_writer(path: Path, state: State, segments: list[Segment]) -> None:
+    """CheckpointError where the checkpoint at `path` does not follow from the line of starts."""
+    writer, advice = state.segment, "restore that file from a copy"
+    if writer >= len(segments):
+        raise CheckpointError(
+            f"{path}: was written by start {writer}, counted from 0, but segments.jsonl knows {len(segments)}; {advice}"
+        )
+    pieces = surviving(segments)
+    trained = next((piece.segment for piece in pieces if piece.begin < state.samples <= piece.end), writer)
+    if trained != writer or state.samples < segments[writer].begin:
+        raise CheckpointError(
+            f"{path}: was written by start {writer}, but segments.jsonl says that start {trained} got there; {advice}"
+        )
