@@ -14,16 +14,16 @@ def full_path(text: str | Path) -> Path:
     """The path with `~` put in full; ValueError where no file can be called so."""
     written = os.fspath(text)
     if not written.strip():
-        raise ValueError("is empty; write a path")
+        raise ValueError(f"{written!r} is empty; write a path")
     if "\0" in written:
-        raise ValueError(f"= {written!r} holds a NUL character, which no path does")
+        raise ValueError(f"{written!r} holds a NUL character, which no path does")
     try:
         path = Path(written).expanduser()
     except RuntimeError as error:
-        raise ValueError(f"= {written!r}: there is no such home folder; write the path in full") from error
+        raise ValueError(f"{written!r}: there is no such home folder; write the path in full") from error
     for name in path.parts:
         if len(os.fsencode(name)) > _NAME_BYTES:
-            raise ValueError(f"= {written[:40] + '…'!r}: a name in it is longer than {_NAME_BYTES} bytes; shorten it")
+            raise ValueError(f"{written[:40] + '…'!r}: a name in it is longer than {_NAME_BYTES} bytes; shorten it")
     return path
 
 
@@ -31,7 +31,7 @@ def local_path(text: str | Path) -> Path:
     """The same; ValueError too where it is the URI of something that is not on a disk of this machine."""
     written = os.fspath(text)
     if re.match(r"[a-zA-Z][a-zA-Z0-9+.-]+:/", written):  # `Path` makes one slash of two: a folder called 's3:'
-        raise ValueError(f"= {written!r}: only a local path can be used here; copy to or from it afterwards")
+        raise ValueError(f"{written!r}: only a local path can be used here; copy to or from it afterwards")
     return full_path(text)
 
 

@@ -1,6 +1,5 @@
 """The surviving line of a run: what the newest weights have seen, and what was left out on the way."""
 
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import pairwise
@@ -11,6 +10,7 @@ import numpy as np
 from pydantic import BaseModel, Field, ValidationError
 
 from data.manifest import Manifest
+from data.parsing import parse_json
 from data.stream import Reading
 from trainer.audit_rows import Intervals
 from trainer.errors import ConfigError
@@ -144,7 +144,7 @@ def read_events(path: Path) -> list[tuple[int, SkippedBatch | SkippedRows]]:
     events = []
     for number, line in enumerate(whole_lines(path), start=1):
         try:
-            kind = json.loads(line)["event"]
+            kind = parse_json(line)["event"]
             if kind in _EVENTS:
                 events.append((number, _EVENTS[kind].model_validate_json(line, strict=True)))
         except (ValueError, TypeError, KeyError) as error:

@@ -8,6 +8,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from torch.utils.tensorboard import SummaryWriter
 
+from data.files import replaced
 from trainer.sharding import Placement
 
 HPARAMS = {
@@ -55,7 +56,8 @@ class Board:
         if levels:
             figure = fusion_figure(levels)
             image.parent.mkdir(parents=True, exist_ok=True)
-            figure.savefig(image, dpi=120)
+            with replaced(image) as file:
+                figure.savefig(file, format="png", dpi=120)
             self._writer.add_figure("fusion", figure, samples, close=False)
 
     def add_result(self, config: dict[str, Any], records: list[dict[str, Any]]) -> None:

@@ -11,8 +11,8 @@ from typing import Self
 import torch
 from pydantic import BaseModel, model_validator
 
+from data.files import replace_text
 from trainer.metrics import Metrics, MetricSums
-from trainer.run_directory import replace_text
 from trainer.segments import Samples
 
 GROUPS = 10

@@ -235,7 +235,10 @@ def _make_way(final: Path, *, pinned: bool) -> bool:
         if pinned:
             pin(final)
         return False
-    discard(partial_of(final))
+    partial = partial_of(final)
+    discard(partial)
+    if partial.is_symlink() or partial.exists():  # torch's writer would fill it, wherever it leads
+        raise CheckpointError(f"{partial}: is in the way of a checkpoint and cannot be removed; remove it")
     return True
 
 

@@ -25,6 +25,7 @@ from torch.distributed.checkpoint import DefaultLoadPlanner, FileSystemReader
 from torch.distributed.checkpoint.metadata import Metadata, StorageMeta
 from torch.distributed.checkpoint.planner import ReadItem
 
+from data.files import open_unlinked
 from data.parsing import parse_json
 from trainer.errors import CheckpointError
 from trainer.segments import explain
@@ -181,7 +182,9 @@ def pin(path: Path) -> None:
 
 
 def discard(path: Path) -> None:
-    """Removes a half-written folder, as far as the system lets us: what stays is never read."""
+    """Removes a half-written folder, as far as the system lets us: what stays is never read. Of a link, only itself."""
+    if path.is_symlink():
+        path.unlink()
     shutil.rmtree(path, ignore_errors=True)
 
 
@@ -298,7 +301,7 @@ class _IndexUnpickler(pickle.Unpickler):
 
 
 def _write_flushed(path: Path, text: str) -> None:
-    with path.open("w", encoding="utf-8") as file:
+    with open(path, "w", encoding="utf-8", opener=open_unlinked) as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())

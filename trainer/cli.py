@@ -9,14 +9,14 @@ import os
 import sys
 import threading
 import time
-from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 from typer.exceptions import Abort, Exit, TyperException
 
 from data.errors import UserError
-from trainer.errors import DISK_FULL, RunError, disk_full
+from data.paths import path_of
+from trainer.errors import DISK_FULL, RunError, file_error
 from trainer.stop import STOPPED, Stopped
 
 app = typer.Typer(
@@ -168,7 +168,7 @@ def compare_command(
         typer.Argument(metavar="RUN", help="Runs, or several with commas; those equal but for the seed are one row."),
     ],
     out: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Write compare.md, compare.json and a curve per task there.")
+        str | None, typer.Option(metavar="DIR", help="Write compare.md, compare.json and a curve per task there.")
     ] = None,
     data: Annotated[
         str | None,
@@ -187,8 +187,8 @@ def compare_command(
     from trainer.report import comparison_table
 
     comparison = compare_runs(baseline, runs, data)
-    if out:
-        write_comparison(comparison, out)
+    if out is not None:
+        write_comparison(comparison, path_of("--out", out))
     for line in comparison.warnings:
         tell("warning", line)
     if as_json:
@@ -204,7 +204,7 @@ def compare_command(
 @app.command("report")
 def report_command(
     runs: Annotated[list[str], typer.Argument(metavar="RUN", help="Runs; the others are compared with the first.")],
-    out: Annotated[Path, typer.Option(metavar="FILE", help="HTML file to write, or to replace.")] = Path("report.html"),
+    out: Annotated[str, typer.Option(metavar="FILE", help="HTML file to write, or to replace.")] = "report.html",
 ) -> None:
     """Put runs side by side on one HTML page that opens from disk with no network.
 
@@ -213,13 +213,13 @@ def report_command(
     """
     from trainer.html_report import write_report
 
-    write_report(runs, out)
+    write_report(runs, path_of("--out", out))
     sys.stdout.write(f"written: {out}\n")
 
 
 @app.command("synth")
 def synth_command(
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to write: OUT/train, OUT/test, OUT/schema.json.")],
+    out: Annotated[str, typer.Argument(metavar="OUT", help="Folder to write: OUT/train, OUT/test, OUT/schema.json.")],
     samples: Annotated[str, typer.Option(metavar="COUNT", help="Training rows: 300k, 3M …")],
     test_samples: Annotated[str, typer.Option(metavar="COUNT", help="Test rows.")] = "200k",
     tasks: Annotated[
@@ -234,14 +234,14 @@ def synth_command(
 
     train_rows, test_rows = _count("--samples", samples), _count("--test-samples", test_samples)
     with count_progress("writing rows", train_rows + test_rows) as progress:
-        summary = synthesise(out, train_rows, test_rows, tasks, seed=seed, progress=progress)
+        summary = synthesise(path_of("OUT", out), train_rows, test_rows, tasks, seed=seed, progress=progress)
     make_console().print(synth_table(summary))
 
 
 @importers.command("kuairand")
 def import_kuairand_command(
-    source: Annotated[Path, typer.Argument(metavar="SRC", help="Folder of the official KuaiRand-Pure CSV files.")],
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to write.")],
+    source: Annotated[str, typer.Argument(metavar="SRC", help="Folder of the official KuaiRand-Pure CSV files.")],
+    out: Annotated[str, typer.Argument(metavar="OUT", help="Folder to write.")],
     test_days: Annotated[int, typer.Option(min=1, help="Last days of the log that become the test set.")] = 2,
 ) -> None:
     """KuaiRand-Pure: joins logs with user and video features, drops exact duplicates, splits by day."""
@@ -249,7 +249,7 @@ def import_kuairand_command(
     from trainer.console import make_console
     from trainer.report import import_table
 
-    make_console().print(import_table(import_kuairand(source, out, test_days)))
+    make_console().print(import_table(import_kuairand(path_of("SRC", source), path_of("OUT", out), test_days)))
 
 
 @benchmarks.command("heads")
@@ -343,9 +343,9 @@ def run(arguments: list[str]) -> int:
     except Stopped:
         return STOPPED
     except OSError as error:
-        if error.errno not in DISK_FULL:
+        if error.filename is None and error.errno not in DISK_FULL:
             raise
-        return _tell(str(disk_full(error)), 1)
+        return _tell(str(file_error(error)), 1)
     except TyperException as error:
         return _tell(f"{error.format_message()} (try --help)", 2)
     except Exit as ended:

@@ -3,9 +3,9 @@
 `trainer.bootstrap` says what an interval holds and what it speaks of.
 """
 
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
@@ -119,7 +119,7 @@ def _too_few(entry: Difference) -> str:
 
 def _split(entry: str) -> list[str]:
     """The folders in an argument, with commas between."""
-    names = [entry] if Path(entry).is_dir() else [name.strip() for name in entry.split(",")]
+    names = [entry] if os.path.isdir(entry) else [name.strip() for name in entry.split(",")]
     if not all(names):
         raise ConfigError(
             f"{entry!r} holds an empty name; write folders of runs with commas between: runs/a-1,runs/a-2"

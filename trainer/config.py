@@ -7,9 +7,19 @@ import types
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, Union, get_args, get_origin
 
-from pydantic import BaseModel, BeforeValidator, Field, PlainSerializer, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    Field,
+    PlainSerializer,
+    ValidationError,
+    model_validator,
+)
 
 from data.features import Features
+from data.parsing import parse_toml
+from data.paths import full_path, local_path
 from data.schema import ORACLE_PREFIX
 from data.settings import Count, Settings
 from data.stream import DataConfig
@@ -26,7 +36,7 @@ from trainer.world import DeviceName
 class RunConfig(Settings):
     """Where and how the run lives."""
 
-    dir: str
+    dir: Annotated[str, AfterValidator(lambda text: str(local_path(text)))]
     """The run's folder; starting again in it resumes from its newest checkpoint."""
     seed: int = Field(default=17, ge=0)
     """Of the order of the data, the initial weights and dropout."""
@@ -205,8 +215,8 @@ def _refuse_twice(where: str, names: list[str]) -> None:
 def load_config(path: str | Path, changes: list[str] | None = None) -> Config:
     """The config at `path` with `--set` changes applied; ConfigError, in one line, for anything wrong in either."""
     try:
-        text = Path(path).read_text(encoding="utf-8")
-        values = tomllib.loads(text)
+        text = full_path(path).read_text(encoding="utf-8-sig")  # some editors begin a file with a byte order mark
+        values = parse_toml(text)
     except FileNotFoundError as error:
         raise ConfigError(f"{path}: no such config file") from error
     except UnicodeDecodeError as error:
@@ -215,6 +225,8 @@ def load_config(path: str | Path, changes: list[str] | None = None) -> Config:
         raise ConfigError(f"{path}: cannot be read ({error.strerror})") from error
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{path}: not valid TOML: {error}") from error
+    except ValueError as error:
+        raise ConfigError(f"CONFIG {error}") from error
     for change in changes or []:
         _apply(values, change)
     return parse_config(values, str(path))
@@ -224,6 +236,8 @@ def parse_config(values: dict[str, Any], source: str) -> Config:
     """The config in parsed TOML; ConfigError names the key."""
     try:
         return Config.model_validate_json(json.dumps(values, default=str), strict=True)
+    except RecursionError as error:
+        raise ConfigError(f"{source}: nested too deeply to be a config") from error
     except ValidationError as error:
         raise ConfigError(f"{source}: {_explain(error)}") from error
 
@@ -248,7 +262,7 @@ def _apply(values: dict[str, Any], change: str) -> None:
 def _toml_value(text: str) -> Any:
     """A TOML value, or a bare word taken as a string."""
     try:
-        return tomllib.loads(f"value = {text}")["value"]
+        return parse_toml(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
         return text
 

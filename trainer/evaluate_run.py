@@ -27,6 +27,7 @@ def evaluate_run(
     run = RunDirectory(path)
     config = _with_unit(world.on_first(run.read_config), unit)
     check_lanes(config, world)
+    world.on_first(run.check_entries)
     checkpoints = Checkpoints(run.checkpoints, world, world.on_first(lambda: origin_of(run, config)))
     state = checkpoints.find(world.on_first(lambda: checkpoint_name(checkpoint, run, config)))
     manifest = open_dataset(data or config.data.test, config, world)

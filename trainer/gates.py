@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from data.files import replace_text
 from models.heads.base import Head
 from models.heads.fusion import FusionLevel
-from trainer.run_directory import replace_text
 from trainer.world import World
 
 

@@ -23,6 +23,7 @@ from data.footer import one_line
 from data.hashing import Int64
 from data.manifest import Manifest, open_uri
 from data.numbers import Float32
+from data.paths import path_of
 from data.prefetch import Prefetcher
 from data.stream import Reading, read_row_group, tasks_of_epoch
 from trainer.world import TOLD_ERRORS, World
@@ -53,6 +54,8 @@ class Output:
     """The folder written to, on any filesystem."""
 
     def __init__(self, uri: str) -> None:
+        if "://" not in uri:
+            path_of("--out", uri)
         self._uri = uri
         self.filesystem, self._root = open_uri(uri)
         self._made = False

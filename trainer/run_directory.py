@@ -22,6 +22,7 @@ import fcntl
 import json
 import os
 import socket
+import stat
 import tomllib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -31,10 +32,14 @@ from typing import Any, TextIO
 import tomli_w
 
 from data.errors import DataError
+from data.files import naming, open_unlinked, replace_text
 from data.manifest import Manifest, load_manifest, manifest_change, save_manifest
+from data.parsing import parse_json, parse_toml
+from data.paths import local_path
 from trainer.config import Config, parse_config
 from trainer.errors import DISK_FULL, ConfigError
 from trainer.measured import complete_from
+from trainer.run_entries import check_entries, check_use
 
 FREE_SECTIONS = ("log", "checkpoint", "sharding")
 """May change between starts of a run: they do not touch what is trained."""
@@ -68,7 +73,11 @@ class RunDirectory:
     """Paths of a run, and its records."""
 
     def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
+        """ConfigError where no folder on a disk can be called so."""
+        try:
+            self.path = local_path(path)
+        except ValueError as error:
+            raise ConfigError(f"run {error}") from error
         self.config_file = self.path / "config.toml"
         self.identity = self.path / "identity"
         self.lock_file = self.path / "lock"
@@ -83,11 +92,13 @@ class RunDirectory:
         self.profile = self.path / "profile"
 
     def check(self, config: Config) -> None:
-        """ConfigError where the folder belongs to another config or is not a run; writes nothing."""
-        if self.path.exists() and not self.path.is_dir():
-            raise ConfigError(f"run.dir = {str(self.path)!r} is a file; name a folder")
+        """ConfigError where the folder belongs to another config, is not a run or cannot be used; writes nothing."""
+        is_there = self._is_there()
+        if is_there:
+            check_entries(self.path)
+            check_use(self._files, [self.path, *self._folders])
         if not self.config_file.exists():
-            if self.path.exists() and {entry.name for entry in self.path.iterdir()} - _FIRST_FILES:
+            if is_there and {entry.name for entry in self.path.iterdir()} - _FIRST_FILES:
                 raise ConfigError(f"run.dir = {str(self.path)!r} is not empty and holds no run; name another folder")
             return
         before = self.read_config()
@@ -98,6 +109,34 @@ class RunDirectory:
                 f"run.dir = {str(self.path)!r} holds a run of another config: {key} was {old}, now {new}; "
                 "name another folder, or remove this one to start anew"
             )
+
+    def check_entries(self) -> None:
+        """ConfigError where writing into the folder would follow a link."""
+        check_entries(self.path)
+
+    @property
+    def _files(self) -> list[Path]:
+        logs = [self.train_log, self.evaluations, self.segments, self.events]
+        return [self.config_file, self.identity, self.lock_file, *logs, *self.manifests.values()]
+
+    @property
+    def _folders(self) -> list[Path]:
+        named = [self.path / name for name in ("evaluations", "fusion", "calibration")]
+        return [self.checkpoints, self.tensorboard, self.trace, self.profile, self.manifests["train"].parent, *named]
+
+    def _is_there(self) -> bool:
+        """Whether there is such a folder; ConfigError where something else is in its place, or above it."""
+        try:
+            if self.path.is_symlink() and not self.path.exists():
+                raise ConfigError(f"run.dir = {str(self.path)!r} is a link that leads nowhere; make that folder")
+            is_there = stat.S_ISDIR(self.path.stat().st_mode)
+        except FileNotFoundError:
+            return False
+        except OSError as error:
+            raise self._not_usable(error) from error
+        if not is_there:
+            raise ConfigError(f"run.dir = {str(self.path)!r} is a file; name a folder")
+        return True
 
     def check_data(self, train: Manifest, test: Manifest) -> None:
         """DataError where a dataset is not the one that the run began with; writes nothing."""
@@ -129,11 +168,11 @@ class RunDirectory:
 
     def _open_lock(self) -> TextIO:
         try:
-            return self.lock_file.open("a+", encoding="utf-8")
+            return open(self.lock_file, "a+", encoding="utf-8", opener=open_unlinked)
         except OSError as error:
             if error.errno in DISK_FULL:
                 raise
-            raise self._not_writable(error) from error
+            raise self._not_usable(error) from error
 
     def create(self, config: Config, train: Manifest, test: Manifest) -> None:
         """Writes the resolved config and the manifests, and mends logs that a crash cut short."""
@@ -151,18 +190,19 @@ class RunDirectory:
         except OSError as error:
             if error.errno in DISK_FULL:
                 raise
-            raise self._not_writable(error) from error
+            raise self._not_usable(error) from error
 
-    def _not_writable(self, error: OSError) -> ConfigError:
+    def _not_usable(self, error: OSError) -> ConfigError:
         return ConfigError(
-            f"run.dir = {str(self.path)!r} cannot be written ({error.strerror}); name another folder, or mend its "
+            f"run.dir = {str(self.path)!r} cannot be used ({error.strerror}); name another folder, or mend its "
             "permissions"
         )
 
     def read_config(self) -> Config:
         """The resolved config of the run; ConfigError where the folder holds none."""
         try:
-            return parse_config(tomllib.loads(self.config_file.read_text(encoding="utf-8")), str(self.config_file))
+            text = self.config_file.read_text(encoding="utf-8-sig")
+            return parse_config(parse_toml(text), str(self.config_file))
         except (FileNotFoundError, NotADirectoryError) as error:
             raise ConfigError(
                 f"{self.path}: no run here (no config.toml); name a folder that `adatt train` wrote"
@@ -220,7 +260,7 @@ class RunDirectory:
 
 def append_records(path: Path, records: Iterable[dict[str, Any]]) -> None:
     """Adds lines to a JSONL file."""
-    with path.open("a", encoding="utf-8") as file:
+    with naming(path), open(path, "a", encoding="utf-8", opener=open_unlinked) as file:
         file.writelines(json.dumps(record) + "\n" for record in records)
 
 
@@ -241,23 +281,17 @@ def _rewrite(path: Path, records: list[dict[str, Any]]) -> None:
     replace_text(path, "".join(json.dumps(record) + "\n" for record in records))
 
 
-def replace_text(path: Path, text: str) -> None:
-    """Writes a file, or replaces it, in one step that survives a power cut; makes its folder."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    with partial.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
-
-
 def read_records(path: Path) -> list[dict[str, Any]]:
-    """The records of a JSONL file; a last line that a crash cut short is left out."""
-    if not path.exists():
-        return []
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    return [json.loads(line) for line in lines if line.endswith("\n")]
+    """The records of a JSONL file; a last line that a crash cut short is left out. ConfigError where it is damaged."""
+    records = []
+    for number, line in enumerate(whole_lines(path), start=1):
+        try:
+            records.append(parse_json(line))
+        except ValueError as error:
+            raise ConfigError(
+                f"{path}: line {number} is not a record ({error}); restore the file from a copy"
+            ) from error
+    return records
 
 
 def plain(config: Config) -> dict[str, Any]:

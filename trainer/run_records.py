@@ -1,6 +1,5 @@
 """What a run has left behind so far, read and checked for a report. A run may be under way, and miss any of it."""
 
-import json
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from pydantic import AwareDatetime, BaseModel, TypeAdapter, ValidationError, mod
 
 from data.errors import DataError
 from data.manifest import Manifest, load_manifest
+from data.parsing import parse_json
 from trainer.calibration import Calibration
 from trainer.config import Config
 from trainer.errors import ConfigError
@@ -132,7 +132,7 @@ class RunRecords:
 
 def read_all_records(paths: list[str]) -> list[RunRecords]:
     """The records of runs, in the order given; ConfigError where one is no run, is damaged or is given twice."""
-    folders = [Path(path) for path in paths]
+    folders = [RunDirectory(path).path for path in paths]
     places = [folder.resolve() for folder in folders]
     names = [place.name for place in places]
     runs: list[RunRecords] = []
@@ -194,7 +194,7 @@ def _read_lines(path: Path, form: TypeAdapter[Value], what: str) -> list[Value]:
 
 def _object(text: str) -> dict[str, Any]:
     """A JSON object with samples, as the trainer writes it; NaN is read as such."""
-    found = json.loads(text)
+    found = parse_json(text)
     if not isinstance(found, dict) or not isinstance(found.get("samples"), int):
         raise ValueError("it has no samples")
     return found

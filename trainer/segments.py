@@ -10,7 +10,6 @@ of each start, and is rewritten in one step: no kill leaves half a line.
 """
 
 import json
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -20,6 +19,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AwareDatetime, Field, ValidationError, model_validator
 
+from data.files import replaced
 from data.settings import Settings
 from trainer.errors import ConfigError, RunError
 
@@ -109,13 +109,10 @@ class SegmentLog:
         self._segments[number] = segment.model_copy(update={"reached": max(segment.reached, samples)})
 
     def _write(self) -> None:
-        partial = self._path.with_suffix(".partial")
+        lines = [segment.model_dump_json(by_alias=True) + "\n" for segment in self._segments]
         try:
-            with partial.open("w", encoding="utf-8") as file:
-                file.writelines(segment.model_dump_json(by_alias=True) + "\n" for segment in self._segments)
-                file.flush()
-                os.fsync(file.fileno())
-            partial.replace(self._path)
+            with replaced(self._path) as file:
+                file.write("".join(lines).encode())
         except OSError as error:
             raise RunError(f"{self._path}: cannot be written ({error.strerror}); make room or mend the disk") from error
 

@@ -15,7 +15,7 @@ import torch
 import torch.distributed as dist
 
 from data.errors import UserError
-from trainer.errors import DISK_FULL, ConfigError, RunError, disk_full
+from trainer.errors import DISK_FULL, ConfigError, RunError, file_error
 from trainer.ranks import announced_ranks
 
 Result = TypeVar("Result")
@@ -64,9 +64,9 @@ class World:
             except TOLD_ERRORS as error:
                 message[1] = error
             except OSError as error:
-                if error.errno not in DISK_FULL:
+                if error.filename is None and error.errno not in DISK_FULL:
                     raise
-                message[1] = disk_full(error)
+                message[1] = file_error(error)
         dist.broadcast_object_list(message, src=0, group=self.group)
         if message[1] is not None:
             raise message[1]
@@ -82,6 +82,10 @@ class World:
             result = function()
         except TOLD_ERRORS as caught:
             error = caught
+        except OSError as caught:
+            if caught.filename is None and caught.errno not in DISK_FULL:
+                raise
+            error = file_error(caught)
         if self.sum(torch.tensor([error is not None], dtype=torch.int64)).item():
             raise next(entry for entry in self.gather(error) if entry is not None)
         return result
