@@ -112,13 +112,14 @@ def start(config: Config, world: World, *, profile: bool = False) -> Iterator[Pa
         run, reading, clock, trainee = ready.run, ready.reading, ready.clock, ready.trainee
         stop = stack.enter_context(StopRequest(config.checkpoint.grace_seconds, speaks=world.first).listening())
         watch = stack.enter_context(Watch(world, _get_default_store(), config.run.hang_seconds))
+        trace = run.trace_file(state.segment, world.rank) if config.run.trace else None
         batches = stream(
             reading,
             world.lanes(reading.lanes),
             clock.samples,
             threads=config.data.threads,
             pin=world.device.type == "cuda",
-            trace=TraceWriter(run.trace_file(state.segment, world.rank), state.run) if config.run.trace else None,
+            trace=world.on_all(lambda: TraceWriter(trace, state.run) if trace else None),
         )
         stack.callback(batches.close)
         supply = Supply(batches, reading, len(world.lanes(reading.lanes)))
