@@ -75,6 +75,7 @@ def test_train_evaluate_and_the_finished_run(folder: Path) -> None:
     records = {"train.jsonl", "evaluations.jsonl", "segments.jsonl", "events.jsonl"}
     assert names == {
         "config.toml",
+        "identity",
         "lock",
         "calibration",
         "checkpoints",
