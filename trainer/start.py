@@ -13,6 +13,7 @@ import torch
 import torchrec
 from torch.distributed.distributed_c10d import _get_default_store  # there is no public way to torchrun's store
 
+from data.collisions import Crowding, crowded_tables
 from data.manifest import as_before, load_manifest
 from data.statistics import measure
 from data.stream import Reading, stream
@@ -100,6 +101,8 @@ class _Ready:
     """The checkpoint that has been loaded."""
     problems: list[str]
     """What is wrong with newer ones."""
+    crowded: list[Crowding]
+    """Hashed tables in which many ids share rows; at the first start."""
 
 
 @contextmanager
@@ -174,7 +177,8 @@ def _check_and_load(config: Config, world: World, stack: ExitStack) -> _Ready:
         world.on_first(partial(check_first_values, column, test.manifest))
     world.on_all(lambda: check_first_batch(reading, world, clock.samples))
     world.on_all(lambda: check_first_batch(test, world, 0))
-    return _Ready(config, run, reading, test, clock, end, trainee, checkpoints, origin, found, problems)
+    crowded = world.on_first(lambda: crowded_tables(reading)) if found is None else []
+    return _Ready(config, run, reading, test, clock, end, trainee, checkpoints, origin, found, problems, crowded)
 
 
 def _begin(config: Config, world: World, ready: _Ready, stack: ExitStack) -> tuple[SegmentLog, State]:
@@ -279,6 +283,8 @@ def _announce(config: Config, ready: _Ready, log: TrainLog) -> None:
         log.warn(f"{problem}; set aside, the checkpoint before it is taken")
     for file, reason in reading.manifest.left_out:
         log.warn(f"{file} is left out: {reason}")
+    for table in ready.crowded:
+        log.warn(str(table))
     for text in missed_milestones(config, run, samples, ready.end):
         log.warn(text)
     if samples:

@@ -1,0 +1,115 @@
+"""How many ids of a hashed table share a row with another, told before any training.
+
+`n` ids hashed into `rows` rows: an id has its row to itself with probability (1 - 1/rows)^(n - 1).
+"""
+
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from data.decode import Columns
+from data.features import Features
+from data.footer import UnreadableError
+from data.hashing import Int64
+from data.manifest import read_schema
+from data.stream import Reading, read_rows, tasks_of_epoch
+
+SAMPLE_ROWS = 1 << 18
+"""Training rows from which the number of ids is estimated."""
+GOOD_SHARE = 0.05
+"""Of ids that share a row; more is warned of."""
+_APART = 1 << 62
+"""Rows of a table in which no two ids meet."""
+
+
+@dataclass(frozen=True)
+class Crowding:
+    """The ids that meet in one table."""
+
+    table: str
+    rows: int
+    ids: int
+    source: str
+    """Where `ids` comes from, in words."""
+
+    @property
+    def share(self) -> float:
+        """Expected share of the ids that share a row with another."""
+        return -math.expm1(max(self.ids - 1, 0) * math.log1p(-1 / self.rows)) if self.rows > 1 else float(self.ids > 1)
+
+    @property
+    def good_rows(self) -> int:
+        """Rows with which the share would be `GOOD_SHARE`, rounded up to two digits."""
+        needed = self.ids / GOOD_SHARE
+        unit = 10 ** max(int(math.log10(needed)) - 1, 0)
+        return math.ceil(needed / unit) * unit
+
+    def __str__(self) -> str:
+        return (
+            f"table {self.table!r} has {self.rows:,} rows for {self.ids:,} ids ({self.source}): about {self.share:.0%} "
+            f"of them share a row with another id, and are taken for one; rows = {self.good_rows:_} makes it "
+            f"{GOOD_SHARE:.0%}"
+        )
+
+
+def crowded_tables(reading: Reading) -> list[Crowding]:
+    """The tables with hashed ids in which more than `GOOD_SHARE` of them share rows."""
+    return [entry for entry in hashed_tables(reading) if entry.share > GOOD_SHARE]
+
+
+def hashed_tables(reading: Reading) -> list[Crowding]:
+    """What is known of each table with hashed ids, from `schema.json` or else the first rows of training."""
+    hashed = tuple(feature for feature in reading.columns.features.sparse if feature.hash)
+    if not hashed:
+        return []
+    described = read_schema(reading.manifest)
+    parts: dict[str, list[Int64]] = {feature.table: [] for feature in hashed}
+    sampled_rows = 0
+    for rows, arrays in _first_ids(reading, Features(sparse=hashed)):
+        sampled_rows += rows
+        for feature, values in zip(hashed, arrays, strict=True):
+            parts[feature.table].append(values)
+    found = []
+    for table, sample in parts.items():
+        columns = [described.get(feature.column) for feature in hashed if feature.table == table]
+        known = [column.cardinality for column in columns if column is not None and column.cardinality is not None]
+        if len(known) == len(columns):
+            number, source = max(known), "schema.json"
+        else:
+            number, source = estimate_ids(sample, sampled_rows, reading.batches_per_epoch * reading.global_batch_size)
+        found.append(Crowding(table, reading.columns.table_rows[table], number, source))
+    return found
+
+
+def estimate_ids(parts: Iterable[Int64], sampled_rows: int, all_rows: int) -> tuple[int, str]:
+    """How many different ids a dataset has, from those of some of its rows, and how good that is, in words.
+
+    Ids that were met once and twice tell of those not met (Chao, Scandinavian Journal of Statistics 11, 1984). It is a
+    lower bound where some ids are much rarer than others, as they are in logs.
+    """
+    ids = np.concatenate([np.zeros(0, np.int64), *parts])
+    counts = np.unique(ids, return_counts=True)[1]
+    if sampled_rows >= all_rows:
+        return len(counts), "all rows"
+    once, twice = int((counts == 1).sum()), int((counts == 2).sum())
+    unseen = once * (once - 1) // (2 * (twice + 1))
+    most_unseen = len(ids) * (all_rows - sampled_rows) // max(sampled_rows, 1)
+    return len(counts) + min(unseen, most_unseen), f"at least, estimated from {sampled_rows:,} rows"
+
+
+def _first_ids(reading: Reading, features: Features) -> Iterator[tuple[int, list[Int64]]]:
+    """Rows, and the ids of each feature in them, a row group at a time; what cannot be read is left out."""
+    apart = Columns(features, dict.fromkeys(reading.columns.table_rows, _APART), ())
+    reading, left = replace(reading, columns=apart), SAMPLE_ROWS
+    share = -(-SAMPLE_ROWS // reading.lanes)
+    for task in tasks_of_epoch(reading, range(reading.lanes), 0, 0):
+        if left <= 0:
+            return
+        try:
+            rows = read_rows(reading, replace(task, stop=min(task.stop, task.start + share)))
+        except UnreadableError:  # told where its batch is read
+            continue
+        left -= len(rows)
+        yield len(rows), [ids.values for ids in rows.ids]
