@@ -25,7 +25,7 @@ class TableConfig(Settings):
     """Width of an embedding; fbgemm needs a multiple of 4."""
     pooling: Literal["sum", "mean"] = "sum"
     """How the embeddings of a row's ids become one."""
-    init: float = Field(default=0.01, ge=0)
+    init: float = Field(default=0.05, ge=0)
     """Initial values are uniform in ±init."""
 
 

@@ -191,7 +191,7 @@ def build_trainee(config: Config, world: World, total_samples: int, *, saves: bo
     if config.train.precision == "bf16" and world.device.type != "cuda":
         raise ConfigError("train.precision = 'bf16' needs a GPU; use 'float32' on a CPU")
     ranker = build_model(config, tables_on=torch.device("meta"))
-    sharder = FusedSharder(config.sharding.allow, fused_params(config.optimizer.sparse))
+    sharder = FusedSharder(config.sharding.allow, fused_params(config.optimizer.sparse, config.data.global_batch_size))
     plan = plan_tables(ranker, sharder, world, config.data.global_batch_size // world.size, saves=saves)
     placed = placements(plan, config.tables, config.sharding.allow)
     model = DistributedModelParallel(
