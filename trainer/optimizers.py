@@ -17,7 +17,6 @@ from torchrec.optim.optimizers import in_backward_optimizer_filter
 
 from data.settings import Count, Settings
 
-
 Decay = Literal["none", "linear", "cosine"]
 
 
@@ -63,8 +62,8 @@ class SparseOptimizerConfig(Schedule):
     learning_rate: float = Field(default=0.3, gt=0)
     eps: float = Field(default=0.05, gt=0)
     """Added to the root of a row's accumulated squared gradients, in units of the gradient of one sample's loss: the
-    trained loss is a mean over the batch, so the optimizer gets eps / data.global_batch_size. Small, the first step on a
-    fresh row has full size whatever its gradient, and differences of rounding between numbers of ranks grow."""
+    trained loss is a mean over the batch, so the optimizer gets eps / data.global_batch_size. If it is small, the first
+    step on a fresh row has full size whatever its gradient, and rounding makes runs on other numbers of ranks differ."""
     weight_decay: float = Field(default=0.0, ge=0)
     """Added to the gradient of the rows that a batch touches."""
 
