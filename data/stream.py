@@ -44,8 +44,8 @@ class DataConfig(Settings):
     test: str
     """Parquet dataset to evaluate on; every row is used exactly once."""
     global_batch_size: int = Field(default=512, gt=0, le=1 << 30)
-    """Rows of one optimizer step over all ranks; a multiple of `lanes`. The default suits logs of up to some millions of
-    rows, which need many steps; a large cluster wants thousands, with learning rates tuned for them."""
+    """Rows of one optimizer step over all ranks; a multiple of `lanes`. The default suits logs of up to some millions
+    of rows, which need many steps; a large cluster wants thousands, with learning rates tuned for them."""
     lanes: int = Field(default=8, gt=0, le=1 << 16)
     """Streams that the order is cut into; the number of ranks must divide it. Part of the order: the same lanes give
     the same batches on any number of ranks. Each lane keeps a decoded row group in memory, each thread one more."""

@@ -62,8 +62,8 @@ class SparseOptimizerConfig(Schedule):
     learning_rate: float = Field(default=0.3, gt=0)
     eps: float = Field(default=0.05, gt=0)
     """Added to the root of a row's accumulated squared gradients, in units of the gradient of one sample's loss: the
-    trained loss is a mean over the batch, so the optimizer gets eps / data.global_batch_size. If it is small, the first
-    step on a fresh row has full size whatever its gradient, and rounding makes runs on other numbers of ranks differ."""
+    trained loss is a mean over the batch, so the optimizer gets eps / data.global_batch_size. If it is small, the
+    first step on a fresh row has full size whatever its gradient, and rounding drives runs on other ranks apart."""
     weight_decay: float = Field(default=0.0, ge=0)
     """Added to the gradient of the rows that a batch touches."""
 
