@@ -19,8 +19,10 @@ class TaskConfig(Settings):
     """Column of the label; null = missing, which trains and evaluates nothing for this task."""
     auxiliary: bool = False
     """true: trained, not evaluated."""
-    weight: float = Field(default=1.0, ge=0)
-    """Factor of this task's loss in the sum."""
+    weight: float | None = Field(default=None, ge=0)
+    """Factor of this task's loss in the sum. Left out: 1 for regression; for a binary task measured at the first start,
+    sqrt(log 2 / entropy of label_mean), up to 10, so that rare labels are learned too: 1 for a label that half of the
+    rows carry, 2.8 for one of 1.7 %. Give all tasks 1 for the plain sum."""
     label_mean: float | None = None
     """Where the predictions of a new model begin: the share of positives of a binary task, the mean of a regression's
     label; left out: measured on training rows at the first start."""
@@ -53,7 +55,8 @@ class TaskConfig(Settings):
     @property
     def loss_weight(self) -> float:
         """Factor of this task's summed loss in what is trained."""
-        return self.weight / self.logit_scale**2
+        weight = 1.0 if self.weight is None else self.weight
+        return weight / self.logit_scale**2
 
     @property
     def binary(self) -> bool:

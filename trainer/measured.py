@@ -4,14 +4,19 @@ They are measured once, at the first start of a run, and are part of its resolve
 an evaluation and a server all read the numbers that the weights were trained with.
 """
 
+import math
 from typing import TypeVar
 
 from data.features import DenseFeature, Transform
 from data.statistics import Moments, Statistics
 from models.tasks import TaskConfig
 from trainer.config import Config
+from trainer.metrics import entropy
 
 Part = TypeVar("Part", DenseFeature, TaskConfig)
+MEASURED_OF_TASKS = ("label_mean", "label_scale", "weight")
+HIGHEST_WEIGHT = 10.0
+"""A label of 0.08 % gets it. Rarer ones have too few positives to be worth more noise in what tasks share."""
 HEAVY_TAIL = 10.0
 """Standard deviations from the mean: a value beyond is taken for a heavy tail, that a head cannot read as it is."""
 
@@ -22,7 +27,8 @@ def is_complete(config: Config) -> bool:
         None not in (feature.transform, feature.mean, feature.scale) for feature in config.features.dense
     )
     tasks_done = all(
-        task.label_mean is not None and (task.binary or task.label_scale is not None) for task in config.tasks
+        None not in (task.label_mean, task.weight) and (task.binary or task.label_scale is not None)
+        for task in config.tasks
     )
     return features_done and tasks_done
 
@@ -54,7 +60,7 @@ def complete_from(config: Config, before: Config) -> Config:
             _fill(feature, {"transform": known.transform, "mean": known.mean, "scale": known.scale})
             for feature, known in dense
         ],
-        [_fill(task, {"label_mean": known.label_mean, "label_scale": known.label_scale}) for task, known in tasks],
+        [_fill(task, {key: getattr(known, key) for key in MEASURED_OF_TASKS}) for task, known in tasks],
     )
 
 
@@ -69,11 +75,19 @@ def _complete_feature(feature: DenseFeature, measured: dict[Transform, Moments])
 
 def _complete_task(task: TaskConfig, moments: Moments) -> TaskConfig:
     if not task.binary:
-        return _fill(task, {"label_mean": moments.mean, "label_scale": moments.deviation or 1.0})
+        return _fill(task, {"label_mean": moments.mean, "label_scale": moments.deviation or 1.0, "weight": 1.0})
 
     # Half a positive and half a negative more: a label that no measured row has gets no infinite log odds.
     positives = moments.mean * moments.count + 0.5
-    return _fill(task, {"label_mean": positives / (moments.count + 1)})
+    completed = _fill(task, {"label_mean": positives / (moments.count + 1)})
+    return _fill(completed, {"weight": weight_of_rate(completed.label_mean or 0.5)})
+
+
+def weight_of_rate(rate: float) -> float:
+    """Weight of a binary task whose label this share of rows carries: between the plain sum (1) and equal shares of all
+    tasks in the loss (log 2 / entropy), which costs the frequent ones.
+    """
+    return min(math.sqrt(math.log(2) / entropy(rate)), HIGHEST_WEIGHT)
 
 
 def _fill(part: Part, values: dict[str, float | str | None]) -> Part:

@@ -59,7 +59,7 @@ class SparseOptimizerConfig(Schedule):
 
     name: Literal["rowwise_adagrad", "adagrad", "adam", "sgd"] = "rowwise_adagrad"
     """rowwise_adagrad keeps one number of state per row, adagrad one and adam two per weight, sgd none."""
-    learning_rate: float = Field(default=0.3, gt=0)
+    learning_rate: float = Field(default=0.2, gt=0)
     eps: float = Field(default=0.05, gt=0)
     """Added to the root of a row's accumulated squared gradients, in units of the gradient of one sample's loss: the
     trained loss is a mean over the batch, so the optimizer gets eps / data.global_batch_size. If it is small, the

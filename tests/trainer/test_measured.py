@@ -16,7 +16,7 @@ from tests.trainer.datasets import config_values, make_config
 from trainer.config import Config, parse_config
 from trainer.errors import ConfigError
 from trainer.evaluate_run import evaluate_run
-from trainer.measured import complete, complete_from, is_complete
+from trainer.measured import complete, complete_from, is_complete, weight_of_rate
 from trainer.run_directory import RunDirectory, read_records
 from trainer.train import train
 from trainer.world import World
@@ -37,15 +37,22 @@ def test_what_is_left_out_is_measured(tmp_path: Path) -> None:
     assert (click.label_mean, click.label_scale) == (pytest.approx(25.5 / 101), None)
     assert rare.label_mean == pytest.approx(0.5 / 51)  # no positive at all
     assert math.isfinite(rare.first_logit)
+    assert (watch.weight, rare.weight) == (1.0, pytest.approx(3.547, abs=1e-3))
+
+
+def test_rare_labels_weigh_more() -> None:
+    assert weight_of_rate(0.5) == pytest.approx(1)
+    assert weight_of_rate(0.017) == weight_of_rate(0.983) == pytest.approx(2.837, abs=1e-3)
+    assert weight_of_rate(1e-6) == 10
 
 
 def test_what_the_user_says_stays(tmp_path: Path) -> None:
     values = config_values(tmp_path)
     values["features"]["dense"] = [{"column": "age", "transform": "log1p", "mean": 0.0}]
-    values["tasks"][0] |= {"label_mean": 0.0, "label_scale": 1.0}
+    values["tasks"][0] |= {"label_mean": 0.0, "label_scale": 1.0, "weight": 0.0}
     found = complete(parse_config(values, "test"), STATISTICS)
     assert (found.features.dense[0].mean, found.features.dense[0].scale) == (0.0, 0.5)
-    assert (found.tasks[0].label_mean, found.tasks[0].label_scale) == (0.0, 1.0)
+    assert (found.tasks[0].label_mean, found.tasks[0].label_scale, found.tasks[0].weight) == (0.0, 1.0, 0.0)
 
 
 def test_a_constant_column_is_not_divided_by_zero(tmp_path: Path) -> None:
