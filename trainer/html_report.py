@@ -176,7 +176,7 @@ def _overview(run: RunRecords) -> list[Content]:
     """What is trained: the head, tasks and tables of one run, and all keys behind a fold."""
     config = run.config
     tasks = [
-        [task.name, task.kind, task.label, "yes" if task.auxiliary else "no", f"{task.weight:g}"]
+        [task.name, task.kind, task.label, "yes" if task.auxiliary else "no", f"{task.loss_weight:g}"]
         for task in config.tasks
     ]
     tables = [[entry.name, f"{entry.rows:,}", str(entry.dim)] for entry in config.tables]

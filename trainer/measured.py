@@ -14,6 +14,7 @@ from trainer.config import Config
 from trainer.metrics import entropy
 
 Part = TypeVar("Part", DenseFeature, TaskConfig)
+MEASURED_OF_FEATURES = ("transform", "mean", "scale")
 MEASURED_OF_TASKS = ("label_mean", "label_scale", "weight")
 HIGHEST_WEIGHT = 10.0
 """A label of 0.08 % gets it. Rarer ones have too few positives to be worth more noise in what tasks share."""
@@ -47,21 +48,20 @@ def complete(config: Config, statistics: Statistics) -> Config:
 def complete_from(config: Config, before: Config) -> Config:
     """The config with what the resolved config of its run holds for the keys that it leaves out.
 
-    Features and tasks are matched by place; where they differ otherwise, the comparison of the two configs says so.
+    Features are matched by column and tasks by name; where they differ otherwise, the comparison of the two configs
+    says so.
     """
-    if len(config.features.dense) != len(before.features.dense) or len(config.tasks) != len(before.tasks):
-        return config
-
-    dense = zip(config.features.dense, before.features.dense, strict=True)
-    tasks = zip(config.tasks, before.tasks, strict=True)
+    features = {feature.column: feature for feature in before.features.dense}
+    tasks = {task.name: task for task in before.tasks}
     return _with(
         config,
-        [
-            _fill(feature, {"transform": known.transform, "mean": known.mean, "scale": known.scale})
-            for feature, known in dense
-        ],
-        [_fill(task, {key: getattr(known, key) for key in MEASURED_OF_TASKS}) for task, known in tasks],
+        [_fill_from(feature, features.get(feature.column), MEASURED_OF_FEATURES) for feature in config.features.dense],
+        [_fill_from(task, tasks.get(task.name), MEASURED_OF_TASKS) for task in config.tasks],
     )
+
+
+def _fill_from(part: Part, before: Part | None, keys: tuple[str, ...]) -> Part:
+    return part if before is None else _fill(part, {key: getattr(before, key) for key in keys})
 
 
 def _complete_feature(feature: DenseFeature, measured: dict[Transform, Moments]) -> DenseFeature:

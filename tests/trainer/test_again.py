@@ -138,8 +138,8 @@ CHANGES: dict[str, tuple[Any, str]] = {
         "tasks was with 'click', 'rare', now with 'like'",
     ),
     "a leaf": (
-        lambda tasks: [tasks[0], {**tasks[1], "weight": 2.0}, tasks[2]],
-        "tasks.1.weight was 1.0, now 2.0",
+        lambda tasks: [tasks[0], {**tasks[1], "auxiliary": True}, tasks[2]],
+        "tasks.1.auxiliary was False, now True",
     ),
 }
 

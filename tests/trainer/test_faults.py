@@ -12,7 +12,7 @@ import pytest
 
 from data.errors import DataError
 from tests.ranks import run_on_ranks
-from tests.trainer.datasets import make_config
+from tests.trainer.datasets import make_config, nothing_to_measure
 from trainer.build import Trainee
 from trainer.checkpoint_files import list_folders, read_state
 from trainer.config import Config, parse_config
@@ -59,6 +59,7 @@ def _poisoned_config(poisoned: Path, folder: Path, **train_options: Any) -> Conf
         data={"order": "stored", "lanes": 2},  # lane 1 begins at row 4,000: row 5,000 is in its batch 31
         train={"samples": 2560, **train_options},
         checkpoint={"every_samples": BATCH, "keep": 100},
+        **nothing_to_measure(poisoned),
     )
 
 
@@ -183,6 +184,7 @@ def test_a_wrong_label_far_into_the_data_of_one_rank_is_told_by_all(dataset: Pat
         data={"order": "stored"},
         train={"samples": 8_000},
         checkpoint={"every_samples": 640},
+        **nothing_to_measure(dataset),
     )
     first, second = run_on_ranks(2, _train_until_told, config)
     assert first == second

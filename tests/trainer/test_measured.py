@@ -80,7 +80,7 @@ def test_later_starts_take_the_numbers_of_the_run(tmp_path: Path) -> None:
     before = complete(config, STATISTICS)
     assert complete_from(config, before) == before
     fewer = make_config(tmp_path, tasks=config_values(tmp_path)["tasks"][:2])  # type: ignore[arg-type]
-    assert complete_from(fewer, before) == fewer
+    assert complete_from(fewer, before).tasks == before.tasks[:2]
 
 
 @pytest.mark.parametrize(

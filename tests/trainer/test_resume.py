@@ -63,7 +63,10 @@ def test_new_milestones_and_a_longer_training_are_allowed(dataset: Path, trained
     [
         ({"run": {"seed": 5}}, "run.seed was 17, now 5"),
         ({"data": {"lanes": 2}}, "data.lanes was 4, now 2"),
-        ({"optimizer": {"dense": {"learning_rate": 0.5}}}, "optimizer.dense.learning_rate was 0.001, now 0.5"),
+        (
+            {"optimizer": {"dense": {"learning_rate": 0.5, "decay": "none"}}},
+            "optimizer.dense.learning_rate was 0.001, now 0.5",
+        ),
         ({"train": {"samples": 320}}, "ends the run at 320, but it is at 640"),
     ],
 )
@@ -225,7 +228,7 @@ def test_a_lock_that_cannot_be_written_is_told(dataset: Path, trained: Path, tmp
     (folder / "lock").unlink()
     (folder / "lock").mkdir()  # no permission keeps the tests' user out
     message = str(run_on_ranks(2, _train, _config(dataset, folder, train={"samples": 1280}))[1])
-    assert "cannot be written (Is a directory); name another folder, or mend its permissions" in message
+    assert "lock: is a folder, but a file of the run is called so" in message
 
 
 def test_a_start_that_ended_before_it_had_a_config_is_no_obstacle(dataset: Path, tmp_path: Path) -> None:
