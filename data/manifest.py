@@ -147,6 +147,13 @@ def read_manifest(uri: str, cache: Path | None = CACHE, *, on_bad_file: OnBadFil
     return replace(manifest, num_unread=len(listed.unread), unread=listed.unread[:SHOWN])
 
 
+def listing_digest(uri: str) -> str:
+    """Of the names, sizes and times of modification of the dataset's files; DataError where there are none."""
+    filesystem, root = open_uri(uri)
+    infos = list_dataset(filesystem, root, uri).files
+    return _digest((below(root, info), info.size, info.mtime_ns) for info in infos)
+
+
 def save_manifest(manifest: Manifest, path: Path) -> None:
     """Writes the manifest to a local file, which appears complete or not at all; OSError where it cannot."""
     _write(manifest, path)

@@ -19,6 +19,7 @@ from models.embedding import FeatureLayer
 from models.ranker import Ranker
 from trainer.config import Config
 from trainer.console import tell
+from trainer.copies import own_copy
 from trainer.errors import ConfigError
 from trainer.guard import GuardedPipeline
 from trainer.initialise import initialise_dense, initialise_tables
@@ -49,7 +50,10 @@ def build_columns(config: Config) -> Columns:
 
 
 def open_dataset(uri: str, config: Config, world: World, on_bad_file: OnBadFile = "fail") -> Manifest:
-    """Manifest of a dataset that has every column the config names, in a usable type. Collective: call on all ranks."""
+    """Manifest of a dataset that has every column the config names, in a usable type. Collective: call on all ranks.
+
+    `uri` may differ between ranks, as long as the same files are there.
+    """
 
     def read() -> Manifest:
         manifest = read_manifest(uri, on_bad_file=on_bad_file)
@@ -59,7 +63,7 @@ def open_dataset(uri: str, config: Config, world: World, on_bad_file: OnBadFile 
     manifest = world.on_first(read)
     if world.first and manifest.unread_note:
         tell("note", manifest.unread_note)
-    return manifest
+    return own_copy(manifest, uri, world, on_bad_file)
 
 
 def check_columns(manifest: Manifest, config: Config) -> None:

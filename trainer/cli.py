@@ -9,7 +9,8 @@ import os
 import sys
 import threading
 import time
-from typing import Annotated, Literal
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from typer.exceptions import Abort, Exit, TyperException
@@ -17,7 +18,11 @@ from typer.exceptions import Abort, Exit, TyperException
 from data.errors import UserError
 from data.paths import path_of
 from trainer.errors import DISK_FULL, RunError, file_error
+from trainer.ranks import speaks
 from trainer.stop import STOPPED, Stopped
+
+if TYPE_CHECKING:
+    from trainer.config import Config
 
 app = typer.Typer(
     name="adatt",
@@ -60,14 +65,13 @@ def train_command(
 
     On several processes: torchrun --nproc-per-node 2 -m trainer train CONFIG
     """
-    from trainer.config import load_config
+    from trainer.joining import joined
     from trainer.output import go_on_unread
-    from trainer.train import train
-    from trainer.world import start_world
 
     go_on_unread()
-    loaded = load_config(config, changes)
-    with start_world(loaded.run.device) as world:
+    with joined(_config_at(config, changes), {"command": "train", "--profile": profile}) as (loaded, world):
+        from trainer.train import train
+
         train(loaded, world, profile=profile)
 
 
@@ -86,12 +90,14 @@ def evaluate_command(
 
     Keeps in RUN/evaluations what `adatt compare` needs to compare runs on this dataset.
     """
-    from trainer.console import make_console
-    from trainer.evaluate_run import evaluate_run
-    from trainer.report import by_table, evaluation_table
-    from trainer.world import start_world
+    from trainer.joining import joined
 
-    with start_world() as world:
+    options = {"command": "evaluate", "--checkpoint": checkpoint, "--unit": unit}
+    with joined(_config_of(run), options, device="auto") as (_, world):
+        from trainer.console import make_console
+        from trainer.evaluate_run import evaluate_run
+        from trainer.report import by_table, evaluation_table
+
         records = evaluate_run(run, checkpoint, data, world, unit)
         if world.first and as_json:
             sys.stdout.writelines(json.dumps(record) + "\n" for record in records)
@@ -119,11 +125,13 @@ def predict_command(
     number in the input, from 0), a float32 for every task by its name (a probability, or a regression's value), and
     those copied. The output is complete once OUT/_SUCCESS is there; an error removes what was written.
     """
-    from trainer.console import make_console
-    from trainer.predict import predict_run
-    from trainer.world import start_world
+    from trainer.joining import joined
 
-    with start_world() as world:
+    options = {"command": "predict", "--checkpoint": checkpoint, "--columns": columns}
+    with joined(_config_of(run), options, device="auto") as (_, world):
+        from trainer.console import make_console
+        from trainer.predict import predict_run
+
         scored = predict_run(run, checkpoint, data, out, columns, world)
         if world.first:
             make_console().print(f"{scored} in {out}", soft_wrap=True)
@@ -308,17 +316,41 @@ def bench_train_command(
     as_json: JsonOption = False,
 ) -> None:
     """Time training steps against the bound that the head's FLOPs set at this machine's matrix-product rate."""
-    from benchmarks.train import bench_train
-    from trainer.config import load_config
-    from trainer.console import make_console
-    from trainer.report import bench_table
-    from trainer.world import start_world
+    from trainer.joining import joined
 
-    loaded = load_config(config, changes)
-    with start_world(loaded.run.device) as world:
+    options = {"command": "bench train", "--batches": batches}
+    with joined(_config_at(config, changes), options) as (loaded, world):
+        from benchmarks.train import bench_train
+        from trainer.console import make_console
+        from trainer.report import bench_table
+
         result = bench_train(loaded, world, batches)
         if world.first:
             sys.stdout.write(json.dumps(result) + "\n") if as_json else make_console().print(bench_table(result))
+
+
+def _config_at(path: str, changes: list[str] | None) -> "Callable[[], Config]":
+    """Loads a config file, and the libraries that training needs: a node may lack one."""
+
+    def load() -> "Config":
+        import trainer.train  # noqa: F401
+        from trainer.config import load_config
+
+        return load_config(path, changes)
+
+    return load
+
+
+def _config_of(run: str) -> "Callable[[], Config]":
+    """Loads the config of a run, and the libraries that its model needs."""
+
+    def load() -> "Config":
+        import trainer.evaluate_run  # noqa: F401
+        from trainer.run_directory import RunDirectory
+
+        return RunDirectory(run).read_config()
+
+    return load
 
 
 def _count(option: str, text: str) -> int:
@@ -365,9 +397,8 @@ def _tell_of_thread(failure: threading.ExceptHookArgs) -> None:
 def _tell(message: str, code: int) -> int:
     """One line on standard error. Rank 0 speaks first: an error of all ranks ends the others before they repeat it."""
     from trainer.console import tell
-    from trainer.ranks import announced_ranks
 
-    if announced_ranks().rank != 0:
+    if not speaks():
         time.sleep(RANK_0_SPEAKS_SECONDS)
     tell("error", message)
     sys.stderr.flush()

@@ -45,8 +45,8 @@ class RunConfig(Settings):
     trace: bool = False
     """true: every rank records in `run.dir`/trace which rows it handed out (16 bytes a row); `adatt audit` compares."""
     hang_seconds: float = Field(default=900, gt=0)
-    """A rank that makes no progress for so long is reported with where it hangs, and the run ends (exit 1). More than
-    the longest wait for a save."""
+    """A rank that does not come, or makes no progress for so long, is reported with where it hangs, and the run ends
+    (exit 1). More than the longest wait for a save, and than the time between the starts of the first and last node."""
 
 
 class TrainConfig(Settings):

@@ -65,6 +65,8 @@ FREE_KEYS = (
 
 _LONGEST_SHOWN = 80
 """Characters of a value in a message."""
+TOKEN = "token-"
+"""How the name of a file begins by which the ranks find that they see one folder, at every start."""
 _FIRST_FILES = {"lock", "config.partial"}
 """All that a start leaves which ended before it had a config."""
 
@@ -98,7 +100,8 @@ class RunDirectory:
             check_entries(self.path)
             check_use(self._files, [self.path, *self._folders])
         if not self.config_file.exists():
-            if is_there and {entry.name for entry in self.path.iterdir()} - _FIRST_FILES:
+            names = {entry.name for entry in self.path.iterdir()} if is_there else set()
+            if {name for name in names if not name.startswith(TOKEN)} - _FIRST_FILES:
                 raise ConfigError(f"run.dir = {str(self.path)!r} is not empty and holds no run; name another folder")
             return
         before = self.read_config()

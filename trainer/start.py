@@ -34,6 +34,7 @@ from trainer.checkpoint import Checkpoints
 from trainer.checkpoint_files import State
 from trainer.clock import Clock
 from trainer.config import Config
+from trainer.copies import check_shared
 from trainer.errors import CheckpointError, ConfigError, RunError
 from trainer.evaluate import Evaluator
 from trainer.evaluate_by import check_first_values
@@ -109,12 +110,13 @@ class _Ready:
 def start(config: Config, world: World, *, profile: bool = False) -> Iterator[Parts]:
     """The parts of the run in `config.run.dir`, from its newest whole checkpoint on. Collective: call on all ranks."""
     with ExitStack() as stack:
-        ready = _check_and_load(config, world, stack)
+        watch = stack.enter_context(Watch(world, _get_default_store(), config.run.hang_seconds))
+        ready = _check_and_load(config, world, watch, stack)
         config = ready.config
+        watch.beat("start of the run's records")
         segments, state = _begin(config, world, ready, stack)
         run, reading, clock, trainee = ready.run, ready.reading, ready.clock, ready.trainee
         stop = stack.enter_context(StopRequest(config.checkpoint.grace_seconds, speaks=world.first).listening())
-        watch = stack.enter_context(Watch(world, _get_default_store(), config.run.hang_seconds))
         trace = run.trace_file(state.segment, world.rank) if config.run.trace else None
         batches = stream(
             reading,
@@ -148,20 +150,25 @@ def start(config: Config, world: World, *, profile: bool = False) -> Iterator[Pa
             )  # fmt: skip
 
 
-def _check_and_load(config: Config, world: World, stack: ExitStack) -> _Ready:
+def _check_and_load(config: Config, world: World, watch: Watch, stack: ExitStack) -> _Ready:
+    watch.beat("reading of the datasets")
     check_lanes(config, world)
     run = RunDirectory(config.run.dir)
     world.on_first(lambda: run.check(config))
     world.on_first(lambda: _keep_others_out(stack, run) if run.config_file.exists() else None)
+    check_shared(run.path, world)
     reading, test = _open(config, world, run)
     world.on_first(lambda: run.check_data(reading.manifest, test.manifest))
-    config = world.on_first(lambda: _completed(config, run, reading))
+    measured = world.on_first(lambda: _completed(config, run, reading))
+    config = measured.model_copy(update={"run": config.run, "data": config.data})  # each rank's own paths
     columns = build_columns(config)
     reading, test = replace(reading, columns=columns), replace(test, columns=columns)
     clock, end = Clock(reading.global_batch_size), end_of_training(config, reading)
+    watch.beat("sharding of the model")
     trainee = build_trainee(config, world, end)
     origin = world.on_first(lambda: origin_of(run, config))
     checkpoints = Checkpoints(run.checkpoints, world, origin)
+    watch.beat("loading of a checkpoint")
     found, problems = checkpoints.newest()
     world.on_first(lambda: _check_starts(run, origin, found))
     if found is not None:
@@ -173,6 +180,7 @@ def _check_and_load(config: Config, world: World, stack: ExitStack) -> _Ready:
         raise ConfigError(
             f"train.samples ends the run at {end:,}, but it is at {clock.samples:,} already; train longer"
         )
+    watch.beat("reading of the first batches")
     for column in config.evaluate.by:
         world.on_first(partial(check_first_values, column, test.manifest))
     world.on_all(lambda: check_first_batch(reading, world, clock.samples))
@@ -260,7 +268,8 @@ def _open(config: Config, world: World, run: RunDirectory) -> tuple[Reading, Rea
     known = run.manifests["train"]
     if config.data.on_bad_file == "skip":  # what has become unreadable, or readable, since the first start
         now = train_data
-        train_data = world.on_first(lambda: as_before(load_manifest(known), now) if known.exists() else now)
+        before = world.on_first(lambda: as_before(load_manifest(known), now) if known.exists() else now)
+        train_data = replace(before, uri=now.uri, root=now.root)  # each rank's own copy
     test_data = open_dataset(config.data.test, config, world)
     check_same_kinds(train_data, test_data, config)
     return train_reading(config, train_data), test_reading(config, test_data, world.size)

@@ -3,7 +3,7 @@
 import ctypes
 import logging
 import platform
-import signal
+import socket
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -16,7 +16,6 @@ import torch.distributed as dist
 
 from data.errors import UserError
 from trainer.errors import DISK_FULL, ConfigError, RunError, file_error
-from trainer.ranks import announced_ranks
 
 Result = TypeVar("Result")
 TOLD_ERRORS = (UserError, RunError)
@@ -39,6 +38,11 @@ class World:
     def with_own_group(self) -> "World":
         """These ranks in a process group of their own, for a thread that runs beside the loop. Collective."""
         return replace(self, group=dist.new_group(backend="gloo"))
+
+    @property
+    def name(self) -> str:
+        """`rank 1 (host node-1)`, for messages."""
+        return f"rank {self.rank} (host {socket.gethostname()})"
 
     @property
     def first(self) -> bool:
@@ -109,18 +113,13 @@ class World:
 
 
 @contextmanager
-def start_world(device: DeviceName = "auto") -> Iterator[World]:
-    """Joins the process group that torchrun announces, or one of a single rank; leaves it at a good end."""
+def start_world(world: World, store: dist.Store | None) -> Iterator[None]:
+    """Joins the process group of all ranks, who meet at `store`, or one of a single rank; leaves it at a good end."""
     _quiet_libraries()
-    ranks = announced_ranks()
-    if ranks.announced:
-        _end_without_launcher(signal.SIGKILL if ranks.replaceable else signal.SIGTERM)
-    chosen = choose_device(device, ranks.local_rank)
-    backend = "cuda:nccl,cpu:gloo" if chosen.type == "cuda" else "gloo"
-    store = None if ranks.announced else dist.HashStore()
-    dist.init_process_group(backend, store=store, rank=ranks.rank, world_size=ranks.size)
+    backend = "cuda:nccl,cpu:gloo" if world.device.type == "cuda" else "gloo"
+    dist.init_process_group(backend, store=store or dist.HashStore(), rank=world.rank, world_size=world.size)
     meet()
-    yield World(ranks.rank, ranks.size, ranks.local_rank, ranks.local_size, chosen)
+    yield
     dist.destroy_process_group()  # not after an error: the other ranks may be elsewhere
 
 
@@ -134,6 +133,11 @@ def choose_device(device: DeviceName = "auto", local_rank: int = 0) -> torch.dev
     if device == "cuda" and not torch.cuda.is_available():
         raise ConfigError("run.device is 'cuda', but no GPU is visible here; use 'auto' or 'cpu'")
     if device != "cpu" and torch.cuda.is_available():
+        if local_rank >= torch.cuda.device_count():
+            raise ConfigError(
+                f"LOCAL_RANK={local_rank}, but only {torch.cuda.device_count()} GPUs are visible on host "
+                f"{socket.gethostname()}; start one rank a GPU"
+            )
         chosen = torch.device("cuda", local_rank)
         torch.cuda.set_device(chosen)
         return chosen
@@ -141,7 +145,7 @@ def choose_device(device: DeviceName = "auto", local_rank: int = 0) -> torch.dev
     return torch.device("cpu")
 
 
-def _end_without_launcher(number: int) -> None:
+def end_without_launcher(number: int) -> None:
     """Asks the system for a signal when the launcher dies: ranks that nobody watches would hold up the next start.
 
     SIGTERM, so that all ranks save and stop; but SIGKILL, as if the node were lost, where the others can go on.

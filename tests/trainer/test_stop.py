@@ -165,14 +165,14 @@ def test_the_end_of_grace_comes_inside_a_collective_too(tmp_path: Path) -> None:
 
 _RANK = """
 import os, signal, sys, time
-from trainer.world import _end_without_launcher
+from trainer.world import end_without_launcher
 
 def tell(number, _):
     open(sys.argv[2], "w").write("asked")
     os._exit(0)
 
 signal.signal(signal.SIGTERM, tell)
-_end_without_launcher(int(sys.argv[1]))
+end_without_launcher(int(sys.argv[1]))
 print(os.getpid(), flush=True)
 time.sleep(60)
 """

@@ -1,0 +1,111 @@
+"""What the ranks read and write is the same on all nodes: the files of a dataset, the folder of a run.
+
+Paths may differ, and a dataset may have a copy on each node. Nodes that see the same names, sizes and times of
+modification see the same files; where only the times differ, as those of copies do, the fingerprints decide.
+"""
+
+import os
+import secrets
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from pathlib import Path
+
+from data.errors import DataError
+from data.manifest import Manifest, OnBadFile, listing_digest, manifest_change, open_uri, read_manifest
+from trainer.errors import ConfigError
+from trainer.run_directory import TOKEN
+from trainer.world import World
+
+SEEN_SECONDS = 5.0
+"""A file server may show a new file to other nodes a little later."""
+
+
+def own_copy(manifest: Manifest, uri: str, world: World, on_bad_file: OnBadFile) -> Manifest:
+    """The dataset that rank 0 has read, at this rank's own `uri`; DataError where it is another. Collective."""
+    if world.size == 1:
+        return manifest
+    listing, host = world.on_first(lambda: (listing_digest(manifest.uri), socket.gethostname()))
+
+    def check() -> Manifest:
+        if world.local_rank == 0 or uri != manifest.uri:  # once a node
+            _check_copy(manifest, uri, listing, on_bad_file, world.name, f"rank 0 (host {host})")
+        return replace(manifest, uri=uri, root=open_uri(uri)[1])
+
+    return world.on_all(check)
+
+
+def _check_copy(
+    manifest: Manifest, uri: str, listing: str, on_bad_file: OnBadFile, own_name: str, first_name: str
+) -> None:
+    try:
+        if listing_digest(uri) == listing:
+            return
+        change = manifest_change(manifest, read_manifest(uri, on_bad_file=on_bad_file))
+    except DataError as error:
+        raise DataError(f"{own_name} cannot read what {first_name} has read: {error}") from error
+    if change:
+        raise DataError(
+            f"dataset {uri} of {own_name} is not dataset {manifest.uri} of {first_name}: there, {change}; "
+            "give all nodes the same files"
+        )
+
+
+def check_shared(folder: Path, world: World) -> None:
+    """ConfigError where `folder`, a run's, is not one folder for all ranks. It is left as it was. Collective."""
+    if world.size == 1:
+        return
+    with _token(folder, world) as (name, place):
+        world.on_all(lambda: _look(folder, name, world.name, place))
+
+
+@contextmanager
+def _token(folder: Path, world: World) -> Iterator[tuple[str, str]]:
+    """A file that rank 0 has put into `folder`: its name, and where that is. Collective."""
+    made: list[Path] = []
+    name = f"{TOKEN}{secrets.token_hex(8)}.partial"
+
+    def write() -> tuple[str, str]:
+        missing = [path for path in (folder, *folder.parents) if not path.exists()]
+        made.extend(missing)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / name).open("x").close()
+        except OSError as error:
+            remove()
+            raise _not_writable(folder, world.name, error.strerror) from error
+        return name, f"{str(folder)!r} of {world.name}"
+
+    def remove() -> None:
+        with suppress(OSError):  # what others have put there meanwhile stays
+            (folder / name).unlink(missing_ok=True)
+            for path in made:
+                path.rmdir()
+
+    token = world.on_first(write)
+    try:
+        yield token
+    finally:
+        world.on_first(remove)
+
+
+def _look(folder: Path, name: str, own_name: str, place: str) -> None:
+    deadline = time.monotonic() + SEEN_SECONDS
+    while not (folder / name).exists():
+        if time.monotonic() > deadline:
+            raise ConfigError(
+                f"run.dir = {str(folder)!r} of {own_name} is not {place}: what is written there is not seen here; "
+                "name a folder that all nodes share"
+            )
+        time.sleep(0.1)
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise _not_writable(folder, own_name, "permission denied, or mounted for reading")
+
+
+def _not_writable(folder: Path, name: str, reason: str | None) -> ConfigError:
+    return ConfigError(
+        f"run.dir = {str(folder)!r} cannot be written by {name} ({reason}); "
+        "name another folder, or mend its permissions"
+    )

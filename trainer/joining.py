@@ -1,0 +1,75 @@
+"""A process becomes a rank: it loads its config, meets the other ranks, and joins the process group with them.
+
+    load the config ─► roll call: all are there, and alike ─► process group ─► World
+
+A single process has nobody to meet. Libraries that may be missing on one node are imported while the config is loaded,
+so that the other ranks are told.
+"""
+
+import signal
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, nullcontext
+from typing import TYPE_CHECKING, Any
+
+import torch.distributed as dist
+
+from trainer.agreement import account_of
+from trainer.errors import ConfigError, RunError
+from trainer.ranks import announced_ranks
+from trainer.roll_call import answer, connect, told_to_others
+from trainer.watch import Watch
+from trainer.world import DeviceName, World, choose_device, end_without_launcher, start_world
+
+if TYPE_CHECKING:
+    from trainer.config import Config
+
+
+@contextmanager
+def joined(
+    load: Callable[[], "Config"], start: Mapping[str, Any], device: DeviceName | None = None
+) -> "Iterator[tuple[Config, World]]":
+    """Context of a rank, with the config that `load` returns; all ranks have loaded the same, by the same code.
+
+    `start`: the command and its options, which all ranks must share; `device`: None for that of the config.
+    """
+    ranks = announced_ranks()
+    several = ranks.size > 1
+    if ranks.announced:
+        end_without_launcher(signal.SIGKILL if ranks.replaceable else signal.SIGTERM)
+    with told_to_others(ranks) if several else nullcontext():
+        config = _load(load)
+        chosen = choose_device(device or config.run.device, ranks.local_rank)
+        same = {**start, "LOCAL_WORLD_SIZE": ranks.local_size}
+        account = account_of(config.model_dump(mode="json"), chosen.type, same) if several else {}
+    world = World(ranks.rank, ranks.size, ranks.local_rank, ranks.local_size, chosen)
+    store = None
+    if several:
+        store = connect(ranks, config.run.hang_seconds)
+        answer(store, ranks, account, config.run.hang_seconds)
+    with ExitStack() as stack:
+        _join(world, store, config.run.hang_seconds, stack)
+        yield config, world
+
+
+def _load(load: Callable[[], "Config"]) -> "Config":
+    try:
+        return load()
+    except ModuleNotFoundError as error:
+        raise ConfigError(
+            f"{error} for {sys.executable}; install what the program needs, alike on all nodes"
+        ) from error
+
+
+def _join(world: World, store: dist.Store | None, hang_seconds: float, stack: ExitStack) -> None:
+    """Joins the process group for as long as `stack` is open."""
+    with Watch(world, store, hang_seconds) as watch:
+        watch.beat("joining of the ranks")
+        try:
+            stack.enter_context(start_world(world, store))
+        except RuntimeError as error:
+            reason = str(error).partition("\n")[0]
+            raise RunError(
+                f"{world.name} cannot connect to the others ({reason}); each node must reach every other at any port "
+                "(GLOO_SOCKET_IFNAME, NCCL_SOCKET_IFNAME: over which network)"
+            ) from error
