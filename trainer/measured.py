@@ -48,16 +48,20 @@ def complete(config: Config, statistics: Statistics) -> Config:
 def complete_from(config: Config, before: Config) -> Config:
     """The config with what the resolved config of its run holds for the keys that it leaves out.
 
-    Features are matched by column and tasks by name; where they differ otherwise, the comparison of the two configs
-    says so.
+    Features are matched by column, those of one column by their order, and tasks by name; where they differ otherwise,
+    the comparison of the two configs says so.
     """
-    features = {feature.column: feature for feature in before.features.dense}
+    features: dict[str, list[DenseFeature]] = {}
+    for feature in before.features.dense:
+        features.setdefault(feature.column, []).append(feature)
+
+    dense = []
+    for feature in config.features.dense:
+        of_column = features.get(feature.column)
+        dense.append(_fill_from(feature, of_column.pop(0) if of_column else None, MEASURED_OF_FEATURES))
+
     tasks = {task.name: task for task in before.tasks}
-    return _with(
-        config,
-        [_fill_from(feature, features.get(feature.column), MEASURED_OF_FEATURES) for feature in config.features.dense],
-        [_fill_from(task, tasks.get(task.name), MEASURED_OF_TASKS) for task in config.tasks],
-    )
+    return _with(config, dense, [_fill_from(task, tasks.get(task.name), MEASURED_OF_TASKS) for task in config.tasks])
 
 
 def _fill_from(part: Part, before: Part | None, keys: tuple[str, ...]) -> Part:

@@ -83,6 +83,16 @@ def test_later_starts_take_the_numbers_of_the_run(tmp_path: Path) -> None:
     assert complete_from(fewer, before).tasks == before.tasks[:2]
 
 
+def test_a_column_may_be_read_twice(tmp_path: Path) -> None:
+    values = config_values(tmp_path)
+    values["features"]["dense"] = [{"column": "age", "transform": "none"}, {"column": "age", "transform": "log1p"}]
+    config = parse_config(values, "test")
+    dense = ({"none": Moments(9.0, 3.0, 9, 9)}, {"log1p": Moments(2.0, 1.0, 9, 9)})
+    before = complete(config, Statistics(dense, STATISTICS.labels))  # type: ignore[arg-type]
+    assert [feature.mean for feature in before.features.dense] == [9.0, 2.0]
+    assert complete_from(config, before) == before
+
+
 @pytest.mark.parametrize(
     ("task", "message"),
     [
