@@ -22,7 +22,9 @@ WHOLE_NUMBER = re.compile(r"[+-]?\d+(\.\d+)?(e[+-]?\d+)?", re.IGNORECASE)
 """A name, or the value after `key=`, that is one number: -3, 0.25 or Spark's 1.7E9."""
 NUMBER = re.compile(r"((?<![^\W_])-?\d+|\d+)")
 """A number inside a name; the hyphens of 2024-01-10 are no minus."""
+YEAR_FIRST = re.compile(r"([^=]*=)?\D*(19|20)\d\d\D")
 YEAR_LAST = re.compile(r"(?<!\d)\d{1,2}[-_./](19|20)\d\d(?!\d)")
+"""Also matches a day and 8 pm, as in 2024-01-09_2000; there the year stands first."""
 UNITS = ("year", "month", "day", "hour", "minute", "second")
 WITHOUT_VALUE = "__HIVE_DEFAULT_PARTITION__"
 Token = tuple[int, Decimal, str]
@@ -106,7 +108,8 @@ def _problem_between(first: str, other: str) -> str | None:
     for part in (first, other):
         if WITHOUT_VALUE in part:
             return f"folder {part!r} holds rows without a value, which have no place in time"
-        if YEAR_LAST.search(unquote(part)):
+        name = unquote(part)
+        if YEAR_LAST.search(name) and not YEAR_FIRST.match(name):
             return f"{part!r} has its year last"
     texts = [[text for _, _, text in _tokens(part)] for part in (first, other)]
     return None if texts[0] == texts[1] else f"nothing tells whether {first!r} or {other!r} comes first"
