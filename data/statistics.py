@@ -7,7 +7,7 @@ Shapes: R rows, T tasks.
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -15,15 +15,16 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from data.decode import Where, decode
+from data.errors import DataError
 from data.features import DenseFeature, Features, Transform
 from data.footer import UnreadableError
 from data.hashing import Int64
 from data.manifest import Manifest
-from data.numbers import Float64, read_exactly, transform_numbers
+from data.numbers import LARGEST, Float64, read_exactly, transform_numbers
 from data.stream import Reading, read_row_group
 
 ROWS = 1 << 18
-"""Rows to measure, or a few more. A share of 0.1 % is known to 6 % of itself from so many."""
+"""Rows to measure, or a few more: from so many a rate of 0.1 % is known to ± 6 % of itself."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class Moments:
 
     @property
     def reach(self) -> float:
-        """Distance of the farthest value from the mean, in standard deviations; 0 if all are alike."""
+        """Distance of the farthest value from the mean, in standard deviations; 0 if all are equal."""
         distance = max(self.high - self.mean, self.mean - self.low)
         return distance / self.deviation if self.deviation > 0 else 0.0
 
@@ -67,6 +68,7 @@ def measure(reading: Reading) -> Statistics:
     for table, where in _sample(reading):
         for feature, known in zip(columns.features.dense, dense, strict=True):
             values_R = read_exactly(table[feature.column].combine_chunks())
+            _check_range(values_R, feature, known, where)
             for transform, before in known.items():
                 known[transform] = join(before, moments(transform_numbers(values_R, transform)))
 
@@ -75,6 +77,19 @@ def measure(reading: Reading) -> Statistics:
             labels[index] = join(labels[index], moments(labels_R.astype(np.float64), rows.weights_R))
 
     return Statistics(tuple(dense), tuple(labels))
+
+
+def _check_range(values_R: Float64, feature: DenseFeature, transforms: Iterable[Transform], where: Where) -> None:
+    """DataError where a value would give a mean or scale that no float32 can be divided by: a 1e308 in place of a null."""
+    if "none" not in transforms or None not in (feature.mean, feature.scale):
+        return
+    too_large_R = np.isfinite(values_R) & (np.abs(values_R) > LARGEST)
+    if too_large_R.any():
+        row = int(np.argmax(too_large_R))
+        raise DataError(
+            f"{where(row)}: column {feature.column!r} is {values_R[row]:g}, more than {LARGEST:.2g}, the largest float32; "
+            "write null where it is no value, or set transform = 'log1p'"
+        )
 
 
 def _transforms(feature: DenseFeature) -> tuple[Transform, ...]:

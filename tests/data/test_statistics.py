@@ -84,6 +84,24 @@ def test_a_bad_label_is_named(tmp_path: Path) -> None:
         measure(reading_of(folder, Columns(Features(), {}, (Label("click", binary=True),))))
 
 
+@pytest.mark.parametrize("groups", [1, 2])
+def test_a_value_beyond_float32_is_named(tmp_path: Path, groups: int) -> None:
+    """Its square would make the scale infinite, and the column 0 in every row."""
+    folder = write(tmp_path / "data", {"age": pa.array([1.0, 2.0, 3.0, 1e308])}, 4 // groups)
+    for open_keys in ({}, {"transform": "none"}, {"mean": 0.0}):
+        columns = Columns(Features(dense=(DenseFeature(column="age", **open_keys),)), {}, ())  # type: ignore[arg-type]
+        with pytest.raises(DataError, match=r"row \d of row group \d of .*: column 'age' is 1e\+308, more than 3\.4e\+38"):
+            measure(reading_of(folder, columns))
+
+
+def test_a_value_beyond_float32_is_measured_as_a_logarithm(tmp_path: Path) -> None:
+    folder = write(tmp_path / "data", {"age": pa.array([1.0, 2.0, 3.0, 1e308])}, 2)
+    columns = Columns(Features(dense=(DenseFeature(column="age", transform="log1p"),)), {}, ())
+    found = measure(reading_of(folder, columns)).dense[0]["log1p"]
+    assert found.high == pytest.approx(np.log(1e308))
+    assert np.isfinite(found.deviation)
+
+
 def test_rows_are_measured_all_over_a_large_dataset(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(statistics, "ROWS", 100)
     assert sampled_groups(np.array([50, 50])) == [0, 1]
