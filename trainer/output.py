@@ -3,7 +3,7 @@
 pipe to `head`, a terminal that is gone    short commands end, as other tools do; a training goes on unread
 pipe that is full, a terminal on hold      a training goes on, and what does not fit is lost
 closed from the start                      what is written is lost
-ASCII, or another small character set      what it does not hold becomes '?'
+ASCII, or another small character set      what it does not hold becomes '?', or an escape on standard error
 """
 
 import io
@@ -65,13 +65,16 @@ def go_on_unread() -> None:
 
 
 def _fill_closed() -> None:
-    """Opens the first three descriptors where they are closed: the next file opened would be written to as output."""
+    """Opens the first three descriptors where they are closed: the next file opened would be written to as output.
+
+    Worker processes get them too, and would have the same trouble.
+    """
     for descriptor in range(3):
         try:
             os.fstat(descriptor)
         except OSError:
-            nowhere = os.open(os.devnull, os.O_RDWR)  # the lowest free number, but not inherited
-            os.dup2(nowhere, descriptor)
+            nowhere = os.open(os.devnull, os.O_RDWR)  # gets the lowest free number: `descriptor`
+            os.set_inheritable(nowhere, True)
 
 
 def _stream(before: TextIO | None, descriptor: int, errors: str, *, dispensable: bool) -> TextIO:

@@ -167,6 +167,20 @@ def test_training_goes_on_without_output(dataset: Path, tmp_path: Path) -> None:
     RunDirectory(tmp_path / "run").read_config()  # no output has got into a file of the run
 
 
+SHOW_INHERITED = """
+import os
+from trainer.output import open_output
+open_output()
+raise SystemExit(100 + sum(os.get_inheritable(descriptor) for descriptor in range(3)))
+"""
+
+
+def test_closed_output_is_filled_for_processes_of_this_one_too() -> None:
+    call = f'exec "{sys.executable}" -c "$0" <&- >&- 2>&-'
+    found = subprocess.run(["sh", "-c", call, SHOW_INHERITED], cwd=Path(__file__).parents[2], check=False, timeout=240)
+    assert found.returncode == 103
+
+
 @pytest.mark.parametrize("options", [[], ["--json"]])
 def test_a_short_command_ends_when_nobody_reads(tmp_path: Path, trained: Config, options: list[str]) -> None:
     with started_command(tmp_path, "audit", trained.run.dir, *options, stdout=closed_pipe()) as command:
