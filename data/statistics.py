@@ -80,15 +80,18 @@ def measure(reading: Reading) -> Statistics:
 
 
 def _check_range(values_R: Float64, feature: DenseFeature, transforms: Iterable[Transform], where: Where) -> None:
-    """DataError where a value would give a mean or scale that no float32 can be divided by: a 1e308 in place of a null."""
+    """DataError where mean or scale would be measured on a value beyond float32, such as a 1e308 in place of a null.
+
+    The square of one may overflow even float64: the scale would be infinite, and the column 0 in every row.
+    """
     if "none" not in transforms or None not in (feature.mean, feature.scale):
         return
     too_large_R = np.isfinite(values_R) & (np.abs(values_R) > LARGEST)
     if too_large_R.any():
         row = int(np.argmax(too_large_R))
         raise DataError(
-            f"{where(row)}: column {feature.column!r} is {values_R[row]:g}, more than {LARGEST:.2g}, the largest float32; "
-            "write null where it is no value, or set transform = 'log1p'"
+            f"{where(row)}: column {feature.column!r} is {values_R[row]:g}, more than {LARGEST:.2g}, the largest "
+            "float32; write null where it is no value, or set transform = 'log1p'"
         )
 
 

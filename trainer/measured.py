@@ -17,9 +17,9 @@ Part = TypeVar("Part", DenseFeature, TaskConfig)
 MEASURED_OF_FEATURES = ("transform", "mean", "scale")
 MEASURED_OF_TASKS = ("label_mean", "label_scale", "weight")
 HIGHEST_WEIGHT = 10.0
-"""A label of 0.08 % gets it. Rarer ones have too few positives to be worth more noise in what tasks share."""
+"""Reached at 0.08 % positives. Rarer labels have too few to be worth the noise they would add to the shared weights."""
 HEAVY_TAIL = 10.0
-"""Standard deviations from the mean: a value beyond is taken for a heavy tail, that a head cannot read as it is."""
+"""Standard deviations from the mean: a column with a value farther out has a heavy tail, which heads learn badly."""
 
 
 def is_complete(config: Config) -> bool:

@@ -90,7 +90,9 @@ def test_a_value_beyond_float32_is_named(tmp_path: Path, groups: int) -> None:
     folder = write(tmp_path / "data", {"age": pa.array([1.0, 2.0, 3.0, 1e308])}, 4 // groups)
     for open_keys in ({}, {"transform": "none"}, {"mean": 0.0}):
         columns = Columns(Features(dense=(DenseFeature(column="age", **open_keys),)), {}, ())  # type: ignore[arg-type]
-        with pytest.raises(DataError, match=r"row \d of row group \d of .*: column 'age' is 1e\+308, more than 3\.4e\+38"):
+        with pytest.raises(
+            DataError, match=r"row \d of row group \d of .*: column 'age' is 1e\+308, more than 3\.4e\+38"
+        ):
             measure(reading_of(folder, columns))
 
 
