@@ -1,4 +1,4 @@
-"""How many ids of a hashed table share a row with another, told before any training.
+"""How many ids of a hashed table share a row with another: a warning before any training.
 
 `n` ids hashed into `rows` rows: an id has its row to itself with probability (1 - 1/rows)^(n - 1).
 """
@@ -21,12 +21,12 @@ SAMPLE_ROWS = 1 << 18
 GOOD_SHARE = 0.05
 """Of ids that share a row; more is warned of."""
 _APART = 1 << 62
-"""Rows of a table in which no two ids meet."""
+"""Rows of a table so large that no two ids share one."""
 
 
 @dataclass(frozen=True)
 class Crowding:
-    """The ids that meet in one table."""
+    """How crowded one table is."""
 
     table: str
     rows: int
@@ -86,8 +86,8 @@ def hashed_tables(reading: Reading) -> list[Crowding]:
 def estimate_ids(parts: Iterable[Int64], sampled_rows: int, all_rows: int) -> tuple[int, str]:
     """How many different ids a dataset has, from those of some of its rows, and how good that is, in words.
 
-    Ids that were met once and twice tell of those not met (Chao, Scandinavian Journal of Statistics 11, 1984). It is a
-    lower bound where some ids are much rarer than others, as they are in logs.
+    The numbers of ids seen once and twice tell how many were not seen (Chao, Scandinavian Journal of Statistics 11,
+    1984). It is a lower bound where some ids are much rarer than others, as they are in logs.
     """
     ids = np.concatenate([np.zeros(0, np.int64), *parts])
     counts = np.unique(ids, return_counts=True)[1]
@@ -109,7 +109,7 @@ def _first_ids(reading: Reading, features: Features) -> Iterator[tuple[int, list
             return
         try:
             rows = read_rows(reading, replace(task, stop=min(task.stop, task.start + share)))
-        except UnreadableError:  # told where its batch is read
+        except UnreadableError:  # an error, or left out, where its batch is read
             continue
         left -= len(rows)
         yield len(rows), [ids.values for ids in rows.ids]

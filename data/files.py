@@ -43,9 +43,9 @@ def naming(path: Path) -> Iterator[None]:
 
 @contextmanager
 def replaced(path: Path, *, by_many: bool = False) -> Iterator[BinaryIO]:
-    """A file to fill, which takes the place of `path` in one step that survives a power cut; OSError where it cannot.
+    """A file to fill, which takes the place of `path` in one step: a power cut leaves the old or the new one, whole.
 
-    `by_many`: several processes may do so at once. Nothing is left of it after an error.
+    `by_many`: several processes may do so at once. OSError where it cannot; nothing is left of it then.
     """
     partial = path.with_suffix(f".{os.getpid()}.partial" if by_many else ".partial")
     with naming(path), open(partial, "wb", opener=open_unlinked) as file:
@@ -61,7 +61,7 @@ def replaced(path: Path, *, by_many: bool = False) -> Iterator[BinaryIO]:
 
 
 def replace_text(path: Path, text: str) -> None:
-    """Writes a text, or replaces it, in one step that survives a power cut; makes its folder."""
+    """Writes a text, or replaces it, in one step as `replaced` does; makes its folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with replaced(path) as file:
         file.write(text.encode())

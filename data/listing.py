@@ -1,8 +1,8 @@
 """The files below a dataset's folder: those that are read, and those that are not, which must not look like data.
 
 Read are names that end in `.parquet`. Hidden, as in Spark, are names that begin with `.`, or with `_` and hold no `=`.
-All others are told; one that looks like Parquet by its name or its first bytes is an error, since its rows would be
-missed in silence. So is a file or folder that is reached on two paths, since its rows would count twice.
+All others are named in a note. One that looks like Parquet by its name or its first bytes is an error, since its rows
+would be missed in silence. So is a file or folder that is reached on two paths, since its rows would count twice.
 """
 
 import os
@@ -139,7 +139,7 @@ def _look(entry: os.DirEntry[str]) -> tuple[fs.FileInfo, os.stat_result | None]:
 
 
 class _Seen:
-    """The files and folders met so far, by what they are rather than by path."""
+    """The files and folders seen so far, by what they are rather than by path."""
 
     def __init__(self, root: str, uri: str) -> None:
         self._root, self._uri = root, uri
@@ -148,7 +148,7 @@ class _Seen:
         self._above = {(state.st_dev, state.st_ino) for state in above}
 
     def add(self, path: str, state: os.stat_result) -> None:
-        """DataError where the same file or folder has been met on another path."""
+        """DataError where the same file or folder has been seen on another path."""
         if state.st_ino == 0:  # a filesystem without such numbers
             return
         if stat.S_ISDIR(state.st_mode) and (state.st_dev, state.st_ino) in self._above:

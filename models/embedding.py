@@ -78,7 +78,7 @@ class FeatureLayer(nn.Module):
         for index, key in enumerate(self.keys):
             part_BD = pooled[key]
             if self.is_mean[index]:
-                part_BD = part_BD / ids_SB[index].clamp(min=1).unsqueeze(1)  # nothing has a mean of 0
+                part_BD = part_BD / ids_SB[index].clamp(min=1).unsqueeze(1)  # a row without ids keeps its 0
             parts.append(part_BD)
 
         return torch.cat([*parts, dense_BD], dim=1)

@@ -31,7 +31,7 @@ from trainer.errors import CheckpointError
 from trainer.segments import explain
 
 FORMATS = (1, 2)
-"""That this program reads; it writes the last. The first has no id of the run."""
+"""Formats of `state.json` that this program reads; it writes the last. The first has no id of the run."""
 STATE_FILE = "state.json"
 METADATA_FILE = ".metadata"
 _CHUNK_BYTES = 1 << 22
@@ -82,7 +82,7 @@ class State:
         if not isinstance(values, dict) or "digest" not in values:
             raise ValueError("not the state of a checkpoint")
         if values.get("format") not in FORMATS:
-            raise ValueError(f"has format {values.get('format')!r}, this program reads {FORMATS[-1]}")
+            raise ValueError(f"has format {values.get('format')!r}, this program reads {FORMATS}")
         if values.pop("digest") != _digest_of(values):
             raise ValueError("does not match its own digest")
         try:

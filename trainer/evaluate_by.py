@@ -39,7 +39,7 @@ def _check_number(column: str, manifest: Manifest, values: int) -> None:
 
 
 class MetricsByValue:
-    """The sums for each value of one column that this rank has met; V slots, of which the last stays empty."""
+    """The sums for each value of one column that this rank has seen; V slots, of which the last stays empty."""
 
     def __init__(
         self, column: str, manifest: Manifest, is_binary_T: torch.Tensor, lanes: int, rows: int | None = None
@@ -47,7 +47,7 @@ class MetricsByValue:
         """`rows` that this rank is given, padding included, where `ExactAuc` keeps them; else AUC comes from bins."""
         self._column, self._manifest, self._is_binary_T = column, manifest, is_binary_T
         self._slots: dict[Any, int] = {}
-        """By value, in the order in which this rank has met them."""
+        """By value, in the order in which this rank has seen them."""
         self._bins = BINS if rows is None else 1
         self._sums, self._histogram_V2TH = self._empty(FIRST_SLOTS)
         self._values = RowValues(column, manifest, lanes, self._slots_of_values)
@@ -75,9 +75,9 @@ class MetricsByValue:
 
         Collective: call on all ranks.
         """
-        met = {value for values in world.gather(list(self._slots)) for value in values}
-        _check_number(self._column, self._manifest, len(met))
-        values = sorted(met, key=lambda value: (value is None, value))
+        all_values = {value for values in world.gather(list(self._slots)) for value in values}
+        _check_number(self._column, self._manifest, len(all_values))
+        values = sorted(all_values, key=lambda value: (value is None, value))
         aucs = exact.compute_by(world, self._places(values), len(values)) if exact is not None else {}
         result = {}
         for place, value in enumerate(values):

@@ -49,8 +49,8 @@ class TrainLog:
         self._gates: GateObserver | None = None
         self._newest_gates: list[torch.Tensor] = []
         self._columns: Columns | None = None
-        self._told_not_finite: set[str] = set()
-        """Dense columns of which it has been told that they hold numbers that are not finite."""
+        self._warned_of: set[str] = set()
+        """Dense columns that have been warned of already."""
         self._samples = start
         self._begin = self._last = time.perf_counter()
         self._last_wait = 0.0
@@ -72,7 +72,7 @@ class TrainLog:
             self._gates = GateObserver(head, [task.name for task in self._config.tasks], training=True)
 
     def watch_data(self, columns: Columns, not_finite_D: Int64) -> None:
-        """Tells at the records which dense columns hold numbers that are not finite. `not_finite_D`: rows so far."""
+        """Warns at each record of new dense columns with numbers that are not finite. `not_finite_D`: rows so far."""
         self._columns, self._not_finite_D = columns, not_finite_D
 
     def update(self, outcome: Outcome) -> None:
@@ -117,10 +117,10 @@ class TrainLog:
         if self._columns is None:
             return
         found = count_not_finite(self._columns, self._not_finite_D, self._world)
-        new = {column: rows for column, rows in found.items() if column not in self._told_not_finite}
+        new = {column: rows for column, rows in found.items() if column not in self._warned_of}
         for text in describe_not_finite(new, "read for training so far"):
             self.warn(text)
-        self._told_not_finite |= new.keys()
+        self._warned_of |= new.keys()
 
     def pause(self) -> "Pause":
         """Leaves what happens inside (an evaluation, a save) out of the next record's speed."""
@@ -201,7 +201,7 @@ class TrainLog:
 
 
 def total_loss(sums_4T: torch.Tensor, weight_T: torch.Tensor) -> float | None:
-    """Σ over tasks of `tasks.weight` x the mean loss of the rows that count, weighted by `data.weight`.
+    """Σ over tasks of the task's `loss_weight` x the mean loss of the rows that count, weighted by `data.weight`.
 
     A constant factor in the rows' weights leaves it as it is. None where no row has counted.
     """

@@ -1,4 +1,4 @@
-"""Rows whose dense features hold NaN or ±inf. They count as missing, which nobody asked for: it is told."""
+"""Rows whose dense features hold NaN or ±inf. They count as missing, which nobody asked for: so there is a warning."""
 
 import torch
 
