@@ -162,6 +162,8 @@ def _check_tasks(config: Config) -> None:
         raise ValueError("tasks: every task is auxiliary; at least one must be evaluated")
     inputs = set(config.features.columns)
     for task in config.tasks:
+        if task.name == "row":
+            raise ValueError("tasks: 'row' is the number of the row in predictions; give the task another name")
         if task.label in inputs:
             raise ValueError(
                 f"tasks: label {task.label!r} of task {task.name!r} is a feature too; "

@@ -44,6 +44,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"tables": [{"name": "user", "rows": 10**23, "dim": 8}]}, "tables.0.rows"),
     ({"tasks": []}, "tasks: tuple should have at least 1 item"),
     ({"tasks": [{"name": "a", "kind": "binary", "label": "age"}]}, "label 'age' of task 'a' is a feature too"),
+    ({"tasks": [{"name": "row", "kind": "binary", "label": "click"}]}, "tasks: 'row' is the number of the row"),
     ({"optimizer": {"sparse": {"learning_rate": float("nan")}}}, "optimizer.sparse.learning_rate: input should be"),
 ]
 
