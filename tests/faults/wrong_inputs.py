@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import tomli_w
 
-from tests.trainer.datasets import config_values, write_dataset
+from tests.trainer.datasets import config_values, nothing_to_measure, write_dataset
 
 HOME = Path(__file__).parents[2]
 ALONE, LAUNCHED, TORCHRUN = "trainer", "launch.entrypoint", "torch.distributed.run"
@@ -39,7 +39,7 @@ def write_inputs(folder: Path) -> list[str]:
         "unknown-key": {"train": {"samples": 512, "sample": 1}},
         "no-data": {"data": {**bad, "train": str(folder / "nowhere")}},
         "too-long": {"train": {"samples": "20k"}},
-        "bad-row": {"data": bad, "train": {"samples": 512}},
+        "bad-row": {"data": bad, "train": {"samples": 512}, **nothing_to_measure(folder)},
     }
     return [_write(folder, name, sections) for name, sections in wrong.items()]
 
