@@ -8,7 +8,7 @@ stand beside each other must differ in their numbers alone (`check_windows`).
 
 import re
 from collections.abc import Iterable
-from decimal import Decimal
+from decimal import Decimal, InvalidOperation
 from pathlib import PurePosixPath
 from urllib.parse import unquote
 
@@ -87,7 +87,10 @@ def _text(text: str) -> Token:
 
 
 def _number(digits: str) -> Token:
-    return 0, Decimal(digits), ""
+    try:
+        return 0, Decimal(digits), ""
+    except InvalidOperation:  # an exponent beyond what Decimal holds
+        return _text(digits)
 
 
 def _problem(names: list[str]) -> str | None:

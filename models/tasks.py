@@ -25,7 +25,8 @@ class TaskConfig(Settings):
     rows carry, 2.8 for one of 1.7 %. Give all tasks 1 for the plain sum."""
     label_mean: float | None = None
     """Where the predictions of a new model begin: the share of positives of a binary task, the mean of a regression's
-    label; left out: measured on training rows at the first start."""
+    label; left out: measured on training rows at the first start (a share with half a positive and half a negative
+    more, so that it is never 0 or 1)."""
     label_scale: float | None = Field(default=None, gt=0)
     """Regression only: the unit in which the head predicts, and whose square the trained loss is divided by: watch time
     in milliseconds then weighs as much as in hours. Left out: the label's standard deviation, measured likewise."""

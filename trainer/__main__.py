@@ -3,24 +3,26 @@
 import os
 import sys
 
-from trainer.ending import leave_after
 from trainer.installation import find_shadow
-from trainer.ranks import speaks
-from trainer.signals import say
 
 
 def main() -> None:
     """Runs a command and ends the process with its exit code."""
     _use_utf8()
+
+    problem = find_shadow()
+    if problem:  # nothing else of the program has been imported: that may be what is shadowed
+        sys.stderr.write(f"error: {problem}\n")
+        sys.exit(2)
+
+    from trainer.ending import leave_after
+    from trainer.ranks import speaks
+
     leave_after(_command, speaks=speaks())
 
 
 def _command() -> int:
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # DDP warns of a setting that trainer.build explains
-    problem = find_shadow()
-    if problem:
-        say(f"error: {problem}")
-        return 2
     from trainer.cli import run
 
     return run(sys.argv[1:])

@@ -88,7 +88,7 @@ def compare_runs(baseline: str, runs: list[str], data: str | None = None) -> Com
     `data` is the test set, where it is not the runs' own: they must have been evaluated on it.
     ConfigError, DataError where they cannot be compared: no runs, nothing in common, other test rows.
     """
-    test_set = read_manifest(data) if data else None
+    test_set = None if data is None else read_manifest(data)
     bases = group_runs(read_run(path, test_set) for path in _split(baseline))
     if len(bases) > 1:
         first, second = bases[0].name, bases[1].name

@@ -30,7 +30,7 @@ def evaluate_run(
     world.on_first(run.check_entries)
     checkpoints = Checkpoints(run.checkpoints, world, world.on_first(lambda: origin_of(run, config)))
     state = checkpoints.find(world.on_first(lambda: checkpoint_name(checkpoint, run, config)))
-    manifest = open_dataset(data or config.data.test, config, world)
+    manifest = open_dataset(config.data.test if data is None else data, config, world)
     world.on_first(lambda: check_same_kinds(load_manifest(run.manifests["train"]), manifest, config))
     trainee = build_trainee(config, world, config.train.samples, saves=False)
     checkpoints.load(state, trainee.model, None)

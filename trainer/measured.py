@@ -68,6 +68,26 @@ def _fill_from(part: Part, before: Part | None, keys: tuple[str, ...]) -> Part:
     return part if before is None else _fill(part, {key: getattr(before, key) for key in keys})
 
 
+def odd_columns(config: Config, statistics: Statistics) -> list[str]:
+    """A line for each column that has nothing to learn from or with, as far as its rows were measured."""
+    lines = []
+    for task, moments in zip(config.tasks, statistics.labels, strict=True):
+        if moments.count == 0:
+            lines.append(f"task {task.name!r}: no measured training row has its label {task.label!r}")
+        elif moments.low == moments.high:
+            lines.append(
+                f"task {task.name!r}: its label {task.label!r} is {moments.low:g} in all measured training rows"
+            )
+
+    for feature, measured in zip(config.features.dense, statistics.dense, strict=True):
+        moments = next(iter(measured.values()))
+        if moments.count == 0:
+            lines.append(f"dense feature {feature.column!r} has no value in the measured training rows")
+        elif moments.low == moments.high:
+            lines.append(f"dense feature {feature.column!r} is {moments.low:g} in all measured training rows")
+    return lines
+
+
 def _complete_feature(feature: DenseFeature, measured: dict[Transform, Moments]) -> DenseFeature:
     transform: Transform = next(iter(measured))
     if measured[transform].reach > HEAVY_TAIL and "log1p" in measured:

@@ -9,6 +9,7 @@ Shapes: R rows, T tasks.
 """
 
 import json
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
@@ -74,8 +75,15 @@ class Output:
         if names:
             state = "is not empty" if MARKER in names else f"is not empty, and holds no {MARKER} of a complete output"
             raise DataError(f"--out {self._uri} {state}; choose another folder or remove it")
-        if self.filesystem.equals(source.filesystem) and f"{self._root}/".startswith(f"{source.root}/"):
+        if self.filesystem.equals(source.filesystem) and self._lies_in(source.root):
             raise DataError(f"--out {self._uri} lies in the dataset {source.uri} and would change it; choose another")
+
+    def _lies_in(self, root: str) -> bool:
+        """Whether the folder is below another one, links on the way included."""
+        inner, outer = self._root, root
+        if isinstance(self.filesystem, fs.LocalFileSystem):
+            inner, outer = os.path.realpath(inner), os.path.realpath(outer)
+        return f"{inner}/".startswith(f"{outer}/")
 
     def create(self) -> None:
         """Makes the folder."""

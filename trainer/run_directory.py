@@ -110,7 +110,7 @@ class RunDirectory:
             key, old, new = differences[0]
             raise ConfigError(
                 f"run.dir = {str(self.path)!r} holds a run of another config: {key} was {old}, now {new}; "
-                "name another folder, or remove this one to start anew"
+                f"name another folder, remove this one to start anew, or go on with its own config {self.config_file}"
             )
 
     def check_entries(self) -> None:
@@ -144,12 +144,24 @@ class RunDirectory:
     def check_data(self, train: Manifest, test: Manifest) -> None:
         """DataError where a dataset is not the one that the run began with; writes nothing."""
         for use, now in (("train", train), ("test", test)):
-            change = manifest_change(load_manifest(self.manifests[use]), now) if self.manifests[use].exists() else None
+            known = self.manifests[use]
+            if not known.exists():
+                self._check_nothing_saved(known)
+                continue
+            change = manifest_change(load_manifest(known), now)
             if change:
                 raise DataError(
                     f"data.{use} = {now.uri!r} has changed since the run in {str(self.path)!r} began: {change}; "
                     "restore it, or train in another folder"
                 )
+
+    def _check_nothing_saved(self, manifest: Path) -> None:
+        """DataError if a run has checkpoints but no record any more of the data that they were trained on."""
+        if any(self.checkpoints.glob("*")):
+            raise DataError(
+                f"{manifest}: is missing, so nothing tells which rows the checkpoints of the run have seen; restore it "
+                "from a copy"
+            )
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -289,7 +301,10 @@ def read_records(path: Path) -> list[dict[str, Any]]:
     records = []
     for number, line in enumerate(whole_lines(path), start=1):
         try:
-            records.append(parse_json(line))
+            record = parse_json(line)
+            if not isinstance(record, dict) or not isinstance(record.get("samples"), int):
+                raise ValueError("it has no samples")
+            records.append(record)
         except ValueError as error:
             raise ConfigError(
                 f"{path}: line {number} is not a record ({error}); restore the file from a copy"

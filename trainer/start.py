@@ -13,7 +13,7 @@ import torch
 import torchrec
 from torch.distributed.distributed_c10d import _get_default_store  # there is no public way to torchrun's store
 
-from data.collisions import Crowding, crowded_tables
+from data.collisions import crowded_tables
 from data.manifest import as_before, load_manifest
 from data.statistics import measure
 from data.stream import Reading, stream
@@ -41,7 +41,7 @@ from trainer.evaluate_by import check_first_values
 from trainer.faults import Faults
 from trainer.guard import StepGuard
 from trainer.log import TrainLog
-from trainer.measured import complete, complete_from, is_complete
+from trainer.measured import complete, complete_from, is_complete, odd_columns
 from trainer.milestones import missed_milestones, with_pending_milestones
 from trainer.origin import Origin, check_writer, origin_of, with_identity
 from trainer.profile import profiled
@@ -102,8 +102,8 @@ class _Ready:
     """The checkpoint that has been loaded."""
     problems: list[str]
     """What is wrong with newer ones."""
-    crowded: list[Crowding]
-    """Hashed tables in which many ids share rows; at the first start."""
+    remarks: list[str]
+    """What is odd about the data, at the first start: columns without anything to learn, tables with too few rows."""
 
 
 @contextmanager
@@ -159,7 +159,7 @@ def _check_and_load(config: Config, world: World, watch: Watch, stack: ExitStack
     check_shared(run.path, world)
     reading, test = _open(config, world, run)
     world.on_first(lambda: run.check_data(reading.manifest, test.manifest))
-    measured = world.on_first(lambda: _completed(config, run, reading))
+    measured, remarks = world.on_first(lambda: _completed(config, run, reading))
     config = measured.model_copy(update={"run": config.run, "data": config.data})  # each rank's own paths
     columns = build_columns(config)
     reading, test = replace(reading, columns=columns), replace(test, columns=columns)
@@ -185,8 +185,9 @@ def _check_and_load(config: Config, world: World, watch: Watch, stack: ExitStack
         world.on_first(partial(check_first_values, column, test.manifest))
     world.on_all(lambda: check_first_batch(reading, world, clock.samples))
     world.on_all(lambda: check_first_batch(test, world, 0))
-    crowded = world.on_first(lambda: crowded_tables(reading)) if found is None else []
-    return _Ready(config, run, reading, test, clock, end, trainee, checkpoints, origin, found, problems, crowded)
+    if found is None:
+        remarks += map(str, world.on_first(lambda: crowded_tables(reading)))
+    return _Ready(config, run, reading, test, clock, end, trainee, checkpoints, origin, found, problems, remarks)
 
 
 def _begin(config: Config, world: World, ready: _Ready, stack: ExitStack) -> tuple[SegmentLog, State]:
@@ -235,11 +236,18 @@ def check_first_batch(reading: Reading, world: World, samples: int) -> None:
         batches.close()
 
 
-def _completed(config: Config, run: RunDirectory, reading: Reading) -> Config:
-    """The config with the numbers of its run, or at the first start with those measured on the training data."""
+def _completed(config: Config, run: RunDirectory, reading: Reading) -> tuple[Config, list[str]]:
+    """The config with the numbers of its run, or at the first start with those measured on the training data.
+
+    And what is odd about the columns that were measured, a line each.
+    """
     if run.config_file.exists():
-        return complete_from(config, run.read_config())
-    return config if is_complete(config) else complete(config, measure(reading))
+        return complete_from(config, run.read_config()), []
+    if is_complete(config):
+        return config, []
+
+    statistics = measure(reading)
+    return complete(config, statistics), odd_columns(config, statistics)
 
 
 @contextmanager
@@ -292,8 +300,8 @@ def _announce(config: Config, ready: _Ready, log: TrainLog) -> None:
         log.warn(f"{problem}; set aside, the checkpoint before it is taken")
     for file, reason in reading.manifest.left_out:
         log.warn(f"{file} is left out: {reason}")
-    for table in ready.crowded:
-        log.warn(str(table))
+    for text in ready.remarks:
+        log.warn(text)
     for text in missed_milestones(config, run, samples, ready.end):
         log.warn(text)
     if samples:

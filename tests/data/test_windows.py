@@ -109,3 +109,8 @@ def test_the_hours_of_a_day_are_trained_one_after_the_other(tmp_path: Path) -> N
         assert sorted(set(hours)) == list(range(12))
         assert hours == sorted(hours)
     assert manifest.files == tuple(sorted(manifest.files)), "rows are numbered in the order of the paths as text"
+
+
+def test_an_exponent_beyond_reason_is_refused() -> None:
+    with pytest.raises(DataError, match=r"nothing tells whether 'b=1e9{20}' or 'b=2' comes first"):
+        check_windows("dataset", ["b=2", "b=1e99999999999999999999"])

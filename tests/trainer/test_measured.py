@@ -16,7 +16,7 @@ from tests.trainer.datasets import config_values, make_config
 from trainer.config import Config, parse_config
 from trainer.errors import ConfigError
 from trainer.evaluate_run import evaluate_run
-from trainer.measured import complete, complete_from, is_complete, weight_of_rate
+from trainer.measured import complete, complete_from, is_complete, odd_columns, weight_of_rate
 from trainer.run_directory import RunDirectory, read_records
 from trainer.train import train
 from trainer.world import World
@@ -81,6 +81,16 @@ def test_later_starts_take_the_numbers_of_the_run(tmp_path: Path) -> None:
     assert complete_from(config, before) == before
     fewer = make_config(tmp_path, tasks=config_values(tmp_path)["tasks"][:2])  # type: ignore[arg-type]
     assert complete_from(fewer, before).tasks == before.tasks[:2]
+
+
+def test_columns_without_anything_to_learn_are_told(tmp_path: Path) -> None:
+    zero = Moments(0.0, 0.0, 9, 9, 0, 0)
+    dense = ({"none": Moments(7.0, 0.0, 9, 9, 7, 7), "log1p": Moments(2.0, 0.0, 9, 9, 2, 2)},)
+    assert odd_columns(make_config(tmp_path), Statistics(dense, (Moments(), zero, RARE))) == [  # type: ignore[arg-type]
+        "task 'watch': no measured training row has its label 'watch'",
+        "task 'click': its label 'click' is 0 in all measured training rows",
+        "dense feature 'age' is 7 in all measured training rows",
+    ]
 
 
 def test_a_column_may_be_read_twice(tmp_path: Path) -> None:

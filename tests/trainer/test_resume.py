@@ -291,3 +291,21 @@ def test_files_that_become_unreadable_or_readable_between_starts(dataset: Path, 
     part.write_bytes(whole)
     longest = _config(tmp_path / "data", tmp_path / "run", train={"samples": 960}, **skip)
     assert run_on_ranks(1, _train, longest) == [None]
+
+
+def test_a_run_without_the_record_of_its_data_does_not_go_on(dataset: Path, trained: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(trained, tmp_path / "run")
+    (folder / "manifests" / "train.parquet").unlink()
+    message = str(run_on_ranks(1, _train, _config(dataset, folder, train={"samples": 1280}))[0])
+    assert "manifests/train.parquet: is missing" in message
+    assert not (folder / "manifests" / "train.parquet").exists()
+
+
+@pytest.mark.parametrize("line", ["{}", "5", "[]"])
+def test_a_line_that_is_no_record_is_named(dataset: Path, trained: Path, tmp_path: Path, line: str) -> None:
+    folder = shutil.copytree(trained, tmp_path / "run")
+    with (folder / "evaluations.jsonl").open("a") as file:
+        file.write(f"{line}\n")
+    message = str(run_on_ranks(1, _train, _config(dataset, folder, train={"samples": 1280}))[0])
+    assert "evaluations.jsonl: line" in message
+    assert "is not a record (it has no samples)" in message
