@@ -147,13 +147,15 @@ def join(one: Moments, other: Moments) -> Moments:
 
 
 def sampled_groups(rows: Int64) -> list[int]:
-    """Row groups with ROWS rows or a few more between them, evenly spaced. `rows`: of each group."""
+    """Row groups with about ROWS rows between them, at evenly spaced rows. `rows`: of each group."""
     num_groups, num_rows = len(rows), int(rows.sum())
     if num_rows <= ROWS:
         return list(range(num_groups))
 
     wanted = min(math.ceil(num_groups * ROWS / num_rows), num_groups)
-    return [(2 * index + 1) * num_groups // (2 * wanted) for index in range(wanted)]
+    places = (2 * np.arange(wanted) + 1) * num_rows // (2 * wanted)
+    groups = np.searchsorted(np.cumsum(rows), places, side="right")
+    return np.unique(groups).tolist()
 
 
 def _sample(reading: Reading) -> Iterator[tuple[pa.Table, Where]]:

@@ -109,3 +109,4 @@ def test_rows_are_measured_all_over_a_large_dataset(monkeypatch: pytest.MonkeyPa
     assert sampled_groups(np.array([50, 50])) == [0, 1]
     assert sampled_groups(np.full(20, 50)) == [5, 15]
     assert sampled_groups(np.array([1000])) == [0]
+    assert sampled_groups(np.array([1] * 50 + [950])) == [50]  # the rows are what counts
