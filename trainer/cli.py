@@ -333,10 +333,12 @@ def _config_at(path: str, changes: list[str] | None) -> "Callable[[], Config]":
     """Loads a config file, and the libraries that training needs: a node may lack one."""
 
     def load() -> "Config":
-        import trainer.train  # noqa: F401
         from trainer.config import load_config
 
-        return load_config(path, changes)
+        config = load_config(path, changes)
+        import trainer.train  # noqa: F401
+
+        return config
 
     return load
 
@@ -345,10 +347,12 @@ def _config_of(run: str) -> "Callable[[], Config]":
     """Loads the config of a run, and the libraries that its model needs."""
 
     def load() -> "Config":
-        import trainer.evaluate_run  # noqa: F401
         from trainer.run_directory import RunDirectory
 
-        return RunDirectory(run).read_config()
+        config = RunDirectory(run).read_config()
+        import trainer.evaluate_run  # noqa: F401
+
+        return config
 
     return load
 
