@@ -30,6 +30,8 @@ class Ranks:
     """Of the store at which the ranks meet."""
     hosts_store: bool = False
     """Whether that store is this process's to open; under torchrun it mostly is the launcher's."""
+    attempt: str = "0"
+    """torchrun's count of restarts: its store outlives them, with what earlier ranks have left there."""
 
 
 def speaks() -> bool:
@@ -56,6 +58,7 @@ def announced_ranks() -> Ranks:
         address=_text("MASTER_ADDR"),
         port=_number("MASTER_PORT", 1, 65535),
         hosts_store=rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True",
+        attempt=os.environ.get("TORCHELASTIC_RESTART_COUNT") or "0",
     )
 
 

@@ -183,7 +183,7 @@ def connect(ranks: Ranks, seconds: float) -> dist.Store:
         _reach(ranks, seconds)
     found = _in_time(lambda: _open(ranks), STORE_SECONDS)
     if isinstance(found, dist.Store):
-        return dist.PrefixStore("roll_call", found)
+        return dist.PrefixStore(f"roll_call/attempt_{ranks.attempt}", found)  # as torch does with its own keys
     if "EADDRINUSE" in str(found):
         raise ConfigError(
             f"MASTER_PORT={ranks.port} is in use on host {socket.gethostname()}; choose another, or end what uses it"
