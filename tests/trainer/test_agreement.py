@@ -32,7 +32,7 @@ CHANGES: dict[str, tuple[Any, str, str]] = {
     "run.seed": (18, "17", "18"),
     "run.hang_seconds": (9.0, "900.0", "9.0"),
     "run.trace": (True, "false", "true"),
-    "tasks.1.weight": (2.0, "1.0", "2.0"),
+    "tasks.1.weight": (2.0, "not set", "2.0"),
     "features.dense.0.mean": (2.5, "0.0", "2.5"),
     "data.order": ("chronological", '"shuffled"', '"chronological"'),
     "data.global_batch_size": (32, "64", "32"),
