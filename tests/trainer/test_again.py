@@ -11,6 +11,7 @@ import pytest
 from data.errors import UserError
 from tests.ranks import run_on_ranks
 from tests.trainer.datasets import config_values, make_config, write_dataset
+from tests.trainer.training import train_or_explain
 from trainer.audit import audit_run
 from trainer.checkpoint_files import list_folders
 from trainer.checkpoint_name import checkpoint_name
@@ -21,14 +22,6 @@ from trainer.train import train
 from trainer.world import World
 
 ROWS, PASS = 600, 576  # 64 × 9
-
-
-def _train(world: World, config: Config) -> str | None:
-    try:
-        train(config, world)
-    except UserError as error:
-        return str(error)
-    return None
 
 
 def _config(folder: Path, run: Path, **sections: Any) -> Config:
@@ -47,7 +40,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("again")
     write_dataset(folder / "train", ROWS, seed=1)
     write_dataset(folder / "test", 100, seed=2)
-    assert run_on_ranks(1, _train, _config(folder, folder / "run")) == [None]
+    assert run_on_ranks(1, train_or_explain, _config(folder, folder / "run")) == [None]
     assert list_folders(folder / "run" / "checkpoints") == ["320", "448", "512", "576"]
     return folder
 
@@ -57,7 +50,7 @@ def test_a_finished_pass_takes_a_second_one(folder: Path, tmp_path: Path) -> Non
     two_passes: dict[str, Any] = {"data": {"repeat": True}, "train": {"samples": 1000}}
     at_once, run = tmp_path / "at-once", shutil.copytree(folder / "run", tmp_path / "run")
     for path in (at_once, run):
-        assert run_on_ranks(1, _train, _config(folder, path, **two_passes)) == [None]
+        assert run_on_ranks(1, train_or_explain, _config(folder, path, **two_passes)) == [None]
     weights = [sorted((path / "checkpoints" / "1024").glob("*.distcp")) for path in (at_once, run)]
     assert [file.read_bytes() for file in weights[0]] == [file.read_bytes() for file in weights[1]]
     evaluated = {(record["samples"], record["milestone"]) for record in read_records(run / "evaluations.jsonl")}
@@ -65,7 +58,7 @@ def test_a_finished_pass_takes_a_second_one(folder: Path, tmp_path: Path) -> Non
     audit = audit_run(run)
     assert audit.promises_broken == ()
     assert [(entry.trained_once, entry.traced) for entry in audit.epochs] == [(PASS, PASS), (448, 448)]
-    message = run_on_ranks(1, _train, _config(folder, run))[0]
+    message = run_on_ranks(1, train_or_explain, _config(folder, run))[0]
     assert message == "train.samples ends the run at 576, but it is at 1,024 already; train longer"
 
 

@@ -12,10 +12,10 @@ import pytest
 from data.errors import UserError
 from tests.ranks import run_on_ranks
 from tests.trainer.datasets import make_config, write_dataset
+from tests.trainer.training import train_or_explain
 from trainer.config import Config
 from trainer.evaluate_run import evaluate_run
 from trainer.predict import predict_run
-from trainer.train import train
 from trainer.world import World
 
 Change = Callable[[pa.Table], pa.Table]
@@ -64,14 +64,6 @@ def copy_dataset(source: Path, target: Path, change: Change, files: tuple[str, .
     return target
 
 
-def _train(world: World, config: Config) -> str | None:
-    try:
-        train(config, world)
-    except UserError as error:
-        return str(error)
-    return None
-
-
 def _use(world: World, run: str, data: str, out: str, columns: str) -> list[Any]:
     """What evaluation and prediction find, or what they say."""
     found: list[Any] = []
@@ -98,7 +90,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
             table = pq.read_table(path)
             whole = pc.round(table["age"])
             pq.write_table(table.set_column(table.schema.get_field_index("age"), "age", whole), path, row_group_size=97)
-    assert run_on_ranks(1, _train, _config(folder)) == [None]
+    assert run_on_ranks(1, train_or_explain, _config(folder)) == [None]
     return folder
 
 
@@ -131,7 +123,7 @@ def test_training_data_may_be_stored_in_any_of_these_ways(folder: Path, tmp_path
     everything = dict(column for columns in STORED.values() for column in columns).items()
     for split in ("train", "test"):
         copy_dataset(folder / split, tmp_path / split, stored_as(*everything), ("part-1.parquet",))
-    assert run_on_ranks(1, _train, _config(tmp_path)) == [None]
+    assert run_on_ranks(1, train_or_explain, _config(tmp_path)) == [None]
     logs = [path / "run" / "checkpoints" / "640" for path in (tmp_path, folder)]
     first, second = ([file.read_bytes() for file in sorted(log.glob("*.distcp"))] for log in logs)
     assert first == second
@@ -146,7 +138,9 @@ def test_values_of_another_kind_are_refused(folder: Path, tmp_path: Path, case: 
     )
     messages = [
         *run_on_ranks(1, _use, str(folder / "run"), str(data), str(tmp_path / "out"), "")[0],
-        run_on_ranks(1, _train, _config(folder, run={"dir": str(tmp_path / "run")}, data={"test": str(data)}))[0],
+        run_on_ranks(
+            1, train_or_explain, _config(folder, run={"dir": str(tmp_path / "run")}, data={"test": str(data)})
+        )[0],
     ]
     for message in messages:
         assert f"column {name!r} is {shown}" in str(message)
@@ -161,7 +155,7 @@ def test_files_of_one_dataset_that_differ_in_kind_are_named(folder: Path, tmp_pa
     name, kind, shown = OTHER_KINDS[case]
     copy_dataset(folder / "train", tmp_path / "train", stored_as((name, kind)), ("part-1.parquet",))
     copy_dataset(folder / "test", tmp_path / "test", stored_as(), ())
-    message = str(run_on_ranks(1, _train, _config(tmp_path))[0])
+    message = str(run_on_ranks(1, train_or_explain, _config(tmp_path))[0])
     assert message.startswith(f"{tmp_path}/train/part-1.parquet: column {name!r} is {shown}")
     assert message.endswith(f"in {tmp_path}/train/part-0.parquet; write both alike")
 
@@ -187,6 +181,6 @@ def test_groups_of_rows_are_of_one_kind_in_all_files(folder: Path, tmp_path: Pat
     copy_dataset(folder / "train", tmp_path / "train", stored_as(), ())
     copy_dataset(folder / "test", tmp_path / "test", stored_as(("weight", pa.string())), ("part-1.parquet",))
     config = _config(tmp_path, evaluate={key: ["weight"] if key == "by" else "weight"})
-    message = str(run_on_ranks(1, _train, config)[0])
+    message = str(run_on_ranks(1, train_or_explain, config)[0])
     assert message.startswith(f"{tmp_path}/test/part-1.parquet: column 'weight' is text (string), but number (float)")
     assert not (tmp_path / "run").exists()

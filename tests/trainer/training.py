@@ -1,0 +1,15 @@
+"""A training whose wrong input is a result, as the tests of several files want it."""
+
+from data.errors import UserError
+from trainer.config import Config
+from trainer.train import train
+from trainer.world import World
+
+
+def train_or_explain(world: World, config: Config) -> str | None:
+    """What is wrong with the input, in the words of the error; None: it was trained."""
+    try:
+        train(config, world)
+    except UserError as error:
+        return str(error)
+    return None
