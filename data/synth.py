@@ -21,6 +21,7 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from functools import partial
+from multiprocessing.synchronize import Event
 from pathlib import Path
 from typing import Literal
 
@@ -135,7 +136,9 @@ def _in_order(write: Callable[[_Part], Doubles], parts: list[_Part], workers: in
     if workers == 1:
         yield from map(write, parts)
         return
-    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("forkserver"), initializer=_begin_worker)
+    context = multiprocessing.get_context("forkserver")
+    unwanted = context.Event()
+    pool = ProcessPoolExecutor(workers, context, initializer=_begin_worker, initargs=(unwanted,))
     running: deque[Future[Doubles]] = deque()
     try:
         for part in parts:
@@ -144,14 +147,24 @@ def _in_order(write: Callable[[_Part], Doubles], parts: list[_Part], workers: in
                 yield running.popleft().result()
         while running:
             yield running.popleft().result()
+    except BaseException:
+        unwanted.set()
+        raise
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def _begin_worker() -> None:
+def _begin_worker(unwanted: Event) -> None:
     """Ctrl-C reaches every process of the terminal; only the parent acts on it, and no worker outlives it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    threading.Thread(target=_end_when_unwanted, args=(unwanted,), daemon=True).start()
+
+
+def _end_when_unwanted(unwanted: Event) -> None:
+    """At once: to finish a file that is then removed may take longer than a command has for its end."""
+    unwanted.wait()
+    os._exit(1)
 
 
 def _end_with_parent() -> None:

@@ -1,6 +1,7 @@
 """The synthetic log: reproducible to the byte, honest about its truth, and related as the task groups say."""
 
 import json
+import time
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from data.synth_log import DAY_MS
 from data.synth_tasks import TASK_GROUPS
 from data.synth_world import Doubles
 from data.writer import ROW_GROUP_ROWS
+from trainer.signals import CLEANING_SECONDS
 
 TRAIN_ROWS, TEST_ROWS = ROWS_PER_FILE + 20_000, 50_000
 SMALL_ROWS = 60_000
@@ -268,3 +270,18 @@ def test_a_failure_half_way_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         synthesise(tmp_path / "out", 1_000, 1_000, "five", processes=2, progress=stop)
     assert list(tmp_path.iterdir()) == []
+
+
+def write_slowly(part: data.synth._Part) -> Doubles:
+    """Longer than any command has for its end."""
+    if part.number > 0:
+        time.sleep(120)
+    return np.zeros((3, 1))
+
+
+def test_files_under_way_are_given_up_when_no_longer_wanted() -> None:
+    results = data.synth._in_order(write_slowly, data.synth._plan(8 * ROWS_PER_FILE, 0), workers=2)
+    next(results)
+    started = time.monotonic()
+    results.close()
+    assert time.monotonic() - started < CLEANING_SECONDS / 2
