@@ -147,7 +147,8 @@ def _label(array: pa.Array, label: Label, where: Where) -> Float32:
     if np.any(wrong):
         row = int(np.argmax(wrong))
         rule = "a binary label is 0, 1 or null" if label.binary else "a label is a finite number or null"
-        raise DataError(f"{where(row)}: label {label.column!r} is {array[row]}; {rule}{_limit(numbers[row])}")
+        way_out = "; write null if it is not known" if np.isnan(numbers[row]) else _limit(numbers[row])
+        raise DataError(f"{where(row)}: label {label.column!r} is {array[row]}; {rule}{way_out}")
     return values
 
 

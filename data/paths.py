@@ -8,6 +8,8 @@ from data.errors import UserError
 
 _NAME_BYTES = 255
 """Of a name on every common filesystem."""
+_PATH_BYTES = 4_095
+"""Of a path that Linux takes."""
 
 
 def full_path(text: str | Path) -> Path:
@@ -24,6 +26,8 @@ def full_path(text: str | Path) -> Path:
     for name in path.parts:
         if len(os.fsencode(name)) > _NAME_BYTES:
             raise ValueError(f"{written[:40] + '…'!r}: a name in it is longer than {_NAME_BYTES} bytes; shorten it")
+    if len(os.fsencode(path)) > _PATH_BYTES:
+        raise ValueError(f"{written[:40] + '…'!r} is longer than {_PATH_BYTES:,} bytes; shorten it")
     return path
 
 

@@ -25,7 +25,20 @@ NUMBER = re.compile(r"((?<![^\W_])-?\d+|\d+)")
 YEAR_FIRST = re.compile(r"([^=]*=)?\D*(19|20)\d\d\D")
 YEAR_LAST = re.compile(r"(?<!\d)\d{1,2}[-_./](19|20)\d\d(?!\d)")
 """Also matches a day and 8 pm, as in 2024-01-09_2000; there the year stands first."""
-UNITS = ("year", "month", "day", "hour", "minute", "second")
+SHORT_YEAR = re.compile(r"([^=]*=)?\d{1,2}([-_./])\d{1,2}\2\d{1,2}")
+"""24-01-09 may be a day of 2024 or of 2009."""
+TWELVE_HOURS = re.compile(r"\d ?[ap]\.?m\b", re.IGNORECASE)
+"""12 pm comes before 1 pm."""
+UNIT_KEYS = (
+    ("year", "yyyy", "yy", "y"),
+    ("month", "mon"),
+    ("day", "date", "dt", "ds", "dd", "d"),
+    ("hour", "hr", "hh", "h"),
+    ("minute", "min", "mi"),
+    ("second", "sec", "ss", "s"),
+)
+"""What folders of a unit of time are called, the largest unit first; `mm` may be months or minutes."""
+UNITS = {key: size for size, keys in enumerate(UNIT_KEYS) for key in keys}
 WITHOUT_VALUE = "__HIVE_DEFAULT_PARTITION__"
 Token = tuple[int, Decimal, str]
 """(0, number, "") or (1, 0, text): numbers come before text."""
@@ -95,16 +108,15 @@ def _number(digits: str) -> Token:
 
 def _problem(names: list[str]) -> str | None:
     """Why the order of some windows is not to be trusted; None: it is."""
-    first_by_parent: dict[tuple[str, ...], str] = {}
+    first_by_parent: dict[tuple[tuple[Token, ...], ...], str] = {}
     for name in names:
-        parts = tuple(_parts(name))
-        for depth, part in enumerate(parts):
-            first = first_by_parent.setdefault(parts[:depth], part)
+        key = _time_key(name)
+        for depth, part in enumerate(_parts(name)):
+            first = first_by_parent.setdefault(key[:depth], part)
             problem = _problem_between(first, part) if first != part else None
             if problem:
                 return problem
-    paths = {tuple(_parts(name)) for name in names}
-    return _unlike_depth(paths) or _unlike_units(paths)
+    return _unlike_depth(names) or _unlike_units({tuple(_parts(name)) for name in names})
 
 
 def _problem_between(first: str, other: str) -> str | None:
@@ -114,15 +126,19 @@ def _problem_between(first: str, other: str) -> str | None:
         name = unquote(part)
         if YEAR_LAST.search(name) and not YEAR_FIRST.match(name):
             return f"{part!r} has its year last"
+        if SHORT_YEAR.fullmatch(name):
+            return f"{part!r} does not say which number is the year: write it with four digits"
+        if TWELVE_HOURS.search(name):
+            return f"{part!r} counts hours to 12"
     texts = [[text for _, _, text in _tokens(part)] for part in (first, other)]
     return None if texts[0] == texts[1] else f"nothing tells whether {first!r} or {other!r} comes first"
 
 
-def _unlike_depth(paths: set[tuple[str, ...]]) -> str | None:
-    for path in sorted(paths):
-        above = next((path[:depth] for depth in range(1, len(path)) if path[:depth] in paths), None)
-        if above:
-            inner, outer = "/".join(path), "/".join(above)
+def _unlike_depth(names: list[str]) -> str | None:
+    name_by_key = {_time_key(name): name for name in names}
+    for key, inner in name_by_key.items():
+        outer = next((name_by_key[key[:depth]] for depth in range(1, len(key)) if key[:depth] in name_by_key), None)
+        if outer:
             return f"nothing tells whether the files in {outer!r} or those in {inner!r} come first"
     return None
 
@@ -132,6 +148,6 @@ def _unlike_units(paths: set[tuple[str, ...]]) -> str | None:
     for path in sorted(paths):
         keys = [part.partition("=")[0].lower() for part in path]
         units = [key for key in keys if key in UNITS]
-        if units != sorted(units, key=UNITS.index):
+        if units != sorted(units, key=UNITS.__getitem__):
             return f"{'/'.join(path)!r} has {units[0]!r} outside {units[-1]!r}"
     return None

@@ -18,6 +18,8 @@ MEASURED_OF_FEATURES = ("transform", "mean", "scale")
 MEASURED_OF_TASKS = ("label_mean", "label_scale", "weight")
 HIGHEST_WEIGHT = 10.0
 """Reached at 0.08 % positives. Rarer labels have too few to be worth the noise they would add to the shared weights."""
+ENOUGH_VALUES = 1_000
+"""Among fewer values one may well be most of the variance."""
 HEAVY_TAIL = 10.0
 """Standard deviations from the mean: a column with a value farther out has a heavy tail, which heads learn badly."""
 
@@ -69,7 +71,9 @@ def _fill_from(part: Part, before: Part | None, keys: tuple[str, ...]) -> Part:
 
 
 def odd_columns(config: Config, statistics: Statistics) -> list[str]:
-    """A line for each column that has nothing to learn from or with, as far as its rows were measured."""
+    """A line for each column that has nothing to learn from or with, and for each label that one value rules, as far as
+    the rows were measured.
+    """
     lines = []
     for task, moments in zip(config.tasks, statistics.labels, strict=True):
         if moments.count == 0:
@@ -77,6 +81,11 @@ def odd_columns(config: Config, statistics: Statistics) -> list[str]:
         elif moments.low == moments.high:
             lines.append(
                 f"task {task.name!r}: its label {task.label!r} is {moments.low:g} in all measured training rows"
+            )
+        elif not task.binary and moments.count >= ENOUGH_VALUES and moments.reach**2 > moments.count / 2:
+            lines.append(
+                f"task {task.name!r}: one value of its label {task.label!r} (they reach from {moments.low:g} to "
+                f"{moments.high:g}) makes most of its variance, and so label_scale; if it is a mistake, write null"
             )
 
     for feature, measured in zip(config.features.dense, statistics.dense, strict=True):

@@ -4,7 +4,7 @@ from hypothesis import strategies as st
 
 from data.counts import count_heading, format_count, parse_count
 
-exact = settings(derandomize=True, deadline=None, max_examples=200, database=None)
+exact = settings(max_examples=200)
 
 
 @pytest.mark.parametrize(

@@ -86,6 +86,7 @@ def test_home_is_put_in_full(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
         (Path("s3://bucket/x"), "--out 's3:/bucket/x': only a local path"),
         ("x" * 256, "longer than 255 bytes"),
         ("ü" * 128, "longer than 255 bytes"),
+        ("x/" * 2_100, "longer than 4,095 bytes"),
         ("~nobody-of-this-name/x", "there is no such home folder"),
     ],
 )

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from data.hashing import fold, mix, permutation, stable_seed
 
 MASK = 2**64 - 1
-exact = settings(derandomize=True, deadline=None, max_examples=60, database=None)
+exact = settings(max_examples=60)
 int64s = st.integers(-(2**63), 2**63 - 1)
 
 

@@ -13,7 +13,7 @@ NAMES: list[OrderName] = ["shuffled", "chronological", "stored"]
 Groups = list[tuple[int, int]]
 """(rows, window) of each row group; a Parquet file may hold row groups without rows."""
 
-exact = settings(derandomize=True, deadline=None, max_examples=60, database=None)
+exact = settings(max_examples=60)
 groups_in_any_windows = st.lists(st.tuples(st.integers(0, 9), st.integers(0, 3)), max_size=12)
 groups = groups_in_any_windows.map(lambda found: sorted(found, key=lambda entry: entry[1]))
 lane_counts = st.integers(1, 8)

@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
@@ -21,7 +21,6 @@ from data.stream import Reading
 VALUES = arrays.arrays(np.float64, st.integers(0, 40), elements=st.floats(-1e6, 1e6) | st.just(np.nan))
 
 
-@settings(derandomize=True, deadline=None, database=None)
 @given(VALUES, VALUES)
 def test_moments_of_parts_join_to_those_of_the_whole(one: np.ndarray, other: np.ndarray) -> None:
     weights = [np.linspace(0.5, 2, len(part)) for part in (one, other)]

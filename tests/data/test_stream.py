@@ -357,7 +357,7 @@ def test_a_lane_without_a_row_is_padding(tmp_path: Path) -> None:
 # ---- which segments are read
 
 
-exact = settings(derandomize=True, deadline=None, max_examples=60, database=None)
+exact = settings(max_examples=60)
 
 
 @exact

@@ -32,6 +32,7 @@ IN_TIME = {
     "files named like folders": ["day=3.parquet", "day=20/x"],
     "one job of Spark": [f"part-{part:05}-6f1a-c2.c000.snappy.parquet" for part in range(12)],
     "one window": ["__HIVE_DEFAULT_PARTITION__"],
+    "short names": [f"dt={day}/hr={hour}" for day in (9, 10) for hour in (1, 12)],
     "one word": ["train"],
 }  # fmt: skip
 
@@ -66,7 +67,7 @@ UNSURE = {
     "two ways to write a date": (["day=20240109", "day=2024-01-10"], "whether 'day=2024-01-10' or 'day=20240109'"),
     "dates and times": (["2024-01-09", "2024-01-09T05"], "whether '2024-01-09' or '2024-01-09T05' comes first"),
     "times of two zones": (["2024-01-09T05:00Z", "2024-01-09T06:00+02:00"], "comes first"),
-    "morning and afternoon": (["10am", "1pm"], "comes first"),
+    "morning and afternoon": (["10am", "1pm"], "'10am' counts hours to 12"),
     "months by name": (["2024-Feb-01", "2024-Jan-02"], "comes first"),
     "day first": (["01-02-2024", "31-01-2024"], "'01-02-2024' has its year last"),
     "month first": (["d=12%2F2023", "d=01%2F2024"], "has its year last"),
@@ -75,6 +76,11 @@ UNSURE = {
     "parts of seconds": (["t=05:00:00.5", "t=05:00:00.25"], "comes first"),
     "another key outside": (["country=DE/day=1", "country=US/day=1"], "'country=DE' or 'country=US' comes first"),
     "small unit outside": (["day=1/month=2", "day=2/month=1"], "'day=1/month=2' has 'day' outside 'month'"),
+    "short names of units": (["hr=1/dt=2", "hr=2/dt=1"], "'hr=1/dt=2' has 'hr' outside 'dt'"),
+    "padded and not": (["hour=09/b", "hour=9/a"], "whether 'b' or 'a' comes first"),
+    "two digits of a year": (["day=09-01-24", "day=10-01-24"], "'day=09-01-24' does not say which number is the year"),
+    "afternoons": (["hour=01PM", "hour=12PM"], "'hour=01PM' counts hours to 12"),
+    "two depths, padded and not": (["day=01", "day=1/hour=2"], "files in 'day=01' or those in 'day=1/hour=2'"),
     "two depths": (["day=1", "day=1/hour=2", "day=2"], "whether the files in 'day=1' or those in 'day=1/hour=2' come"),
     "two jobs of Spark": (["part-00000-6f1a", "part-00000-77b2"], "comes first"),
     "two keys": (["day=1", "hour=2"], "whether 'day=1' or 'hour=2' comes first"),

@@ -30,7 +30,7 @@ GATED = (MMoEConfig, MLMMoEConfig, PLEConfig, AdaTTSpConfig, AdaTTConfig)
 Case = tuple[HeadConfig, int]
 """A config and the number of tasks."""
 
-many = settings(derandomize=True, deadline=None, max_examples=25, database=None)
+many = settings(max_examples=25)
 few = settings(many, max_examples=10)
 
 widths = st.lists(st.integers(1, 4), min_size=1, max_size=3).map(tuple)

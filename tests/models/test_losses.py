@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from models.losses import loss_sums
 
-exact = settings(derandomize=True, deadline=None, max_examples=60, database=None)
+exact = settings(max_examples=60)
 IS_BINARY_T = torch.tensor([True, False])
 rows = st.lists(
     st.tuples(

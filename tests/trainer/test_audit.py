@@ -31,7 +31,7 @@ from trainer.config import parse_config
 from trainer.run_directory import RunDirectory, append_records
 from trainer.segments import SegmentLog, read_segments
 
-exact = settings(derandomize=True, deadline=None, max_examples=60, database=None)
+exact = settings(max_examples=60)
 Unread = frozenset[int]
 """Row groups that a start cannot read."""
 

@@ -12,7 +12,7 @@ from threadpoolctl import threadpool_limits
 
 from trainer.bootstrap import FEWEST_BUCKETS, RESAMPLES, Estimate, Floats, bucket_draws, compare_losses, t_quantile
 
-exact = settings(derandomize=True, deadline=None, max_examples=40, database=None)
+exact = settings(max_examples=40)
 BUCKETS, ROWS = 1024, 3_000
 ROW_NOISE = (0.5, 0.475)
 """Standard deviation of what each of two models adds to the true logit, or mean, of a row; correlated at 0.9."""

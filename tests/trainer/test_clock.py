@@ -1,14 +1,11 @@
 """Events fall on the first batch boundary at or after their samples, each once."""
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from trainer.clock import Due, Milestone, parse_milestone
 
-RULES = settings(derandomize=True, deadline=None)
 
-
-@RULES
 @given(
     batch=st.integers(1, 100),
     batches=st.integers(1, 200),

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from data.statistics import Moments, Statistics
+from data.statistics import Moments, Statistics, moments
 from tests.ranks import run_on_ranks
 from tests.trainer.datasets import config_values, make_config
 from trainer.config import Config, parse_config
@@ -91,6 +91,18 @@ def test_columns_without_anything_to_learn_are_told(tmp_path: Path) -> None:
         "task 'click': its label 'click' is 0 in all measured training rows",
         "dense feature 'age' is 7 in all measured training rows",
     ]
+
+
+@pytest.mark.parametrize(("high", "count", "odd"), [(1e30, 8_000, True), (1e30, 900, False), (12.0, 8_000, False)])
+def test_a_label_that_one_value_rules_is_told(tmp_path: Path, high: float, count: int, odd: bool) -> None:
+    watch_B = np.append(np.random.default_rng(7).exponential(size=count - 1), high)
+    labels = (moments(watch_B), CLICK, CLICK)
+    dense = ({"none": Moments(7.0, 1.0, 9, 9, 6, 8)},)
+    lines = odd_columns(make_config(tmp_path), Statistics(dense, labels))  # type: ignore[arg-type]
+    assert (len(lines) == 1) is odd
+    if odd:
+        assert lines[0].startswith("task 'watch': one value of its label 'watch' (they reach from ")
+        assert lines[0].endswith("if it is a mistake, write null")
 
 
 def test_a_column_may_be_read_twice(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from trainer.errors import ConfigError, RunError
 from trainer.segments import Piece, Segment, SegmentLog, gaps, read_segments, surviving
 
-exact = settings(derandomize=True, deadline=None, max_examples=200, database=None)
+exact = settings(max_examples=200)
 
 
 def segment(number: int, begin: int, reached: int) -> Segment:
