@@ -7,6 +7,7 @@ exit code was to be. So the process is left at once, when everything has been cl
 
 import os
 import signal
+import socket
 import sys
 import traceback
 from collections.abc import Callable
@@ -14,7 +15,10 @@ from contextlib import suppress
 from typing import NoReturn
 
 from trainer.output import OutputClosed, open_output
-from trainer.signals import Interrupted, Interruption
+from trainer.signals import Interrupted, Interruption, say
+
+GLOO = "gloo/transport"
+"""In its errors, which are plain RuntimeErrors: the place in its source where the connection to a rank broke."""
 
 
 def leave(code: int) -> NoReturn:
@@ -45,9 +49,15 @@ def _exit_code(command: Callable[[], int], interruption: Interruption) -> int:
         return interruption.tell(ended.number)
     except OutputClosed:
         return 128 + signal.SIGPIPE  # as of a tool that does not handle it
-    except BaseException:
+    except BaseException as error:
         if interruption.first_signal is not None:  # a rank that lost another one to the same signal
             return interruption.tell(interruption.first_signal)
-        traceback.print_exc()
+        if isinstance(error, RuntimeError) and GLOO in str(error):
+            say(
+                f"error: rank {os.environ.get('RANK', '0')} (host {socket.gethostname()}) has lost another rank, whose "
+                "own output says why; start again (a training goes on from its newest checkpoint)"
+            )
+        else:
+            traceback.print_exc()
         return 1
     return code

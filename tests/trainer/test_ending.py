@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -90,6 +91,24 @@ def test_a_signal_while_ranks_join_ends_the_command(dataset: Path, tmp_path: Pat
 def _listens(port: int) -> bool:
     with socket.socket() as caller:
         return caller.connect_ex(("localhost", port)) == 0
+
+
+def test_a_lost_rank_is_told_in_a_line(dataset: Path, tmp_path: Path) -> None:
+    with socket.socket() as listener:
+        listener.bind(("localhost", 0))
+        place = {"MASTER_ADDR": "localhost", "MASTER_PORT": str(listener.getsockname()[1])}
+    ranks = [place | {"RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_RANK": str(rank)} for rank in range(2)]
+    for rank in range(2):
+        (tmp_path / str(rank)).mkdir()
+    config = write_config(dataset, tmp_path)
+    with (
+        started_command(tmp_path / "0", "train", config, environment=ranks[0]) as first,
+        started_command(tmp_path / "1", "train", config, environment=ranks[1]) as second,
+    ):
+        wait_for_steps(first, tmp_path)
+        second.signal(signal.SIGKILL)
+        assert first.end() == 1
+    assert re.fullmatch(r"error: rank 0 \(host .*\) has lost another rank, .* newest checkpoint\)\n", first.errors)
 
 
 def test_a_second_signal_interrupts_no_cleaning_up(tmp_path: Path) -> None:
