@@ -476,7 +476,7 @@ def set_value(number: int, column: str, value: object) -> Callable[[dict[str, An
 
 WRONG_VALUES = {
     "label": ("click", 2, r"label 'click' is 2; a binary label is 0, 1 or null"),
-    "NaN label": ("watch", math.nan, r"label 'watch' is nan; a label is a finite number or null"),
+    "NaN label": ("watch", math.nan, r"label 'watch' is nan; a label is a finite number or null; write null if .*"),
     "infinite label": ("watch", math.inf, r"label 'watch' is inf; a label is a finite number or null"),
     "id": ("user", 50, r"column 'user' holds id 50, but table 'user' has rows 0 to 49; .*hash = true"),
     "negative id": ("user", -3, r"column 'user' holds id -3, but table 'user' has rows 0 to 49; .*hash = true"),
