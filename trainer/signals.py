@@ -23,6 +23,8 @@ SAME_REQUEST_SECONDS = 5.0
 """A second signal within this time is the first one delivered twice: by the terminal or scheduler, and the launcher."""
 NATIVE_SECONDS = 2.0
 """How long the main thread may take to hear of a signal: it may wait in native code, for other ranks to join."""
+WAKE_SECONDS = 0.05
+"""How often it is woken meanwhile."""
 CLEANING_SECONDS = 30.0
 """How long a command may take to remove what it has half written."""
 
@@ -132,7 +134,14 @@ class Interruption(SignalListener):
         return 128 + number
 
     def _on_first(self) -> None:
-        pass
+        """Wakes the main thread: a wait that it began as the signal came, or as another thread took it, goes on."""
+        assert self.first_signal is not None
+        main = threading.main_thread().ident
+        assert main is not None
+        until = time.monotonic() + NATIVE_SECONDS
+        while not self._raised and not self.over and time.monotonic() < until:
+            signal.pthread_kill(main, self.first_signal)
+            time.sleep(WAKE_SECONDS)
 
     def _limit_seconds(self) -> float:
         return CLEANING_SECONDS if self._raised else NATIVE_SECONDS

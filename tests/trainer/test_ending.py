@@ -7,6 +7,9 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +22,7 @@ from tests.trainer.datasets import config_values, make_config
 from trainer.checkpoint_files import list_folders
 from trainer.config import Config
 from trainer.run_directory import RunDirectory, read_records
+from trainer.signals import END_SIGNALS, Interrupted, Interruption
 from trainer.stop import STOPPED
 from trainer.train import train
 from trainer.world import World
@@ -134,6 +138,29 @@ def trained(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Config:
 
 def _train(world: World, config: Config) -> None:
     train(config, world)
+
+
+def take_a_signal() -> None:
+    """In this thread, where the system may deliver it."""
+    time.sleep(0.2)  # the main thread waits by then
+    signal.pthread_kill(threading.get_ident(), signal.SIGTERM)
+
+
+@pytest.fixture
+def handlers() -> Iterator[None]:
+    """This process's own ones, again afterwards."""
+    before = {number: signal.getsignal(number) for number in END_SIGNALS}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.usefixtures("handlers")
+def test_a_signal_that_another_thread_takes_wakes_the_main_thread() -> None:
+    with Interruption(speaks=False).listening() as interruption, pytest.raises(Interrupted):
+        threading.Thread(target=take_a_signal).start()
+        threading.Event().wait()  # else this process is ended after NATIVE_SECONDS
+    assert interruption.first_signal == signal.SIGTERM
 
 
 def test_an_interrupted_predict_leaves_nothing(dataset: Path, tmp_path: Path, trained: Config) -> None:
