@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from tests.commands import started_command
-from trainer import cli
+from trainer.cli import app
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,6 @@ def run_job(
 
 
 def _prepare(prepare: Callable[[], None] | None) -> None:
-    cli.RANK_0_SPEAKS_SECONDS = 0
+    app.RANK_0_SPEAKS_SECONDS = 0
     if prepare is not None:
         prepare()

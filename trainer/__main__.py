@@ -23,7 +23,7 @@ def main() -> None:
 
 def _command() -> int:
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # DDP warns of a setting that trainer.build explains
-    from trainer.cli import run
+    from trainer.cli.app import run
 
     return run(sys.argv[1:])
 

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from rich.table import Table
+
 from trainer.bootstrap import RESAMPLES
 from trainer.buckets import BUCKETS
 from trainer.compare import Difference
@@ -99,3 +101,13 @@ def comparison_notes(differences: Sequence[Difference]) -> list[str]:
             "two trainings of one head differ too: train more seeds of both for that."
         )
     return notes
+
+
+def comparison_table(grid: Grid) -> Table:
+    """Heads against the baseline on one task."""
+    table = Table(title=grid.title)
+    for name in grid.header:
+        table.add_column(name, justify="left" if name in ("head", "runs") else "right")
+    for row in grid.rows:
+        table.add_row(*(cell.replace(" [", "\n[") for cell in row))
+    return table

@@ -26,7 +26,7 @@ from tests.trainer.datasets import config_values, write_dataset
 from trainer.audit import Audit, EpochAccount, audit_run
 from trainer.audit_rows import expand, intervals_of_epoch
 from trainer.build import train_reading
-from trainer.cli import run
+from trainer.cli.app import run
 from trainer.config import parse_config
 from trainer.run_directory import RunDirectory, append_records
 from trainer.segments import SegmentLog, read_segments

@@ -20,7 +20,7 @@ import tomli_w
 
 from tests.ranks import run_on_ranks
 from tests.trainer.datasets import config_values, write_dataset
-from trainer.cli import run
+from trainer.cli.app import run
 from trainer.config import parse_config
 from trainer.errors import ConfigError
 from trainer.world import World

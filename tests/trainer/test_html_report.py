@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from data.manifest import read_manifest, save_manifest
 from tests.browser import CHROMIUM, Page, browser_page
 from tests.trainer.datasets import config_values
-from trainer.cli import run
+from trainer.cli.app import run
 from trainer.compare import compare_runs
 from trainer.config import parse_config
 from trainer.html_events import timeline

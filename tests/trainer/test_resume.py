@@ -201,7 +201,7 @@ def _command(_: World, config: Config, folder: str) -> tuple[int, str]:
     import tomli_w
     import torch.distributed as dist
 
-    from trainer.cli import run
+    from trainer.cli.app import run
     from trainer.run_directory import plain
 
     dist.destroy_process_group()  # the command starts its own

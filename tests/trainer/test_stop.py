@@ -17,7 +17,7 @@ import torch.distributed as dist
 from tests.ranks import collect, run_on_ranks, started_ranks
 from tests.trainer.datasets import config_values, make_config
 from trainer import signals
-from trainer.cli import run
+from trainer.cli.app import run
 from trainer.config import Config, load_config
 from trainer.ranks import announced_ranks
 from trainer.run_directory import RunDirectory, read_records

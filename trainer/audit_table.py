@@ -1,0 +1,36 @@
+"""The accounts of an audit as a table."""
+
+from typing import Any
+
+from rich.table import Table
+
+Record = dict[str, Any]
+
+
+def audit_table(epochs: list[Record]) -> Table:
+    """How often the rows were trained, and why some were not: `adatt audit`."""
+    table = Table(title="rows trained in what the newest checkpoint has seen; epochs count from 0")
+    for name in ("epoch", "rows", "trained once", "more than once", "never", "of which", "why", "trace"):
+        table.add_column(name, justify="left" if name in ("why", "trace") else "right")
+    reasons = {
+        "beyond_end": "beyond train.samples",
+        "not_reached": "not reached yet",
+        "incomplete_batch": "do not fill a last global batch",
+        "skipped_batch": "batch skipped: non-finite",
+        "unreadable": "file unreadable",
+        "lost": "in a gap between starts",
+        "unexplained": "not explained",
+    }
+    for record in epochs:
+        first, last, traced = record["first_epoch"], record["last_epoch"], record["traced"]
+        found = {why: record[key] for key, why in reasons.items() if record[key]}
+        begun = record["not_reached"] + record["beyond_end"] + record["incomplete_batch"] < record["rows"]
+        no_trace = "no trace" if begun else "–"
+        table.add_row(
+            str(first) if first == last else f"{first}–{last}",
+            *(f"{record[key]:,}" for key in ("rows", "trained_once", "trained_more", "never")),
+            "\n".join(f"{rows:,}" for rows in found.values()),
+            "\n".join(found),
+            no_trace if traced is None else f"{traced:,} rows",
+        )
+    return table

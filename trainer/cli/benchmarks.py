@@ -1,0 +1,142 @@
+"""`adatt bench`: the benchmarks, each with its limit measured in the same run."""
+
+import json
+import sys
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+from data.errors import UserError
+from trainer.cli.options import ConfigArgument, JsonOption, SetOption, config_at
+
+bench = typer.Typer(help="Measures speed, beside the limit measured in the same run.")
+
+Record = dict[str, Any]
+
+
+@bench.command("heads")
+def bench_heads_command(  # noqa: PLR0913 - one parameter for each option
+    heads: Annotated[
+        list[str] | None, typer.Option("--head", metavar="NAME", help="Only this head. May be repeated.")
+    ] = None,
+    tasks: Annotated[int, typer.Option(min=1, max=100)] = 5,
+    task_experts: Annotated[int, typer.Option(min=1, max=100, help="Experts of each task, per level.")] = 3,
+    shared_experts: Annotated[
+        int,
+        typer.Option(
+            min=0, max=100, help="Shared experts per level; mmoe and ml_mmoe have tasks x task experts + these."
+        ),
+    ] = 1,
+    batch: Annotated[int, typer.Option(min=1, max=1 << 20)] = 4096,
+    inputs: Annotated[int, typer.Option("--input", min=1, max=1 << 16, help="Width of the head's input.")] = 512,
+    threads: Annotated[int, typer.Option(min=1, max=1024, help="Threads of every product.")] = 1,
+    rounds: Annotated[int, typer.Option(min=1, help="Times that each is timed; figures are medians.")] = 9,
+    grid: Annotated[
+        bool, typer.Option("--all", help="2 and 5 tasks x 1 to 4 experts, batch 256, and 20 tasks with 64 experts.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Time every head, forward and backward, against its loop version and the machine's matrix-product rate.
+
+    Levels [256], [128] and tower 64, as in the AdaTT paper.
+    """
+    from benchmarks.heads import Setting, all_settings, bench_heads
+    from models.heads import HEADS
+    from trainer.console import make_console
+
+    if grid and (tasks, task_experts, shared_experts, batch, inputs) != (5, 3, 1, 4096, 512):
+        raise UserError("--all has its own tasks, experts, batches and input; leave the options for them out")
+    for name in heads or []:
+        if name not in HEADS:
+            raise UserError(f"--head: unknown head {name!r}; choose from {', '.join(HEADS)}")
+    chosen = [Setting(name, tasks, task_experts, shared_experts, batch, inputs) for name in HEADS]
+    wanted = [setting for setting in (all_settings() if grid else chosen) if not heads or setting.head in heads]
+    results = []
+    for result in bench_heads(wanted, threads, rounds):
+        results.append(result)
+        if as_json:
+            sys.stdout.write(json.dumps(result) + "\n")
+            sys.stdout.flush()
+    if not as_json:
+        make_console().print(head_bench_table(results))
+
+
+@bench.command("train")
+def bench_train_command(
+    config: ConfigArgument,
+    changes: SetOption = None,
+    batches: Annotated[int, typer.Option(min=1, help="Global batches to time, six times.")] = 10,
+    as_json: JsonOption = False,
+) -> None:
+    """Time training steps against the bound that the head's FLOPs set at this machine's matrix-product rate."""
+    from trainer.joining import joined
+
+    options = {"command": "bench train", "--batches": batches}
+    with joined(config_at(config, changes), options) as (loaded, world):
+        from benchmarks.train import bench_train
+        from trainer.console import make_console
+
+        result = bench_train(loaded, world, batches)
+        if world.first:
+            sys.stdout.write(json.dumps(result) + "\n") if as_json else make_console().print(bench_table(result))
+
+
+def head_bench_table(results: list[Record]) -> Table:
+    """The figures of `adatt bench heads`."""
+    threads, rate = results[0]["threads"], results[0]["matmul_flops_per_second"]
+    table = Table(title=f"heads, forward + backward; {threads} threads, products at {rate / 1e9:.0f} GFLOP/s")
+    table.add_column("head")
+    names = (
+        "batch",
+        "tasks",
+        "experts per task",
+        "shared",
+        "in all",
+        "samples/s",
+        "loop",
+        "speed-up",
+        "of product rate",
+        "loop's",
+    )
+    for name in (*names, "parameters", "MFLOP/sample", "MiB"):
+        table.add_column(name, justify="right")
+    for result in results:
+        table.add_row(
+            result["head"],
+            *(f"{result[key]:,}" for key in ("batch", "tasks")),
+            *(str(result[key] or "–") for key in ("task_experts", "shared_experts", "experts")),
+            *(f"{result[key]:,.0f}" for key in ("samples_per_second", "loop_samples_per_second")),
+            f"{result['speedup']:.2f}",
+            *(f"{result[key]:.1%}" for key in ("matmul_fraction", "loop_matmul_fraction")),
+            f"{result['parameters']:,}",
+            f"{result['flops_per_sample'] / 1e6:.2f}",
+            f"{result['peak_bytes'] / 2**20:,.0f}",
+        )
+    return table
+
+
+def bench_table(result: Record) -> Table:
+    """The figures of `adatt bench train`."""
+    table = Table(title=f"training on {result['world_size']} ranks, {result['threads']} threads each")
+    table.add_column("figure")
+    table.add_column("value", justify="right")
+    rows = {
+        "samples/s": f"{result['samples_per_second']:,.0f}",
+        "step": f"{result['step_seconds'] * 1e3:,.1f} ms",
+        "waiting for data": f"{result['data_wait_fraction']:.1%}",
+        "head, forward + backward": f"{result['head_flops_per_sample'] / 1e6:,.2f} MFLOP/sample",
+        "matrix-product rate per rank": f"{result['matmul_flops_per_second'] / 1e9:,.1f} GFLOP/s",
+        "bound: head at that rate": f"{result['bound_samples_per_second']:,.0f} samples/s",
+        "reached of the bound": f"{result['fraction_of_bound']:.1%}",
+        "checkpoint": f"{result['checkpoint_bytes'] / 2**20:,.0f} MiB in {result['checkpoint_seconds']:,.2f} s",
+        "  training waits for it": f"{result['checkpoint_stall_seconds'] * 1e3:,.1f} ms",
+        "  limit: a plain copy": f"{result['checkpoint_copy_seconds'] * 1e3:,.1f} ms",
+        "  slower steps while it is written": f"{result['checkpoint_slowdown_seconds'] * 1e3:,.1f} ms in all",
+        "evaluation": f"{result['evaluation_samples_per_second']:,.0f} samples/s",
+        "  limit: forward pass alone": f"{result['forward_samples_per_second']:,.0f} samples/s",
+        "peak memory per process": f"{result['peak_bytes'] / 2**20:,.0f} MiB",
+    }
+    for name, value in rows.items():
+        table.add_row(name, value)
+    return table

@@ -1,0 +1,50 @@
+"""Arguments and options that several commands share, and the numbers that their tables show."""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from trainer.config import Config
+
+ConfigArgument = Annotated[
+    str, typer.Argument(metavar="CONFIG", help="TOML file of the run; see docs/configuration.md.")
+]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY.PATH=VALUE", help="Change a key: a TOML value or a bare word. May be repeated."),
+]
+RunArgument = Annotated[str, typer.Argument(metavar="RUN", help="Folder that `adatt train` wrote.")]
+CheckpointOption = Annotated[
+    str, typer.Option(metavar="NAME", help="Samples of a checkpoint, a milestone or count such as 20k, or latest.")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object a line instead of a table.")]
+
+
+def config_at(path: str, changes: list[str] | None) -> Callable[[], "Config"]:
+    """Loads a config file, and the libraries that training needs: a node may lack one."""
+
+    def load() -> "Config":
+        from trainer.config import load_config
+
+        config = load_config(path, changes)
+        import trainer.train  # noqa: F401
+
+        return config
+
+    return load
+
+
+def config_of(run: str) -> Callable[[], "Config"]:
+    """Loads the config of a run, and the libraries that its model needs."""
+
+    def load() -> "Config":
+        from trainer.run_directory import RunDirectory
+
+        config = RunDirectory(run).read_config()
+        import trainer.evaluate_run  # noqa: F401
+
+        return config
+
+    return load

@@ -1,0 +1,95 @@
+"""`adatt audit`, `compare` and `report`: what is asked of finished runs."""
+
+import json
+import sys
+from typing import Annotated
+
+import typer
+from typer.exceptions import Exit
+
+from data.paths import path_of
+from trainer.cli.options import JsonOption, RunArgument
+
+
+def audit_command(run: RunArgument, as_json: JsonOption = False) -> None:
+    """Prove from a run's records how often each row was trained; exit code 1 where a promise is broken.
+
+    For every epoch (counted from 0): rows trained once, more than once, never, and why, in what the newest checkpoint
+    has seen. Promised: every row once an epoch unless its absence is explained, starts that join without a gap, on the
+    same data, at whole batches. With run.trace, the rows really handed out must be those of the order, batch by batch.
+    """
+    from trainer.audit import audit_run
+    from trainer.audit_table import audit_table
+    from trainer.console import make_console
+
+    audit = audit_run(run)
+    epochs, broken = [account.record() for account in audit.epochs], list(audit.promises_broken)
+    if as_json:
+        files = [{"file": file, "reason": reason} for file, reason in audit.left_out]
+        last = {"promises_broken": broken, "files_left_out": files}
+        sys.stdout.writelines(json.dumps(record) + "\n" for record in [*epochs, last])
+    else:
+        console = make_console()
+        console.print(audit_table(epochs))
+        for file, reason in audit.left_out:
+            console.print(f"no part of the dataset, since it could not be read: {file} ({reason})", soft_wrap=True)
+        for promise in broken:
+            console.print(f"promise broken: {promise}", soft_wrap=True)
+    if broken:
+        raise Exit(1)
+
+
+def compare_command(
+    baseline: Annotated[
+        str, typer.Argument(metavar="BASELINE", help="Run to compare with; its seeds with commas: runs/a-1,runs/a-2.")
+    ],
+    runs: Annotated[
+        list[str],
+        typer.Argument(metavar="RUN", help="Runs, or several with commas; those equal but for the seed are one row."),
+    ],
+    out: Annotated[
+        str | None, typer.Option(metavar="DIR", help="Write compare.md, compare.json and a curve per task there.")
+    ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(metavar="URI", help="Test set that all have been evaluated on; the runs' own if left out."),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Compare runs with a baseline: relative NE or MSE in per cent, per task and milestone, with 95 % intervals.
+
+    Only several seeds tell heads apart (better, worse): one training on each side tells two models apart.
+    """
+    from trainer.compare import compare_runs
+    from trainer.compare_files import json_lines, write_comparison
+    from trainer.compare_table import comparison_grids, comparison_notes, comparison_table
+    from trainer.console import make_console, tell
+
+    comparison = compare_runs(baseline, runs, data)
+    if out is not None:
+        write_comparison(comparison, path_of("--out", out))
+    for line in comparison.warnings:
+        tell("warning", line)
+    if as_json:
+        sys.stdout.writelines(json_lines(comparison))
+        return
+    console = make_console()
+    for grid in comparison_grids(comparison.differences):
+        console.print(comparison_table(grid))
+    for note in comparison_notes(comparison.differences):
+        console.print(note)
+
+
+def report_command(
+    runs: Annotated[list[str], typer.Argument(metavar="RUN", help="Runs; the others are compared with the first.")],
+    out: Annotated[str, typer.Option(metavar="FILE", help="HTML file to write, or to replace.")] = "report.html",
+) -> None:
+    """Put runs side by side on one HTML page that opens from disk with no network.
+
+    It shows what differs in the configs, results with 95 % intervals, curves, calibration, fusion weights, speed and
+    events. Runs may be under way.
+    """
+    from trainer.html_report import write_report
+
+    write_report(runs, path_of("--out", out))
+    sys.stdout.write(f"written: {out}\n")

@@ -1,0 +1,99 @@
+"""`adatt train`, `evaluate` and `predict`: the commands that work on several ranks."""
+
+import json
+import sys
+from typing import Annotated
+
+import typer
+
+from trainer.cli.options import (
+    CheckpointOption,
+    ConfigArgument,
+    JsonOption,
+    RunArgument,
+    SetOption,
+    config_at,
+    config_of,
+)
+
+
+def train_command(
+    config: ConfigArgument,
+    changes: SetOption = None,
+    profile: Annotated[
+        bool,
+        typer.Option("--profile", help="Trace a few steps into RUN/profile, for TensorBoard or Perfetto."),
+    ] = False,
+) -> None:
+    """Train a run, or go on with it where run.dir holds a checkpoint of the same config.
+
+    On several processes: torchrun --nproc-per-node 2 -m trainer train CONFIG
+    """
+    from trainer.joining import joined
+    from trainer.output import go_on_unread
+
+    go_on_unread()
+    with joined(config_at(config, changes), {"command": "train", "--profile": profile}) as (loaded, world):
+        from trainer.train import train
+
+        train(loaded, world, profile=profile)
+
+
+def evaluate_command(
+    run: RunArgument,
+    checkpoint: CheckpointOption = "latest",
+    data: Annotated[str | None, typer.Option(metavar="URI", help="Dataset; the config's test set if left out.")] = None,
+    unit: Annotated[
+        str | None,
+        typer.Option(metavar="COLUMN", help="Rows that belong together, for comparisons; evaluate.unit if left out."),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Evaluate a checkpoint of a run.
+
+    Keeps in RUN/evaluations what `adatt compare` needs to compare runs on this dataset.
+    """
+    from trainer.joining import joined
+
+    options = {"command": "evaluate", "--checkpoint": checkpoint, "--unit": unit}
+    with joined(config_of(run), options, device="auto") as (_, world):
+        from trainer.console import make_console
+        from trainer.evaluate_run import evaluate_run
+        from trainer.report import by_table, evaluation_table
+
+        records = evaluate_run(run, checkpoint, data, world, unit)
+        if world.first and as_json:
+            sys.stdout.writelines(json.dumps(record) + "\n" for record in records)
+        elif world.first:
+            console = make_console()
+            console.print(evaluation_table([record for record in records if record["by"] is None]))
+            for column in dict.fromkeys(record["by"] for record in records if record["by"] is not None):
+                of_column = [record for record in records if record["by"] == column]
+                console.print(by_table(column, of_column, "--json"))
+
+
+def predict_command(
+    run: RunArgument,
+    data: Annotated[str, typer.Option(metavar="URI", help="Dataset to score; needs the features, no labels.")],
+    out: Annotated[str, typer.Option(metavar="URI", help="Folder to write, empty or not there yet.")],
+    checkpoint: CheckpointOption = "latest",
+    columns: Annotated[
+        str, typer.Option(metavar="A,B,...", help="Columns to copy from the dataset; 'click as label' renames one.")
+    ] = "",
+) -> None:
+    """Score a dataset to Parquet: one row out for every row in, in the order of the input.
+
+    OUT/part-00000.parquet and so on, by path, hold the rows as the dataset's files do, by path. Columns: row (its
+    number in the input, from 0), a float32 for every task by its name (a probability, or a regression's value), and
+    those copied. The output is complete once OUT/_SUCCESS is there; an error removes what was written.
+    """
+    from trainer.joining import joined
+
+    options = {"command": "predict", "--checkpoint": checkpoint, "--columns": columns}
+    with joined(config_of(run), options, device="auto") as (_, world):
+        from trainer.console import make_console
+        from trainer.predict import predict_run
+
+        scored = predict_run(run, checkpoint, data, out, columns, world)
+        if world.first:
+            make_console().print(f"{scored} in {out}", soft_wrap=True)
