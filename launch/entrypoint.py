@@ -23,8 +23,8 @@ import signal
 import sys
 from collections.abc import Mapping
 
-from trainer.ending import leave
-from trainer.output import open_output
+from trainer.process.ending import leave
+from trainer.process.output import open_output
 
 RANKED_COMMANDS = (["train"], ["evaluate"], ["predict"], ["bench", "train"])
 """Commands that share their work among ranks; every other one is a single process."""

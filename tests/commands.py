@@ -1,6 +1,6 @@
 """Runs `adatt` as users do, in a process with descriptors, environment and signals of its own, by a fork server.
 
-The process is left by the program's own way out (`trainer.ending`), so its exit code is what a shell would see.
+The process is left by the program's own way out (`trainer.process.ending`), so its exit code is what a shell would see.
 """
 
 import multiprocessing

@@ -15,7 +15,7 @@ def main() -> None:
         sys.stderr.write(f"error: {problem}\n")
         sys.exit(2)
 
-    from trainer.ending import leave_after
+    from trainer.process.ending import leave_after
     from trainer.ranks import speaks
 
     leave_after(_command, speaks=speaks())

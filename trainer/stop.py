@@ -6,7 +6,7 @@ Nothing is done but to take note. All ranks agree on a step (`trainer.guard`), s
 import os
 import signal
 
-from trainer.signals import SAME_REQUEST_SECONDS, SignalListener, say
+from trainer.process.signals import SAME_REQUEST_SECONDS, SignalListener, say
 
 STOPPED = 75
 """Exit code: stopped on request after saving; start again to go on (EX_TEMPFAIL)."""

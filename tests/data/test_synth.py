@@ -19,7 +19,7 @@ from data.synth_log import DAY_MS
 from data.synth_tasks import TASK_GROUPS
 from data.synth_world import Doubles
 from data.writer import ROW_GROUP_ROWS
-from trainer.signals import CLEANING_SECONDS
+from trainer.process.signals import CLEANING_SECONDS
 
 TRAIN_ROWS, TEST_ROWS = ROWS_PER_FILE + 20_000, 50_000
 SMALL_ROWS = 60_000

@@ -2,8 +2,8 @@
 
     python -m tests.faults.wrong_inputs 200
 
-Python's own way out ended about one process in a hundred with 134 instead (`trainer.ending`). Each start is a process
-of its own, from the shell's view; a table of the exit codes is printed, and the exit code is 1 if one is not 2.
+Python's own way out ended about one process in a hundred with 134 instead (`trainer.process.ending`). Each start is a
+process of its own, from the shell's view; a table of the exit codes is printed, and the exit code is 1 if one is not 2.
 """
 
 import os

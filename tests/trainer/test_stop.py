@@ -16,9 +16,9 @@ import torch.distributed as dist
 
 from tests.ranks import collect, run_on_ranks, started_ranks
 from tests.trainer.datasets import config_values, make_config
-from trainer import signals
 from trainer.cli.app import run
 from trainer.config import Config, load_config
+from trainer.process import signals
 from trainer.ranks import announced_ranks
 from trainer.run_directory import RunDirectory, read_records
 from trainer.segments import read_segments

@@ -30,7 +30,7 @@ def train_command(
     On several processes: torchrun --nproc-per-node 2 -m trainer train CONFIG
     """
     from trainer.joining import joined
-    from trainer.output import go_on_unread
+    from trainer.process.output import go_on_unread
 
     go_on_unread()
     with joined(config_at(config, changes), {"command": "train", "--profile": profile}) as (loaded, world):

@@ -21,8 +21,8 @@ from tests.ranks import run_on_ranks
 from tests.trainer.datasets import config_values, make_config
 from trainer.checkpoint_files import list_folders
 from trainer.config import Config
+from trainer.process.signals import END_SIGNALS, Interrupted, Interruption
 from trainer.run_directory import RunDirectory, read_records
-from trainer.signals import END_SIGNALS, Interrupted, Interruption
 from trainer.stop import STOPPED
 from trainer.train import train
 from trainer.world import World
@@ -216,7 +216,7 @@ def test_training_goes_on_without_output(dataset: Path, tmp_path: Path) -> None:
 
 SHOW_INHERITED = """
 import os
-from trainer.output import open_output
+from trainer.process.output import open_output
 open_output()
 raise SystemExit(100 + sum(os.get_inheritable(descriptor) for descriptor in range(3)))
 """

@@ -14,8 +14,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import NoReturn
 
-from trainer.output import OutputClosed, open_output
-from trainer.signals import Interrupted, Interruption, say
+from trainer.process.output import OutputClosed, open_output
+from trainer.process.signals import Interrupted, Interruption, say
 
 GLOO = "gloo/transport"
 """In its errors, which are plain RuntimeErrors: the place in its source where the connection to a rank broke."""

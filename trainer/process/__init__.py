@@ -1,0 +1,1 @@
+"""One process of the program: its signals, its output, and how it ends."""
