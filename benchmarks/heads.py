@@ -24,7 +24,7 @@ from models.heads import HEADS
 from models.heads.base import HeadConfig
 from models.heads.convert import per_module_state
 from models.heads.cost import head_cost
-from trainer.world import choose_device
+from trainer.distributed.world import choose_device
 
 WARM_UP_ROUNDS = 2
 LEVELS, TOWER = ((256,), (128,)), (64,)

@@ -35,11 +35,11 @@ from trainer.build import (
 from trainer.checkpoint import Checkpoints
 from trainer.checkpoint_files import State, read_state
 from trainer.config import Config
+from trainer.distributed.world import World
 from trainer.errors import RunError
 from trainer.evaluate import Evaluator
 from trainer.guard import GuardedPipeline
 from trainer.measured import complete
-from trainer.world import World
 
 WARM_UP_BATCHES = 10
 BLOCKS = 6

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from trainer.world import World, meet
+from trainer.distributed.world import World, meet
 
 os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # as the program does; the fork server takes it over
 _CONTEXT = multiprocessing.get_context("forkserver")

@@ -15,8 +15,8 @@ def main() -> None:
         sys.stderr.write(f"error: {problem}\n")
         sys.exit(2)
 
+    from trainer.distributed.torchrun_env import speaks
     from trainer.process.ending import leave_after
-    from trainer.ranks import speaks
 
     leave_after(_command, speaks=speaks())
 

@@ -5,7 +5,7 @@ Shapes: B rows of a batch, N rows of this rank, M of all ranks, T tasks, L disti
 
 import torch
 
-from trainer.world import World
+from trainer.distributed.world import World
 
 EXACT_ROWS = 3_000_000
 """Rows of the largest test set whose logits are kept: 8 bytes a row and task, divided among the ranks."""

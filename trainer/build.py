@@ -20,13 +20,13 @@ from models.ranker import Ranker
 from trainer.config import Config
 from trainer.console import tell
 from trainer.copies import own_copy
+from trainer.distributed.world import World
 from trainer.errors import ConfigError
 from trainer.guard import GuardedPipeline
 from trainer.initialise import initialise_dense, initialise_tables
 from trainer.optimizers import Optimizer, fused_params
 from trainer.row_values import is_groupable
 from trainer.sharding import FusedSharder, Placement, placements, plan_tables, process_group
-from trainer.world import World
 
 
 @dataclass(frozen=True)

@@ -44,10 +44,10 @@ from trainer.checkpoint_files import (
     thin_out,
 )
 from trainer.console import tell
+from trainer.distributed.world import World
 from trainer.errors import CheckpointError, RunError
 from trainer.optimizers import Optimizer
 from trainer.origin import ForeignError, Origin
-from trainer.world import World
 
 FULL_BYTES = 1 << 20
 """A disk with less space is called full."""

@@ -27,10 +27,10 @@ from models.embedding import TableConfig
 from models.heads import HEADS, AnyHeadConfig
 from models.tasks import TaskConfig
 from trainer.clock import Milestone, parse_milestone
+from trainer.distributed.world import DeviceName
 from trainer.errors import ConfigError
 from trainer.optimizers import OptimizerConfig
 from trainer.sharding import ShardingConfig
-from trainer.world import DeviceName
 
 
 class RunConfig(Settings):

@@ -25,13 +25,13 @@ from trainer.auc import EXACT_ROWS, ExactAuc
 from trainer.build import Trainee
 from trainer.calibration import CalibrationCurve, calibration_curve
 from trainer.config import Config
+from trainer.distributed.world import World
 from trainer.evaluate_by import MetricsByValue
 from trainer.evaluation_warnings import evaluation_warnings
 from trainer.gates import FusionMeans
 from trainer.metrics import Metrics, MetricSums, with_exact_auc
 from trainer.not_finite import count_not_finite, describe_not_finite
 from trainer.units import Bucketing, bucket_rows
-from trainer.world import World
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,11 @@ from trainer.checkpoint_name import checkpoint_name
 from trainer.clock import Due
 from trainer.config import Config
 from trainer.console import tell
+from trainer.distributed.world import World
 from trainer.errors import DISK_FULL
 from trainer.evaluate import Evaluation, Evaluator
 from trainer.origin import origin_of, read_identity
 from trainer.run_directory import RunDirectory
-from trainer.world import World
 
 
 def evaluate_run(

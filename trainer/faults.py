@@ -4,11 +4,11 @@ from dataclasses import asdict
 
 from data.stream import Reading, describe_batch
 from trainer.config import Config
+from trainer.distributed.world import World
 from trainer.errors import RunError
 from trainer.guard import Verdict
 from trainer.log import TrainLog
 from trainer.supply import Supply
-from trainer.world import World
 
 NAMED_ROW_GROUPS = 8
 """So many row groups of a batch are named in a message; the rest are counted."""

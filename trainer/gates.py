@@ -16,7 +16,7 @@ from torch import nn
 from data.files import replace_text
 from models.heads.base import Head
 from models.heads.fusion import FusionLevel
-from trainer.world import World
+from trainer.distributed.world import World
 
 
 class GateObserver:

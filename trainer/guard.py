@@ -20,10 +20,10 @@ from torchrec.distributed.train_pipeline import TrainPipelineSparseDist
 
 from data.batch import Batch
 from models.ranker import Outcome
-from trainer.stop import StopRequest
+from trainer.distributed.preemption import StopRequest
+from trainer.distributed.watchdog import Watch
+from trainer.distributed.world import World
 from trainer.supply import Supply
-from trainer.watch import Watch
-from trainer.world import World
 
 
 class Verdict(NamedTuple):

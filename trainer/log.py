@@ -23,6 +23,7 @@ from trainer.calibration import Calibration, write_calibration
 from trainer.checkpoint_files import State
 from trainer.config import Config
 from trainer.console import make_console, visible
+from trainer.distributed.world import World
 from trainer.evaluate import Evaluation
 from trainer.gates import GateObserver, gate_entropies, write_fusion
 from trainer.metrics import entropy
@@ -30,7 +31,6 @@ from trainer.not_finite import count_not_finite, describe_not_finite
 from trainer.report import by_table, evaluation_table, result_table
 from trainer.run_directory import RunDirectory, append_records, plain
 from trainer.sharding import Placement
-from trainer.world import World
 
 PLAIN_LINE_SECONDS = 5.0
 """Least distance between plain lines where the output is no terminal."""

@@ -8,7 +8,7 @@ from pathlib import Path
 from fbgemm_gpu.split_embedding_configs import EmbOptimType
 
 from models.embedding import TableConfig
-from trainer.world import World
+from trainer.distributed.world import World
 
 RESERVED_MEMORY = 0.15
 """Share of the memory that tables may not take: the dense part, activations, batches in flight."""

@@ -4,7 +4,7 @@ import torch
 
 from data.decode import Columns
 from data.hashing import Int64
-from trainer.world import World
+from trainer.distributed.world import World
 
 
 def count_not_finite(columns: Columns, rows_D: Int64, world: World) -> dict[str, int]:

@@ -27,7 +27,7 @@ from data.numbers import Float32
 from data.paths import path_of
 from data.prefetch import Prefetcher
 from data.stream import Reading, read_row_group, tasks_of_epoch
-from trainer.world import TOLD_ERRORS, World
+from trainer.distributed.world import TOLD_ERRORS, World
 
 MARKER = "_SUCCESS"
 ROW_GROUP_ROWS, ROW_GROUP_BYTES = 1 << 17, 32 << 20

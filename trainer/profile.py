@@ -7,9 +7,9 @@ from pathlib import Path
 import torch
 from torch.profiler import ProfilerActivity, profile, schedule, tensorboard_trace_handler
 
+from trainer.distributed.world import World
 from trainer.guard import GuardedPipeline
 from trainer.log import TrainLog
-from trainer.world import World
 
 SKIPPED_STEPS, WARM_UP_STEPS, RECORDED_STEPS = 5, 2, 3
 

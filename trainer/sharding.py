@@ -30,9 +30,9 @@ from torchrec.distributed.types import ModuleSharder, ShardingPlan
 from data.settings import Settings
 from models.embedding import TableConfig, table_key
 from models.ranker import Ranker
+from trainer.distributed.world import World
 from trainer.errors import ConfigError
 from trainer.memory import Budget, describe_lack, state_bytes, table_budget, weight_bytes
-from trainer.world import World
 
 ShardingType = Literal["table_wise", "row_wise", "table_row_wise"]
 FALLBACK: ShardingType = "table_wise"

@@ -35,6 +35,9 @@ from trainer.checkpoint_files import State
 from trainer.clock import Clock
 from trainer.config import Config
 from trainer.copies import check_shared
+from trainer.distributed.preemption import Stopped, StopRequest
+from trainer.distributed.watchdog import Watch
+from trainer.distributed.world import World
 from trainer.errors import CheckpointError, ConfigError, RunError
 from trainer.evaluate import Evaluator
 from trainer.evaluate_by import check_first_values
@@ -48,10 +51,7 @@ from trainer.profile import profiled
 from trainer.report import plan_table
 from trainer.run_directory import RunDirectory, plain
 from trainer.segments import End, SegmentLog, read_segments
-from trainer.stop import Stopped, StopRequest
 from trainer.supply import Supply
-from trainer.watch import Watch
-from trainer.world import World
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,11 @@ import torch
 from data.hashing import stable_seed
 from trainer.clock import Due
 from trainer.config import Config
+from trainer.distributed.preemption import Stopped
+from trainer.distributed.world import World
 from trainer.errors import RunError
 from trainer.run_directory import read_records
 from trainer.start import Parts, start
-from trainer.stop import Stopped
-from trainer.world import World
 
 
 def train(config: Config, world: World, *, profile: bool = False) -> None:

@@ -24,8 +24,8 @@ import torch
 from data.hashing import Int64, fold, hash_texts, mix
 from data.manifest import Manifest
 from trainer.buckets import BUCKETS, bucket_of
+from trainer.distributed.world import World
 from trainer.row_values import RowValues
-from trainer.world import World
 
 _OF_ROWS = np.uint64(0x5BF0_3635_DCF9_8B1D)
 """Keeps the numbers of rows without a value apart from ids that are small integers."""

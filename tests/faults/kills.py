@@ -20,10 +20,10 @@ from tests.ranks import run_on_ranks, started_ranks
 from tests.trainer.datasets import make_config
 from trainer.checkpoint_files import list_folders, read_state
 from trainer.config import Config
+from trainer.distributed.world import World
 from trainer.run_directory import RunDirectory, read_records
 from trainer.segments import read_segments, surviving
 from trainer.train import train
-from trainer.world import World
 
 Phase = Literal["training", "save", "evaluation", "restart"]
 PHASES: tuple[Phase, ...] = ("training", "save", "evaluation", "restart")

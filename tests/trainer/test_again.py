@@ -16,10 +16,10 @@ from trainer.audit import audit_run
 from trainer.checkpoint_files import list_folders
 from trainer.checkpoint_name import checkpoint_name
 from trainer.config import Config, parse_config
+from trainer.distributed.world import World
 from trainer.milestones import missed_milestones
 from trainer.run_directory import RunDirectory, read_records
 from trainer.train import train
-from trainer.world import World
 
 ROWS, PASS = 600, 576  # 64 × 9
 

@@ -19,10 +19,10 @@ from tests.trainer.datasets import make_config
 from trainer.checkpoint import Checkpoints
 from trainer.checkpoint_files import STATE_FILE, State, read_state, record_file
 from trainer.config import Config
+from trainer.distributed.world import World
 from trainer.errors import CheckpointError
 from trainer.run_directory import RunDirectory, read_records
 from trainer.train import train
-from trainer.world import World
 
 OLDER, NEWER = "1024", "1536"
 

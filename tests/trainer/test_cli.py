@@ -22,8 +22,8 @@ from tests.ranks import run_on_ranks
 from tests.trainer.datasets import config_values, write_dataset
 from trainer.cli.app import run
 from trainer.config import parse_config
+from trainer.distributed.world import World
 from trainer.errors import ConfigError
-from trainer.world import World
 
 
 def command(*arguments: str) -> tuple[int, str, str]:

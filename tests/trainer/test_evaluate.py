@@ -21,6 +21,7 @@ from tests.trainer.datasets import make_config
 from trainer.buckets import BUCKETS, bucket_of, read_buckets
 from trainer.compare import compare_runs
 from trainer.config import Config
+from trainer.distributed.world import World
 from trainer.errors import ConfigError
 from trainer.evaluate_by import BINS, MetricsByValue
 from trainer.evaluate_run import evaluate_run
@@ -28,7 +29,6 @@ from trainer.metrics import Metrics, MetricSums, entropy
 from trainer.row_values import is_groupable
 from trainer.run_directory import RunDirectory, read_records
 from trainer.train import train
-from trainer.world import World
 
 
 def _train(world: World, config: Config) -> None:

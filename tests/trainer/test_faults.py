@@ -16,10 +16,10 @@ from tests.trainer.datasets import make_config, nothing_to_measure
 from trainer.build import Trainee
 from trainer.checkpoint_files import list_folders, read_state
 from trainer.config import Config, parse_config
+from trainer.distributed.world import World
 from trainer.errors import ConfigError, RunError
 from trainer.run_directory import RunDirectory, read_records
 from trainer.train import train
-from trainer.world import World
 
 BATCH = 64
 

@@ -14,9 +14,9 @@ from tests.ranks import run_on_ranks
 from tests.trainer.datasets import make_config, write_dataset
 from tests.trainer.training import train_or_explain
 from trainer.config import Config
+from trainer.distributed.world import World
 from trainer.evaluate_run import evaluate_run
 from trainer.predict import predict_run
-from trainer.world import World
 
 Change = Callable[[pa.Table], pa.Table]
 HASHED: dict[str, Any] = {

@@ -17,9 +17,9 @@ from tests.ranks import run_on_ranks
 from tests.trainer.datasets import make_config
 from trainer.checkpoint_files import State
 from trainer.config import Config
+from trainer.distributed.world import World
 from trainer.log import TrainLog, total_loss
 from trainer.run_directory import RunDirectory, read_records
-from trainer.world import World
 
 BATCH, BATCHES = 64, 5
 """Rows of a global batch, and batches between two records: a window."""

@@ -14,12 +14,12 @@ from data.statistics import Moments, Statistics, moments
 from tests.ranks import run_on_ranks
 from tests.trainer.datasets import config_values, make_config
 from trainer.config import Config, parse_config
+from trainer.distributed.world import World
 from trainer.errors import ConfigError
 from trainer.evaluate_run import evaluate_run
 from trainer.measured import complete, complete_from, is_complete, odd_columns, weight_of_rate
 from trainer.run_directory import RunDirectory, read_records
 from trainer.train import train
-from trainer.world import World
 
 WATCH, CLICK, RARE = Moments(3.0, 2.0, 100, 100), Moments(0.25, 0.4, 170_000, 100), Moments(0.0, 0.0, 50, 50)
 STATISTICS = Statistics(dense=({"log1p": Moments(2.5, 0.5, 100, 100, 0, 9)},), labels=(WATCH, CLICK, RARE))

@@ -11,9 +11,9 @@ from tests.ranks import run_on_ranks
 from tests.trainer.test_sharding import table, tables_config
 from trainer.build import build_trainee
 from trainer.config import Config
+from trainer.distributed.world import World
 from trainer.errors import ConfigError
 from trainer.memory import host_memory, state_bytes
-from trainer.world import World
 
 MEBIBYTE = 1 << 20
 UNLIMITED = "9223372036854771712"  # as version 1 writes it

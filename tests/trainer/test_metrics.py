@@ -13,8 +13,8 @@ from torchrec.metrics.rec_metric import RecComputeMode
 
 from tests.ranks import run_on_ranks
 from trainer.auc import ExactAuc, margin
+from trainer.distributed.world import World
 from trainer.metrics import MetricSums, entropy
-from trainer.world import World
 
 
 def _random_rows(rows: int, seed: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

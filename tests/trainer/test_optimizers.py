@@ -11,8 +11,8 @@ from tests.ranks import run_on_ranks
 from tests.trainer.datasets import make_config
 from trainer.build import build_trainee
 from trainer.config import Config
+from trainer.distributed.world import World
 from trainer.optimizers import Schedule
-from trainer.world import World
 
 
 @pytest.mark.parametrize(

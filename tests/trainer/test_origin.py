@@ -16,12 +16,12 @@ from tests.trainer.datasets import make_config
 from trainer.audit import audit_run
 from trainer.checkpoint_files import STATE_FILE, read_state
 from trainer.config import Config
+from trainer.distributed.world import World
 from trainer.evaluate_run import evaluate_run
 from trainer.predict import predict_run
 from trainer.run_directory import RunDirectory
 from trainer.run_group import read_run
 from trainer.train import train
-from trainer.world import World
 
 NEWEST = "640"
 

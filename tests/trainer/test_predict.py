@@ -19,11 +19,11 @@ from tests.ranks import run_on_ranks
 from tests.trainer.datasets import make_config, write_dataset
 from tests.trainer.test_cli import command
 from trainer.build import test_reading as reading_of_test_set
+from trainer.distributed.world import World
 from trainer.evaluate_run import evaluate_run
 from trainer.predict import predict_run
 from trainer.predict_files import LaneFile, Output
 from trainer.train import train
-from trainer.world import World
 
 COPIED = ["user", "video", "recent", "age", "rare"]
 TASKS = ["watch", "click", "seldom", "extra"]

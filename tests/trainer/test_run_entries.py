@@ -14,10 +14,10 @@ from tests.ranks import run_on_ranks
 from tests.trainer.datasets import config_values, make_config
 from trainer.cli.app import run
 from trainer.config import load_config
+from trainer.distributed.world import World
 from trainer.errors import ConfigError
 from trainer.run_directory import RunDirectory, read_records
 from trainer.train import train
-from trainer.world import World
 
 FILES = [
     "config.partial",

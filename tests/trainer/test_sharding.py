@@ -22,10 +22,10 @@ from tests.ranks import run_on_ranks
 from tests.trainer.datasets import make_config
 from trainer.build import build_trainee
 from trainer.config import Config, parse_config
+from trainer.distributed.world import World
 from trainer.evaluate_run import evaluate_run
 from trainer.run_directory import read_records
 from trainer.train import train
-from trainer.world import World
 
 Array = np.ndarray[Any, np.dtype[np.float32]]
 GLOBAL_BATCH, STEPS = 32, 4

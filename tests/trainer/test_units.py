@@ -20,12 +20,12 @@ from trainer.bootstrap import FEWEST_BUCKETS, Floats, compare_losses
 from trainer.buckets import BUCKETS, read_buckets
 from trainer.compare import compare_runs
 from trainer.config import Config
+from trainer.distributed.world import World
 from trainer.errors import ConfigError
 from trainer.evaluate_run import evaluate_run
 from trainer.run_directory import RunDirectory, read_records
 from trainer.train import train
 from trainer.units import bucket_rows, unit_codes
-from trainer.world import World
 
 EFFECT = 0.02
 """By how much the second model's loss is higher, on average over users."""

@@ -10,10 +10,10 @@ import torch
 from tests.ranks import run_on_ranks
 from tests.trainer.datasets import config_values, make_config
 from trainer.config import Config, parse_config
+from trainer.distributed.world import World
 from trainer.evaluate_run import evaluate_run
 from trainer.run_directory import RunDirectory, read_records
 from trainer.train import train
-from trainer.world import World
 
 
 def _train(world: World, config: Config) -> list[dict[str, Any]]:

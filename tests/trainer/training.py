@@ -2,8 +2,8 @@
 
 from data.errors import UserError
 from trainer.config import Config
+from trainer.distributed.world import World
 from trainer.train import train
-from trainer.world import World
 
 
 def train_or_explain(world: World, config: Config) -> str | None:

@@ -17,9 +17,9 @@ from trainer.cli.benchmarks import bench
 from trainer.cli.datasets import importers, synth_command
 from trainer.cli.runs import audit_command, compare_command, report_command
 from trainer.cli.training import evaluate_command, predict_command, train_command
+from trainer.distributed.preemption import STOPPED, Stopped
+from trainer.distributed.torchrun_env import speaks
 from trainer.errors import DISK_FULL, RunError, file_error
-from trainer.ranks import speaks
-from trainer.stop import STOPPED, Stopped
 
 RANK_0_SPEAKS_SECONDS = 30
 """Head start of rank 0 in telling an error; once it has ended, torchrun ends the others."""

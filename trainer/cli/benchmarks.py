@@ -70,7 +70,7 @@ def bench_train_command(
     as_json: JsonOption = False,
 ) -> None:
     """Time training steps against the bound that the head's FLOPs set at this machine's matrix-product rate."""
-    from trainer.joining import joined
+    from trainer.distributed.joining import joined
 
     options = {"command": "bench train", "--batches": batches}
     with joined(config_at(config, changes), options) as (loaded, world):

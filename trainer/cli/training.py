@@ -29,7 +29,7 @@ def train_command(
 
     On several processes: torchrun --nproc-per-node 2 -m trainer train CONFIG
     """
-    from trainer.joining import joined
+    from trainer.distributed.joining import joined
     from trainer.process.output import go_on_unread
 
     go_on_unread()
@@ -53,7 +53,7 @@ def evaluate_command(
 
     Keeps in RUN/evaluations what `adatt compare` needs to compare runs on this dataset.
     """
-    from trainer.joining import joined
+    from trainer.distributed.joining import joined
 
     options = {"command": "evaluate", "--checkpoint": checkpoint, "--unit": unit}
     with joined(config_of(run), options, device="auto") as (_, world):
@@ -87,7 +87,7 @@ def predict_command(
     number in the input, from 0), a float32 for every task by its name (a probability, or a regression's value), and
     those copied. The output is complete once OUT/_SUCCESS is there; an error removes what was written.
     """
-    from trainer.joining import joined
+    from trainer.distributed.joining import joined
 
     options = {"command": "predict", "--checkpoint": checkpoint, "--columns": columns}
     with joined(config_of(run), options, device="auto") as (_, world):

@@ -1,7 +1,8 @@
 """Signals that ask this process to end: Ctrl-C, a closed terminal, a scheduler's SIGTERM or SIGUSR1.
 
-What they mean depends on what is going on: `Interruption` for a command that can simply end, `trainer.stop.StopRequest`
-while a run is trained, which has something to save. The inner of two contexts gets the signals.
+What they mean depends on what is going on: `Interruption` for a command that can simply end,
+`trainer.distributed.preemption.StopRequest` while a run is trained, which has something to save. The inner of two
+contexts gets the signals.
 
 Imports nothing heavy: signals must be heard before torch has been imported.
 """

@@ -21,11 +21,11 @@ from tests.ranks import run_on_ranks
 from tests.trainer.datasets import config_values, make_config
 from trainer.checkpoint_files import list_folders
 from trainer.config import Config
+from trainer.distributed.preemption import STOPPED
+from trainer.distributed.world import World
 from trainer.process.signals import END_SIGNALS, Interrupted, Interruption
 from trainer.run_directory import RunDirectory, read_records
-from trainer.stop import STOPPED
 from trainer.train import train
-from trainer.world import World
 
 LONG: dict[str, Any] = {"train": {"samples": "200k"}, "checkpoint": {"every_minutes": 0}}
 

@@ -18,13 +18,13 @@ from tests.ranks import collect, run_on_ranks, started_ranks
 from tests.trainer.datasets import config_values, make_config
 from trainer.cli.app import run
 from trainer.config import Config, load_config
+from trainer.distributed.preemption import STOPPED, Stopped, StopRequest
+from trainer.distributed.torchrun_env import announced_ranks
+from trainer.distributed.world import World
 from trainer.process import signals
-from trainer.ranks import announced_ranks
 from trainer.run_directory import RunDirectory, read_records
 from trainer.segments import read_segments
-from trainer.stop import STOPPED, Stopped, StopRequest
 from trainer.train import train
-from trainer.world import World
 
 
 def _train(world: World, config: Config) -> str:
@@ -165,7 +165,7 @@ def test_the_end_of_grace_comes_inside_a_collective_too(tmp_path: Path) -> None:
 
 _RANK = """
 import os, signal, sys, time
-from trainer.world import end_without_launcher
+from trainer.distributed.world import end_without_launcher
 
 def tell(number, _):
     open(sys.argv[2], "w").write("asked")

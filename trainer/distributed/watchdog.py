@@ -29,7 +29,7 @@ from typing import Any
 import torch.distributed as dist
 from torch.distributed.distributed_c10d import _world  # there is no public way to the groups of a process
 
-from trainer.world import World
+from trainer.distributed.world import World
 
 PACKAGES = ("data/", "models/", "trainer/")
 MAIN = "main thread"

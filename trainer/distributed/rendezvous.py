@@ -21,9 +21,9 @@ import torch.distributed as dist
 from torch.distributed.constants import default_pg_timeout
 
 from data.errors import UserError
-from trainer.agreement import Account, difference
+from trainer.distributed.agreement import Account, difference
+from trainer.distributed.torchrun_env import Ranks
 from trainer.errors import ConfigError, RunError
-from trainer.ranks import Ranks
 
 LAST_WORDS_SECONDS = 30.0
 """So long a rank that cannot go on tries to tell the others, and rank 0 keeps the store for those to come."""

@@ -20,8 +20,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.ranks import run_on_ranks, started_ranks
-from trainer.watch import NAMED_RANKS, Place, Report, Watch, describe_hang, find_guilty
-from trainer.world import World
+from trainer.distributed.watchdog import NAMED_RANKS, Place, Report, Watch, describe_hang, find_guilty
+from trainer.distributed.world import World
 
 TIMEOUT = 1.0
 PLACE = r"\(host \S+, pid \d+\)"

@@ -4,8 +4,8 @@ import re
 
 import pytest
 
+from trainer.distributed.torchrun_env import announced_ranks
 from trainer.errors import ConfigError
-from trainer.ranks import announced_ranks
 
 WHOLE = {
     "RANK": "1",

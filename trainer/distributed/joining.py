@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch.distributed as dist
 
-from trainer.agreement import account_of
+from trainer.distributed.agreement import account_of
+from trainer.distributed.rendezvous import answer, connect, told_to_others
+from trainer.distributed.torchrun_env import announced_ranks
+from trainer.distributed.watchdog import Watch
+from trainer.distributed.world import DeviceName, World, choose_device, end_without_launcher, start_world
 from trainer.errors import ConfigError, RunError
-from trainer.ranks import announced_ranks
-from trainer.roll_call import answer, connect, told_to_others
-from trainer.watch import Watch
-from trainer.world import DeviceName, World, choose_device, end_without_launcher, start_world
 
 if TYPE_CHECKING:
     from trainer.config import Config

@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 
 from tests.trainer.datasets import config_values
-from trainer import agreement
-from trainer.agreement import Account, account_of, difference
 from trainer.config import parse_config
+from trainer.distributed import agreement
+from trainer.distributed.agreement import Account, account_of, difference
 
 FOLDER = Path("data")
 
@@ -123,7 +123,7 @@ def test_versions_are_those_of_what_runs() -> None:
 
 
 def test_code_that_differs_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("data/order.py", "trainer/agreement.py", "models/heads/adatt.py"):
+    for name in ("data/order.py", "trainer/distributed/agreement.py", "models/heads/adatt.py"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("a = 1\n")
     monkeypatch.setattr(agreement, "__file__", str(tmp_path / "trainer" / "agreement.py"))

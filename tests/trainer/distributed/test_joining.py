@@ -17,8 +17,10 @@ import tomli_w
 
 from tests.jobs import Ended, announced, free_port, run_job
 from tests.trainer.datasets import config_values, write_dataset
-from trainer import joining, roll_call, start
-from trainer.world import World
+from trainer import start
+from trainer.distributed import joining
+from trainer.distributed import rendezvous as roll_call
+from trainer.distributed.world import World
 
 HOST = socket.gethostname()
 
