@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from torch.utils.tensorboard import SummaryWriter
 
 from data.files import replaced
-from trainer.sharding import Placement
+from trainer.sharding.plan import Placement
 
 HPARAMS = {
     "head": ("model", "head"),

@@ -23,10 +23,10 @@ from trainer.copies import own_copy
 from trainer.distributed.world import World
 from trainer.errors import ConfigError
 from trainer.guard import GuardedPipeline
-from trainer.initialise import initialise_dense, initialise_tables
-from trainer.optimizers import Optimizer, fused_params
 from trainer.row_values import is_groupable
-from trainer.sharding import FusedSharder, Placement, placements, plan_tables, process_group
+from trainer.sharding.init_weights import initialise_dense, initialise_tables
+from trainer.sharding.optimizers import Optimizer, fused_params
+from trainer.sharding.plan import FusedSharder, Placement, placements, plan_tables, process_group
 
 
 @dataclass(frozen=True)

@@ -46,8 +46,8 @@ from trainer.checkpoint_files import (
 from trainer.console import tell
 from trainer.distributed.world import World
 from trainer.errors import CheckpointError, RunError
-from trainer.optimizers import Optimizer
 from trainer.origin import ForeignError, Origin
+from trainer.sharding.optimizers import Optimizer
 
 FULL_BYTES = 1 << 20
 """A disk with less space is called full."""

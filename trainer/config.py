@@ -29,8 +29,8 @@ from models.tasks import TaskConfig
 from trainer.clock import Milestone, parse_milestone
 from trainer.distributed.world import DeviceName
 from trainer.errors import ConfigError
-from trainer.optimizers import OptimizerConfig
-from trainer.sharding import ShardingConfig
+from trainer.sharding.optimizers import OptimizerConfig
+from trainer.sharding.plan import ShardingConfig
 
 
 class RunConfig(Settings):

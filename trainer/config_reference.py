@@ -14,9 +14,9 @@ from models.heads import HEADS
 from models.heads.base import HeadConfig
 from models.tasks import TaskConfig
 from trainer.config import CheckpointConfig, EvaluateConfig, LogConfig, RunConfig, TrainConfig
-from trainer.optimizers import DenseOptimizerConfig, SparseOptimizerConfig
 from trainer.run_directory import FREE_KEYS, FREE_SECTIONS
-from trainer.sharding import ShardingConfig
+from trainer.sharding.optimizers import DenseOptimizerConfig, SparseOptimizerConfig
+from trainer.sharding.plan import ShardingConfig
 
 SECTIONS: dict[str, type[BaseModel]] = {
     "[run]": RunConfig,

@@ -6,7 +6,7 @@ from rich.table import Table
 
 from data.counts import count_heading
 from trainer.auc import margin
-from trainer.sharding import Placement
+from trainer.sharding.plan import Placement
 
 Record = dict[str, Any]
 MOST_VALUES_SHOWN = 20

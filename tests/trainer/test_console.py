@@ -20,7 +20,7 @@ from trainer.console import count_progress, make_console, tell, visible
 from trainer.html_page import element
 from trainer.log import Display
 from trainer.report import by_table, evaluation_table, plan_table, result_table
-from trainer.sharding import Placement
+from trainer.sharding.plan import Placement
 
 HOSTILE = ("[/red]", "[bold]x", "[link=http://a.b]", ":smile:", "\x1b[31mred", "a\x07\x9b2J", "\u202egnp", "tab\tstop")
 TASK = {"kind": "binary", "samples": 10, "milestone": "10", "examples": 5, "ne": 0.5, "mse": None}

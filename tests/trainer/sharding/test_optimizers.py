@@ -12,7 +12,7 @@ from tests.trainer.datasets import make_config
 from trainer.build import build_trainee
 from trainer.config import Config
 from trainer.distributed.world import World
-from trainer.optimizers import Schedule
+from trainer.sharding.optimizers import Schedule
 
 
 @pytest.mark.parametrize(

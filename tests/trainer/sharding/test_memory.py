@@ -6,14 +6,14 @@ from typing import Any
 import pytest
 from fbgemm_gpu.split_embedding_configs import EmbOptimType
 
-import trainer.memory
+import trainer.sharding.memory
 from tests.ranks import run_on_ranks
-from tests.trainer.test_sharding import table, tables_config
+from tests.trainer.sharding.test_plan import table, tables_config
 from trainer.build import build_trainee
 from trainer.config import Config
 from trainer.distributed.world import World
 from trainer.errors import ConfigError
-from trainer.memory import host_memory, state_bytes
+from trainer.sharding.memory import host_memory, state_bytes
 
 MEBIBYTE = 1 << 20
 UNLIMITED = "9223372036854771712"  # as version 1 writes it
@@ -58,7 +58,7 @@ def test_here_there_is_memory() -> None:
 
 
 def _refused(world: World, config: Config, host_bytes: int, saves: bool) -> str | None:
-    trainer.memory.host_memory = lambda: host_bytes
+    trainer.sharding.memory.host_memory = lambda: host_bytes
     try:
         build_trainee(config, world, 1000, saves=saves)
     except ConfigError as error:

@@ -32,7 +32,7 @@ from models.embedding import TableConfig, table_key
 from models.ranker import Ranker
 from trainer.distributed.world import World
 from trainer.errors import ConfigError
-from trainer.memory import Budget, describe_lack, state_bytes, table_budget, weight_bytes
+from trainer.sharding.memory import Budget, describe_lack, state_bytes, table_budget, weight_bytes
 
 ShardingType = Literal["table_wise", "row_wise", "table_row_wise"]
 FALLBACK: ShardingType = "table_wise"
