@@ -34,12 +34,12 @@ from trainer.build import (
 )
 from trainer.checkpoint import Checkpoints
 from trainer.checkpoint_files import State, read_state
-from trainer.config import Config
+from trainer.config.measured import complete
+from trainer.config.run_config import Config
 from trainer.distributed.world import World
 from trainer.errors import RunError
 from trainer.evaluate import Evaluator
 from trainer.guard import GuardedPipeline
-from trainer.measured import complete
 
 WARM_UP_BATCHES = 10
 BLOCKS = 6

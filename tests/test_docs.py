@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from trainer.config import load_config
-from trainer.config_reference import reference
+from trainer.config.reference import reference
+from trainer.config.run_config import load_config
 
 ROOT = Path(__file__).parents[1]
 

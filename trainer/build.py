@@ -17,7 +17,7 @@ from data.stream import Reading
 from data.windows import check_windows
 from models.embedding import FeatureLayer
 from models.ranker import Ranker
-from trainer.config import Config
+from trainer.config.run_config import Config
 from trainer.console import tell
 from trainer.copies import own_copy
 from trainer.distributed.world import World

@@ -5,7 +5,7 @@ from data.manifest import load_manifest
 from trainer.build import end_of_training, train_reading
 from trainer.checkpoint_files import list_folders
 from trainer.clock import Due
-from trainer.config import Config
+from trainer.config.run_config import Config
 from trainer.errors import CheckpointError
 from trainer.run_directory import RunDirectory, read_records
 

@@ -24,7 +24,7 @@ from models.tasks import TaskConfig
 from trainer.auc import EXACT_ROWS, ExactAuc
 from trainer.build import Trainee
 from trainer.calibration import CalibrationCurve, calibration_curve
-from trainer.config import Config
+from trainer.config.run_config import Config
 from trainer.distributed.world import World
 from trainer.evaluate_by import MetricsByValue
 from trainer.evaluation_warnings import evaluation_warnings

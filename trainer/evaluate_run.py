@@ -8,7 +8,7 @@ from trainer.build import build_trainee, check_lanes, check_same_kinds, open_dat
 from trainer.checkpoint import Checkpoints
 from trainer.checkpoint_name import checkpoint_name
 from trainer.clock import Due
-from trainer.config import Config
+from trainer.config.run_config import Config
 from trainer.console import tell
 from trainer.distributed.world import World
 from trainer.errors import DISK_FULL

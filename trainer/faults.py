@@ -3,7 +3,7 @@
 from dataclasses import asdict
 
 from data.stream import Reading, describe_batch
-from trainer.config import Config
+from trainer.config.run_config import Config
 from trainer.distributed.world import World
 from trainer.errors import RunError
 from trainer.guard import Verdict

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from trainer.checkpoint_files import list_folders
 from trainer.clock import Due, Milestone
-from trainer.config import Config
+from trainer.config.run_config import Config
 from trainer.run_directory import RunDirectory
 
 

@@ -14,7 +14,7 @@ from typing import Any
 from data.files import replace_text
 from data.manifest import load_manifest
 from trainer.checkpoint_files import State
-from trainer.config import Config, parse_config
+from trainer.config.run_config import Config, parse_config
 from trainer.errors import CheckpointError, ConfigError
 from trainer.run_directory import RunDirectory, difference, plain
 from trainer.segments import Segment, surviving

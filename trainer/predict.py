@@ -35,7 +35,7 @@ from models.tasks import TaskConfig
 from trainer.build import Trainee, build_trainee, check_lanes, check_same_kinds, open_dataset, test_reading
 from trainer.checkpoint import Checkpoints
 from trainer.checkpoint_name import checkpoint_name
-from trainer.config import Config, EvaluateConfig
+from trainer.config.run_config import Config, EvaluateConfig
 from trainer.console import count_progress
 from trainer.distributed.world import World
 from trainer.errors import ConfigError

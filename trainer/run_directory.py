@@ -36,9 +36,9 @@ from data.files import naming, open_unlinked, replace_text
 from data.manifest import Manifest, load_manifest, manifest_change, save_manifest
 from data.parsing import parse_json, parse_toml
 from data.paths import local_path
-from trainer.config import Config, parse_config
+from trainer.config.measured import complete_from
+from trainer.config.run_config import Config, parse_config
 from trainer.errors import DISK_FULL, ConfigError
-from trainer.measured import complete_from
 from trainer.run_entries import check_entries, check_use
 
 FREE_SECTIONS = ("log", "checkpoint", "sharding")

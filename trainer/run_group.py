@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from data.counts import parse_count
 from data.manifest import Manifest, load_manifest
 from trainer.buckets import Buckets, TaskBuckets, read_buckets
-from trainer.config import Config
+from trainer.config.run_config import Config
 from trainer.errors import ConfigError
 from trainer.origin import read_identity
 from trainer.run_directory import FREE_KEYS, FREE_SECTIONS, RunDirectory, plain

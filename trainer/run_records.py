@@ -11,7 +11,7 @@ from data.errors import DataError
 from data.manifest import Manifest, load_manifest
 from data.parsing import parse_json
 from trainer.calibration import Calibration
-from trainer.config import Config
+from trainer.config.run_config import Config
 from trainer.errors import ConfigError
 from trainer.plots import COLOURS
 from trainer.run_directory import RunDirectory, whole_lines

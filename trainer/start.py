@@ -33,7 +33,8 @@ from trainer.build import (
 from trainer.checkpoint import Checkpoints
 from trainer.checkpoint_files import State
 from trainer.clock import Clock
-from trainer.config import Config
+from trainer.config.measured import complete, complete_from, is_complete, odd_columns
+from trainer.config.run_config import Config
 from trainer.copies import check_shared
 from trainer.distributed.preemption import Stopped, StopRequest
 from trainer.distributed.watchdog import Watch
@@ -44,7 +45,6 @@ from trainer.evaluate_by import check_first_values
 from trainer.faults import Faults
 from trainer.guard import StepGuard
 from trainer.log import TrainLog
-from trainer.measured import complete, complete_from, is_complete, odd_columns
 from trainer.milestones import missed_milestones, with_pending_milestones
 from trainer.origin import Origin, check_writer, origin_of, with_identity
 from trainer.profile import profiled

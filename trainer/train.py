@@ -7,7 +7,7 @@ import torch
 
 from data.hashing import stable_seed
 from trainer.clock import Due
-from trainer.config import Config
+from trainer.config.run_config import Config
 from trainer.distributed.preemption import Stopped
 from trainer.distributed.world import World
 from trainer.errors import RunError

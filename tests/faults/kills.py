@@ -19,7 +19,7 @@ from data.trace import read_trace
 from tests.ranks import run_on_ranks, started_ranks
 from tests.trainer.datasets import make_config
 from trainer.checkpoint_files import list_folders, read_state
-from trainer.config import Config
+from trainer.config.run_config import Config
 from trainer.distributed.world import World
 from trainer.run_directory import RunDirectory, read_records
 from trainer.segments import read_segments, surviving

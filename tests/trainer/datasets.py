@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from trainer.config import Config, parse_config
+from trainer.config.run_config import Config, parse_config
 
 USERS, VIDEOS = 50, 30
 

@@ -15,7 +15,7 @@ from tests.trainer.training import train_or_explain
 from trainer.audit import audit_run
 from trainer.checkpoint_files import list_folders
 from trainer.checkpoint_name import checkpoint_name
-from trainer.config import Config, parse_config
+from trainer.config.run_config import Config, parse_config
 from trainer.distributed.world import World
 from trainer.milestones import missed_milestones
 from trainer.run_directory import RunDirectory, read_records

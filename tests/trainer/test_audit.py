@@ -27,7 +27,7 @@ from trainer.audit import Audit, EpochAccount, audit_run
 from trainer.audit_rows import expand, intervals_of_epoch
 from trainer.build import train_reading
 from trainer.cli.app import run
-from trainer.config import parse_config
+from trainer.config.run_config import parse_config
 from trainer.run_directory import RunDirectory, append_records
 from trainer.segments import SegmentLog, read_segments
 

@@ -18,7 +18,7 @@ from tests.ranks import run_on_ranks
 from tests.trainer.datasets import make_config
 from trainer.checkpoint import Checkpoints
 from trainer.checkpoint_files import STATE_FILE, State, read_state, record_file
-from trainer.config import Config
+from trainer.config.run_config import Config
 from trainer.distributed.world import World
 from trainer.errors import CheckpointError
 from trainer.run_directory import RunDirectory, read_records

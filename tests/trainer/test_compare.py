@@ -21,7 +21,7 @@ from trainer.cli.app import run
 from trainer.compare import Comparison, Difference, compare_runs
 from trainer.compare_files import curve, json_lines, markdown
 from trainer.compare_table import comparison_grids, comparison_notes
-from trainer.config import parse_config
+from trainer.config.run_config import parse_config
 from trainer.metrics import MetricSums
 from trainer.run_directory import RunDirectory
 

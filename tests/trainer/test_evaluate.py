@@ -20,7 +20,7 @@ from tests.ranks import run_on_ranks
 from tests.trainer.datasets import make_config
 from trainer.buckets import BUCKETS, bucket_of, read_buckets
 from trainer.compare import compare_runs
-from trainer.config import Config
+from trainer.config.run_config import Config
 from trainer.distributed.world import World
 from trainer.errors import ConfigError
 from trainer.evaluate_by import BINS, MetricsByValue

@@ -15,7 +15,7 @@ from tests.ranks import run_on_ranks
 from tests.trainer.datasets import make_config, nothing_to_measure
 from trainer.build import Trainee
 from trainer.checkpoint_files import list_folders, read_state
-from trainer.config import Config, parse_config
+from trainer.config.run_config import Config, parse_config
 from trainer.distributed.world import World
 from trainer.errors import ConfigError, RunError
 from trainer.run_directory import RunDirectory, read_records

@@ -22,7 +22,7 @@ from tests.browser import CHROMIUM, Page, browser_page
 from tests.trainer.datasets import config_values
 from trainer.cli.app import run
 from trainer.compare import compare_runs
-from trainer.config import parse_config
+from trainer.config.run_config import parse_config
 from trainer.html_events import timeline
 from trainer.html_report import write_report
 from trainer.plots import Chart, Line, line_chart, tick_texts, ticks

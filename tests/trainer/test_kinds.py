@@ -13,7 +13,7 @@ from data.errors import UserError
 from tests.ranks import run_on_ranks
 from tests.trainer.datasets import make_config, write_dataset
 from tests.trainer.training import train_or_explain
-from trainer.config import Config
+from trainer.config.run_config import Config
 from trainer.distributed.world import World
 from trainer.evaluate_run import evaluate_run
 from trainer.predict import predict_run

@@ -11,7 +11,7 @@ import pytest
 
 from tests.ranks import run_on_ranks
 from tests.trainer.datasets import make_config, write_dataset
-from trainer.config import Config
+from trainer.config.run_config import Config
 from trainer.distributed.world import World
 from trainer.evaluate_run import evaluate_run
 from trainer.predict import predict_run

@@ -15,7 +15,7 @@ from tests.ranks import run_on_ranks
 from tests.trainer.datasets import make_config
 from trainer.audit import audit_run
 from trainer.checkpoint_files import STATE_FILE, read_state
-from trainer.config import Config
+from trainer.config.run_config import Config
 from trainer.distributed.world import World
 from trainer.evaluate_run import evaluate_run
 from trainer.predict import predict_run

@@ -17,7 +17,7 @@ from data.errors import UserError
 from tests.ranks import run_on_ranks
 from tests.trainer.datasets import make_config
 from trainer.checkpoint_files import STATE_FILE, list_folders, read_state
-from trainer.config import Config
+from trainer.config.run_config import Config
 from trainer.distributed.world import World
 from trainer.errors import RunError
 from trainer.run_directory import RunDirectory, read_records

@@ -13,7 +13,7 @@ from data.errors import UserError
 from tests.ranks import run_on_ranks
 from tests.trainer.datasets import config_values, make_config
 from trainer.cli.app import run
-from trainer.config import load_config
+from trainer.config.run_config import load_config
 from trainer.distributed.world import World
 from trainer.errors import ConfigError
 from trainer.run_directory import RunDirectory, read_records

@@ -19,7 +19,7 @@ from tests.trainer.datasets import USERS, make_config
 from trainer.bootstrap import FEWEST_BUCKETS, Floats, compare_losses
 from trainer.buckets import BUCKETS, read_buckets
 from trainer.compare import compare_runs
-from trainer.config import Config
+from trainer.config.run_config import Config
 from trainer.distributed.world import World
 from trainer.errors import ConfigError
 from trainer.evaluate_run import evaluate_run

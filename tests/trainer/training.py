@@ -1,7 +1,7 @@
 """A training whose wrong input is a result, as the tests of several files want it."""
 
 from data.errors import UserError
-from trainer.config import Config
+from trainer.config.run_config import Config
 from trainer.distributed.world import World
 from trainer.train import train
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from trainer.config import Config
+    from trainer.config.run_config import Config
 
 ConfigArgument = Annotated[
     str, typer.Argument(metavar="CONFIG", help="TOML file of the run; see docs/configuration.md.")
@@ -26,7 +26,7 @@ def config_at(path: str, changes: list[str] | None) -> Callable[[], "Config"]:
     """Loads a config file, and the libraries that training needs: a node may lack one."""
 
     def load() -> "Config":
-        from trainer.config import load_config
+        from trainer.config.run_config import load_config
 
         config = load_config(path, changes)
         import trainer.train  # noqa: F401

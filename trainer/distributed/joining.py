@@ -22,7 +22,7 @@ from trainer.distributed.world import DeviceName, World, choose_device, end_with
 from trainer.errors import ConfigError, RunError
 
 if TYPE_CHECKING:
-    from trainer.config import Config
+    from trainer.config.run_config import Config
 
 
 @contextmanager

@@ -17,7 +17,7 @@ import torch.distributed as dist
 from tests.ranks import collect, run_on_ranks, started_ranks
 from tests.trainer.datasets import config_values, make_config
 from trainer.cli.app import run
-from trainer.config import Config, load_config
+from trainer.config.run_config import Config, load_config
 from trainer.distributed.preemption import STOPPED, Stopped, StopRequest
 from trainer.distributed.torchrun_env import announced_ranks
 from trainer.distributed.world import World

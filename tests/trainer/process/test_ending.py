@@ -20,7 +20,7 @@ from tests.commands import Command, run_command, started_command
 from tests.ranks import run_on_ranks
 from tests.trainer.datasets import config_values, make_config
 from trainer.checkpoint_files import list_folders
-from trainer.config import Config
+from trainer.config.run_config import Config
 from trainer.distributed.preemption import STOPPED
 from trainer.distributed.world import World
 from trainer.process.signals import END_SIGNALS, Interrupted, Interruption

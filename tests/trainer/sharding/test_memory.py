@@ -10,7 +10,7 @@ import trainer.sharding.memory
 from tests.ranks import run_on_ranks
 from tests.trainer.sharding.test_plan import table, tables_config
 from trainer.build import build_trainee
-from trainer.config import Config
+from trainer.config.run_config import Config
 from trainer.distributed.world import World
 from trainer.errors import ConfigError
 from trainer.sharding.memory import host_memory, state_bytes

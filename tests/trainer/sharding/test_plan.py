@@ -21,7 +21,7 @@ from data.batch import Batch
 from tests.ranks import run_on_ranks
 from tests.trainer.datasets import make_config
 from trainer.build import build_trainee
-from trainer.config import Config, parse_config
+from trainer.config.run_config import Config, parse_config
 from trainer.distributed.world import World
 from trainer.evaluate_run import evaluate_run
 from trainer.run_directory import read_records

@@ -10,7 +10,7 @@ from typing import TypeVar
 from data.features import DenseFeature, Transform
 from data.statistics import Moments, Statistics
 from models.tasks import TaskConfig
-from trainer.config import Config
+from trainer.config.run_config import Config
 from trainer.metrics import entropy
 
 Part = TypeVar("Part", DenseFeature, TaskConfig)

@@ -1,4 +1,4 @@
-"""Writes docs/configuration.md from the docstrings of the config classes: `python -m trainer.config_reference`."""
+"""Writes docs/configuration.md from the docstrings of the config classes: `python -m trainer.config.reference`."""
 
 import sys
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
@@ -13,7 +13,7 @@ from models.embedding import TableConfig
 from models.heads import HEADS
 from models.heads.base import HeadConfig
 from models.tasks import TaskConfig
-from trainer.config import CheckpointConfig, EvaluateConfig, LogConfig, RunConfig, TrainConfig
+from trainer.config.run_config import CheckpointConfig, EvaluateConfig, LogConfig, RunConfig, TrainConfig
 from trainer.run_directory import FREE_KEYS, FREE_SECTIONS
 from trainer.sharding.optimizers import DenseOptimizerConfig, SparseOptimizerConfig
 from trainer.sharding.plan import ShardingConfig
@@ -44,7 +44,7 @@ filled in, is written to `RUN/config.toml`. Unknown keys are errors. Counts of s
 Between starts of one run only these may change: {free}; `train.samples` only upwards, `data.train` and `data.test` only
 to the same data elsewhere.
 
-This page is made from the code: `.venv/bin/python -m trainer.config_reference > docs/configuration.md`.
+This page is made from the code: `.venv/bin/python -m trainer.config.reference > docs/configuration.md`.
 """
 
 

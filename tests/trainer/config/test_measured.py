@@ -13,11 +13,11 @@ import pytest
 from data.statistics import Moments, Statistics, moments
 from tests.ranks import run_on_ranks
 from tests.trainer.datasets import config_values, make_config
-from trainer.config import Config, parse_config
+from trainer.config.measured import complete, complete_from, is_complete, odd_columns, weight_of_rate
+from trainer.config.run_config import Config, parse_config
 from trainer.distributed.world import World
 from trainer.errors import ConfigError
 from trainer.evaluate_run import evaluate_run
-from trainer.measured import complete, complete_from, is_complete, odd_columns, weight_of_rate
 from trainer.run_directory import RunDirectory, read_records
 from trainer.train import train
 
