@@ -22,7 +22,7 @@ from models.heads.base import HeadConfig
 from models.heads.cost import head_cost
 from trainer.build import build_model
 from trainer.config.run_config import Config, load_config
-from trainer.run_directory import read_records
+from trainer.run.directory import read_records
 
 EXPERTS: dict[str, dict[str, int]] = {
     "shared_bottom": {},

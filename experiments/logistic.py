@@ -30,7 +30,7 @@ from data.numbers import read_exactly, transform_numbers
 from models.tasks import TaskConfig
 from trainer.config.run_config import Config, load_config
 from trainer.metrics import entropy
-from trainer.run_directory import read_records
+from trainer.run.directory import read_records
 
 MOST_ITERATIONS = 300
 

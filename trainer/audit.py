@@ -21,9 +21,9 @@ from trainer.audit_trace import Trace, compare
 from trainer.build import end_of_training, train_reading
 from trainer.checkpoint_files import list_folders, read_state
 from trainer.errors import CheckpointError, ConfigError
-from trainer.origin import Origin, check_writer, origin_of
-from trainer.run_directory import RunDirectory
-from trainer.segments import Segment, gaps, read_segments, surviving
+from trainer.run.directory import RunDirectory
+from trainer.run.origin import Origin, check_writer, origin_of
+from trainer.run.starts import Segment, gaps, read_segments, surviving
 
 
 @dataclass(frozen=True)

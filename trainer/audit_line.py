@@ -14,8 +14,8 @@ from data.parsing import parse_json
 from data.stream import Reading
 from trainer.audit_rows import Intervals
 from trainer.errors import ConfigError
-from trainer.run_directory import whole_lines
-from trainer.segments import Piece, Samples, Segment, explain, surviving
+from trainer.run.directory import whole_lines
+from trainer.run.starts import Piece, Samples, Segment, explain, surviving
 
 
 class SkippedBatch(BaseModel):

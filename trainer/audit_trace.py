@@ -13,9 +13,9 @@ from data.manifest import Manifest
 from data.trace import read_run, read_trace
 from trainer.audit_line import Line
 from trainer.audit_rows import Intervals, expand
-from trainer.origin import Origin
-from trainer.run_directory import RunDirectory
-from trainer.segments import Piece, Segment
+from trainer.run.directory import RunDirectory
+from trainer.run.origin import Origin
+from trainer.run.starts import Piece, Segment
 
 
 @dataclass(frozen=True, eq=False)

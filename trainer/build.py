@@ -19,11 +19,11 @@ from models.embedding import FeatureLayer
 from models.ranker import Ranker
 from trainer.config.run_config import Config
 from trainer.console import tell
-from trainer.copies import own_copy
 from trainer.distributed.world import World
 from trainer.errors import ConfigError
 from trainer.guard import GuardedPipeline
 from trainer.row_values import is_groupable
+from trainer.run.shared_storage import own_copy
 from trainer.sharding.init_weights import initialise_dense, initialise_tables
 from trainer.sharding.optimizers import Optimizer, fused_params
 from trainer.sharding.plan import FusedSharder, Placement, placements, plan_tables, process_group

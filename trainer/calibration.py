@@ -13,7 +13,7 @@ from pydantic import BaseModel, model_validator
 
 from data.files import replace_text
 from trainer.metrics import Metrics, MetricSums
-from trainer.segments import Samples
+from trainer.run.starts import Samples
 
 GROUPS = 10
 _Z = NormalDist().inv_cdf(0.975)

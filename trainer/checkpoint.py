@@ -46,7 +46,7 @@ from trainer.checkpoint_files import (
 from trainer.console import tell
 from trainer.distributed.world import World
 from trainer.errors import CheckpointError, RunError
-from trainer.origin import ForeignError, Origin
+from trainer.run.origin import ForeignError, Origin
 from trainer.sharding.optimizers import Optimizer
 
 FULL_BYTES = 1 << 20

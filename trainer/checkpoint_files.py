@@ -28,7 +28,7 @@ from torch.distributed.checkpoint.planner import ReadItem
 from data.files import open_unlinked
 from data.parsing import parse_json
 from trainer.errors import CheckpointError
-from trainer.segments import explain
+from trainer.run.starts import explain
 
 FORMATS = (1, 2)
 """Formats of `state.json` that this program reads; it writes the last. The first has no id of the run."""

@@ -7,7 +7,7 @@ from trainer.checkpoint_files import list_folders
 from trainer.clock import Due
 from trainer.config.run_config import Config
 from trainer.errors import CheckpointError
-from trainer.run_directory import RunDirectory, read_records
+from trainer.run.directory import RunDirectory, read_records
 
 
 def checkpoint_name(text: str, run: RunDirectory, config: Config) -> str:

@@ -13,8 +13,8 @@ from trainer.console import tell
 from trainer.distributed.world import World
 from trainer.errors import DISK_FULL
 from trainer.evaluate import Evaluation, Evaluator
-from trainer.origin import origin_of, read_identity
-from trainer.run_directory import RunDirectory
+from trainer.run.directory import RunDirectory
+from trainer.run.origin import origin_of, read_identity
 
 
 def evaluate_run(

@@ -39,7 +39,7 @@ from trainer.html_results import (
     verdicts,
 )
 from trainer.plots import Chart, Line, heat_map, line_chart
-from trainer.run_directory import plain
+from trainer.run.directory import plain
 from trainer.run_records import FusionLevel, RunRecords, read_all_records
 
 Curve = list[tuple[float, float]]

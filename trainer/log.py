@@ -29,7 +29,7 @@ from trainer.gates import GateObserver, gate_entropies, write_fusion
 from trainer.metrics import entropy
 from trainer.not_finite import count_not_finite, describe_not_finite
 from trainer.report import by_table, evaluation_table, result_table
-from trainer.run_directory import RunDirectory, append_records, plain
+from trainer.run.directory import RunDirectory, append_records, plain
 from trainer.sharding.plan import Placement
 
 PLAIN_LINE_SECONDS = 5.0

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from trainer.checkpoint_files import list_folders
 from trainer.clock import Due, Milestone
 from trainer.config.run_config import Config
-from trainer.run_directory import RunDirectory
+from trainer.run.directory import RunDirectory
 
 
 def with_pending_milestones(config: Config, run: RunDirectory, end: int) -> Config:

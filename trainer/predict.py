@@ -40,9 +40,9 @@ from trainer.console import count_progress
 from trainer.distributed.world import World
 from trainer.errors import ConfigError
 from trainer.not_finite import count_not_finite, describe_not_finite
-from trainer.origin import origin_of
 from trainer.predict_files import LaneFile, Output, Scored, removed_after_errors
-from trainer.run_directory import RunDirectory
+from trainer.run.directory import RunDirectory
+from trainer.run.origin import origin_of
 
 Result = TypeVar("Result")
 ROW_COLUMN = "row"

@@ -13,8 +13,8 @@ from data.manifest import Manifest, load_manifest
 from trainer.buckets import Buckets, TaskBuckets, read_buckets
 from trainer.config.run_config import Config
 from trainer.errors import ConfigError
-from trainer.origin import read_identity
-from trainer.run_directory import FREE_KEYS, FREE_SECTIONS, RunDirectory, plain
+from trainer.run.directory import FREE_KEYS, FREE_SECTIONS, RunDirectory, plain
+from trainer.run.origin import read_identity
 
 SAME_HEAD = {*FREE_SECTIONS, *FREE_KEYS, "evaluate", "run.seed"} - {"train.samples"}
 """May differ between trainings of one head. train.samples may not: the learning rate falls towards it."""

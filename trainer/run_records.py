@@ -14,9 +14,9 @@ from trainer.calibration import Calibration
 from trainer.config.run_config import Config
 from trainer.errors import ConfigError
 from trainer.plots import COLOURS
-from trainer.run_directory import RunDirectory, whole_lines
+from trainer.run.directory import RunDirectory, whole_lines
+from trainer.run.starts import Samples, Segment, explain, read_segments
 from trainer.run_group import head_identity
-from trainer.segments import Samples, Segment, explain, read_segments
 
 Value = TypeVar("Value")
 Model = TypeVar("Model", bound=BaseModel)

@@ -35,7 +35,6 @@ from trainer.checkpoint_files import State
 from trainer.clock import Clock
 from trainer.config.measured import complete, complete_from, is_complete, odd_columns
 from trainer.config.run_config import Config
-from trainer.copies import check_shared
 from trainer.distributed.preemption import Stopped, StopRequest
 from trainer.distributed.watchdog import Watch
 from trainer.distributed.world import World
@@ -46,11 +45,12 @@ from trainer.faults import Faults
 from trainer.guard import StepGuard
 from trainer.log import TrainLog
 from trainer.milestones import missed_milestones, with_pending_milestones
-from trainer.origin import Origin, check_writer, origin_of, with_identity
 from trainer.profile import profiled
 from trainer.report import plan_table
-from trainer.run_directory import RunDirectory, plain
-from trainer.segments import End, SegmentLog, read_segments
+from trainer.run.directory import RunDirectory, plain
+from trainer.run.origin import Origin, check_writer, origin_of, with_identity
+from trainer.run.shared_storage import check_shared
+from trainer.run.starts import End, SegmentLog, read_segments
 from trainer.supply import Supply
 
 

@@ -11,7 +11,7 @@ from trainer.config.run_config import Config
 from trainer.distributed.preemption import Stopped
 from trainer.distributed.world import World
 from trainer.errors import RunError
-from trainer.run_directory import read_records
+from trainer.run.directory import read_records
 from trainer.start import Parts, start
 
 

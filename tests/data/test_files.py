@@ -11,7 +11,7 @@ from data.files import LinkError, open_unlinked, replace_text, replaced
 from data.parsing import parse_json, parse_toml
 from data.paths import full_path, local_path, path_of
 from data.trace import TraceWriter
-from trainer.run_directory import append_records
+from trainer.run.directory import append_records
 
 
 def _trace(path: Path) -> None:

@@ -21,8 +21,8 @@ from tests.trainer.datasets import make_config
 from trainer.checkpoint_files import list_folders, read_state
 from trainer.config.run_config import Config
 from trainer.distributed.world import World
-from trainer.run_directory import RunDirectory, read_records
-from trainer.segments import read_segments, surviving
+from trainer.run.directory import RunDirectory, read_records
+from trainer.run.starts import read_segments, surviving
 from trainer.train import train
 
 Phase = Literal["training", "save", "evaluation", "restart"]

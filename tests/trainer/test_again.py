@@ -18,7 +18,7 @@ from trainer.checkpoint_name import checkpoint_name
 from trainer.config.run_config import Config, parse_config
 from trainer.distributed.world import World
 from trainer.milestones import missed_milestones
-from trainer.run_directory import RunDirectory, read_records
+from trainer.run.directory import RunDirectory, read_records
 from trainer.train import train
 
 ROWS, PASS = 600, 576  # 64 × 9

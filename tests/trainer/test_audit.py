@@ -28,8 +28,8 @@ from trainer.audit_rows import expand, intervals_of_epoch
 from trainer.build import train_reading
 from trainer.cli.app import run
 from trainer.config.run_config import parse_config
-from trainer.run_directory import RunDirectory, append_records
-from trainer.segments import SegmentLog, read_segments
+from trainer.run.directory import RunDirectory, append_records
+from trainer.run.starts import SegmentLog, read_segments
 
 exact = settings(max_examples=60)
 Unread = frozenset[int]

@@ -10,7 +10,7 @@ from tests.ranks import run_on_ranks
 from tests.trainer.datasets import make_config
 from trainer.config.run_config import Config
 from trainer.distributed.world import World
-from trainer.run_directory import RunDirectory
+from trainer.run.directory import RunDirectory
 from trainer.train import train
 
 

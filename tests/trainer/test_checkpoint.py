@@ -21,7 +21,7 @@ from trainer.checkpoint_files import STATE_FILE, State, read_state, record_file
 from trainer.config.run_config import Config
 from trainer.distributed.world import World
 from trainer.errors import CheckpointError
-from trainer.run_directory import RunDirectory, read_records
+from trainer.run.directory import RunDirectory, read_records
 from trainer.train import train
 
 OLDER, NEWER = "1024", "1536"

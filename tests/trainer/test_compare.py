@@ -23,7 +23,7 @@ from trainer.compare_files import curve, json_lines, markdown
 from trainer.compare_table import comparison_grids, comparison_notes
 from trainer.config.run_config import parse_config
 from trainer.metrics import MetricSums
-from trainer.run_directory import RunDirectory
+from trainer.run.directory import RunDirectory
 
 ROWS = 8_000
 POINTS = {"2k": 2048, "4k": 4096}

@@ -27,7 +27,7 @@ from trainer.evaluate_by import BINS, MetricsByValue
 from trainer.evaluate_run import evaluate_run
 from trainer.metrics import Metrics, MetricSums, entropy
 from trainer.row_values import is_groupable
-from trainer.run_directory import RunDirectory, read_records
+from trainer.run.directory import RunDirectory, read_records
 from trainer.train import train
 
 

@@ -18,7 +18,7 @@ from trainer.checkpoint_files import list_folders, read_state
 from trainer.config.run_config import Config, parse_config
 from trainer.distributed.world import World
 from trainer.errors import ConfigError, RunError
-from trainer.run_directory import RunDirectory, read_records
+from trainer.run.directory import RunDirectory, read_records
 from trainer.train import train
 
 BATCH = 64

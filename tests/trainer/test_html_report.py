@@ -26,7 +26,7 @@ from trainer.config.run_config import parse_config
 from trainer.html_events import timeline
 from trainer.html_report import write_report
 from trainer.plots import Chart, Line, line_chart, tick_texts, ticks
-from trainer.run_directory import append_records, plain
+from trainer.run.directory import append_records, plain
 from trainer.run_records import read_all_records
 
 BUCKETS, ROWS = 256, 40

@@ -19,7 +19,7 @@ from trainer.checkpoint_files import State
 from trainer.config.run_config import Config
 from trainer.distributed.world import World
 from trainer.log import TrainLog, total_loss
-from trainer.run_directory import RunDirectory, read_records
+from trainer.run.directory import RunDirectory, read_records
 
 BATCH, BATCHES = 64, 5
 """Rows of a global batch, and batches between two records: a window."""

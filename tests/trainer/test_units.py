@@ -23,7 +23,7 @@ from trainer.config.run_config import Config
 from trainer.distributed.world import World
 from trainer.errors import ConfigError
 from trainer.evaluate_run import evaluate_run
-from trainer.run_directory import RunDirectory, read_records
+from trainer.run.directory import RunDirectory, read_records
 from trainer.train import train
 from trainer.units import bucket_rows, unit_codes
 

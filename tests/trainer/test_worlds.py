@@ -12,7 +12,7 @@ from tests.trainer.datasets import config_values, make_config
 from trainer.config.run_config import Config, parse_config
 from trainer.distributed.world import World
 from trainer.evaluate_run import evaluate_run
-from trainer.run_directory import RunDirectory, read_records
+from trainer.run.directory import RunDirectory, read_records
 from trainer.train import train
 
 

@@ -40,7 +40,7 @@ def config_of(run: str) -> Callable[[], "Config"]:
     """Loads the config of a run, and the libraries that its model needs."""
 
     def load() -> "Config":
-        from trainer.run_directory import RunDirectory
+        from trainer.run.directory import RunDirectory
 
         config = RunDirectory(run).read_config()
         import trainer.evaluate_run  # noqa: F401

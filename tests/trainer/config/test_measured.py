@@ -18,7 +18,7 @@ from trainer.config.run_config import Config, parse_config
 from trainer.distributed.world import World
 from trainer.errors import ConfigError
 from trainer.evaluate_run import evaluate_run
-from trainer.run_directory import RunDirectory, read_records
+from trainer.run.directory import RunDirectory, read_records
 from trainer.train import train
 
 WATCH, CLICK, RARE = Moments(3.0, 2.0, 100, 100), Moments(0.25, 0.4, 170_000, 100), Moments(0.0, 0.0, 50, 50)

@@ -22,8 +22,8 @@ from trainer.distributed.preemption import STOPPED, Stopped, StopRequest
 from trainer.distributed.torchrun_env import announced_ranks
 from trainer.distributed.world import World
 from trainer.process import signals
-from trainer.run_directory import RunDirectory, read_records
-from trainer.segments import read_segments
+from trainer.run.directory import RunDirectory, read_records
+from trainer.run.starts import read_segments
 from trainer.train import train
 
 

@@ -24,7 +24,7 @@ from trainer.build import build_trainee
 from trainer.config.run_config import Config, parse_config
 from trainer.distributed.world import World
 from trainer.evaluate_run import evaluate_run
-from trainer.run_directory import read_records
+from trainer.run.directory import read_records
 from trainer.train import train
 
 Array = np.ndarray[Any, np.dtype[np.float32]]

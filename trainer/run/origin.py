@@ -16,8 +16,8 @@ from data.manifest import load_manifest
 from trainer.checkpoint_files import State
 from trainer.config.run_config import Config, parse_config
 from trainer.errors import CheckpointError, ConfigError
-from trainer.run_directory import RunDirectory, difference, plain
-from trainer.segments import Segment, surviving
+from trainer.run.directory import RunDirectory, difference, plain
+from trainer.run.starts import Segment, surviving
 
 _ID_BYTES = 16
 

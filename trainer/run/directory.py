@@ -39,7 +39,7 @@ from data.paths import local_path
 from trainer.config.measured import complete_from
 from trainer.config.run_config import Config, parse_config
 from trainer.errors import DISK_FULL, ConfigError
-from trainer.run_entries import check_entries, check_use
+from trainer.run.entries import check_entries, check_use
 
 FREE_SECTIONS = ("log", "checkpoint", "sharding")
 """May change between starts of a run: they do not touch what is trained."""

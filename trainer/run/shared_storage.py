@@ -17,7 +17,7 @@ from data.errors import DataError
 from data.manifest import Manifest, OnBadFile, listing_digest, manifest_change, open_uri, read_manifest
 from trainer.distributed.world import World
 from trainer.errors import ConfigError
-from trainer.run_directory import TOKEN
+from trainer.run.directory import TOKEN
 
 SEEN_SECONDS = 5.0
 """A file server may show a new file to other nodes a little later."""

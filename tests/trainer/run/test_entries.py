@@ -16,7 +16,7 @@ from trainer.cli.app import run
 from trainer.config.run_config import load_config
 from trainer.distributed.world import World
 from trainer.errors import ConfigError
-from trainer.run_directory import RunDirectory, read_records
+from trainer.run.directory import RunDirectory, read_records
 from trainer.train import train
 
 FILES = [

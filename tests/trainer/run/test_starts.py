@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trainer.errors import ConfigError, RunError
-from trainer.segments import Piece, Segment, SegmentLog, gaps, read_segments, surviving
+from trainer.run.starts import Piece, Segment, SegmentLog, gaps, read_segments, surviving
 
 exact = settings(max_examples=200)
 

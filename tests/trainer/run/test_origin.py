@@ -19,7 +19,7 @@ from trainer.config.run_config import Config
 from trainer.distributed.world import World
 from trainer.evaluate_run import evaluate_run
 from trainer.predict import predict_run
-from trainer.run_directory import RunDirectory
+from trainer.run.directory import RunDirectory
 from trainer.run_group import read_run
 from trainer.train import train
 
