@@ -32,8 +32,8 @@ from trainer.build import (
     test_reading,
     train_reading,
 )
-from trainer.checkpoint import Checkpoints
-from trainer.checkpoint_files import State, read_state
+from trainer.checkpoint.manager import Checkpoints
+from trainer.checkpoint.storage import State, read_state
 from trainer.config.measured import complete
 from trainer.config.run_config import Config
 from trainer.distributed.world import World

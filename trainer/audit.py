@@ -19,7 +19,7 @@ from trainer.audit_line import Line, read_line
 from trainer.audit_rows import Cover, count, intervals_of_epoch
 from trainer.audit_trace import Trace, compare
 from trainer.build import end_of_training, train_reading
-from trainer.checkpoint_files import list_folders, read_state
+from trainer.checkpoint.storage import list_folders, read_state
 from trainer.errors import CheckpointError, ConfigError
 from trainer.run.directory import RunDirectory
 from trainer.run.origin import Origin, check_writer, origin_of

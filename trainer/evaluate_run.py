@@ -5,8 +5,8 @@ from typing import Any
 from data.manifest import Manifest, load_manifest
 from trainer.buckets import Buckets, read_buckets, write_buckets
 from trainer.build import build_trainee, check_lanes, check_same_kinds, open_dataset, test_reading
-from trainer.checkpoint import Checkpoints
-from trainer.checkpoint_name import checkpoint_name
+from trainer.checkpoint.manager import Checkpoints
+from trainer.checkpoint.selection import checkpoint_name
 from trainer.clock import Due
 from trainer.config.run_config import Config
 from trainer.console import tell

@@ -20,7 +20,7 @@ from models.tasks import TaskConfig
 from trainer.board import Board
 from trainer.buckets import Buckets, write_buckets
 from trainer.calibration import Calibration, write_calibration
-from trainer.checkpoint_files import State
+from trainer.checkpoint.storage import State
 from trainer.config.run_config import Config
 from trainer.console import make_console, visible
 from trainer.distributed.world import World

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from trainer.checkpoint_files import list_folders
+from trainer.checkpoint.storage import list_folders
 from trainer.clock import Due, Milestone
 from trainer.config.run_config import Config
 from trainer.run.directory import RunDirectory

@@ -33,8 +33,8 @@ from data.stream import Reading, stream
 from models.ranker import Outcome
 from models.tasks import TaskConfig
 from trainer.build import Trainee, build_trainee, check_lanes, check_same_kinds, open_dataset, test_reading
-from trainer.checkpoint import Checkpoints
-from trainer.checkpoint_name import checkpoint_name
+from trainer.checkpoint.manager import Checkpoints
+from trainer.checkpoint.selection import checkpoint_name
 from trainer.config.run_config import Config, EvaluateConfig
 from trainer.console import count_progress
 from trainer.distributed.world import World

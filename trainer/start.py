@@ -30,8 +30,8 @@ from trainer.build import (
     test_reading,
     train_reading,
 )
-from trainer.checkpoint import Checkpoints
-from trainer.checkpoint_files import State
+from trainer.checkpoint.manager import Checkpoints
+from trainer.checkpoint.storage import State
 from trainer.clock import Clock
 from trainer.config.measured import complete, complete_from, is_complete, odd_columns
 from trainer.config.run_config import Config

@@ -18,7 +18,7 @@ import numpy as np
 from data.trace import read_trace
 from tests.ranks import run_on_ranks, started_ranks
 from tests.trainer.datasets import make_config
-from trainer.checkpoint_files import list_folders, read_state
+from trainer.checkpoint.storage import list_folders, read_state
 from trainer.config.run_config import Config
 from trainer.distributed.world import World
 from trainer.run.directory import RunDirectory, read_records

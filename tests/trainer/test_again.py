@@ -13,8 +13,8 @@ from tests.ranks import run_on_ranks
 from tests.trainer.datasets import config_values, make_config, write_dataset
 from tests.trainer.training import train_or_explain
 from trainer.audit import audit_run
-from trainer.checkpoint_files import list_folders
-from trainer.checkpoint_name import checkpoint_name
+from trainer.checkpoint.selection import checkpoint_name
+from trainer.checkpoint.storage import list_folders
 from trainer.config.run_config import Config, parse_config
 from trainer.distributed.world import World
 from trainer.milestones import missed_milestones

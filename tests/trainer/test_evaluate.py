@@ -199,7 +199,7 @@ def _fusion_of_all_rows(world: World, path: str) -> list[Any]:
     """Means of `Head.fusion_weights`, batch by batch, on one rank."""
     from data.stream import stream
     from trainer.build import build_trainee, open_dataset, test_reading
-    from trainer.checkpoint import Checkpoints
+    from trainer.checkpoint.manager import Checkpoints
 
     run = RunDirectory(path)
     config = run.read_config()

@@ -14,7 +14,7 @@ from data.errors import DataError
 from tests.ranks import run_on_ranks
 from tests.trainer.datasets import make_config, nothing_to_measure
 from trainer.build import Trainee
-from trainer.checkpoint_files import list_folders, read_state
+from trainer.checkpoint.storage import list_folders, read_state
 from trainer.config.run_config import Config, parse_config
 from trainer.distributed.world import World
 from trainer.errors import ConfigError, RunError

@@ -15,7 +15,7 @@ from models.losses import loss_sums
 from models.ranker import Outcome
 from tests.ranks import run_on_ranks
 from tests.trainer.datasets import make_config
-from trainer.checkpoint_files import State
+from trainer.checkpoint.storage import State
 from trainer.config.run_config import Config
 from trainer.distributed.world import World
 from trainer.log import TrainLog, total_loss

@@ -16,7 +16,7 @@ import torch
 from data.errors import UserError
 from tests.ranks import run_on_ranks
 from tests.trainer.datasets import make_config
-from trainer.checkpoint_files import STATE_FILE, list_folders, read_state
+from trainer.checkpoint.storage import STATE_FILE, list_folders, read_state
 from trainer.config.run_config import Config
 from trainer.distributed.world import World
 from trainer.errors import RunError

@@ -13,7 +13,7 @@ from typing import Any
 
 from data.files import replace_text
 from data.manifest import load_manifest
-from trainer.checkpoint_files import State
+from trainer.checkpoint.storage import State
 from trainer.config.run_config import Config, parse_config
 from trainer.errors import CheckpointError, ConfigError
 from trainer.run.directory import RunDirectory, difference, plain

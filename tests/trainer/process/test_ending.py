@@ -19,7 +19,7 @@ import tomli_w
 from tests.commands import Command, run_command, started_command
 from tests.ranks import run_on_ranks
 from tests.trainer.datasets import config_values, make_config
-from trainer.checkpoint_files import list_folders
+from trainer.checkpoint.storage import list_folders
 from trainer.config.run_config import Config
 from trainer.distributed.preemption import STOPPED
 from trainer.distributed.world import World

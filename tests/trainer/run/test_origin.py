@@ -14,7 +14,7 @@ from data.errors import UserError
 from tests.ranks import run_on_ranks
 from tests.trainer.datasets import make_config
 from trainer.audit import audit_run
-from trainer.checkpoint_files import STATE_FILE, read_state
+from trainer.checkpoint.storage import STATE_FILE, read_state
 from trainer.config.run_config import Config
 from trainer.distributed.world import World
 from trainer.evaluate_run import evaluate_run
@@ -141,7 +141,7 @@ _IN_USE = " is not empty; choose another folder or remove it"
 
 def _without_id(values: dict[str, Any]) -> str:
     """The state as the first format wrote it."""
-    from trainer.checkpoint_files import _digest_of
+    from trainer.checkpoint.storage import _digest_of
 
     del values["run"]
     values["format"] = 1

@@ -16,8 +16,8 @@ from torch.distributed.checkpoint.metadata import BytesStorageMetadata, Metadata
 
 from tests.ranks import run_on_ranks
 from tests.trainer.datasets import make_config
-from trainer.checkpoint import Checkpoints
-from trainer.checkpoint_files import STATE_FILE, State, read_state, record_file
+from trainer.checkpoint.manager import Checkpoints
+from trainer.checkpoint.storage import STATE_FILE, State, read_state, record_file
 from trainer.config.run_config import Config
 from trainer.distributed.world import World
 from trainer.errors import CheckpointError

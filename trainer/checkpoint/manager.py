@@ -6,7 +6,7 @@
     load    the newest one that verifies: state.json, index, then every rank a share of the files
 
 The reader of the data has no state but the samples count, and the generators none at all (they are seeded by samples).
-What the folder holds, and how it is read without running its code: `trainer.checkpoint_files`.
+What the folder holds, and how it is read without running its code: `trainer.checkpoint.storage`.
 """
 
 import pickle
@@ -28,7 +28,7 @@ from torchrec.distributed.model_parallel import DistributedModelParallel
 
 from data.footer import one_line
 from trainer.build import Trainee
-from trainer.checkpoint_files import (
+from trainer.checkpoint.storage import (
     SafePlanner,
     SafeReader,
     State,

@@ -1,0 +1,1 @@
+"""What a run saves of its tensors, and how that is read again."""
