@@ -38,7 +38,7 @@ from trainer.config.measured import complete
 from trainer.config.run_config import Config
 from trainer.distributed.world import World
 from trainer.errors import RunError
-from trainer.evaluate import Evaluator
+from trainer.evaluation.evaluator import Evaluator
 from trainer.guard import GuardedPipeline
 
 WARM_UP_BATCHES = 10

@@ -29,7 +29,7 @@ from sklearn.metrics import log_loss, roc_auc_score
 from data.numbers import read_exactly, transform_numbers
 from models.tasks import TaskConfig
 from trainer.config.run_config import Config, load_config
-from trainer.metrics import entropy
+from trainer.evaluation.metrics import entropy
 from trainer.run.directory import read_records
 
 MOST_ITERATIONS = 300

@@ -23,7 +23,9 @@ from trainer.distributed.world import World, meet
 
 os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # as the program does; the fork server takes it over
 _CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["tests.ranks", "trainer.train", "trainer.evaluate_run", "torch.utils.tensorboard"])
+_CONTEXT.set_forkserver_preload(
+    ["tests.ranks", "trainer.train", "trainer.evaluation.evaluate_run", "torch.utils.tensorboard"]
+)
 
 
 def run_on_ranks(size: int, function: Callable[..., Any], *arguments: Any, timeout_s: float = 120) -> list[Any]:

@@ -21,8 +21,8 @@ from trainer.config.run_config import Config
 from trainer.console import tell
 from trainer.distributed.world import World
 from trainer.errors import ConfigError
+from trainer.evaluation.row_values import is_groupable
 from trainer.guard import GuardedPipeline
-from trainer.row_values import is_groupable
 from trainer.run.shared_storage import own_copy
 from trainer.sharding.init_weights import initialise_dense, initialise_tables
 from trainer.sharding.optimizers import Optimizer, fused_params

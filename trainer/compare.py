@@ -13,9 +13,9 @@ from data.counts import count_heading, format_count, parse_count
 from data.errors import DataError
 from data.manifest import read_manifest
 from trainer.bootstrap import FEWEST_BUCKETS, Estimate, Floats, compare_losses
-from trainer.buckets import Buckets, TaskBuckets
 from trainer.errors import ConfigError
-from trainer.metrics import MetricSums, entropy
+from trainer.evaluation.bucket_sums import Buckets, TaskBuckets
+from trainer.evaluation.metrics import MetricSums, entropy
 from trainer.run_group import Group, Run, group_runs, read_run
 
 EXAMPLES, WEIGHT, LOSS, LABEL = (MetricSums.NAMES.index(name) for name in ("examples", "weight", "loss", "label"))

@@ -7,8 +7,8 @@ from pathlib import Path
 from rich.table import Table
 
 from trainer.bootstrap import RESAMPLES
-from trainer.buckets import BUCKETS
 from trainer.compare import Difference
+from trainer.evaluation.bucket_sums import BUCKETS
 
 UNDEFINED = "–"
 

@@ -5,9 +5,9 @@ from pathlib import Path
 from xml.etree.ElementTree import Element
 
 from data.errors import UserError
-from trainer.auc import margin
 from trainer.compare import Difference, compare_runs
 from trainer.compare_table import comparison_notes, unit_text
+from trainer.evaluation.auc import margin
 from trainer.html_page import Content, decimal, element, folded, paragraph, table
 from trainer.plots import Chart, Line, line_chart
 from trainer.run_group import Group, Run, group_runs, read_run

@@ -18,16 +18,16 @@ from models.heads.base import Head
 from models.ranker import Outcome
 from models.tasks import TaskConfig
 from trainer.board import Board
-from trainer.buckets import Buckets, write_buckets
-from trainer.calibration import Calibration, write_calibration
 from trainer.checkpoint.storage import State
 from trainer.config.run_config import Config
 from trainer.console import make_console, visible
 from trainer.distributed.world import World
-from trainer.evaluate import Evaluation
-from trainer.gates import GateObserver, gate_entropies, write_fusion
-from trainer.metrics import entropy
-from trainer.not_finite import count_not_finite, describe_not_finite
+from trainer.evaluation.bucket_sums import Buckets, write_buckets
+from trainer.evaluation.calibration import Calibration, write_calibration
+from trainer.evaluation.evaluator import Evaluation
+from trainer.evaluation.gate_stats import GateObserver, gate_entropies, write_fusion
+from trainer.evaluation.metrics import entropy
+from trainer.evaluation.not_finite import count_not_finite, describe_not_finite
 from trainer.report import by_table, evaluation_table, result_table
 from trainer.run.directory import RunDirectory, append_records, plain
 from trainer.sharding.plan import Placement

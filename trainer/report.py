@@ -5,7 +5,7 @@ from typing import Any
 from rich.table import Table
 
 from data.counts import count_heading
-from trainer.auc import margin
+from trainer.evaluation.auc import margin
 from trainer.sharding.plan import Placement
 
 Record = dict[str, Any]

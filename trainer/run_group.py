@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 from data.counts import parse_count
 from data.manifest import Manifest, load_manifest
-from trainer.buckets import Buckets, TaskBuckets, read_buckets
 from trainer.config.run_config import Config
 from trainer.errors import ConfigError
+from trainer.evaluation.bucket_sums import Buckets, TaskBuckets, read_buckets
 from trainer.run.directory import FREE_KEYS, FREE_SECTIONS, RunDirectory, plain
 from trainer.run.origin import read_identity
 

@@ -39,8 +39,8 @@ from trainer.distributed.preemption import Stopped, StopRequest
 from trainer.distributed.watchdog import Watch
 from trainer.distributed.world import World
 from trainer.errors import CheckpointError, ConfigError, RunError
-from trainer.evaluate import Evaluator
-from trainer.evaluate_by import check_first_values
+from trainer.evaluation.by_value import check_first_values
+from trainer.evaluation.evaluator import Evaluator
 from trainer.faults import Faults
 from trainer.guard import StepGuard
 from trainer.log import TrainLog

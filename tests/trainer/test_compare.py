@@ -16,13 +16,13 @@ import torch
 from data.manifest import Manifest, read_manifest
 from tests.trainer.datasets import config_values
 from tests.trainer.test_cli import command
-from trainer.buckets import BUCKETS, Buckets, read_buckets, write_buckets
 from trainer.cli.app import run
 from trainer.compare import Comparison, Difference, compare_runs
 from trainer.compare_files import curve, json_lines, markdown
 from trainer.compare_table import comparison_grids, comparison_notes
 from trainer.config.run_config import parse_config
-from trainer.metrics import MetricSums
+from trainer.evaluation.bucket_sums import BUCKETS, Buckets, read_buckets, write_buckets
+from trainer.evaluation.metrics import MetricSums
 from trainer.run.directory import RunDirectory
 
 ROWS = 8_000

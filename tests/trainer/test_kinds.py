@@ -15,8 +15,8 @@ from tests.trainer.datasets import make_config, write_dataset
 from tests.trainer.training import train_or_explain
 from trainer.config.run_config import Config
 from trainer.distributed.world import World
-from trainer.evaluate_run import evaluate_run
-from trainer.predict import predict_run
+from trainer.evaluation.evaluate_run import evaluate_run
+from trainer.evaluation.predict import predict_run
 
 Change = Callable[[pa.Table], pa.Table]
 HASHED: dict[str, Any] = {

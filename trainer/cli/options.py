@@ -43,7 +43,7 @@ def config_of(run: str) -> Callable[[], "Config"]:
         from trainer.run.directory import RunDirectory
 
         config = RunDirectory(run).read_config()
-        import trainer.evaluate_run  # noqa: F401
+        import trainer.evaluation.evaluate_run  # noqa: F401
 
         return config
 

@@ -58,7 +58,7 @@ def evaluate_command(
     options = {"command": "evaluate", "--checkpoint": checkpoint, "--unit": unit}
     with joined(config_of(run), options, device="auto") as (_, world):
         from trainer.console import make_console
-        from trainer.evaluate_run import evaluate_run
+        from trainer.evaluation.evaluate_run import evaluate_run
         from trainer.report import by_table, evaluation_table
 
         records = evaluate_run(run, checkpoint, data, world, unit)
@@ -92,7 +92,7 @@ def predict_command(
     options = {"command": "predict", "--checkpoint": checkpoint, "--columns": columns}
     with joined(config_of(run), options, device="auto") as (_, world):
         from trainer.console import make_console
-        from trainer.predict import predict_run
+        from trainer.evaluation.predict import predict_run
 
         scored = predict_run(run, checkpoint, data, out, columns, world)
         if world.first:

@@ -11,7 +11,7 @@ from data.features import DenseFeature, Transform
 from data.statistics import Moments, Statistics
 from models.tasks import TaskConfig
 from trainer.config.run_config import Config
-from trainer.metrics import entropy
+from trainer.evaluation.metrics import entropy
 
 Part = TypeVar("Part", DenseFeature, TaskConfig)
 MEASURED_OF_FEATURES = ("transform", "mean", "scale")

@@ -17,7 +17,7 @@ from trainer.config.measured import complete, complete_from, is_complete, odd_co
 from trainer.config.run_config import Config, parse_config
 from trainer.distributed.world import World
 from trainer.errors import ConfigError
-from trainer.evaluate_run import evaluate_run
+from trainer.evaluation.evaluate_run import evaluate_run
 from trainer.run.directory import RunDirectory, read_records
 from trainer.train import train
 

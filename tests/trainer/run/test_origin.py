@@ -17,8 +17,8 @@ from trainer.audit import audit_run
 from trainer.checkpoint.storage import STATE_FILE, read_state
 from trainer.config.run_config import Config
 from trainer.distributed.world import World
-from trainer.evaluate_run import evaluate_run
-from trainer.predict import predict_run
+from trainer.evaluation.evaluate_run import evaluate_run
+from trainer.evaluation.predict import predict_run
 from trainer.run.directory import RunDirectory
 from trainer.run_group import read_run
 from trainer.train import train

@@ -23,7 +23,7 @@ from tests.trainer.datasets import make_config
 from trainer.build import build_trainee
 from trainer.config.run_config import Config, parse_config
 from trainer.distributed.world import World
-from trainer.evaluate_run import evaluate_run
+from trainer.evaluation.evaluate_run import evaluate_run
 from trainer.run.directory import read_records
 from trainer.train import train
 

@@ -3,7 +3,6 @@
 from typing import Any
 
 from data.manifest import Manifest, load_manifest
-from trainer.buckets import Buckets, read_buckets, write_buckets
 from trainer.build import build_trainee, check_lanes, check_same_kinds, open_dataset, test_reading
 from trainer.checkpoint.manager import Checkpoints
 from trainer.checkpoint.selection import checkpoint_name
@@ -12,7 +11,8 @@ from trainer.config.run_config import Config
 from trainer.console import tell
 from trainer.distributed.world import World
 from trainer.errors import DISK_FULL
-from trainer.evaluate import Evaluation, Evaluator
+from trainer.evaluation.bucket_sums import Buckets, read_buckets, write_buckets
+from trainer.evaluation.evaluator import Evaluation, Evaluator
 from trainer.run.directory import RunDirectory
 from trainer.run.origin import origin_of, read_identity
 

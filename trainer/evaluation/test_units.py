@@ -23,9 +23,9 @@ import torch
 
 from data.hashing import Int64, fold, hash_texts, mix
 from data.manifest import Manifest
-from trainer.buckets import BUCKETS, bucket_of
 from trainer.distributed.world import World
-from trainer.row_values import RowValues
+from trainer.evaluation.bucket_sums import BUCKETS, bucket_of
+from trainer.evaluation.row_values import RowValues
 
 _OF_ROWS = np.uint64(0x5BF0_3635_DCF9_8B1D)
 """Keeps the numbers of rows without a value apart from ids that are small integers."""

@@ -12,9 +12,9 @@ from torchrec.metrics.ne import NEMetric
 from torchrec.metrics.rec_metric import RecComputeMode
 
 from tests.ranks import run_on_ranks
-from trainer.auc import ExactAuc, margin
 from trainer.distributed.world import World
-from trainer.metrics import MetricSums, entropy
+from trainer.evaluation.auc import ExactAuc, margin
+from trainer.evaluation.metrics import MetricSums, entropy
 
 
 def _random_rows(rows: int, seed: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

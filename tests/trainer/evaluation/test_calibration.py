@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from trainer.calibration import GROUPS, CalibrationCurve, calibration_curve
-from trainer.metrics import MetricSums
+from trainer.evaluation.calibration import GROUPS, CalibrationCurve, calibration_curve
+from trainer.evaluation.metrics import MetricSums
 
 
 def _curve(logits_B: torch.Tensor, labels_B: torch.Tensor, weights_B: torch.Tensor) -> CalibrationCurve | None:

@@ -12,7 +12,7 @@ import torch
 from pydantic import BaseModel, model_validator
 
 from data.files import replace_text
-from trainer.metrics import Metrics, MetricSums
+from trainer.evaluation.metrics import Metrics, MetricSums
 from trainer.run.starts import Samples
 
 GROUPS = 10

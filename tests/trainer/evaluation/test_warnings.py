@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from trainer.evaluation_warnings import evaluation_warnings
+from trainer.evaluation.warnings import evaluation_warnings
 
 GOOD = {
     "by": None,

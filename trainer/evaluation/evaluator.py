@@ -21,17 +21,17 @@ from data.schema import ORACLE_PREFIX
 from data.stream import Reading, read_row_group, stream
 from models.ranker import Outcome, Ranker
 from models.tasks import TaskConfig
-from trainer.auc import EXACT_ROWS, ExactAuc
 from trainer.build import Trainee
-from trainer.calibration import CalibrationCurve, calibration_curve
 from trainer.config.run_config import Config
 from trainer.distributed.world import World
-from trainer.evaluate_by import MetricsByValue
-from trainer.evaluation_warnings import evaluation_warnings
-from trainer.gates import FusionMeans
-from trainer.metrics import Metrics, MetricSums, with_exact_auc
-from trainer.not_finite import count_not_finite, describe_not_finite
-from trainer.units import Bucketing, bucket_rows
+from trainer.evaluation.auc import EXACT_ROWS, ExactAuc
+from trainer.evaluation.by_value import MetricsByValue
+from trainer.evaluation.calibration import CalibrationCurve, calibration_curve
+from trainer.evaluation.gate_stats import FusionMeans
+from trainer.evaluation.metrics import Metrics, MetricSums, with_exact_auc
+from trainer.evaluation.not_finite import count_not_finite, describe_not_finite
+from trainer.evaluation.test_units import Bucketing, bucket_rows
+from trainer.evaluation.warnings import evaluation_warnings
 
 
 @dataclass(frozen=True)

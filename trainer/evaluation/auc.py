@@ -1,4 +1,4 @@
-"""Area under the ROC curve: exact for test sets of a few million rows; beyond, `trainer.metrics` has a histogram.
+"""Area under the ROC curve: exact up to a few million test rows; beyond, `trainer.evaluation.metrics` has a histogram.
 
 Shapes: B rows of a batch, N rows of this rank, M of all ranks, T tasks, L distinct logits or bins, in ascending order.
 """

@@ -17,15 +17,15 @@ from data.manifest import read_manifest
 from tests.ranks import run_on_ranks
 from tests.trainer.datasets import USERS, make_config
 from trainer.bootstrap import FEWEST_BUCKETS, Floats, compare_losses
-from trainer.buckets import BUCKETS, read_buckets
 from trainer.compare import compare_runs
 from trainer.config.run_config import Config
 from trainer.distributed.world import World
 from trainer.errors import ConfigError
-from trainer.evaluate_run import evaluate_run
+from trainer.evaluation.bucket_sums import BUCKETS, read_buckets
+from trainer.evaluation.evaluate_run import evaluate_run
+from trainer.evaluation.test_units import bucket_rows, unit_codes
 from trainer.run.directory import RunDirectory, read_records
 from trainer.train import train
-from trainer.units import bucket_rows, unit_codes
 
 EFFECT = 0.02
 """By how much the second model's loss is higher, on average over users."""

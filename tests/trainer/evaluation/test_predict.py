@@ -20,9 +20,9 @@ from tests.trainer.datasets import make_config, write_dataset
 from tests.trainer.test_cli import command
 from trainer.build import test_reading as reading_of_test_set
 from trainer.distributed.world import World
-from trainer.evaluate_run import evaluate_run
-from trainer.predict import predict_run
-from trainer.predict_files import LaneFile, Output
+from trainer.evaluation.evaluate_run import evaluate_run
+from trainer.evaluation.predict import predict_run
+from trainer.evaluation.prediction_files import LaneFile, Output
 from trainer.train import train
 
 COPIED = ["user", "video", "recent", "age", "rare"]
@@ -185,7 +185,7 @@ def test_fewer_rows_than_lanes_make_fewer_files(dataset: Path, run: Path, tmp_pa
 def test_output_row_groups_are_bounded_by_rows_and_by_copied_bytes(
     dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, most_bytes: int, expected: list[int]
 ) -> None:
-    monkeypatch.setattr("trainer.predict_files.ROW_GROUP_BYTES", most_bytes)
+    monkeypatch.setattr("trainer.evaluation.prediction_files.ROW_GROUP_BYTES", most_bytes)
     rows, batch = 300_000, 5_000
     write_dataset(tmp_path / "data", rows, seed=3, rows_per_group=40_000)
     config = make_config(dataset, data={"lanes": 1, "global_batch_size": batch})

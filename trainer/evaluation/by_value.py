@@ -14,10 +14,10 @@ from data.errors import DataError
 from data.manifest import Manifest
 from data.stream import read_row_group
 from models.ranker import Outcome
-from trainer.auc import ExactAuc
 from trainer.distributed.world import World
-from trainer.metrics import Metrics, MetricSums, histogram_places, with_exact_auc
-from trainer.row_values import RowValues
+from trainer.evaluation.auc import ExactAuc
+from trainer.evaluation.metrics import Metrics, MetricSums, histogram_places, with_exact_auc
+from trainer.evaluation.row_values import RowValues
 
 MOST_VALUES = 1000
 FIRST_SLOTS = 16

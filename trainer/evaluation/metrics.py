@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch.nn import functional
 
-from trainer.auc import area_under_curve
+from trainer.evaluation.auc import area_under_curve
 
 BINS = 1 << 17
 """Histogram bins for AUC, equally wide in the logit."""
@@ -32,7 +32,7 @@ class Metrics:
     auc: float | None = None
     auc_error: float | None = None
     """Bound on the error of `auc`: half the share of (positive, negative) pairs that fall into one bin of a histogram;
-    0 where `trainer.auc` has computed it exactly."""
+    0 where `trainer.evaluation.auc` has computed it exactly."""
     calibration: float | None = None
     """Mean prediction / mean label."""
     mse: float | None = None
@@ -101,7 +101,7 @@ class MetricSums:
 
 
 def with_exact_auc(metrics: list[Metrics], aucs: dict[int, float | None]) -> list[Metrics]:
-    """The metrics with what `trainer.auc` has computed, by number of the task, in place of the histogram's AUC."""
+    """The metrics with what `trainer.evaluation.auc` computed, by task number, in place of the histogram's AUC."""
     exact = list(metrics)
     for task, auc in aucs.items():
         if exact[task].auc is not None:

@@ -7,7 +7,7 @@
     all of them complete         ─► OUT/_SUCCESS
 
 A lane is a contiguous stretch of the rows, so the files in path order hold the rows in the order of the input, and they
-are the same files on any number of ranks (`trainer.predict_files`). Labels and weights are not read.
+are the same files on any number of ranks (`trainer.evaluation.prediction_files`). Labels and weights are not read.
 
 What goes wrong on one rank is raised on all, after every batch, so that all can remove what they have written.
 
@@ -39,8 +39,8 @@ from trainer.config.run_config import Config, EvaluateConfig
 from trainer.console import count_progress
 from trainer.distributed.world import World
 from trainer.errors import ConfigError
-from trainer.not_finite import count_not_finite, describe_not_finite
-from trainer.predict_files import LaneFile, Output, Scored, removed_after_errors
+from trainer.evaluation.not_finite import count_not_finite, describe_not_finite
+from trainer.evaluation.prediction_files import LaneFile, Output, Scored, removed_after_errors
 from trainer.run.directory import RunDirectory
 from trainer.run.origin import origin_of
 

@@ -13,8 +13,8 @@ from tests.ranks import run_on_ranks
 from tests.trainer.datasets import make_config, write_dataset
 from trainer.config.run_config import Config
 from trainer.distributed.world import World
-from trainer.evaluate_run import evaluate_run
-from trainer.predict import predict_run
+from trainer.evaluation.evaluate_run import evaluate_run
+from trainer.evaluation.predict import predict_run
 from trainer.train import train
 
 

@@ -18,15 +18,15 @@ from data.manifest import read_manifest
 from models.ranker import Outcome
 from tests.ranks import run_on_ranks
 from tests.trainer.datasets import make_config
-from trainer.buckets import BUCKETS, bucket_of, read_buckets
 from trainer.compare import compare_runs
 from trainer.config.run_config import Config
 from trainer.distributed.world import World
 from trainer.errors import ConfigError
-from trainer.evaluate_by import BINS, MetricsByValue
-from trainer.evaluate_run import evaluate_run
-from trainer.metrics import Metrics, MetricSums, entropy
-from trainer.row_values import is_groupable
+from trainer.evaluation.bucket_sums import BUCKETS, bucket_of, read_buckets
+from trainer.evaluation.by_value import BINS, MetricsByValue
+from trainer.evaluation.evaluate_run import evaluate_run
+from trainer.evaluation.metrics import Metrics, MetricSums, entropy
+from trainer.evaluation.row_values import is_groupable
 from trainer.run.directory import RunDirectory, read_records
 from trainer.train import train
 

@@ -2,7 +2,7 @@
 
 NE and MSE of any multiset of buckets follow from their sums, so two runs can be compared pairwise, and their difference
 given an interval by resampling buckets, without any prediction being kept. A row is in the same bucket in every run:
-`trainer.units` says in which.
+`trainer.evaluation.test_units` says in which.
 
 Shapes: B rows, T tasks, K buckets.
 """
@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from data.files import replaced
 from models.tasks import TaskConfig
 from trainer.errors import ConfigError
-from trainer.metrics import MetricSums
+from trainer.evaluation.metrics import MetricSums
 
 BUCKETS = 1024
 Float64 = NDArray[np.float64]

@@ -8,7 +8,7 @@ import torch
 
 from models.heads import HEADS
 from models.heads.fusion import FusionLevel
-from trainer.gates import GateObserver, gate_entropies
+from trainer.evaluation.gate_stats import GateObserver, gate_entropies
 
 TASKS = ["click", "watch"]
 
