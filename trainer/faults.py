@@ -7,7 +7,7 @@ from trainer.config.run_config import Config
 from trainer.distributed.world import World
 from trainer.errors import RunError
 from trainer.guard import Verdict
-from trainer.log import TrainLog
+from trainer.logging.train_log import TrainLog
 from trainer.supply import Supply
 
 NAMED_ROW_GROUPS = 8

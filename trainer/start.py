@@ -43,10 +43,10 @@ from trainer.evaluation.by_value import check_first_values
 from trainer.evaluation.evaluator import Evaluator
 from trainer.faults import Faults
 from trainer.guard import StepGuard
-from trainer.log import TrainLog
+from trainer.logging.tables import plan_table
+from trainer.logging.train_log import TrainLog
 from trainer.milestones import missed_milestones, with_pending_milestones
 from trainer.profile import profiled
-from trainer.report import plan_table
 from trainer.run.directory import RunDirectory, plain
 from trainer.run.origin import Origin, check_writer, origin_of, with_identity
 from trainer.run.shared_storage import check_shared

@@ -18,8 +18,8 @@ from trainer.cli.app import run
 from trainer.compare_table import Grid, comparison_table
 from trainer.console import count_progress, make_console, tell, visible
 from trainer.html_page import element
-from trainer.log import Display
-from trainer.report import by_table, evaluation_table, plan_table, result_table
+from trainer.logging.tables import by_table, evaluation_table, plan_table, result_table
+from trainer.logging.train_log import Display
 from trainer.sharding.plan import Placement
 
 HOSTILE = ("[/red]", "[bold]x", "[link=http://a.b]", ":smile:", "\x1b[31mred", "a\x07\x9b2J", "\u202egnp", "tab\tstop")

@@ -7,7 +7,7 @@ from rich.table import Table
 
 from data.errors import UserError
 from data.paths import path_of
-from trainer.report import number_cell
+from trainer.logging.tables import number_cell
 
 if TYPE_CHECKING:
     from data.importers.kuairand import ImportSummary

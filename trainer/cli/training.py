@@ -59,7 +59,7 @@ def evaluate_command(
     with joined(config_of(run), options, device="auto") as (_, world):
         from trainer.console import make_console
         from trainer.evaluation.evaluate_run import evaluate_run
-        from trainer.report import by_table, evaluation_table
+        from trainer.logging.tables import by_table, evaluation_table
 
         records = evaluate_run(run, checkpoint, data, world, unit)
         if world.first and as_json:

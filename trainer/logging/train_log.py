@@ -17,7 +17,6 @@ from data.hashing import Int64
 from models.heads.base import Head
 from models.ranker import Outcome
 from models.tasks import TaskConfig
-from trainer.board import Board
 from trainer.checkpoint.storage import State
 from trainer.config.run_config import Config
 from trainer.console import make_console, visible
@@ -28,7 +27,8 @@ from trainer.evaluation.evaluator import Evaluation
 from trainer.evaluation.gate_stats import GateObserver, gate_entropies, write_fusion
 from trainer.evaluation.metrics import entropy
 from trainer.evaluation.not_finite import count_not_finite, describe_not_finite
-from trainer.report import by_table, evaluation_table, result_table
+from trainer.logging.tables import by_table, evaluation_table, result_table
+from trainer.logging.tensorboard import Board
 from trainer.run.directory import RunDirectory, append_records, plain
 from trainer.sharding.plan import Placement
 

@@ -18,7 +18,7 @@ from tests.trainer.datasets import make_config
 from trainer.checkpoint.storage import State
 from trainer.config.run_config import Config
 from trainer.distributed.world import World
-from trainer.log import TrainLog, total_loss
+from trainer.logging.train_log import TrainLog, total_loss
 from trainer.run.directory import RunDirectory, read_records
 
 BATCH, BATCHES = 64, 5
