@@ -5,12 +5,12 @@ from pathlib import Path
 from xml.etree.ElementTree import Element
 
 from data.errors import UserError
-from trainer.compare import Difference, compare_runs
-from trainer.compare_table import comparison_notes, unit_text
+from trainer.analysis.compare.compare import Difference, compare_runs
+from trainer.analysis.compare.seed_groups import Group, Run, group_runs, read_run
+from trainer.analysis.compare.table import comparison_notes, unit_text
 from trainer.evaluation.auc import margin
 from trainer.html_page import Content, decimal, element, folded, paragraph, table
 from trainer.plots import Chart, Line, line_chart
-from trainer.run_group import Group, Run, group_runs, read_run
 from trainer.run_records import Evaluation, RunRecords
 
 UNDEFINED = "–"

@@ -14,8 +14,8 @@ from rich.table import Table
 
 from tests.trainer.datasets import config_values
 from tests.trainer.test_cli import command
+from trainer.analysis.compare.table import Grid, comparison_table
 from trainer.cli.app import run
-from trainer.compare_table import Grid, comparison_table
 from trainer.console import count_progress, make_console, tell, visible
 from trainer.html_page import element
 from trainer.logging.tables import by_table, evaluation_table, plan_table, result_table

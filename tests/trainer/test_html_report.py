@@ -20,8 +20,8 @@ from hypothesis import strategies as st
 from data.manifest import read_manifest, save_manifest
 from tests.browser import CHROMIUM, Page, browser_page
 from tests.trainer.datasets import config_values
+from trainer.analysis.compare.compare import compare_runs
 from trainer.cli.app import run
-from trainer.compare import compare_runs
 from trainer.config.run_config import parse_config
 from trainer.html_events import timeline
 from trainer.html_report import write_report

@@ -60,9 +60,9 @@ def compare_command(
 
     Only several seeds tell heads apart (better, worse): one training on each side tells two models apart.
     """
-    from trainer.compare import compare_runs
-    from trainer.compare_files import json_lines, write_comparison
-    from trainer.compare_table import comparison_grids, comparison_notes, comparison_table
+    from trainer.analysis.compare.compare import compare_runs
+    from trainer.analysis.compare.files import json_lines, write_comparison
+    from trainer.analysis.compare.table import comparison_grids, comparison_notes, comparison_table
     from trainer.console import make_console, tell
 
     comparison = compare_runs(baseline, runs, data)

@@ -18,7 +18,7 @@ from data.manifest import read_manifest
 from models.ranker import Outcome
 from tests.ranks import run_on_ranks
 from tests.trainer.datasets import make_config
-from trainer.compare import compare_runs
+from trainer.analysis.compare.compare import compare_runs
 from trainer.config.run_config import Config
 from trainer.distributed.world import World
 from trainer.errors import ConfigError

@@ -16,8 +16,8 @@ from data.hashing import Int64, fold, hash_texts
 from data.manifest import read_manifest
 from tests.ranks import run_on_ranks
 from tests.trainer.datasets import USERS, make_config
-from trainer.bootstrap import FEWEST_BUCKETS, Floats, compare_losses
-from trainer.compare import compare_runs
+from trainer.analysis.compare.bootstrap import FEWEST_BUCKETS, Floats, compare_losses
+from trainer.analysis.compare.compare import compare_runs
 from trainer.config.run_config import Config
 from trainer.distributed.world import World
 from trainer.errors import ConfigError

@@ -13,6 +13,7 @@ import pytest
 from data.errors import UserError
 from tests.ranks import run_on_ranks
 from tests.trainer.datasets import make_config
+from trainer.analysis.compare.seed_groups import read_run
 from trainer.audit import audit_run
 from trainer.checkpoint.storage import STATE_FILE, read_state
 from trainer.config.run_config import Config
@@ -20,7 +21,6 @@ from trainer.distributed.world import World
 from trainer.evaluation.evaluate_run import evaluate_run
 from trainer.evaluation.predict import predict_run
 from trainer.run.directory import RunDirectory
-from trainer.run_group import read_run
 from trainer.train import train
 
 NEWEST = "640"

@@ -10,7 +10,15 @@ from hypothesis import strategies as st
 from scipy import stats
 from threadpoolctl import threadpool_limits
 
-from trainer.bootstrap import FEWEST_BUCKETS, RESAMPLES, Estimate, Floats, bucket_draws, compare_losses, t_quantile
+from trainer.analysis.compare.bootstrap import (
+    FEWEST_BUCKETS,
+    RESAMPLES,
+    Estimate,
+    Floats,
+    bucket_draws,
+    compare_losses,
+    t_quantile,
+)
 
 exact = settings(max_examples=40)
 BUCKETS, ROWS = 1024, 3_000

@@ -1,6 +1,6 @@
 """Which head is better: runs against a baseline, by task and milestone, from the buckets that evaluations leave behind.
 
-`trainer.bootstrap` says what an interval holds and what it speaks of.
+`trainer.analysis.compare.bootstrap` says what an interval holds and what it speaks of.
 """
 
 import os
@@ -12,11 +12,11 @@ import numpy as np
 from data.counts import count_heading, format_count, parse_count
 from data.errors import DataError
 from data.manifest import read_manifest
-from trainer.bootstrap import FEWEST_BUCKETS, Estimate, Floats, compare_losses
+from trainer.analysis.compare.bootstrap import FEWEST_BUCKETS, Estimate, Floats, compare_losses
+from trainer.analysis.compare.seed_groups import Group, Run, group_runs, read_run
 from trainer.errors import ConfigError
 from trainer.evaluation.bucket_sums import Buckets, TaskBuckets
 from trainer.evaluation.metrics import MetricSums, entropy
-from trainer.run_group import Group, Run, group_runs, read_run
 
 EXAMPLES, WEIGHT, LOSS, LABEL = (MetricSums.NAMES.index(name) for name in ("examples", "weight", "loss", "label"))
 """Rows of a task's sums."""

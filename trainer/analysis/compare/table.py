@@ -6,8 +6,8 @@ from pathlib import Path
 
 from rich.table import Table
 
-from trainer.bootstrap import RESAMPLES
-from trainer.compare import Difference
+from trainer.analysis.compare.bootstrap import RESAMPLES
+from trainer.analysis.compare.compare import Difference
 from trainer.evaluation.bucket_sums import BUCKETS
 
 UNDEFINED = "–"

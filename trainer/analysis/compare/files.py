@@ -10,8 +10,8 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from trainer.compare import Comparison, Difference
-from trainer.compare_table import Grid, comparison_grids, comparison_notes, folder_names, unit_text
+from trainer.analysis.compare.compare import Comparison, Difference
+from trainer.analysis.compare.table import Grid, comparison_grids, comparison_notes, folder_names, unit_text
 from trainer.console import visible
 from trainer.errors import DISK_FULL, ConfigError
 

@@ -16,10 +16,10 @@ import torch
 from data.manifest import Manifest, read_manifest
 from tests.trainer.datasets import config_values
 from tests.trainer.test_cli import command
+from trainer.analysis.compare.compare import Comparison, Difference, compare_runs
+from trainer.analysis.compare.files import curve, json_lines, markdown
+from trainer.analysis.compare.table import comparison_grids, comparison_notes
 from trainer.cli.app import run
-from trainer.compare import Comparison, Difference, compare_runs
-from trainer.compare_files import curve, json_lines, markdown
-from trainer.compare_table import comparison_grids, comparison_notes
 from trainer.config.run_config import parse_config
 from trainer.evaluation.bucket_sums import BUCKETS, Buckets, read_buckets, write_buckets
 from trainer.evaluation.metrics import MetricSums

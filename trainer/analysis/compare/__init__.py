@@ -1,0 +1,1 @@
+"""`adatt compare`: which head is better, and how sure that is."""
