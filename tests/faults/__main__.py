@@ -13,7 +13,7 @@ from pathlib import Path
 
 from tests.faults.kills import PHASES, Kill, fault_config, final_tensors, finish, rows_by_trace, train_through_kills
 from tests.trainer.datasets import write_dataset
-from trainer.audit import audit_run
+from trainer.analysis.audit.audit import audit_run
 from trainer.config.run_config import Config
 
 ROWS, KILLS_PER_RUN = 8_000, 8

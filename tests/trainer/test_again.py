@@ -12,7 +12,7 @@ from data.errors import UserError
 from tests.ranks import run_on_ranks
 from tests.trainer.datasets import config_values, make_config, write_dataset
 from tests.trainer.training import train_or_explain
-from trainer.audit import audit_run
+from trainer.analysis.audit.audit import audit_run
 from trainer.checkpoint.selection import checkpoint_name
 from trainer.checkpoint.storage import list_folders
 from trainer.config.run_config import Config, parse_config

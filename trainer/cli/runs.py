@@ -18,8 +18,8 @@ def audit_command(run: RunArgument, as_json: JsonOption = False) -> None:
     has seen. Promised: every row once an epoch unless its absence is explained, starts that join without a gap, on the
     same data, at whole batches. With run.trace, the rows really handed out must be those of the order, batch by batch.
     """
-    from trainer.audit import audit_run
-    from trainer.audit_table import audit_table
+    from trainer.analysis.audit.audit import audit_run
+    from trainer.analysis.audit.table import audit_table
     from trainer.console import make_console
 
     audit = audit_run(run)

@@ -13,8 +13,8 @@ import pytest
 from data.errors import UserError
 from tests.ranks import run_on_ranks
 from tests.trainer.datasets import make_config
+from trainer.analysis.audit.audit import audit_run
 from trainer.analysis.compare.seed_groups import read_run
-from trainer.audit import audit_run
 from trainer.checkpoint.storage import STATE_FILE, read_state
 from trainer.config.run_config import Config
 from trainer.distributed.world import World

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from data.hashing import Int64
 from data.manifest import Manifest
 from data.trace import read_run, read_trace
-from trainer.audit_line import Line
-from trainer.audit_rows import Intervals, expand
+from trainer.analysis.audit.intervals import Intervals, expand
+from trainer.analysis.audit.lineage import Line
 from trainer.run.directory import RunDirectory
 from trainer.run.origin import Origin
 from trainer.run.starts import Piece, Segment

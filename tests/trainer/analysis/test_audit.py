@@ -16,15 +16,15 @@ import tomli_w
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import trainer.audit_rows
+import trainer.analysis.audit.intervals
 from data.hashing import Int64
 from data.manifest import Manifest, read_manifest, save_manifest
 from data.order import Order, group_rows, order
 from data.stream import Reading, SkippedRows, stream, tasks_of_epoch
 from data.trace import TraceWriter, read_trace
 from tests.trainer.datasets import config_values, write_dataset
-from trainer.audit import Audit, EpochAccount, audit_run
-from trainer.audit_rows import expand, intervals_of_epoch
+from trainer.analysis.audit.audit import Audit, EpochAccount, audit_run
+from trainer.analysis.audit.intervals import expand, intervals_of_epoch
 from trainer.build import train_reading
 from trainer.cli.app import run
 from trainer.config.run_config import parse_config
@@ -602,7 +602,7 @@ def test_an_order_that_repeats_a_row_group(
         layout = order(rows, window, **options)
         return replace(layout, group=np.where(layout.group == 0, 3, layout.group))  # 13 rows of group 3 for group 0
 
-    monkeypatch.setattr(trainer.audit_rows, "order", broken_order)
+    monkeypatch.setattr(trainer.analysis.audit.intervals, "order", broken_order)
     code, accounts, broken = objects(killed.run.path, capsys)
     assert code == 1
     assert "rows were trained more than once" in broken[0]

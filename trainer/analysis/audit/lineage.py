@@ -12,7 +12,7 @@ from pydantic import BaseModel, Field, ValidationError
 from data.manifest import Manifest
 from data.parsing import parse_json
 from data.stream import Reading
-from trainer.audit_rows import Intervals
+from trainer.analysis.audit.intervals import Intervals
 from trainer.errors import ConfigError
 from trainer.run.directory import whole_lines
 from trainer.run.starts import Piece, Samples, Segment, explain, surviving

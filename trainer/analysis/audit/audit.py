@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from data.manifest import load_manifest
-from trainer.audit_line import Line, read_line
-from trainer.audit_rows import Cover, count, intervals_of_epoch
-from trainer.audit_trace import Trace, compare
+from trainer.analysis.audit.intervals import Cover, count, intervals_of_epoch
+from trainer.analysis.audit.lineage import Line, read_line
+from trainer.analysis.audit.trace_check import Trace, compare
 from trainer.build import end_of_training, train_reading
 from trainer.checkpoint.storage import list_folders, read_state
 from trainer.errors import CheckpointError, ConfigError
