@@ -15,9 +15,9 @@ from rich.table import Table
 from tests.trainer.datasets import config_values
 from tests.trainer.test_cli import command
 from trainer.analysis.compare.table import Grid, comparison_table
+from trainer.analysis.report.html import element
 from trainer.cli.app import run
 from trainer.console import count_progress, make_console, tell, visible
-from trainer.html_page import element
 from trainer.logging.tables import by_table, evaluation_table, plan_table, result_table
 from trainer.logging.train_log import Display
 from trainer.sharding.plan import Placement

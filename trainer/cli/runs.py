@@ -89,7 +89,7 @@ def report_command(
     It shows what differs in the configs, results with 95 % intervals, curves, calibration, fusion weights, speed and
     events. Runs may be under way.
     """
-    from trainer.html_report import write_report
+    from trainer.analysis.report.report import write_report
 
     write_report(runs, path_of("--out", out))
     sys.stdout.write(f"written: {out}\n")

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.counts import count_heading
-from trainer.html_page import decimal, element, table
+from trainer.analysis.report.html import decimal, element, table
 
 WIDTH, HEIGHT = 400, 250
 LEFT, RIGHT, TOP, BOTTOM = 54, 26, 12, 40

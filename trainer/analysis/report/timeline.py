@@ -8,9 +8,9 @@ from itertools import groupby
 from statistics import median
 from xml.etree.ElementTree import Element
 
-from trainer.html_page import Content, element, folded, paragraph, table
+from trainer.analysis.report.html import Content, element, folded, paragraph, table
+from trainer.analysis.report.run_records import Event, RunRecords
 from trainer.run.starts import Segment
-from trainer.run_records import Event, RunRecords
 
 LONGEST_SERIES = 3
 """More of the same kind in a row become one line."""

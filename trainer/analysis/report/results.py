@@ -8,10 +8,10 @@ from data.errors import UserError
 from trainer.analysis.compare.compare import Difference, compare_runs
 from trainer.analysis.compare.seed_groups import Group, Run, group_runs, read_run
 from trainer.analysis.compare.table import comparison_notes, unit_text
+from trainer.analysis.report.charts import Chart, Line, line_chart
+from trainer.analysis.report.html import Content, decimal, element, folded, paragraph, table
+from trainer.analysis.report.run_records import Evaluation, RunRecords
 from trainer.evaluation.auc import margin
-from trainer.html_page import Content, decimal, element, folded, paragraph, table
-from trainer.plots import Chart, Line, line_chart
-from trainer.run_records import Evaluation, RunRecords
 
 UNDEFINED = "–"
 PERCENT = "\N{NO-BREAK SPACE}%"

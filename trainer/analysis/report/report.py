@@ -15,9 +15,9 @@ from typing import Any
 from xml.etree.ElementTree import Element
 
 from models.tasks import TaskConfig
-from trainer.html_data import data_tables
-from trainer.html_events import state, timeline
-from trainer.html_page import (
+from trainer.analysis.report.charts import Chart, Line, heat_map, line_chart
+from trainer.analysis.report.datasets import data_tables
+from trainer.analysis.report.html import (
     Content,
     check_target,
     decimal,
@@ -29,7 +29,7 @@ from trainer.html_page import (
     table,
     write_page,
 )
-from trainer.html_results import (
+from trainer.analysis.report.results import (
     UNDEFINED,
     compare_with_first,
     comparison_tables,
@@ -38,9 +38,9 @@ from trainer.html_results import (
     tables_by_value,
     verdicts,
 )
-from trainer.plots import Chart, Line, heat_map, line_chart
+from trainer.analysis.report.run_records import FusionLevel, RunRecords, read_all_records
+from trainer.analysis.report.timeline import state, timeline
 from trainer.run.directory import plain
-from trainer.run_records import FusionLevel, RunRecords, read_all_records
 
 Curve = list[tuple[float, float]]
 SECTIONS = {

@@ -11,10 +11,10 @@ from data.errors import DataError
 from data.manifest import Manifest, load_manifest
 from data.parsing import parse_json
 from trainer.analysis.compare.seed_groups import head_identity
+from trainer.analysis.report.charts import COLOURS
 from trainer.config.run_config import Config
 from trainer.errors import ConfigError
 from trainer.evaluation.calibration import Calibration
-from trainer.plots import COLOURS
 from trainer.run.directory import RunDirectory, whole_lines
 from trainer.run.starts import Samples, Segment, explain, read_segments
 

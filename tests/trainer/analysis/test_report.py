@@ -21,13 +21,13 @@ from data.manifest import read_manifest, save_manifest
 from tests.browser import CHROMIUM, Page, browser_page
 from tests.trainer.datasets import config_values
 from trainer.analysis.compare.compare import compare_runs
+from trainer.analysis.report.charts import Chart, Line, line_chart, tick_texts, ticks
+from trainer.analysis.report.report import write_report
+from trainer.analysis.report.run_records import read_all_records
+from trainer.analysis.report.timeline import timeline
 from trainer.cli.app import run
 from trainer.config.run_config import parse_config
-from trainer.html_events import timeline
-from trainer.html_report import write_report
-from trainer.plots import Chart, Line, line_chart, tick_texts, ticks
 from trainer.run.directory import append_records, plain
-from trainer.run_records import read_all_records
 
 BUCKETS, ROWS = 256, 40
 """Of the test set, and test rows in each of them."""

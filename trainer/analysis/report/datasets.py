@@ -4,8 +4,8 @@ from statistics import fmean
 
 from data.manifest import Manifest
 from models.tasks import TaskConfig
-from trainer.html_page import Content, decimal, paragraph, table
-from trainer.run_records import RunRecords
+from trainer.analysis.report.html import Content, decimal, paragraph, table
+from trainer.analysis.report.run_records import RunRecords
 
 UNKNOWN = "–"
 

@@ -1,0 +1,1 @@
+"""`adatt report`: runs side by side on one HTML page."""
