@@ -22,7 +22,7 @@ from data.batch import Batch
 from data.statistics import measure
 from data.stream import stream
 from models.heads.cost import head_cost
-from trainer.build import (
+from trainer.build_model import (
     Trainee,
     build_columns,
     build_model,
@@ -39,7 +39,7 @@ from trainer.config.run_config import Config
 from trainer.distributed.world import World
 from trainer.errors import RunError
 from trainer.evaluation.evaluator import Evaluator
-from trainer.guard import GuardedPipeline
+from trainer.step_guard import GuardedPipeline
 
 WARM_UP_BATCHES = 10
 BLOCKS = 6

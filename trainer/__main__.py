@@ -22,7 +22,7 @@ def main() -> None:
 
 
 def _command() -> int:
-    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # DDP warns of a setting that trainer.build explains
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # DDP warns of a setting that trainer.build_model explains
     from trainer.cli.app import run
 
     return run(sys.argv[1:])

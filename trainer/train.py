@@ -12,7 +12,7 @@ from trainer.distributed.preemption import Stopped
 from trainer.distributed.world import World
 from trainer.errors import RunError
 from trainer.run.directory import read_records
-from trainer.start import Parts, start
+from trainer.session import Parts, start
 
 
 def train(config: Config, world: World, *, profile: bool = False) -> None:

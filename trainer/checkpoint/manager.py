@@ -27,7 +27,7 @@ from torch.distributed.remote_device import _remote_device
 from torchrec.distributed.model_parallel import DistributedModelParallel
 
 from data.footer import one_line
-from trainer.build import Trainee
+from trainer.build_model import Trainee
 from trainer.checkpoint.storage import (
     SafePlanner,
     SafeReader,

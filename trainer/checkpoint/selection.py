@@ -2,7 +2,7 @@
 
 from data.counts import parse_count
 from data.manifest import load_manifest
-from trainer.build import end_of_training, train_reading
+from trainer.build_model import end_of_training, train_reading
 from trainer.checkpoint.storage import list_folders
 from trainer.clock import Due
 from trainer.config.run_config import Config

@@ -158,7 +158,9 @@ def end_without_launcher(number: int) -> None:
 def _quiet_libraries() -> None:
     """Silences what torchrec and torch say about their own use of each other."""
     logging.getLogger("torch.fx._symbolic_trace").setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", message="find_unused_parameters=True was specified")  # trainer.build says why
+    warnings.filterwarnings(
+        "ignore", message="find_unused_parameters=True was specified"
+    )  # trainer.build_model says why
     for category in (FutureWarning, DeprecationWarning):
         warnings.filterwarnings("ignore", category=category, module=r"(torch|torchrec|fbgemm_gpu)\.")
 

@@ -3,7 +3,7 @@
 from typing import Any
 
 from data.manifest import Manifest, load_manifest
-from trainer.build import build_trainee, check_lanes, check_same_kinds, open_dataset, test_reading
+from trainer.build_model import build_trainee, check_lanes, check_same_kinds, open_dataset, test_reading
 from trainer.checkpoint.manager import Checkpoints
 from trainer.checkpoint.selection import checkpoint_name
 from trainer.clock import Due

@@ -21,7 +21,7 @@ from data.schema import ORACLE_PREFIX
 from data.stream import Reading, read_row_group, stream
 from models.ranker import Outcome, Ranker
 from models.tasks import TaskConfig
-from trainer.build import Trainee
+from trainer.build_model import Trainee
 from trainer.config.run_config import Config
 from trainer.distributed.world import World
 from trainer.evaluation.auc import EXACT_ROWS, ExactAuc

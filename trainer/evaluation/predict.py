@@ -32,7 +32,7 @@ from data.manifest import Manifest, load_manifest
 from data.stream import Reading, stream
 from models.ranker import Outcome
 from models.tasks import TaskConfig
-from trainer.build import Trainee, build_trainee, check_lanes, check_same_kinds, open_dataset, test_reading
+from trainer.build_model import Trainee, build_trainee, check_lanes, check_same_kinds, open_dataset, test_reading
 from trainer.checkpoint.manager import Checkpoints
 from trainer.checkpoint.selection import checkpoint_name
 from trainer.config.run_config import Config, EvaluateConfig

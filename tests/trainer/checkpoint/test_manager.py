@@ -263,7 +263,7 @@ def _plant(value: _Hostile, path: Path, *, as_tensor: bool) -> None:
 
 
 def _load(world: World, config: Config, name: str) -> str:
-    from trainer.build import build_trainee
+    from trainer.build_model import build_trainee
 
     trainee = build_trainee(config, world, config.train.samples)
     checkpoints = Checkpoints(RunDirectory(config.run.dir).checkpoints, world)

@@ -198,7 +198,7 @@ def test_fusion_weights_are_those_of_the_head(trained: RunDirectory) -> None:
 def _fusion_of_all_rows(world: World, path: str) -> list[Any]:
     """Means of `Head.fusion_weights`, batch by batch, on one rank."""
     from data.stream import stream
-    from trainer.build import build_trainee, open_dataset, test_reading
+    from trainer.build_model import build_trainee, open_dataset, test_reading
     from trainer.checkpoint.manager import Checkpoints
 
     run = RunDirectory(path)

@@ -9,7 +9,7 @@ from fbgemm_gpu.split_embedding_configs import EmbOptimType
 import trainer.sharding.memory
 from tests.ranks import run_on_ranks
 from tests.trainer.sharding.test_plan import table, tables_config
-from trainer.build import build_trainee
+from trainer.build_model import build_trainee
 from trainer.config.run_config import Config
 from trainer.distributed.world import World
 from trainer.errors import ConfigError

@@ -20,7 +20,7 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 from data.batch import Batch
 from tests.ranks import run_on_ranks
 from tests.trainer.datasets import make_config
-from trainer.build import build_trainee
+from trainer.build_model import build_trainee
 from trainer.config.run_config import Config, parse_config
 from trainer.distributed.world import World
 from trainer.evaluation.evaluate_run import evaluate_run

@@ -18,7 +18,7 @@ from data.manifest import load_manifest
 from trainer.analysis.audit.intervals import Cover, count, intervals_of_epoch
 from trainer.analysis.audit.lineage import Line, read_line
 from trainer.analysis.audit.trace_check import Trace, compare
-from trainer.build import end_of_training, train_reading
+from trainer.build_model import end_of_training, train_reading
 from trainer.checkpoint.storage import list_folders, read_state
 from trainer.errors import CheckpointError, ConfigError
 from trainer.run.directory import RunDirectory

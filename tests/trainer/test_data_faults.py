@@ -13,7 +13,7 @@ import pytest
 from data.errors import DataError
 from tests.ranks import run_on_ranks
 from tests.trainer.datasets import make_config, nothing_to_measure
-from trainer.build import Trainee
+from trainer.build_model import Trainee
 from trainer.checkpoint.storage import list_folders, read_state
 from trainer.config.run_config import Config, parse_config
 from trainer.distributed.world import World
@@ -107,7 +107,7 @@ def test_a_gradient_that_is_not_finite_on_one_rank_changes_nothing_on_any(
 
 def _train_with_a_bad_gradient(world: World, config: Config, parameter: int) -> str | None:
     """In the fifth step, one parameter of the head gets a gradient of NaN on rank 1."""
-    from trainer import start
+    from trainer import session as start
 
     build: Callable[..., Trainee] = start.build_trainee
 

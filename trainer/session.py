@@ -19,7 +19,7 @@ from data.statistics import measure
 from data.stream import Reading, stream
 from data.trace import TraceWriter
 from models.ranker import Ranker
-from trainer.build import (
+from trainer.build_model import (
     Trainee,
     build_columns,
     build_trainee,
@@ -35,23 +35,23 @@ from trainer.checkpoint.storage import State
 from trainer.clock import Clock
 from trainer.config.measured import complete, complete_from, is_complete, odd_columns
 from trainer.config.run_config import Config
+from trainer.data_faults import Faults
 from trainer.distributed.preemption import Stopped, StopRequest
 from trainer.distributed.watchdog import Watch
 from trainer.distributed.world import World
 from trainer.errors import CheckpointError, ConfigError, RunError
 from trainer.evaluation.by_value import check_first_values
 from trainer.evaluation.evaluator import Evaluator
-from trainer.faults import Faults
-from trainer.guard import StepGuard
 from trainer.logging.tables import plan_table
 from trainer.logging.train_log import TrainLog
 from trainer.milestones import missed_milestones, with_pending_milestones
-from trainer.profile import profiled
+from trainer.profiler import profiled
 from trainer.run.directory import RunDirectory, plain
 from trainer.run.origin import Origin, check_writer, origin_of, with_identity
 from trainer.run.shared_storage import check_shared
 from trainer.run.starts import End, SegmentLog, read_segments
-from trainer.supply import Supply
+from trainer.step_guard import StepGuard
+from trainer.train_batches import Supply
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ class Supply(Iterator[Batch]):
     """A stream's batches, and batches of padding once it cannot be read any more.
 
     A rank that left at once would leave the others waiting for it. It goes on until the next meeting of all ranks
-    (`trainer.guard`), after which all raise its error (`trainer.faults`).
+    (`trainer.step_guard`), after which all raise its error (`trainer.data_faults`).
     """
 
     def __init__(self, batches: BatchStream, reading: Reading, lanes: int) -> None:

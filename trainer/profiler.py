@@ -8,8 +8,8 @@ import torch
 from torch.profiler import ProfilerActivity, profile, schedule, tensorboard_trace_handler
 
 from trainer.distributed.world import World
-from trainer.guard import GuardedPipeline
 from trainer.logging.train_log import TrainLog
+from trainer.step_guard import GuardedPipeline
 
 SKIPPED_STEPS, WARM_UP_STEPS, RECORDED_STEPS = 5, 2, 3
 

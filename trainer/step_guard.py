@@ -23,7 +23,7 @@ from models.ranker import Outcome
 from trainer.distributed.preemption import StopRequest
 from trainer.distributed.watchdog import Watch
 from trainer.distributed.world import World
-from trainer.supply import Supply
+from trainer.train_batches import Supply
 
 
 class Verdict(NamedTuple):

@@ -6,9 +6,9 @@ from data.stream import Reading, describe_batch
 from trainer.config.run_config import Config
 from trainer.distributed.world import World
 from trainer.errors import RunError
-from trainer.guard import Verdict
 from trainer.logging.train_log import TrainLog
-from trainer.supply import Supply
+from trainer.step_guard import Verdict
+from trainer.train_batches import Supply
 
 NAMED_ROW_GROUPS = 8
 """So many row groups of a batch are named in a message; the rest are counted."""

@@ -22,11 +22,11 @@ from trainer.console import tell
 from trainer.distributed.world import World
 from trainer.errors import ConfigError
 from trainer.evaluation.row_values import is_groupable
-from trainer.guard import GuardedPipeline
 from trainer.run.shared_storage import own_copy
 from trainer.sharding.init_weights import initialise_dense, initialise_tables
 from trainer.sharding.optimizers import Optimizer, fused_params
 from trainer.sharding.plan import FusedSharder, Placement, placements, plan_tables, process_group
+from trainer.step_guard import GuardedPipeline
 
 
 @dataclass(frozen=True)
