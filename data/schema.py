@@ -11,7 +11,7 @@ import json
 from dataclasses import asdict, dataclass
 from typing import Literal
 
-from data.parsing import parse_json
+from data.storage.parsing import parse_json
 
 Role = Literal["feature", "label", "oracle", "time", "key"]
 """feature: known before the impression. label: an outcome. oracle: the true conditional mean of a label (synthetic data

@@ -12,9 +12,9 @@ import numpy as np
 import pyarrow as pa
 
 from data.errors import DataError
-from data.files import naming, open_unlinked
 from data.footer import one_line
 from data.hashing import Int64
+from data.storage.files import naming, open_unlinked
 
 _SCHEMA = pa.schema([pa.field(name, pa.int64(), nullable=False) for name in ("samples", "row")])
 _RUN = b"run"

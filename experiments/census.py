@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from data.writer import staged_directory, write_parquet
+from data.storage.writer import staged_directory, write_parquet
 
 COLLEGE = ("Bachelors", "Masters", "Prof-school", "Doctorate")
 DEFINE_LABELS = ("income_50k", "marital_stat", "education")

@@ -24,7 +24,7 @@ from data.errors import DataError
 from data.importers.kuairand_history import HISTORY_COLUMNS, history_features
 from data.manifest import one_line
 from data.schema import Column
-from data.writer import staged_directory, write_parquet, write_schema
+from data.storage.writer import staged_directory, write_parquet, write_schema
 
 OFFICIAL = "take the files of the official KuaiRand-Pure release"
 USERS_FILE = "user_features_pure.csv"

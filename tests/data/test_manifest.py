@@ -21,7 +21,7 @@ from data.manifest import (
     save_manifest,
 )
 from data.schema import Column
-from data.writer import write_schema
+from data.storage.writer import write_schema
 
 FILES = {"b.parquet": [4], "day=0/a.parquet": [2, 3], "day=0/b.parquet": [1], "day=1/x/a.parquet": [5, 0, 6]}
 SCHEMA = pa.schema([("user", pa.int64()), ("tags", pa.list_(pa.int32())), ("click", pa.int8())])

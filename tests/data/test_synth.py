@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 import data.synth
 from data.errors import DataError
 from data.schema import parse_schema
+from data.storage.writer import ROW_GROUP_ROWS
 from data.synth import ROWS_PER_FILE, SynthSummary, dataset_columns, synthesise
 from data.synth_log import DAY_MS
 from data.synth_tasks import TASK_GROUPS
 from data.synth_world import Doubles
-from data.writer import ROW_GROUP_ROWS
 from trainer.process.signals import CLEANING_SECONDS
 
 TRAIN_ROWS, TEST_ROWS = ROWS_PER_FILE + 20_000, 50_000

@@ -25,8 +25,8 @@ from torch.distributed.checkpoint import DefaultLoadPlanner, FileSystemReader
 from torch.distributed.checkpoint.metadata import Metadata, StorageMeta
 from torch.distributed.checkpoint.planner import ReadItem
 
-from data.files import open_unlinked
-from data.parsing import parse_json
+from data.storage.files import open_unlinked
+from data.storage.parsing import parse_json
 from trainer.errors import CheckpointError
 from trainer.run.starts import explain
 

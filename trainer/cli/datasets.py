@@ -6,7 +6,7 @@ import typer
 from rich.table import Table
 
 from data.errors import UserError
-from data.paths import path_of
+from data.storage.paths import path_of
 from trainer.logging.tables import number_cell
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 from typer.exceptions import Exit
 
-from data.paths import path_of
+from data.storage.paths import path_of
 from trainer.cli.options import JsonOption, RunArgument
 
 

@@ -18,10 +18,10 @@ from pydantic import (
 )
 
 from data.features import Features
-from data.parsing import parse_toml
-from data.paths import full_path, local_path
 from data.schema import ORACLE_PREFIX
 from data.settings import Count, Settings
+from data.storage.parsing import parse_toml
+from data.storage.paths import full_path, local_path
 from data.stream import DataConfig
 from models.embedding import TableConfig
 from models.heads import HEADS, AnyHeadConfig

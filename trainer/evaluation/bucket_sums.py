@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
 
-from data.files import replaced
+from data.storage.files import replaced
 from models.tasks import TaskConfig
 from trainer.errors import ConfigError
 from trainer.evaluation.metrics import MetricSums

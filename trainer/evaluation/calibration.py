@@ -11,7 +11,7 @@ from typing import Self
 import torch
 from pydantic import BaseModel, model_validator
 
-from data.files import replace_text
+from data.storage.files import replace_text
 from trainer.evaluation.metrics import Metrics, MetricSums
 from trainer.run.starts import Samples
 

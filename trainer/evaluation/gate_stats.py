@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from data.files import replace_text
+from data.storage.files import replace_text
 from models.heads.base import Head
 from models.heads.fusion import FusionLevel
 from trainer.distributed.world import World

@@ -24,8 +24,8 @@ from data.footer import one_line
 from data.hashing import Int64
 from data.manifest import Manifest, open_uri
 from data.numbers import Float32
-from data.paths import path_of
 from data.prefetch import Prefetcher
+from data.storage.paths import path_of
 from data.stream import Reading, read_row_group, tasks_of_epoch
 from trainer.distributed.world import TOLD_ERRORS, World
 

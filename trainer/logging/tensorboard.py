@@ -8,7 +8,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from torch.utils.tensorboard import SummaryWriter
 
-from data.files import replaced
+from data.storage.files import replaced
 from trainer.sharding.plan import Placement
 
 HPARAMS = {

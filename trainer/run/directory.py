@@ -32,10 +32,10 @@ from typing import Any, TextIO
 import tomli_w
 
 from data.errors import DataError
-from data.files import naming, open_unlinked, replace_text
 from data.manifest import Manifest, load_manifest, manifest_change, save_manifest
-from data.parsing import parse_json, parse_toml
-from data.paths import local_path
+from data.storage.files import naming, open_unlinked, replace_text
+from data.storage.parsing import parse_json, parse_toml
+from data.storage.paths import local_path
 from trainer.config.measured import complete_from
 from trainer.config.run_config import Config, parse_config
 from trainer.errors import DISK_FULL, ConfigError

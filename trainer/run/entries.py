@@ -1,8 +1,8 @@
 """What lies in a run's folder: plain files and folders, each where a run has one, all of which may be used.
 
 Libraries write there too (checkpoints, TensorBoard, profiles), and follow whatever link they meet. So there is none
-when a start begins, and what this program itself opens is opened without following links (`data.files`). The run's
-folder itself may be a link, to a folder on a larger disk.
+when a start begins, and what this program itself opens is opened without following links (`data.storage.files`). The
+run's folder itself may be a link, to a folder on a larger disk.
 """
 
 import os

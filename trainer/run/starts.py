@@ -19,8 +19,8 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AwareDatetime, Field, ValidationError, model_validator
 
-from data.files import replaced
 from data.settings import Settings
+from data.storage.files import replaced
 from trainer.errors import ConfigError, RunError
 
 Samples = Annotated[int, Field(ge=0, lt=1 << 62)]

@@ -10,7 +10,7 @@ import numpy as np
 from pydantic import BaseModel, Field, ValidationError
 
 from data.manifest import Manifest
-from data.parsing import parse_json
+from data.storage.parsing import parse_json
 from data.stream import Reading
 from trainer.analysis.audit.intervals import Intervals
 from trainer.errors import ConfigError

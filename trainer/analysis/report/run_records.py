@@ -9,7 +9,7 @@ from pydantic import AwareDatetime, BaseModel, TypeAdapter, ValidationError, mod
 
 from data.errors import DataError
 from data.manifest import Manifest, load_manifest
-from data.parsing import parse_json
+from data.storage.parsing import parse_json
 from trainer.analysis.compare.seed_groups import head_identity
 from trainer.analysis.report.charts import COLOURS
 from trainer.config.run_config import Config

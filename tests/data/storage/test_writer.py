@@ -9,7 +9,7 @@ import pytest
 
 from data.errors import DataError
 from data.schema import Column, parse_schema
-from data.writer import staged_directory, write_parquet, write_schema
+from data.storage.writer import staged_directory, write_parquet, write_schema
 
 SCHEMA = pa.schema([("number", pa.int64())])
 

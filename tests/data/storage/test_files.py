@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from data.errors import UserError
-from data.files import LinkError, open_unlinked, replace_text, replaced
-from data.parsing import parse_json, parse_toml
-from data.paths import full_path, local_path, path_of
+from data.storage.files import LinkError, open_unlinked, replace_text, replaced
+from data.storage.parsing import parse_json, parse_toml
+from data.storage.paths import full_path, local_path, path_of
 from data.trace import TraceWriter
 from trainer.run.directory import append_records
 
