@@ -10,8 +10,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from data.decode import Columns
+from data.discovery.footer import UnreadableError
 from data.features import Features
-from data.footer import UnreadableError
 from data.hashing import Int64
 from data.manifest import read_schema
 from data.stream import Reading, read_rows, tasks_of_epoch

@@ -7,8 +7,8 @@ integers, in silence. Widths and encodings make no such difference.
 import pyarrow as pa
 
 from data.column_types import is_list, is_number, plain_type
+from data.discovery.footer import types_named
 from data.errors import DataError
-from data.footer import types_named
 from data.manifest import Manifest
 
 

@@ -20,15 +20,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import fs
 
+from data.discovery.footer import Footer, UnreadableError, one_line, read_footer, same_columns
+from data.discovery.listing import SHOWN, below, first_names, list_dataset
+from data.discovery.schema import SCHEMA_FILE, Column, parse_schema
+from data.discovery.windows import number_windows, window_name
 from data.errors import DataError
-from data.footer import Footer, UnreadableError, one_line, read_footer, same_columns
 from data.hashing import Int64
-from data.listing import SHOWN, below, first_names, list_dataset
-from data.schema import SCHEMA_FILE, Column, parse_schema
 from data.storage.files import replaced
 from data.storage.parsing import parse_json
 from data.storage.paths import full_path
-from data.windows import number_windows, window_name
 
 FOOTER_THREADS = 32
 """Footers are read at once; an object store answers each in tens of milliseconds."""

@@ -19,7 +19,7 @@ from data.hashing import Int64, permutation
 
 OrderName = Literal["shuffled", "chronological", "stored"]
 """shuffled: row groups and the rows inside them. chronological: row groups inside a time window (a directory of the
-dataset, or a file where it has none); windows in the order of `data.windows`. stored: as the files are."""
+dataset, or a file where it has none); windows in the order of `data.discovery.windows`. stored: as the files are."""
 
 
 @dataclass(frozen=True)

@@ -15,9 +15,9 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from data.decode import Where, decode
+from data.discovery.footer import UnreadableError
 from data.errors import DataError
 from data.features import DenseFeature, Features, Transform
-from data.footer import UnreadableError
 from data.hashing import Int64
 from data.manifest import Manifest
 from data.numbers import LARGEST, Float64, read_exactly, transform_numbers

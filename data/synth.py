@@ -28,8 +28,8 @@ from typing import Literal
 import numpy as np
 import pyarrow as pa
 
+from data.discovery.schema import Column
 from data.errors import DataError
-from data.schema import Column
 from data.storage.writer import ROW_GROUP_ROWS, staged_directory, write_parquet, write_schema
 from data.synth_log import DAY_MS, FEATURE_COLUMNS, HOUR_MS, KEY_COLUMNS, draw_impressions, feature_arrays, times_of_day
 from data.synth_score import TaskSummary, no_sums, summarise, watched

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from data.schema import Column
+from data.discovery.schema import Column
 from data.synth_world import (
     AUTHORS,
     CATEGORIES,

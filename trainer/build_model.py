@@ -10,11 +10,11 @@ from torchrec.distributed.types import ModuleSharder, ShardingEnv
 
 from data.column_types import missing_column_hint
 from data.decode import Columns, Label, check_type
+from data.discovery.windows import check_windows
 from data.kinds import alike, kind_of, stored_type
 from data.manifest import Manifest, OnBadFile, read_manifest, read_schema
 from data.order import OrderName
 from data.stream import Reading
-from data.windows import check_windows
 from models.embedding import FeatureLayer
 from models.ranker import Ranker
 from trainer.config.run_config import Config

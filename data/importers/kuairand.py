@@ -20,10 +20,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import csv as arrow_csv
 
+from data.discovery.schema import Column
 from data.errors import DataError
 from data.importers.kuairand_history import HISTORY_COLUMNS, history_features
 from data.manifest import one_line
-from data.schema import Column
 from data.storage.writer import staged_directory, write_parquet, write_schema
 
 OFFICIAL = "take the files of the official KuaiRand-Pure release"

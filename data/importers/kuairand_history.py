@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from data.schema import Column
+from data.discovery.schema import Column
 
 Float64 = NDArray[np.float64]
 Int64 = NDArray[np.int64]

@@ -16,8 +16,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from data.discovery.schema import SCHEMA_FILE, Column, dump_schema
 from data.errors import DataError
-from data.schema import SCHEMA_FILE, Column, dump_schema
 
 ROW_GROUP_ROWS = 32_768
 """The unit that the global order permutes: 40 mixed columns of it are a few MB, decoded in some 50 ms."""

@@ -13,9 +13,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from data.decode import Columns
+from data.discovery.footer import UnreadableError
 from data.errors import DataError
 from data.features import Features, SparseFeature
-from data.footer import UnreadableError
 from data.manifest import Manifest, OnBadFile, read_manifest
 from data.order import OrderName
 from data.stream import BatchStream, Reading, SkippedRows, read_row_group, stream, tasks_of_epoch

@@ -9,10 +9,10 @@ import pytest
 
 from data.collisions import Crowding, crowded_tables, estimate_ids, hashed_tables
 from data.decode import Columns
+from data.discovery.schema import Column
 from data.features import Features, SparseFeature
 from data.hashing import fold
 from data.manifest import read_manifest
-from data.schema import Column
 from data.storage.writer import write_schema
 from data.stream import Reading
 

@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import data.manifest
+from data.discovery.schema import Column
 from data.errors import DataError
 from data.manifest import (
     Manifest,
@@ -20,7 +21,6 @@ from data.manifest import (
     read_schema,
     save_manifest,
 )
-from data.schema import Column
 from data.storage.writer import write_schema
 
 FILES = {"b.parquet": [4], "day=0/a.parquet": [2, 3], "day=0/b.parquet": [1], "day=1/x/a.parquet": [5, 0, 6]}

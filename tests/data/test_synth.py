@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import data.synth
+from data.discovery.schema import parse_schema
 from data.errors import DataError
-from data.schema import parse_schema
 from data.storage.writer import ROW_GROUP_ROWS
 from data.synth import ROWS_PER_FILE, SynthSummary, dataset_columns, synthesise
 from data.synth_log import DAY_MS

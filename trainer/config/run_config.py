@@ -17,8 +17,8 @@ from pydantic import (
     model_validator,
 )
 
+from data.discovery.schema import ORACLE_PREFIX
 from data.features import Features
-from data.schema import ORACLE_PREFIX
 from data.settings import Count, Settings
 from data.storage.parsing import parse_toml
 from data.storage.paths import full_path, local_path

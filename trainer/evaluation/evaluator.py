@@ -15,9 +15,9 @@ import pyarrow as pa
 import torch
 
 from data.batch import Batch
-from data.footer import types_named
+from data.discovery.footer import types_named
+from data.discovery.schema import ORACLE_PREFIX
 from data.manifest import Manifest
-from data.schema import ORACLE_PREFIX
 from data.stream import Reading, read_row_group, stream
 from models.ranker import Outcome, Ranker
 from models.tasks import TaskConfig

@@ -19,8 +19,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import fs
 
+from data.discovery.footer import one_line
 from data.errors import DataError
-from data.footer import one_line
 from data.hashing import Int64
 from data.manifest import Manifest, open_uri
 from data.numbers import Float32

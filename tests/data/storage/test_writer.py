@@ -7,8 +7,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from data.discovery.schema import Column, parse_schema
 from data.errors import DataError
-from data.schema import Column, parse_schema
 from data.storage.writer import staged_directory, write_parquet, write_schema
 
 SCHEMA = pa.schema([("number", pa.int64())])

@@ -7,10 +7,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from data.discovery.windows import check_windows, number_windows, window_name
 from data.errors import DataError
 from data.manifest import read_manifest
 from data.order import order
-from data.windows import check_windows, number_windows, window_name
 
 IN_TIME = {
     "hours": [f"hour={hour}" for hour in range(24)],

@@ -10,9 +10,9 @@ import pyarrow.parquet as pq
 import pytest
 from pyarrow import fs
 
-import data.listing
+import data.discovery.listing
+from data.discovery.listing import LOOKS, LOOKS_PER_SUFFIX, list_dataset
 from data.errors import DataError
-from data.listing import LOOKS, LOOKS_PER_SUFFIX, list_dataset
 from data.manifest import load_manifest, read_manifest, save_manifest
 
 
@@ -140,7 +140,7 @@ def test_few_files_are_opened(dataset: Path, monkeypatch: pytest.MonkeyPatch) ->
         opened.append(entry.base_name)
         return b""
 
-    monkeypatch.setattr(data.listing, "_first_bytes", counted)
+    monkeypatch.setattr(data.discovery.listing, "_first_bytes", counted)
     for number in range(100):
         (dataset / f"{number:03}.json").write_text("a longer text")
     (dataset / "short").write_text("text")
@@ -156,7 +156,7 @@ def test_few_files_are_opened(dataset: Path, monkeypatch: pytest.MonkeyPatch) ->
 def test_a_file_that_cannot_be_opened_is_only_told(dataset: Path) -> None:
     (dataset / "secret").write_text("a longer text")
     local = fs.LocalFileSystem()
-    assert data.listing._first_bytes(local, local.get_file_info(f"{dataset}/nowhere")) == b""
+    assert data.discovery.listing._first_bytes(local, local.get_file_info(f"{dataset}/nowhere")) == b""
     assert unread(dataset) == ("secret",)
 
 

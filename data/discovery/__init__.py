@@ -1,0 +1,1 @@
+"""Which files belong to a dataset, in which order of time, and what they say of themselves."""
