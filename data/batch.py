@@ -10,7 +10,7 @@ import torch
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 from torchrec.streamable import Pipelineable
 
-from data.decode import Columns, Jagged, Rows
+from data.columns.decode import Columns, Jagged, Rows
 from data.hashing import Int64
 
 Slice = tuple[Rows, int, int]

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from data.decode import Columns
+from data.columns.decode import Columns
 from data.discovery.footer import UnreadableError
 from data.features import Features
 from data.hashing import Int64

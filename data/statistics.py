@@ -14,13 +14,13 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from data.decode import Where, decode
+from data.columns.decode import Where, decode
+from data.columns.numbers import LARGEST, Float64, read_exactly, transform_numbers
 from data.discovery.footer import UnreadableError
 from data.errors import DataError
 from data.features import DenseFeature, Features, Transform
 from data.hashing import Int64
 from data.manifest import Manifest
-from data.numbers import LARGEST, Float64, read_exactly, transform_numbers
 from data.stream import Reading, read_row_group
 
 ROWS = 1 << 18

@@ -26,9 +26,9 @@ import pyarrow.parquet as pq
 from pydantic import Field
 
 from data.batch import Batch, Slice, assemble, padding
-from data.decode import Columns, Rows, decode
+from data.columns.decode import Columns, Rows, decode
+from data.columns.kinds import as_readable
 from data.discovery.footer import DAMAGE, UnreadableError, one_line, types_named
-from data.kinds import as_readable
 from data.manifest import Manifest, OnBadFile
 from data.order import OrderName, group_rows, order
 from data.prefetch import Prefetcher

@@ -26,7 +26,7 @@ from scipy import sparse
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.metrics import log_loss, roc_auc_score
 
-from data.numbers import read_exactly, transform_numbers
+from data.columns.numbers import read_exactly, transform_numbers
 from models.tasks import TaskConfig
 from trainer.config.run_config import Config, load_config
 from trainer.evaluation.metrics import entropy

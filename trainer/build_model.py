@@ -8,10 +8,10 @@ from torch import nn
 from torchrec.distributed.model_parallel import DefaultDataParallelWrapper, DistributedModelParallel
 from torchrec.distributed.types import ModuleSharder, ShardingEnv
 
-from data.column_types import missing_column_hint
-from data.decode import Columns, Label, check_type
+from data.columns.decode import Columns, Label, check_type
+from data.columns.kinds import alike, kind_of, stored_type
+from data.columns.types import missing_column_hint
 from data.discovery.windows import check_windows
-from data.kinds import alike, kind_of, stored_type
 from data.manifest import Manifest, OnBadFile, read_manifest, read_schema
 from data.order import OrderName
 from data.stream import Reading

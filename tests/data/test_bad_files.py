@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from data.decode import Columns
+from data.columns.decode import Columns
 from data.discovery.footer import UnreadableError
 from data.errors import DataError
 from data.features import Features, SparseFeature

@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from data.collisions import Crowding, crowded_tables, estimate_ids, hashed_tables
-from data.decode import Columns
+from data.columns.decode import Columns
 from data.discovery.schema import Column
 from data.features import Features, SparseFeature
 from data.hashing import fold

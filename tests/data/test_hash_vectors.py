@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 import xxhash
 
-from data.decode import Columns, decode
+from data.columns.decode import Columns, decode
 from data.features import Features, SparseFeature
 
 DOCS = (Path(__file__).parents[2] / "docs" / "data.md").read_text(encoding="utf-8")

@@ -549,7 +549,7 @@ def test_an_unreadable_file_is_named(dataset: Path, damage: str) -> None:
 
 
 def test_schemas_that_differ_are_kept_with_the_first_file_of_each(dataset: Path, cache: Path) -> None:
-    """Whether it matters depends on what is read of them (`data.kinds`)."""
+    """Whether it matters depends on what is read of them (`data.columns.kinds`)."""
     other = SCHEMA.set(1, pa.field("tags", pa.large_list(pa.int64()))).append(pa.field("like", pa.int8()))
     write_file(dataset / "day=0/c.parquet", [1], other)
     write_file(dataset / "day=0/d.parquet", [1], other)

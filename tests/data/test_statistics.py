@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from data import statistics
-from data.decode import Columns, Label
+from data.columns.decode import Columns, Label
 from data.errors import DataError
 from data.features import DenseFeature, Features
 from data.manifest import read_manifest

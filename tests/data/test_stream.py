@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 import data.stream
 from data.batch import Batch
-from data.decode import Columns, Label
+from data.columns.decode import Columns, Label
 from data.errors import DataError
 from data.features import DenseFeature, Features, SparseFeature
 from data.hashing import permutation

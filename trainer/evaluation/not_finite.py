@@ -2,7 +2,7 @@
 
 import torch
 
-from data.decode import Columns
+from data.columns.decode import Columns
 from data.hashing import Int64
 from trainer.distributed.world import World
 

@@ -26,8 +26,8 @@ import pyarrow as pa
 import torch
 
 from data.batch import Batch
-from data.column_types import missing_column_hint
-from data.kinds import common_type
+from data.columns.kinds import common_type
+from data.columns.types import missing_column_hint
 from data.manifest import Manifest, load_manifest
 from data.stream import Reading, stream
 from models.ranker import Outcome

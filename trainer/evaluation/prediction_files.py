@@ -19,11 +19,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import fs
 
+from data.columns.numbers import Float32
 from data.discovery.footer import one_line
 from data.errors import DataError
 from data.hashing import Int64
 from data.manifest import Manifest, open_uri
-from data.numbers import Float32
 from data.prefetch import Prefetcher
 from data.storage.paths import path_of
 from data.stream import Reading, read_row_group, tasks_of_epoch

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from data.decode import Columns
+from data.columns.decode import Columns
 from data.hashing import Int64
 from models.heads.base import Head
 from models.ranker import Outcome

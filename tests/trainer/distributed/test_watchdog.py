@@ -38,7 +38,7 @@ def read_from_nowhere() -> None:
 
 def wait_for_data() -> None:
     """As the loop does, while a thread of the project cannot get them."""
-    decode = in_file("data/decode.py", "def decode():\n    read_from_nowhere()")
+    decode = in_file("data/columns/decode.py", "def decode():\n    read_from_nowhere()")
     next_batch = in_file("data/prefetch.py", "def next_batch():\n    thread.join()")
     thread = threading.Thread(target=decode, name="prefetch", daemon=True)
     next_batch.__globals__["thread"] = thread

@@ -6,7 +6,7 @@ integers, in silence. Widths and encodings make no such difference.
 
 import pyarrow as pa
 
-from data.column_types import is_list, is_number, plain_type
+from data.columns.types import is_list, is_number, plain_type
 from data.discovery.footer import types_named
 from data.errors import DataError
 from data.manifest import Manifest

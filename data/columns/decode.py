@@ -10,11 +10,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from data.column_types import as_plain, is_list, problem_as_buckets, problem_as_ids, problem_as_number
+from data.columns.numbers import LARGEST, Float32, read_numbers, scale_numbers, to_float32
+from data.columns.types import as_plain, is_list, problem_as_buckets, problem_as_ids, problem_as_number
 from data.errors import DataError
 from data.features import DenseFeature, Features, SparseFeature
 from data.hashing import Int64, fold, hash_texts
-from data.numbers import LARGEST, Float32, read_numbers, scale_numbers, to_float32
 
 Where = Callable[[int], str]
 """Describes row i of the table for a message: `row 12 of row group 3 of train/day_07.parquet`."""

@@ -7,10 +7,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from data.decode import Columns, Label, decode
+from data.columns.decode import Columns, Label, decode
+from data.columns.kinds import alike, common_type, kind_of, stored_type
 from data.errors import DataError
 from data.features import DenseFeature, Features, SparseFeature
-from data.kinds import alike, common_type, kind_of, stored_type
 from data.manifest import Manifest, load_manifest, read_manifest, save_manifest
 from data.stream import read_row_group
 

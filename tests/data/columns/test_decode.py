@@ -9,7 +9,7 @@ import xxhash
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data.decode import Columns, Jagged, Label, Rows, check_type, decode
+from data.columns.decode import Columns, Jagged, Label, Rows, check_type, decode
 from data.errors import DataError
 from data.features import DenseFeature, Features, SparseFeature
 from data.hashing import fold
