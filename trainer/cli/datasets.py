@@ -11,7 +11,7 @@ from trainer.logging.tables import number_cell
 
 if TYPE_CHECKING:
     from data.importers.kuairand import ImportSummary
-    from data.synth import SynthSummary
+    from data.synthetic.dataset import SynthSummary
 
 importers = typer.Typer(help="Turns the official files of a public dataset into Parquet.")
 
@@ -28,7 +28,7 @@ def synth_command(
     seed: Annotated[int, typer.Option(min=0, help="Same seed, same bytes.")] = 0,
 ) -> None:
     """Write a synthetic short-video log whose best reachable NE is known."""
-    from data.synth import synthesise
+    from data.synthetic.dataset import synthesise
     from trainer.console import count_progress, make_console
 
     train_rows, test_rows = _count("--samples", samples), _count("--test-samples", test_samples)

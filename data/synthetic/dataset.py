@@ -31,10 +31,18 @@ import pyarrow as pa
 from data.discovery.schema import Column
 from data.errors import DataError
 from data.storage.writer import ROW_GROUP_ROWS, staged_directory, write_parquet, write_schema
-from data.synth_log import DAY_MS, FEATURE_COLUMNS, HOUR_MS, KEY_COLUMNS, draw_impressions, feature_arrays, times_of_day
-from data.synth_score import TaskSummary, no_sums, summarise, watched
-from data.synth_tasks import TASK_GROUPS, TaskGroup, build_label_model, draw_labels, hidden_signals, true_mean
-from data.synth_world import Doubles, Integers, Random, build_world, random_stream
+from data.synthetic.log import (
+    DAY_MS,
+    FEATURE_COLUMNS,
+    HOUR_MS,
+    KEY_COLUMNS,
+    draw_impressions,
+    feature_arrays,
+    times_of_day,
+)
+from data.synthetic.score import TaskSummary, no_sums, summarise, watched
+from data.synthetic.tasks import TASK_GROUPS, TaskGroup, build_label_model, draw_labels, hidden_signals, true_mean
+from data.synthetic.world import Doubles, Integers, Random, build_world, random_stream
 
 ROWS_PER_FILE = 8 * ROW_GROUP_ROWS
 WORLD_FILE = "world.json"

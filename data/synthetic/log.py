@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from data.discovery.schema import Column
-from data.synth_world import (
+from data.synthetic.world import (
     AUTHORS,
     CATEGORIES,
     CONTEXT,

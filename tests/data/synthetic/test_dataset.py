@@ -11,14 +11,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import data.synth
+import data.synthetic.dataset
 from data.discovery.schema import parse_schema
 from data.errors import DataError
 from data.storage.writer import ROW_GROUP_ROWS
-from data.synth import ROWS_PER_FILE, SynthSummary, dataset_columns, synthesise
-from data.synth_log import DAY_MS
-from data.synth_tasks import TASK_GROUPS
-from data.synth_world import Doubles
+from data.synthetic.dataset import ROWS_PER_FILE, SynthSummary, dataset_columns, synthesise
+from data.synthetic.log import DAY_MS
+from data.synthetic.tasks import TASK_GROUPS
+from data.synthetic.world import Doubles
 from trainer.process.signals import CLEANING_SECONDS
 
 TRAIN_ROWS, TEST_ROWS = ROWS_PER_FILE + 20_000, 50_000
@@ -90,7 +90,7 @@ def test_another_seed_is_another_world(tmp_path: Path, small: dict[str, pa.Table
 def test_a_full_file_does_not_depend_on_the_size_of_the_dataset(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(data.synth, "ROWS_PER_FILE", ROW_GROUP_ROWS)
+    monkeypatch.setattr(data.synthetic.dataset, "ROWS_PER_FILE", ROW_GROUP_ROWS)
     for rows in (ROW_GROUP_ROWS, ROW_GROUP_ROWS + 5):
         synthesise(tmp_path / str(rows), rows, 0, "two-consumption", processes=1)
     first, second = (contents(tmp_path / str(rows)) for rows in (ROW_GROUP_ROWS, ROW_GROUP_ROWS + 5))
@@ -106,7 +106,7 @@ def test_groups_share_features_and_click(five: pa.Table, small: dict[str, pa.Tab
 
 @given(st.integers(1, 3 * ROWS_PER_FILE), st.integers(0, 3 * ROWS_PER_FILE))
 def test_plan_covers_every_row_once_in_order_of_time(samples: int, test_samples: int) -> None:
-    parts = data.synth._plan(samples, test_samples)
+    parts = data.synthetic.dataset._plan(samples, test_samples)
     assert [part.day for part in parts] == list(range(len(parts)))
     assert [part.first_row for part in parts] == [sum(p.rows for p in parts[:i]) for i in range(len(parts))]
     assert sum(part.rows for part in parts if part.split == "train") == samples
@@ -272,7 +272,7 @@ def test_a_failure_half_way_leaves_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def write_slowly(part: data.synth._Part) -> Doubles:
+def write_slowly(part: data.synthetic.dataset._Part) -> Doubles:
     """Longer than any command has for its end."""
     if part.number > 0:
         time.sleep(120)
@@ -280,7 +280,9 @@ def write_slowly(part: data.synth._Part) -> Doubles:
 
 
 def test_files_under_way_are_given_up_when_no_longer_wanted() -> None:
-    results = data.synth._in_order(write_slowly, data.synth._plan(8 * ROWS_PER_FILE, 0), workers=2)
+    results = data.synthetic.dataset._in_order(
+        write_slowly, data.synthetic.dataset._plan(8 * ROWS_PER_FILE, 0), workers=2
+    )
     next(results)
     started = time.monotonic()
     results.close()

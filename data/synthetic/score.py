@@ -12,8 +12,8 @@ from typing import Literal
 import numpy as np
 import pyarrow as pa
 
-from data.synth_tasks import Task
-from data.synth_world import Doubles
+from data.synthetic.tasks import Task
+from data.synthetic.world import Doubles
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,8 @@ from typing import Literal
 
 import numpy as np
 
-from data.synth_log import HOUR_MS, Impressions, draw_impressions, times_of_day
-from data.synth_world import (
+from data.synthetic.log import HOUR_MS, Impressions, draw_impressions, times_of_day
+from data.synthetic.world import (
     ACTIVE_NUMBERS,
     CONTEXT,
     SIGNALS,
