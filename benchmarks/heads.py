@@ -20,10 +20,10 @@ from torch import nn
 from benchmarks.loops import build_loop
 from benchmarks.machine import Product, synchronise
 from data.errors import UserError
+from models.cost import head_cost
 from models.heads import HEADS
 from models.heads.base import HeadConfig
-from models.heads.convert import per_module_state
-from models.heads.cost import head_cost
+from models.per_layer_state import per_module_state
 from trainer.distributed.world import choose_device
 
 WARM_UP_ROUNDS = 2

@@ -3,7 +3,7 @@
 What the batched heads are compared with: in values and gradients (tests/models/test_heads.py) and in speed
 (`adatt bench heads`). Written from the papers' definitions as published implementations are: experts one after another,
 their outputs stacked, one product with the stack for each gate. Parameters have the names that
-`models.heads.convert.per_module_state` gives, so its result loads as it is. ReLU only, no dropout.
+`models.per_layer_state.per_module_state` gives, so its result loads as it is. ReLU only, no dropout.
 
 Shapes: B rows, F features, I input width, H width of the level, T tasks.
 """

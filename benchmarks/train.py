@@ -21,7 +21,7 @@ from benchmarks.machine import Product
 from data.batch import Batch
 from data.statistics import measure
 from data.stream import stream
-from models.heads.cost import head_cost
+from models.cost import head_cost
 from trainer.build_model import (
     Trainee,
     build_columns,

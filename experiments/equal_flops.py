@@ -17,9 +17,9 @@ from typing import Any
 
 import torch
 
+from models.cost import head_cost
 from models.heads import HEADS
 from models.heads.base import HeadConfig
-from models.heads.cost import head_cost
 from trainer.build_model import build_model
 from trainer.config.run_config import Config, load_config
 from trainer.run.directory import read_records

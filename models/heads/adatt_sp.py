@@ -13,7 +13,7 @@ With one expert per task N_t = E_t. Task t's tower reads f_t of the last level. 
 from typing import Literal
 
 from models.heads.base import Head, HeadConfig, TaskExperts, experts_per_task
-from models.heads.fusion import GatedHead, LevelPlan, Native
+from models.heads.gated import GatedHead, LevelPlan, Native
 
 
 class AdaTTSpConfig(HeadConfig):

@@ -13,7 +13,7 @@ from pydantic import Discriminator, Field, Tag
 from torch import nn
 
 from data.settings import Settings
-from models.heads.layers import ActivationName
+from models.layers import ActivationName
 
 ROWS_IN_CACHE = 1024
 """Rows that a CPU takes through the head at once: few enough to stay near its cache, enough for the products."""

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from models.heads.base import Head, HeadConfig
-from models.heads.layers import GroupedMLP, Towers
+from models.layers import GroupedMLP, Towers
 
 SELF_WEIGHT = 0.9
 """A task's initial weight on itself; the others share the rest (0.9 and 0.1: Misra et al., section 5.1)."""

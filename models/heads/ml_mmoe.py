@@ -9,7 +9,7 @@ last level each task has one. Every gate reads x, what the head itself reads:
 from typing import Literal
 
 from models.heads.base import ExpertCount, Head, HeadConfig
-from models.heads.fusion import GatedHead, LevelPlan
+from models.heads.gated import GatedHead, LevelPlan
 
 
 class MLMMoEConfig(HeadConfig):

@@ -11,7 +11,7 @@ from typing import Literal
 from pydantic import Field
 
 from models.heads.base import Head, HeadConfig, TaskExperts, experts_per_task
-from models.heads.fusion import GatedHead, LevelPlan
+from models.heads.gated import GatedHead, LevelPlan
 
 
 class PLEConfig(HeadConfig):

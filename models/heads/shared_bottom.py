@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 
 from models.heads.base import Head, HeadConfig
-from models.heads.layers import GroupedMLP, Towers
+from models.layers import GroupedMLP, Towers
 
 
 class SharedBottomConfig(HeadConfig):

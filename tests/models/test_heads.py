@@ -13,9 +13,9 @@ from torch import nn
 from torch.nn import functional
 
 from models.heads.base import ROWS_IN_CACHE, Head, HeadConfig
-from models.heads.convert import per_module_state
-from models.heads.layers import ActivationName
 from models.heads.shared_bottom import SharedBottomConfig
+from models.layers import ActivationName
+from models.per_layer_state import per_module_state
 from tests.models.heads import (
     EDGES,
     FIXED,

@@ -11,8 +11,8 @@ from models.heads import AnyHeadConfig
 from models.heads.adatt import AdaTTConfig
 from models.heads.adatt_sp import AdaTTSpConfig
 from models.heads.base import HeadConfig
-from models.heads.layers import GroupedLinear
 from models.heads.ple import PLEConfig
+from models.layers import GroupedLinear
 from tests.models.heads import FEATURES, FIXED, HEADS, Case, build, cases, ids, many, units_of_experts
 
 

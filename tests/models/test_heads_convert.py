@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.loops import build_loop
+from models.cost import head_cost
 from models.heads.adatt import AdaTTConfig
 from models.heads.base import ROWS_IN_CACHE, HeadConfig
-from models.heads.convert import State, load_per_module_state, per_module_gradients, per_module_state
-from models.heads.cost import head_cost
 from models.heads.cross_stitch import CrossStitchConfig
+from models.per_layer_state import State, load_per_module_state, per_module_gradients, per_module_state
 from tests.models.heads import (
     FEATURES,
     FIXED,

@@ -12,14 +12,14 @@ from torch.nn import functional
 from models.heads.adatt import AdaTTConfig
 from models.heads.adatt_sp import AdaTTSpConfig
 from models.heads.base import Head, HeadConfig
-from models.heads.convert import State, load_per_module_state, per_module_gradients, per_module_state
 from models.heads.cross_stitch import CrossStitchConfig, Stitch
-from models.heads.fusion import FusionLevel
+from models.heads.gated import FusionLevel
 from models.heads.ml_mmoe import MLMMoEConfig
 from models.heads.mmoe import MMoEConfig
 from models.heads.ple import PLEConfig
 from models.heads.shared_bottom import SharedBottomConfig
 from models.heads.single_task import SingleTaskConfig
+from models.per_layer_state import State, load_per_module_state, per_module_gradients, per_module_state
 from tests.models.heads import (
     EDGES,
     FIXED,

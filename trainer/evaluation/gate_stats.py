@@ -15,7 +15,7 @@ from torch import nn
 
 from data.storage.files import replace_text
 from models.heads.base import Head
-from models.heads.fusion import FusionLevel
+from models.heads.gated import FusionLevel
 from trainer.distributed.world import World
 
 

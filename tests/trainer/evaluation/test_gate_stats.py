@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from models.heads import HEADS
-from models.heads.fusion import FusionLevel
+from models.heads.gated import FusionLevel
 from trainer.evaluation.gate_stats import GateObserver, gate_entropies
 
 TASKS = ["click", "watch"]

@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from models.heads.base import FusionNames, Head, HeadConfig, in_parts
-from models.heads.layers import GroupedLinear, GroupedMLP, Towers, fuse
+from models.layers import GroupedLinear, GroupedMLP, Towers, fuse
 
 Native = Literal["none", "ones", "learned"]
 

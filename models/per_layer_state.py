@@ -9,8 +9,8 @@ from collections.abc import Iterator
 import torch
 
 from models.heads.base import Head
-from models.heads.fusion import FusionLevel
-from models.heads.layers import GroupedLinear
+from models.heads.gated import FusionLevel
+from models.layers import GroupedLinear
 
 State = dict[str, torch.Tensor]
 
