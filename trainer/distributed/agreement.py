@@ -61,7 +61,7 @@ def _described(section: str, name: str) -> str:
 
 def _digests_of_code() -> dict[str, str]:
     """A short digest of every source file of the program."""
-    home = Path(__file__).parents[1]
+    home = Path(__file__).parents[2]
     files = [path for package in PACKAGES for path in sorted((home / package).rglob("*.py"))]
     return {str(path.relative_to(home)): hashlib.sha256(path.read_bytes()).hexdigest()[:12] for path in files}
 

@@ -15,7 +15,7 @@ from data.importers.kuairand import COLUMNS, LOG_COLUMNS, USER_COLUMNS, VIDEO_CO
 from data.importers.kuairand_history import ENTITIES, HISTORY_COLUMNS, STATISTICS, Entity
 from data.manifest import read_manifest, read_schema
 
-REAL = Path(__file__).parents[2].parent / "shared/data/kuairand_pure"
+REAL = Path(__file__).parents[3].parent / "shared/data/kuairand_pure"
 needs_real_data = pytest.mark.skipif(not REAL.is_dir(), reason="the KuaiRand-Pure files are not beside the project")
 
 FIRST_LOG = "log_standard_4_08_to_4_21_pure.csv"

@@ -107,11 +107,11 @@ def test_set_without_a_place(quickstart: Path, change: str) -> None:
 
 @pytest.fixture
 def quickstart() -> Path:
-    return Path(__file__).parents[2] / "configs" / "quickstart.toml"
+    return Path(__file__).parents[3] / "configs" / "quickstart.toml"
 
 
 def test_shipped_configs_are_valid() -> None:
-    for path in sorted((Path(__file__).parents[2] / "configs").glob("*.toml")):
+    for path in sorted((Path(__file__).parents[3] / "configs").glob("*.toml")):
         load_config(path)
 
 

@@ -126,7 +126,7 @@ def test_code_that_differs_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     for name in ("data/order.py", "trainer/distributed/agreement.py", "models/heads/adatt.py"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("a = 1\n")
-    monkeypatch.setattr(agreement, "__file__", str(tmp_path / "trainer" / "agreement.py"))
+    monkeypatch.setattr(agreement, "__file__", str(tmp_path / "trainer/distributed/agreement.py"))
     one = account({})
     (tmp_path / "models/heads/adatt.py").write_text("a = 2\n")
     told = difference(one, account({}), "rank 0", "rank 1")

@@ -26,7 +26,7 @@ from trainer.distributed.world import World
 TIMEOUT = 1.0
 PLACE = r"\(host \S+, pid \d+\)"
 HEAD = r"error: no progress for 1 s in the step at 3 samples: "
-CUT = r"\(.*tests/trainer/test_watch\.py:\d+\)"
+CUT = r"\(.*tests/trainer/distributed/test_watchdog\.py:\d+\)"
 
 
 # What a rank does instead of going on.
@@ -143,7 +143,7 @@ def test_thread_that_the_loop_waits_for_is_shown(tmp_path: Path, port: int) -> N
     told, _ = outcome(tmp_path, port, 2, {1: wait_for_data}, meet_in_own_group)
     where = r"hangs in \w+ \(threading\.py:\d+\), called from next_batch \(data/prefetch\.py:2\)"
     assert re.match(rf"{HEAD}rank 1 {PLACE} {where}\n", told), told
-    stack = rf"    read_from_nowhere {CUT}\n    decode \(data/decode\.py:2\)\n"
+    stack = rf"    read_from_nowhere {CUT}\n    decode \(data/columns/decode\.py:2\)\n"
     assert re.search(rf"\n  rank 1, prefetch, innermost first:\n{stack}", told), told
 
 

@@ -224,7 +224,7 @@ raise SystemExit(100 + sum(os.get_inheritable(descriptor) for descriptor in rang
 
 def test_closed_output_is_filled_for_processes_of_this_one_too() -> None:
     call = f'exec "{sys.executable}" -c "$0" <&- >&- 2>&-'
-    found = subprocess.run(["sh", "-c", call, SHOW_INHERITED], cwd=Path(__file__).parents[2], check=False, timeout=240)
+    found = subprocess.run(["sh", "-c", call, SHOW_INHERITED], cwd=Path(__file__).parents[3], check=False, timeout=240)
     assert found.returncode == 103
 
 
@@ -252,7 +252,7 @@ def test_output_in_ascii(dataset: Path, tmp_path: Path) -> None:
 def run_in_ascii(*arguments: str) -> tuple[int, str, str]:
     """Exit code, output and errors of a command under an ASCII locale, from the interpreter's start on."""
     call = [sys.executable, "-m", "trainer", *arguments]
-    home = str(Path(__file__).parents[2])
+    home = str(Path(__file__).parents[3])
     found = subprocess.run(call, cwd=home, env={**os.environ, **ASCII}, capture_output=True, check=False, timeout=240)
     return found.returncode, found.stdout.decode("ascii"), found.stderr.decode("ascii")
 
