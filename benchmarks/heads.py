@@ -19,7 +19,7 @@ from torch import nn
 
 from benchmarks.loops import build_loop
 from benchmarks.machine import Product, synchronise
-from data.errors import UserError
+from data.errors import ExpectedError
 from models.cost import head_cost
 from models.heads import HEADS
 from models.heads.base import HeadConfig
@@ -72,7 +72,7 @@ def bench_heads(settings: Iterable[Setting], threads: int, rounds: int) -> Itera
             try:
                 yield pool.submit(_measure, setting, threads, rounds).result()
             except BrokenProcessPool as error:
-                raise UserError(
+                raise ExpectedError(
                     f"bench heads: the process that measured {setting} was killed, probably out of memory; "
                     "give a smaller --batch or fewer experts"
                 ) from error

@@ -23,10 +23,10 @@ from data.statistics import measure
 from data.stream import stream
 from models.cost import head_cost
 from trainer.build_model import (
-    Trainee,
+    ShardedModel,
     build_columns,
     build_model,
-    build_trainee,
+    build_sharded_model,
     check_lanes,
     open_dataset,
     test_reading,
@@ -50,25 +50,25 @@ def bench_train(config: Config, world: World, batches: int) -> dict[str, Any]:
     """Trains a few batches without a run directory; figures as `--json` prints them. Collective: call on all ranks."""
     check_lanes(config, world)
     reading = train_reading(config, open_dataset(config.data.train, config, world))
-    config = world.on_first(lambda: complete(config, measure(reading)))
+    config = world.on_rank_zero(lambda: complete(config, measure(reading)))
     reading = replace(reading, columns=build_columns(config))
-    trainee = build_trainee(config, world, config.train.samples)
+    sharded = build_sharded_model(config, world, config.train.samples)
     pinned = world.device.type == "cuda"
     source = stream(reading, world.lanes(reading.lanes), 0, threads=config.data.threads, pin=pinned)
     held = next(source)
     supply = islice(source, WARM_UP_BATCHES + (BLOCKS + 1) * batches)
     for _ in range(WARM_UP_BATCHES):
-        trainee.pipeline.progress(supply)
+        sharded.pipeline.progress(supply)
     waited = source.wait_seconds
     product = Product(world.device)
     rates, seconds = [], []
     for _ in range(BLOCKS):  # in turn, since the speed of a shared machine drifts
         rates.append(_product_rate(product, world))
-        seconds.append(_block_seconds(trainee.pipeline, supply, batches, world))
+        seconds.append(_block_seconds(sharded.pipeline, supply, batches, world))
     waited = source.wait_seconds - waited
-    saving = _bench_saving(config, world, trainee, supply, batches, statistics.median(seconds))
+    saving = _bench_saving(config, world, sharded, supply, batches, statistics.median(seconds))
     source.close()
-    evaluating = _bench_evaluation(config, world, trainee, held, batches)
+    evaluating = _bench_evaluation(config, world, sharded, held, batches)
     flops = head_flops_per_sample(config)
     block_samples = batches * reading.global_batch_size
     fractions = [
@@ -91,7 +91,7 @@ def bench_train(config: Config, world: World, batches: int) -> dict[str, Any]:
 
 
 def _bench_saving(
-    config: Config, world: World, trainee: Trainee, supply: Iterator[Batch], batches: int, block_seconds: float
+    config: Config, world: World, sharded: ShardedModel, supply: Iterator[Batch], batches: int, block_seconds: float
 ) -> dict[str, float]:
     """What a save costs training, on the disk of the run: the wait for the copy, then slower steps while it is written.
 
@@ -101,20 +101,22 @@ def _bench_saving(
     parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=parent) as folder:
         written: list[float] = []
-        checkpoints = Checkpoints(Path(world.on_first(lambda: folder)), world)
+        checkpoints = Checkpoints(Path(world.on_rank_zero(lambda: folder)), world)
         for samples in (1, 2):  # the first one makes the buffers
             state = State(samples=samples, **_STATE)
             _synchronise(world)
             before, begin = checkpoints.stall_seconds, time.perf_counter()
-            checkpoints.save(trainee, state, 1, lambda _, seconds: written.append(seconds))
+            checkpoints.save(sharded, state, 1, lambda _, seconds: written.append(seconds))
             stall = checkpoints.stall_seconds - before
             if samples == 2:
-                saving_block = _block_seconds(trainee.pipeline, supply, batches, world)
+                saving_block = _block_seconds(sharded.pipeline, supply, batches, world)
             if problem := checkpoints.finish():
                 raise RunError(problem)
             seconds = time.perf_counter() - begin
-        size = sum(record.bytes for record in read_state(Path(folder) / "2").files.values()) if world.first else 0
-        size = world.on_first(lambda: size)
+        size = (
+            sum(record.bytes for record in read_state(Path(folder) / "2").files.values()) if world.is_rank_zero else 0
+        )
+        size = world.on_rank_zero(lambda: size)
         copied = torch.ones(size // world.size // 4)
         target = torch.ones_like(copied)
         _synchronise(world)
@@ -131,21 +133,23 @@ def _bench_saving(
     }
 
 
-def _bench_evaluation(config: Config, world: World, trainee: Trainee, held: Batch, batches: int) -> dict[str, float]:
+def _bench_evaluation(
+    config: Config, world: World, sharded: ShardedModel, held: Batch, batches: int
+) -> dict[str, float]:
     """Rows/s of an evaluation; its limit is the forward pass alone, over and over on one batch in memory."""
     manifest = open_dataset(config.data.test, config, world)
     groups = int(np.searchsorted(manifest.rows.cumsum(), BLOCKS * batches * config.data.global_batch_size)) + 1
     arrays: dict[str, Any] = {name: getattr(manifest, name)[:groups] for name in ("file", "group", "rows", "bytes")}
     part = replace(manifest, **arrays)
-    evaluator = Evaluator(config, world, trainee, test_reading(config, part, world.size))
+    evaluator = Evaluator(config, world, sharded, test_reading(config, part, world.size))
     evaluation, forward = [], []
     evaluator.run(0)  # the first one also reads what is known of the truth
     for _ in range(BLOCKS):
         evaluation.append(evaluator.run(0).records[0]["seconds"])
-        trainee.model.eval()
+        sharded.model.eval()
         with torch.no_grad():
-            forward.append(_block_seconds(trainee.pipeline, islice(repeat(held), batches), batches, world))
-        trainee.model.train()
+            forward.append(_block_seconds(sharded.pipeline, islice(repeat(held), batches), batches, world))
+        sharded.model.train()
     return {
         "forward_samples_per_second": batches * config.data.global_batch_size / statistics.median(forward),
         "evaluation_samples_per_second": part.num_rows / statistics.median(evaluation),

@@ -31,7 +31,7 @@ class Batch(Pipelineable):
     """bool; False where the label is missing or the row is padding"""
     weights_B: torch.Tensor
     """float32; 0 for padding rows"""
-    numbers_B: torch.Tensor
+    row_ids_B: torch.Tensor
     """int64; the number of each row in its dataset, as stored; -1 for padding rows"""
 
     def to(self, device: torch.device, non_blocking: bool = False) -> "Batch":
@@ -64,7 +64,7 @@ def assemble(columns: Columns, slices: list[list[Slice]], rows_per_lane: int) ->
         labels_BT=torch.from_numpy(np.where(mask_BT, labels_BT, np.float32(0))),
         label_mask_BT=torch.from_numpy(mask_BT),
         weights_B=torch.from_numpy(weights_B),
-        numbers_B=torch.from_numpy(np.concatenate([rows.numbers_R[start:stop] for rows, start, stop in pieces])),
+        row_ids_B=torch.from_numpy(np.concatenate([rows.row_ids_R[start:stop] for rows, start, stop in pieces])),
     )
 
 
@@ -76,7 +76,7 @@ def padding(columns: Columns, count: int) -> Rows:
         dense_RD=np.zeros((count, len(columns.features.dense)), np.float32),
         labels_RT=np.full((count, len(columns.labels)), np.nan, np.float32),
         weights_R=np.zeros(count, np.float32),
-        numbers_R=np.full(count, -1, np.int64),
+        row_ids_R=np.full(count, -1, np.int64),
         not_finite_D=np.zeros(len(columns.features.dense), np.int64),
     )
 

@@ -1,6 +1,6 @@
 """Errors that the user can mend.
 
-    UserError             one line: what, where, the value found, the way out; exit code 2
+    ExpectedError             one line: what, where, the value found, the way out; exit code 2
     ├── DataError         a dataset, a file of it, or a value in it
     └── ConfigError       a config key (raised by `trainer`)
 
@@ -8,9 +8,9 @@ Anything else that escapes is a bug of ours and keeps its traceback.
 """
 
 
-class UserError(Exception):
+class ExpectedError(Exception):
     """The user's input is wrong; the message is one line that says what to do."""
 
 
-class DataError(UserError):
+class DataError(ExpectedError):
     """A dataset cannot be used as asked."""

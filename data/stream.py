@@ -132,8 +132,8 @@ class BatchStream(Prefetcher[Batch]):
     def __next__(self) -> Batch:
         batch = super().__next__()
         if self._trace:
-            numbers_B = batch.numbers_B.numpy()
-            self._trace.write(self._samples, numbers_B[numbers_B >= 0])
+            row_ids_B = batch.row_ids_B.numpy()
+            self._trace.write(self._samples, row_ids_B[row_ids_B >= 0])
             self._samples += self._batch_size
         return batch
 
@@ -171,7 +171,7 @@ def describe_batch(reading: Reading, samples: int) -> list[str]:
 
 
 @dataclass(frozen=True)
-class Task:
+class ReadTask:
     """Rows start … stop of a row group's order in an epoch, needed by a lane at its row `needed`."""
 
     needed: int
@@ -182,7 +182,7 @@ class Task:
     stop: int
 
 
-def tasks_of_epoch(reading: Reading, lanes: range, epoch: int, skip_batches: int) -> list[Task]:
+def tasks_of_epoch(reading: Reading, lanes: range, epoch: int, skip_batches: int) -> list[ReadTask]:
     """Step 1: the segments that the lanes read in this pass after the first `skip_batches`, soonest needed first."""
     layout = order(
         reading.manifest.rows,
@@ -203,11 +203,11 @@ def tasks_of_epoch(reading: Reading, lanes: range, epoch: int, skip_batches: int
         stop = stop - np.clip(lane_stop - end, 0, None)
         for index in np.flatnonzero(start < stop):
             needed = max(int(lane_start[index]), begin)
-            tasks.append(Task(needed, lane, epoch, int(group[index]), int(start[index]), int(stop[index])))
+            tasks.append(ReadTask(needed, lane, epoch, int(group[index]), int(start[index]), int(stop[index])))
     return sorted(tasks, key=lambda task: (task.needed, task.lane))
 
 
-def _tasks(reading: Reading, lanes: range, batch: int) -> Iterator[Task]:
+def _tasks(reading: Reading, lanes: range, batch: int) -> Iterator[ReadTask]:
     first_epoch, skip = divmod(batch, reading.batches_per_epoch)
     epochs = range(first_epoch, first_epoch + 1) if reading.keep_last else itertools.count(first_epoch)
     for epoch in epochs:
@@ -233,7 +233,7 @@ def read_row_group(manifest: Manifest, group: int, names: list[str]) -> pa.Table
     return table
 
 
-def read_rows(reading: Reading, task: Task) -> Rows:
+def read_rows(reading: Reading, task: ReadTask) -> Rows:
     """Step 2: reads and decodes one segment; DataError names the file of whatever is wrong with it."""
     manifest = reading.manifest
     table = read_row_group(manifest, task.group, reading.columns.names)
@@ -245,7 +245,7 @@ def read_rows(reading: Reading, task: Task) -> Rows:
         else:
             table = table.combine_chunks().take(pa.array(chosen))
         decoded = decode(table, reading.columns, lambda row: f"row {chosen[row]} of {manifest.describe(task.group)}")
-    return replace(decoded, numbers_R=manifest.first_row[task.group] + chosen)
+    return replace(decoded, row_ids_R=manifest.first_row[task.group] + chosen)
 
 
 @contextmanager
@@ -309,11 +309,11 @@ class _Segments:
         for task in itertools.islice(self._tasks, max(missing, 0)):
             self._submit(task)
 
-    def _submit(self, task: Task) -> int:
+    def _submit(self, task: ReadTask) -> int:
         self._decoding[task.lane].append(self._pool.submit(self._read, task))
         return task.lane
 
-    def _read(self, task: Task) -> Rows:
+    def _read(self, task: ReadTask) -> Rows:
         try:
             return read_rows(self.reading, task)
         except UnreadableError as error:

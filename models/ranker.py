@@ -15,7 +15,7 @@ from models.losses import loss_sums
 from models.tasks import TaskConfig
 
 
-class Outcome(NamedTuple):
+class StepOutput(NamedTuple):
     """What a step leaves behind, detached, for metrics."""
 
     logits_BT: torch.Tensor
@@ -25,7 +25,7 @@ class Outcome(NamedTuple):
     """0 where the label is missing or the row is padding."""
     loss_T: torch.Tensor
     """Weighted sum of losses over the rows."""
-    numbers_B: torch.Tensor
+    row_ids_B: torch.Tensor
     """Of the rows in their dataset; -1 for padding."""
 
 
@@ -58,8 +58,8 @@ class Ranker(nn.Module):
         for name, values in constants.items():  # of the config, so not part of a checkpoint
             self.register_buffer(name, torch.tensor(values), persistent=False)
 
-    def forward(self, batch: Batch) -> tuple[torch.Tensor, Outcome]:
-        """(loss of this rank's rows, outcome)."""
+    def forward(self, batch: Batch) -> tuple[torch.Tensor, StepOutput]:
+        """(loss of this rank's rows, output)."""
         features_BF = self.features(batch.sparse, batch.dense_BD)
         with torch.autocast("cuda", torch.bfloat16, enabled=self.bf16):
             logits_BT = self.head(features_BF)
@@ -67,4 +67,4 @@ class Ranker(nn.Module):
         weights_BT = batch.weights_B[:, None] * batch.label_mask_BT
         loss_T = loss_sums(logits_BT, batch.labels_BT, weights_BT, self.is_binary_T)
         loss = (loss_T * self.loss_weight_T).sum() / batch.weights_B.shape[0]
-        return loss, Outcome(logits_BT.detach(), batch.labels_BT, weights_BT, loss_T.detach(), batch.numbers_B)
+        return loss, StepOutput(logits_BT.detach(), batch.labels_BT, weights_BT, loss_T.detach(), batch.row_ids_B)

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from trainer.distributed.world import World, meet
+from trainer.distributed.world import World, barrier
 
 os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # as the program does; the fork server takes it over
 _CONTEXT = multiprocessing.get_context("forkserver")
@@ -81,7 +81,7 @@ def _rank_main(
     torch.set_num_threads(1)
     try:
         dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=size)
-        meet()
+        barrier()
         world = World(rank, size, rank, size, torch.device("cpu"))
         sender.send((False, function(world, *arguments)))
         dist.destroy_process_group()

@@ -30,7 +30,7 @@ from trainer.step_guard import GuardedPipeline
 
 
 @dataclass(frozen=True)
-class Trainee:
+class ShardedModel:
     """The sharded model with its optimizer and pipeline."""
 
     model: DistributedModelParallel
@@ -60,14 +60,14 @@ def open_dataset(uri: str, config: Config, world: World, on_bad_file: OnBadFile 
         check_columns(manifest, config)
         return manifest
 
-    manifest = world.on_first(read)
-    if world.first and manifest.unread_note:
+    manifest = world.on_rank_zero(read)
+    if world.is_rank_zero and manifest.unread_note:
         tell("note", manifest.unread_note)
     return own_copy(manifest, uri, world, on_bad_file)
 
 
 def check_columns(manifest: Manifest, config: Config) -> None:
-    """ConfigError where a column is missing, of the wrong type, or an outcome used as a feature."""
+    """ConfigError where a column is missing, of the wrong type, or an output used as a feature."""
     columns, described = build_columns(config), read_schema(manifest)
     for name in columns.names:
         if name not in manifest.schema.names:
@@ -85,7 +85,7 @@ def check_columns(manifest: Manifest, config: Config) -> None:
         if column is not None and column.role in ("label", "oracle"):
             raise ConfigError(
                 f"features: column {name!r} is the {column.role} {column.description!r} in schema.json; "
-                "an outcome cannot be a feature"
+                "an output cannot be a feature"
             )
 
 
@@ -116,7 +116,7 @@ def check_lanes(config: Config, world: World) -> None:
 
 
 def train_reading(config: Config, manifest: Manifest) -> Reading:
-    """How the training data is read; UserError where it is too small, or has no order in time that is asked for."""
+    """How the training data is read; ExpectedError where it is too small, or has no order in time that is asked for."""
     if config.data.order == "chronological":
         check_windows(manifest.uri, manifest.window_names)
     reading = _reading(config, manifest, config.data.order, config.data.global_batch_size)
@@ -186,7 +186,7 @@ def _same_sums_after_a_resume() -> DefaultDataParallelWrapper:
     return DefaultDataParallelWrapper(static_graph=False, find_unused_parameters=True)
 
 
-def build_trainee(config: Config, world: World, total_samples: int, *, saves: bool = True) -> Trainee:
+def build_sharded_model(config: Config, world: World, total_samples: int, *, saves: bool = True) -> ShardedModel:
     """Plans, shards and initialises the model; `saves`: it will be saved. Collective: call on all ranks."""
     if config.optimizer.sparse.name == "adam" and world.device.type != "cuda":
         raise ConfigError(
@@ -209,4 +209,4 @@ def build_trainee(config: Config, world: World, total_samples: int, *, saves: bo
     initialise_tables(model, config.tables, config.run.seed)
     optimizer = Optimizer(config.optimizer, model, total_samples)
     pipeline = GuardedPipeline(model, optimizer.combined, world.device, execute_all_batches=True)
-    return Trainee(model, optimizer, pipeline, placed)
+    return ShardedModel(model, optimizer, pipeline, placed)

@@ -8,19 +8,19 @@ from trainer.distributed.world import World
 from trainer.errors import RunError
 from trainer.logging.train_log import TrainLog
 from trainer.step_guard import Verdict
-from trainer.train_batches import Supply
+from trainer.train_batches import TrainBatches
 
 NAMED_ROW_GROUPS = 8
 """So many row groups of a batch are named in a message; the rest are counted."""
 
 
-class Faults:
+class DataFaults:
     """Accounts of batches and rows that were left out; RunError where there are too many.
 
     Data that cannot be read is raised on all ranks, as the DataError of the rank that met it.
     """
 
-    def __init__(self, config: Config, world: World, reading: Reading, supply: Supply, log: TrainLog) -> None:
+    def __init__(self, config: Config, world: World, reading: Reading, supply: TrainBatches, log: TrainLog) -> None:
         self._config, self._world, self._reading, self._supply, self._log = config, world, reading, supply, log
         self._skipped_batches = 0
         self._known = self._told = 0
@@ -29,7 +29,7 @@ class Faults:
     def handle(self, verdict: Verdict, samples: int) -> None:
         """After the step whose batch begins at `samples`. Collective where there is something to handle."""
         if verdict.failed:
-            self._world.on_all(self._supply.check)
+            self._world.raise_on_all_ranks(self._supply.check)
         if verdict.skipped > self._known:
             self._known = verdict.skipped
             self._account_for_rows(samples)

@@ -2,16 +2,16 @@
 
 import errno
 
-from data.errors import UserError
+from data.errors import ExpectedError
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
-class ConfigError(UserError):
+class ConfigError(ExpectedError):
     """A config key, a run directory or a command-line value is wrong."""
 
 
-class CheckpointError(UserError):
+class CheckpointError(ExpectedError):
     """A checkpoint cannot be used as asked."""
 
 

@@ -20,9 +20,9 @@ from data.stream import Reading, stream
 from data.trace import TraceWriter
 from models.ranker import Ranker
 from trainer.build_model import (
-    Trainee,
+    ShardedModel,
     build_columns,
-    build_trainee,
+    build_sharded_model,
     check_lanes,
     check_same_kinds,
     end_of_training,
@@ -35,9 +35,9 @@ from trainer.checkpoint.storage import State
 from trainer.clock import Clock
 from trainer.config.measured import complete, complete_from, is_complete, odd_columns
 from trainer.config.run_config import Config
-from trainer.data_faults import Faults
+from trainer.data_faults import DataFaults
 from trainer.distributed.preemption import Stopped, StopRequest
-from trainer.distributed.watchdog import Watch
+from trainer.distributed.watchdog import HangWatchdog
 from trainer.distributed.world import World
 from trainer.errors import CheckpointError, ConfigError, RunError
 from trainer.evaluation.by_value import check_first_values
@@ -49,13 +49,13 @@ from trainer.profiler import profiled
 from trainer.run.directory import RunDirectory, plain
 from trainer.run.origin import Origin, check_writer, origin_of, with_identity
 from trainer.run.shared_storage import check_shared
-from trainer.run.starts import End, SegmentLog, read_segments
+from trainer.run.starts import End, StartLog, read_starts
 from trainer.step_guard import StepGuard
-from trainer.train_batches import Supply
+from trainer.train_batches import TrainBatches
 
 
 @dataclass(frozen=True)
-class Parts:
+class Components:
     """Everything that the loop works with."""
 
     config: Config
@@ -63,16 +63,16 @@ class Parts:
     run: RunDirectory
     clock: Clock
     end: int
-    supply: Supply
-    trainee: Trainee
+    supply: TrainBatches
+    sharded: ShardedModel
     evaluator: Evaluator
     checkpoints: Checkpoints
     state: State
     """Of the checkpoints of this start, but for what changes from one to the next."""
-    segments: SegmentLog
+    segments: StartLog
     guard: StepGuard
-    faults: Faults
-    watch: Watch
+    faults: DataFaults
+    watch: HangWatchdog
     log: TrainLog
 
     def note_saved(self, state: State, seconds: float) -> None:
@@ -95,7 +95,7 @@ class _Ready:
     test: Reading
     clock: Clock
     end: int
-    trainee: Trainee
+    sharded: ShardedModel
     checkpoints: Checkpoints
     origin: Origin
     found: State | None
@@ -107,16 +107,16 @@ class _Ready:
 
 
 @contextmanager
-def start(config: Config, world: World, *, profile: bool = False) -> Iterator[Parts]:
+def start(config: Config, world: World, *, profile: bool = False) -> Iterator[Components]:
     """The parts of the run in `config.run.dir`, from its newest whole checkpoint on. Collective: call on all ranks."""
     with ExitStack() as stack:
-        watch = stack.enter_context(Watch(world, _get_default_store(), config.run.hang_seconds))
+        watch = stack.enter_context(HangWatchdog(world, _get_default_store(), config.run.hang_seconds))
         ready = _check_and_load(config, world, watch, stack)
         config = ready.config
         watch.beat("start of the run's records")
         segments, state = _begin(config, world, ready, stack)
-        run, reading, clock, trainee = ready.run, ready.reading, ready.clock, ready.trainee
-        stop = stack.enter_context(StopRequest(config.checkpoint.grace_seconds, speaks=world.first).listening())
+        run, reading, clock, sharded = ready.run, ready.reading, ready.clock, ready.sharded
+        stop = stack.enter_context(StopRequest(config.checkpoint.grace_seconds, speaks=world.is_rank_zero).listening())
         trace = run.trace_file(state.segment, world.rank) if config.run.trace else None
         batches = stream(
             reading,
@@ -124,55 +124,55 @@ def start(config: Config, world: World, *, profile: bool = False) -> Iterator[Pa
             clock.samples,
             threads=config.data.threads,
             pin=world.device.type == "cuda",
-            trace=world.on_all(lambda: TraceWriter(trace, state.run) if trace else None),
+            trace=world.raise_on_all_ranks(lambda: TraceWriter(trace, state.run) if trace else None),
         )
         stack.callback(batches.close)
-        supply = Supply(batches, reading, len(world.lanes(reading.lanes)))
-        head = cast(Ranker, trainee.model.module).head
+        supply = TrainBatches(batches, reading, len(world.lanes(reading.lanes)))
+        head = cast(Ranker, sharded.model.module).head
         guard = StepGuard(world, stop, watch, supply, config.checkpoint.every_minutes)
-        guard.attach(head, trainee.pipeline)
+        guard.attach(head, sharded.pipeline)
         log = TrainLog(config, world, run, state, clock.samples, ready.end)
         stack.callback(log.close)
         log.watch_gates(head)
         log.watch_data(reading.columns, batches.not_finite_D)
         if profile:
-            stack.enter_context(profiled(trainee.pipeline, run.profile, world, log))
+            stack.enter_context(profiled(sharded.pipeline, run.profile, world, log))
         if ready.found is not None:
             log.restore(ready.found.log)
-        evaluator = Evaluator(config, world, trainee, ready.test)
-        faults = Faults(config, world, reading, supply, log)
+        evaluator = Evaluator(config, world, sharded, ready.test)
+        faults = DataFaults(config, world, reading, supply, log)
         _announce(config, ready, log)
-        pending = world.on_first(lambda: with_pending_milestones(config, run, ready.end))
+        pending = world.on_rank_zero(lambda: with_pending_milestones(config, run, ready.end))
         with _noting_the_end(segments, world):
-            yield Parts(
-                pending, world, run, clock, ready.end, supply, trainee, evaluator, ready.checkpoints, state, segments,
+            yield Components(
+                pending, world, run, clock, ready.end, supply, sharded, evaluator, ready.checkpoints, state, segments,
                 guard, faults, watch, log,
             )  # fmt: skip
 
 
-def _check_and_load(config: Config, world: World, watch: Watch, stack: ExitStack) -> _Ready:
+def _check_and_load(config: Config, world: World, watch: HangWatchdog, stack: ExitStack) -> _Ready:
     watch.beat("reading of the datasets")
     check_lanes(config, world)
     run = RunDirectory(config.run.dir)
-    world.on_first(lambda: run.check(config))
-    world.on_first(lambda: _keep_others_out(stack, run) if run.config_file.exists() else None)
+    world.on_rank_zero(lambda: run.check(config))
+    world.on_rank_zero(lambda: _keep_others_out(stack, run) if run.config_file.exists() else None)
     check_shared(run.path, world)
     reading, test = _open(config, world, run)
-    world.on_first(lambda: run.check_data(reading.manifest, test.manifest))
-    measured, remarks = world.on_first(lambda: _completed(config, run, reading))
+    world.on_rank_zero(lambda: run.check_data(reading.manifest, test.manifest))
+    measured, remarks = world.on_rank_zero(lambda: _completed(config, run, reading))
     config = measured.model_copy(update={"run": config.run, "data": config.data})  # each rank's own paths
     columns = build_columns(config)
     reading, test = replace(reading, columns=columns), replace(test, columns=columns)
     clock, end = Clock(reading.global_batch_size), end_of_training(config, reading)
     watch.beat("sharding of the model")
-    trainee = build_trainee(config, world, end)
-    origin = world.on_first(lambda: origin_of(run, config))
+    sharded = build_sharded_model(config, world, end)
+    origin = world.on_rank_zero(lambda: origin_of(run, config))
     checkpoints = Checkpoints(run.checkpoints, world, origin)
     watch.beat("loading of a checkpoint")
     found, problems = checkpoints.newest()
-    world.on_first(lambda: _check_starts(run, origin, found))
+    world.on_rank_zero(lambda: _check_starts(run, origin, found))
     if found is not None:
-        checkpoints.load(found, trainee.model, trainee.optimizer)
+        checkpoints.load(found, sharded.model, sharded.optimizer)
         clock.samples = found.samples
     elif problems:
         raise CheckpointError(f"{problems[0]}; no checkpoint of this run is whole: restore one, or remove the folder")
@@ -182,25 +182,25 @@ def _check_and_load(config: Config, world: World, watch: Watch, stack: ExitStack
         )
     watch.beat("reading of the first batches")
     for column in config.evaluate.by:
-        world.on_first(partial(check_first_values, column, test.manifest))
-    world.on_all(lambda: check_first_batch(reading, world, clock.samples))
-    world.on_all(lambda: check_first_batch(test, world, 0))
+        world.on_rank_zero(partial(check_first_values, column, test.manifest))
+    world.raise_on_all_ranks(lambda: check_first_batch(reading, world, clock.samples))
+    world.raise_on_all_ranks(lambda: check_first_batch(test, world, 0))
     if found is None:
-        remarks += map(str, world.on_first(lambda: crowded_tables(reading)))
-    return _Ready(config, run, reading, test, clock, end, trainee, checkpoints, origin, found, problems, remarks)
+        remarks += map(str, world.on_rank_zero(lambda: crowded_tables(reading)))
+    return _Ready(config, run, reading, test, clock, end, sharded, checkpoints, origin, found, problems, remarks)
 
 
-def _begin(config: Config, world: World, ready: _Ready, stack: ExitStack) -> tuple[SegmentLog, State]:
+def _begin(config: Config, world: World, ready: _Ready, stack: ExitStack) -> tuple[StartLog, State]:
     """Makes the run's folder fit to go on in; the record of this start, and what its checkpoints have in common."""
     run, samples, train, test = ready.run, ready.clock.samples, ready.reading.manifest, ready.test.manifest
-    world.on_first(lambda: _keep_others_out(stack, run))
-    world.on_first(lambda: run.create(config, train, test))
-    world.on_first(lambda: run.forget_after(samples))
+    world.on_rank_zero(lambda: _keep_others_out(stack, run))
+    world.on_rank_zero(lambda: run.create(config, train, test))
+    world.on_rank_zero(lambda: run.forget_after(samples))
     ready.checkpoints.clear_after(samples)
-    identity = world.on_first(lambda: with_identity(run, ready.origin))
-    segments = SegmentLog(run.segments, identity)
+    identity = world.on_rank_zero(lambda: with_identity(run, ready.origin))
+    segments = StartLog(run.segments, identity)
     writer = ready.found.segment if ready.found is not None else None
-    segment = world.on_first(
+    segment = world.on_rank_zero(
         lambda: segments.start(samples, world.size, train.fingerprint, writer, trace=config.run.trace)
     )
     state = State(
@@ -208,7 +208,7 @@ def _begin(config: Config, world: World, ready: _Ready, stack: ExitStack) -> tup
         pinned=False,
         segment=segment,
         world_size=world.size,
-        plan={placement.table: placement.sharding for placement in ready.trainee.placements},
+        plan={placement.table: placement.sharding for placement in ready.sharded.placements},
         fingerprints={"train": train.fingerprint, "test": test.fingerprint},
         config=plain(config),
         log={},
@@ -220,8 +220,8 @@ def _begin(config: Config, world: World, ready: _Ready, stack: ExitStack) -> tup
 
 
 def _check_starts(run: RunDirectory, origin: Origin, found: State | None) -> None:
-    """UserError where the line of starts is of another run, or does not lead to the checkpoint that was found."""
-    segments = read_segments(run.segments)
+    """ExpectedError where the line of starts is of another run, or does not lead to the checkpoint that was found."""
+    segments = read_starts(run.segments)
     origin.check_starts(run.segments, segments)
     if found is not None:
         check_writer(run.checkpoints / str(found.samples), found, segments)
@@ -251,7 +251,7 @@ def _completed(config: Config, run: RunDirectory, reading: Reading) -> tuple[Con
 
 
 @contextmanager
-def _noting_the_end(segments: SegmentLog, world: World) -> Iterator[None]:
+def _noting_the_end(segments: StartLog, world: World) -> Iterator[None]:
     """Notes in the segment how it ended; a process that is killed notes nothing."""
     reason: End = "failed"
     try:
@@ -261,7 +261,7 @@ def _noting_the_end(segments: SegmentLog, world: World) -> Iterator[None]:
         reason = "stopped"
         raise
     finally:
-        if world.first:
+        if world.is_rank_zero:
             with suppress(RunError):  # the disk is full: that has been told, or does not matter any more
                 segments.finish(reason)
 
@@ -276,7 +276,7 @@ def _open(config: Config, world: World, run: RunDirectory) -> tuple[Reading, Rea
     known = run.manifests["train"]
     if config.data.on_bad_file == "skip":  # what has become unreadable, or readable, since the first start
         now = train_data
-        before = world.on_first(lambda: as_before(load_manifest(known), now) if known.exists() else now)
+        before = world.on_rank_zero(lambda: as_before(load_manifest(known), now) if known.exists() else now)
         train_data = replace(before, uri=now.uri, root=now.root)  # each rank's own copy
     test_data = open_dataset(config.data.test, config, world)
     check_same_kinds(train_data, test_data, config)
@@ -284,16 +284,16 @@ def _open(config: Config, world: World, run: RunDirectory) -> tuple[Reading, Rea
 
 
 def _announce(config: Config, ready: _Ready, log: TrainLog) -> None:
-    run, reading, trainee, samples, batch = (
+    run, reading, sharded, samples, batch = (
         ready.run,
         ready.reading,
-        ready.trainee,
+        ready.sharded,
         ready.clock.samples,
         ready.clock.batch,
     )
-    log.describe(trainee.placements)
-    log.print(plan_table(trainee.placements))
-    dense = sum(parameter.numel() for parameter in cast(Ranker, trainee.model.module).head.parameters())
+    log.describe(sharded.placements)
+    log.print(plan_table(sharded.placements))
+    dense = sum(parameter.numel() for parameter in cast(Ranker, sharded.model.module).head.parameters())
     log.print(f"dense parameters {dense:,} · {reading.manifest.num_rows:,} training rows · batch {batch:,}")
     for problem in ready.problems:
         log.event("damaged_checkpoint", samples, problem=problem)

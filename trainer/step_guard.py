@@ -19,11 +19,11 @@ from torch.profiler import profile
 from torchrec.distributed.train_pipeline import TrainPipelineSparseDist
 
 from data.batch import Batch
-from models.ranker import Outcome
+from models.ranker import StepOutput
 from trainer.distributed.preemption import StopRequest
-from trainer.distributed.watchdog import Watch
+from trainer.distributed.watchdog import HangWatchdog
 from trainer.distributed.world import World
-from trainer.train_batches import Supply
+from trainer.train_batches import TrainBatches
 
 
 class Verdict(NamedTuple):
@@ -48,8 +48,8 @@ class StepGuard:
         self,
         world: World,
         stop: StopRequest,
-        watch: Watch,
-        supply: Supply,
+        watch: HangWatchdog,
+        supply: TrainBatches,
         every_minutes: float = 0,
     ) -> None:
         self._world = world.with_own_group()
@@ -82,7 +82,7 @@ class StepGuard:
     def meet(self, unsound: bool = False) -> Verdict:
         """What all ranks know together. Collective: call on all ranks."""
         seconds = time.monotonic() - self._saved
-        save = self._world.first and 0 < 60 * self._every_minutes <= seconds
+        save = self._world.is_rank_zero and 0 < 60 * self._every_minutes <= seconds
         flags = [unsound, self._stop.requested, save, self._supply.error is not None, len(self._supply.skipped)]
         with self._watch.waiting():
             unsound_ranks, stopped_ranks, saving_ranks, failed_ranks, skipped = self._world.sum(
@@ -98,18 +98,18 @@ class StepGuard:
         return torch.zeros_like(gradient_BF) if self.verdict.unsound else None
 
 
-class GuardedPipeline(TrainPipelineSparseDist[Batch, Outcome]):
+class GuardedPipeline(TrainPipelineSparseDist[Batch, StepOutput]):
     """The training pipeline, with a guard between gradients and update."""
 
     guard: StepGuard | None = None
     profiler: profile | None = None
 
-    def progress(self, dataloader_iter: Iterator[Batch]) -> Outcome:
+    def progress(self, dataloader_iter: Iterator[Batch]) -> StepOutput:
         """A step, in training or evaluation; StopIteration where there is no batch left."""
-        outcome = super().progress(dataloader_iter)
+        output = super().progress(dataloader_iter)
         if self.profiler is not None and self._model.training:
             self.profiler.step()
-        return outcome
+        return output
 
     def _backward(self, losses: torch.Tensor) -> None:
         if self.guard is not None:

@@ -12,7 +12,7 @@ from trainer.distributed.preemption import Stopped
 from trainer.distributed.world import World
 from trainer.errors import RunError
 from trainer.run.directory import read_records
-from trainer.session import Parts, start
+from trainer.session import Components, start
 
 
 def train(config: Config, world: World, *, profile: bool = False) -> None:
@@ -30,9 +30,9 @@ def train(config: Config, world: World, *, profile: bool = False) -> None:
         parts.log.finish(read_records(parts.run.evaluations))
 
 
-def run_loop(parts: Parts) -> None:
+def run_loop(parts: Components) -> None:
     """Trains to the end; logs, saves and evaluates when due on the samples clock."""
-    config, clock, log, trainee, guard = parts.config, parts.clock, parts.log, parts.trainee, parts.guard
+    config, clock, log, sharded, guard = parts.config, parts.clock, parts.log, parts.sharded, parts.guard
     milestones = tuple(milestone.samples for milestone in config.evaluate.at_samples)
     due_evaluation = Due(batch=clock.batch, end=parts.end, at=(*milestones, parts.end))
     due_log = Due(batch=clock.batch, end=parts.end, every=config.log_every)
@@ -46,13 +46,13 @@ def run_loop(parts: Parts) -> None:
         batches = islice(parts.supply, (leg_end - clock.samples) // clock.batch)
         while clock.samples < leg_end:
             parts.watch.beat(f"step at {clock.samples:,} samples")
-            learning_rate = trainee.optimizer.schedule(clock.samples + clock.batch / 2)
+            learning_rate = sharded.optimizer.schedule(clock.samples + clock.batch / 2)
             torch.manual_seed(stable_seed(config.run.seed, "step", clock.samples, parts.world.rank))
-            outcome = trainee.pipeline.progress(batches)
+            output = sharded.pipeline.progress(batches)
             parts.faults.handle(guard.verdict, clock.samples)
             clock.advance()
             if not guard.verdict.unsound:
-                log.update(outcome)
+                log.update(output)
             if due_log(clock.samples):
                 log.write(clock.samples, learning_rate, parts.supply.wait_seconds)
             due = due_checkpoint(clock.samples) and clock.samples < leg_end  # there it is kept for good
@@ -63,12 +63,12 @@ def run_loop(parts: Parts) -> None:
     _finish_saving(parts)
 
 
-def _evaluate(parts: Parts, due: Due) -> None:
+def _evaluate(parts: Components, due: Due) -> None:
     """Saves for good and evaluates, at a milestone or the end, unless a start before this one has."""
     samples, log = parts.clock.samples, parts.log
     reached = [entry.text for entry in parts.config.evaluate.at_samples if due.boundary(entry.samples) == samples]
     tasks = [task.name for task in parts.config.tasks if not task.auxiliary]
-    if not parts.world.on_first(lambda: parts.run.needs_evaluation(samples, list(reached) or [None], tasks)):
+    if not parts.world.on_rank_zero(lambda: parts.run.needs_evaluation(samples, list(reached) or [None], tasks)):
         return
     _save(parts, pinned=True)
 
@@ -82,26 +82,26 @@ def _evaluate(parts: Parts, due: Due) -> None:
     log.write_evaluation(samples, found, reached)
 
 
-def _save(parts: Parts, *, pinned: bool) -> None:
+def _save(parts: Components, *, pinned: bool) -> None:
     """Starts a save; it goes on while the loop does."""
     state = replace(parts.state, samples=parts.clock.samples, pinned=pinned, log=parts.log.state())
     parts.guard.saved()
     parts.watch.beat(f"save at {parts.clock.samples:,} samples")
     with parts.log.pause():
-        problem = parts.checkpoints.save(parts.trainee, state, parts.config.checkpoint.keep, parts.note_saved)
+        problem = parts.checkpoints.save(parts.sharded, state, parts.config.checkpoint.keep, parts.note_saved)
     if problem:
         parts.log.warn(f"{problem}; training goes on, the checkpoint before it stays")
     for text in parts.checkpoints.warnings():
         parts.log.warn(text)
 
 
-def _stop(parts: Parts) -> None:
+def _stop(parts: Components) -> None:
     _finish_saving(parts)
     parts.log.print(f"stopped on request at {parts.clock.samples:,} samples; start again to go on")
     raise Stopped
 
 
-def _finish_saving(parts: Parts) -> None:
+def _finish_saving(parts: Components) -> None:
     problem = parts.checkpoints.finish()
     for text in parts.checkpoints.warnings():
         parts.log.warn(text)

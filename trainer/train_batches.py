@@ -3,11 +3,11 @@
 from collections.abc import Iterator
 
 from data.batch import Batch, assemble
-from data.errors import UserError
+from data.errors import ExpectedError
 from data.stream import BatchStream, Reading, SkippedRows
 
 
-class Supply(Iterator[Batch]):
+class TrainBatches(Iterator[Batch]):
     """A stream's batches, and batches of padding once it cannot be read any more.
 
     A rank that left at once would leave the others waiting for it. It goes on until the next meeting of all ranks
@@ -17,13 +17,13 @@ class Supply(Iterator[Batch]):
     def __init__(self, batches: BatchStream, reading: Reading, lanes: int) -> None:
         """`lanes`: how many this rank serves."""
         self._batches, self._reading, self._lanes = batches, reading, lanes
-        self.error: UserError | None = None
+        self.error: ExpectedError | None = None
 
     def __next__(self) -> Batch:
         if self.error is None:
             try:
                 return next(self._batches)
-            except UserError as error:
+            except ExpectedError as error:
                 self.error = error
         return assemble(self._reading.columns, [[] for _ in range(self._lanes)], self._reading.rows_per_lane)
 

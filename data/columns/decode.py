@@ -73,7 +73,7 @@ class Rows:
     labels_RT: Float32
     """NaN = missing"""
     weights_R: Float32
-    numbers_R: Int64
+    row_ids_R: Int64
     """Number of each row in the whole dataset, as stored; -1 for rows that are in none."""
     not_finite_D: Int64
     """How many of the rows hold NaN or ±inf in each dense feature; they count as missing."""
@@ -101,7 +101,7 @@ def decode(table: pa.Table, columns: Columns, where: Where) -> Rows:
         dense_RD=_stack([values for values, _ in dense], table.num_rows),
         labels_RT=_stack(labels, table.num_rows),
         weights_R=_weights(column(columns.weight), columns.weight, where) if columns.weight else ones,
-        numbers_R=np.full(table.num_rows, -1, np.int64),
+        row_ids_R=np.full(table.num_rows, -1, np.int64),
         not_finite_D=np.array([count for _, count in dense], np.int64),
     )
 

@@ -1,4 +1,4 @@
-"""`schema.json` beside a dataset: what each column is, so that an outcome is never trained on as a feature by mistake.
+"""`schema.json` beside a dataset: what each column is, so that an output is never trained on as a feature by mistake.
 
     OUT/schema.json
     OUT/train/*.parquet
@@ -14,7 +14,7 @@ from typing import Literal
 from data.storage.parsing import parse_json
 
 Role = Literal["feature", "label", "oracle", "time", "key"]
-"""feature: known before the impression. label: an outcome. oracle: the true conditional mean of a label (synthetic data
+"""feature: known before the impression. label: an output. oracle: the true conditional mean of a label (synthetic data
 only). time: when the impression happened; may be used as a feature. key: identifies the row."""
 
 SCHEMA_FILE = "schema.json"

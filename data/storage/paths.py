@@ -4,7 +4,7 @@ import os
 import re
 from pathlib import Path
 
-from data.errors import UserError
+from data.errors import ExpectedError
 
 _NAME_BYTES = 255
 """Of a name on every common filesystem."""
@@ -40,8 +40,8 @@ def local_path(text: str | Path) -> Path:
 
 
 def path_of(option: str, text: str | Path) -> Path:
-    """A local path on the command line; UserError names the option."""
+    """A local path on the command line; ExpectedError names the option."""
     try:
         return local_path(text)
     except ValueError as error:
-        raise UserError(f"{option} {error}") from error
+        raise ExpectedError(f"{option} {error}") from error

@@ -21,9 +21,9 @@ from data.synthetic.world import (
     VIDEOS,
     Doubles,
     Floats,
+    HiddenWorld,
     Integers,
     Random,
-    World,
 )
 
 MAX_RECENT = 20
@@ -93,7 +93,7 @@ def times_of_day(random: Random, rows: int) -> Integers:
     return np.interp(share_B, _TRAFFIC_BY_HOUR, np.arange(25.0) * HOUR_MS).astype(np.int64)
 
 
-def draw_impressions(world: World, random: Random, hour_B: Integers) -> Impressions:
+def draw_impressions(world: HiddenWorld, random: Random, hour_B: Integers) -> Impressions:
     """Rows at the given hours: active users, popular videos, half of them from the user's favourite categories."""
     rows = len(hour_B)
     user_B = world.user_slots_N[random.integers(SLOTS, size=rows)].astype(np.int64)
@@ -115,7 +115,7 @@ def draw_impressions(world: World, random: Random, hour_B: Integers) -> Impressi
     )
 
 
-def feature_arrays(world: World, shown: Impressions) -> dict[str, pa.Array]:
+def feature_arrays(world: HiddenWorld, shown: Impressions) -> dict[str, pa.Array]:
     """Arrow arrays in the order of FEATURE_COLUMNS, with the ids that the log uses."""
     recent_ids = pa.array(world.video_id_V[shown.recent_videos_N])
     tags_of_video = pa.ListArray.from_arrays(pa.array(world.tag_offsets_V, pa.int32()), pa.array(world.tags))
@@ -132,7 +132,7 @@ def feature_arrays(world: World, shown: Impressions) -> dict[str, pa.Array]:
     return {column.name: pa.array(arrays[column.name]) for column in FEATURE_COLUMNS}
 
 
-def _draw_videos(world: World, random: Random, user_B: Integers, favourite_share: float) -> Integers:
+def _draw_videos(world: HiddenWorld, random: Random, user_B: Integers, favourite_share: float) -> Integers:
     """By popularity among all videos, or within one of the user's favourite categories in `favourite_share` of rows."""
     rows = len(user_B)
     category_B = world.favourites_UF[user_B, random.integers(FAVOURITES, size=rows)]
@@ -143,7 +143,7 @@ def _draw_videos(world: World, random: Random, user_B: Integers, favourite_share
     return world.video_slots_N[slot_B].astype(np.int64)
 
 
-def _draw_numbers(world: World, random: Random, user_B: Integers, video_B: Integers) -> dict[str, Floats]:
+def _draw_numbers(world: HiddenWorld, random: Random, user_B: Integers, video_B: Integers) -> dict[str, Floats]:
     rows = len(user_B)
     numbers = {name: values_U[user_B] for name, values_U in world.user_numbers.items()}
     numbers |= {name: values_V[video_B] for name, values_V in world.video_numbers.items()}

@@ -12,7 +12,7 @@ from typing import Literal
 import numpy as np
 import pyarrow as pa
 
-from data.synthetic.tasks import Task
+from data.synthetic.tasks import SyntheticTask
 from data.synthetic.world import Doubles
 
 
@@ -33,19 +33,19 @@ class TaskSummary:
     """Of a regression's label on the test set: the MSE of the best constant."""
 
 
-def no_sums(tasks: tuple[Task, ...]) -> Doubles:
+def no_sums(tasks: tuple[SyntheticTask, ...]) -> Doubles:
     """sums_T3 of no rows."""
     return np.zeros((len(tasks), 3))
 
 
-def watched(tables: Iterable[pa.Table], tasks: tuple[Task, ...], sums_T3: Doubles) -> Iterator[pa.Table]:
+def watched(tables: Iterable[pa.Table], tasks: tuple[SyntheticTask, ...], sums_T3: Doubles) -> Iterator[pa.Table]:
     """The same tables; adds each one's sums to `sums_T3` as it passes."""
     for table in tables:
         sums_T3 += np.stack([_task_sums(table, task) for task in tasks])
         yield table
 
 
-def summarise(task: Task, train_3: Doubles, train_rows: int, test_3: Doubles, test_rows: int) -> TaskSummary:
+def summarise(task: SyntheticTask, train_3: Doubles, train_rows: int, test_3: Doubles, test_rows: int) -> TaskSummary:
     """Figures from the sums of each split."""
     rate = ne = mse = variance = None
     if task.kind == "binary":
@@ -57,7 +57,7 @@ def summarise(task: Task, train_3: Doubles, train_rows: int, test_3: Doubles, te
     return TaskSummary(task.name, task.kind, task.auxiliary, rate, ne, mse, variance)
 
 
-def _task_sums(table: pa.Table, task: Task) -> Doubles:
+def _task_sums(table: pa.Table, task: SyntheticTask) -> Doubles:
     label_B = table[task.name].to_numpy().astype(np.float64)
     oracle_B = table[f"oracle_{task.name}"].to_numpy().astype(np.float64)
     if task.kind == "binary":

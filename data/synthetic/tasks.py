@@ -24,9 +24,9 @@ from data.synthetic.world import (
     SIGNALS,
     Bytes,
     Floats,
+    HiddenWorld,
     Integers,
     Random,
-    World,
     build_world,
     random_stream,
 )
@@ -43,7 +43,7 @@ _WATCH_LEVEL, _WATCH_SWING, _WATCH_NOISE = 3.0, 1.2, 0.6
 
 
 @dataclass(frozen=True)
-class Task:
+class SyntheticTask:
     """One kind of feedback."""
 
     name: str
@@ -59,14 +59,18 @@ class Task:
     auxiliary: bool = False
 
 
-_CLICK = Task("click", 0, "binary", "1 = opened", (1.0, 0.1, 0.0, 0.0), 1.5, 0.44)
-_LONG_VIEW = Task("long_view", 1, "binary", "1 = watched to the end or for long", (0.75, 0.6, 0.0, 0.0), 1.5, 0.44)
-_LIKE = Task("like", 2, "binary", "1 = liked", (0.25, 0.0, 1.0, 0.0), 1.63, 0.017)
-_WATCH_TIME = Task("watch_time", 3, "regression", "log(1 + seconds watched)", (0.5, 0.8, 0.0, 0.0), 0.7)
-_HATE = Task("hate", 4, "binary", "1 = asked not to be shown the like", (-0.45, -0.2, -0.1, 0.8), 1.7, 0.0008, True)
-_RARER_LONG_VIEW = Task("long_view", 1, "binary", _LONG_VIEW.description, _LONG_VIEW.mixing_C, 1.5, 0.31)
+_CLICK = SyntheticTask("click", 0, "binary", "1 = opened", (1.0, 0.1, 0.0, 0.0), 1.5, 0.44)
+_LONG_VIEW = SyntheticTask(
+    "long_view", 1, "binary", "1 = watched to the end or for long", (0.75, 0.6, 0.0, 0.0), 1.5, 0.44
+)
+_LIKE = SyntheticTask("like", 2, "binary", "1 = liked", (0.25, 0.0, 1.0, 0.0), 1.63, 0.017)
+_WATCH_TIME = SyntheticTask("watch_time", 3, "regression", "log(1 + seconds watched)", (0.5, 0.8, 0.0, 0.0), 0.7)
+_HATE = SyntheticTask(
+    "hate", 4, "binary", "1 = asked not to be shown the like", (-0.45, -0.2, -0.1, 0.8), 1.7, 0.0008, True
+)
+_RARER_LONG_VIEW = SyntheticTask("long_view", 1, "binary", _LONG_VIEW.description, _LONG_VIEW.mixing_C, 1.5, 0.31)
 
-TASK_GROUPS: dict[str, tuple[Task, ...]] = {
+TASK_GROUPS: dict[str, tuple[SyntheticTask, ...]] = {
     "engagement-consumption": (_CLICK, _LIKE),
     "two-consumption": (_CLICK, _LONG_VIEW),
     "five": (_WATCH_TIME, _CLICK, _RARER_LONG_VIEW, _LIKE, _HATE),
@@ -87,7 +91,7 @@ class SignalModel:
 class TaskModel:
     """A task fitted to the world."""
 
-    task: Task
+    task: SyntheticTask
     weights_TC: Floats
     intercept: float
 
@@ -111,7 +115,7 @@ def build_label_model(seed: int, group: TaskGroup) -> LabelModel:
     return LabelModel(signals, tuple(tasks))
 
 
-def hidden_signals(world: World, model: SignalModel, shown: Impressions) -> Floats:
+def hidden_signals(world: HiddenWorld, model: SignalModel, shown: Impressions) -> Floats:
     """signal_BC: float32, each of mean 0 and about unit variance."""
     signal_BC = np.zeros((len(shown.user_B), len(SIGNALS)), np.float32)
     numbers_DB = _standardise(_log_numbers(shown), model.number_mean_D1, model.number_deviation_D1)
@@ -130,7 +134,7 @@ def true_mean(model: TaskModel, signal_BC: Floats, tab_B: Integers) -> Floats:
     return _sigmoid(z_B + np.float32(model.intercept))
 
 
-def draw_labels(task: Task, mean_B: Floats, random: Random) -> Floats | Bytes:
+def draw_labels(task: SyntheticTask, mean_B: Floats, random: Random) -> Floats | Bytes:
     """label_B: int8 0 or 1 (binary), float32 (regression) with a noise of mean 0 that is cut at three deviations."""
     if task.kind == "binary":
         return (random.random(len(mean_B), dtype=np.float32) < mean_B).astype(np.int8)
@@ -138,7 +142,7 @@ def draw_labels(task: Task, mean_B: Floats, random: Random) -> Floats | Bytes:
     return (mean_B + _WATCH_NOISE * noise_B).astype(np.float32, copy=False)
 
 
-def _parts(world: World, numbers_DB: Floats, shown: Impressions) -> Iterator[Floats]:
+def _parts(world: HiddenWorld, numbers_DB: Floats, shown: Impressions) -> Iterator[Floats]:
     """[B, C] for each of PART_SHARES, in its order."""
     user_B, video_B, tab_B = shown.user_B, shown.video_B, shown.context["tab"]
     yield world.user_effect_UC[user_B]
@@ -150,12 +154,12 @@ def _parts(world: World, numbers_DB: Floats, shown: Impressions) -> Iterator[Flo
     yield _history_match(world, shown)[:, None] * _HISTORY_EFFECT_C
 
 
-def _context_effect(world: World, context: dict[str, Integers]) -> Floats:
+def _context_effect(world: HiddenWorld, context: dict[str, Integers]) -> Floats:
     effects = (world.context_effects[name][context[name]] for name in CONTEXT)
     return reduce(np.add, effects)
 
 
-def _history_match(world: World, shown: Impressions) -> Floats:
+def _history_match(world: HiddenWorld, shown: Impressions) -> Floats:
     """match_B: share of the recent videos that have the category of the one shown; 0 without history."""
     length_B = np.diff(shown.recent_offsets_B)
     row_N = np.repeat(np.arange(len(length_B)), length_B)
@@ -168,7 +172,7 @@ def _log_numbers(shown: Impressions) -> Floats:
     return np.log1p(np.stack([shown.numbers[name] for name in ACTIVE_NUMBERS]))
 
 
-def _fit_signals(world: World, shown: Impressions) -> SignalModel:
+def _fit_signals(world: HiddenWorld, shown: Impressions) -> SignalModel:
     log_DB = _log_numbers(shown)
     mean_D1, deviation_D1 = np.nanmean(log_DB, 1, keepdims=True), np.nanstd(log_DB, 1, keepdims=True)
     numbers_DB = _standardise(log_DB, mean_D1, deviation_D1)
@@ -179,7 +183,7 @@ def _fit_signals(world: World, shown: Impressions) -> SignalModel:
     return SignalModel(mean_D1, deviation_D1, mean_PC, np.sqrt(share_P1) / deviation_PC)
 
 
-def _fit_task(task: Task, random: Random, signal_BC: Floats, tab_B: Integers) -> TaskModel:
+def _fit_task(task: SyntheticTask, random: Random, signal_BC: Floats, tab_B: Integers) -> TaskModel:
     variation_TC = random.uniform(-_TAB_VARIATION, _TAB_VARIATION, (CONTEXT["tab"], len(SIGNALS)))
     weights_TC = np.array(task.mixing_C, np.float32) * (1 + variation_TC).astype(np.float32)
     z_B = _mix(weights_TC, signal_BC, tab_B)

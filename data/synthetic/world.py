@@ -35,7 +35,7 @@ ACTIVE_NUMBERS = (
 
 
 @dataclass(frozen=True)
-class World:
+class HiddenWorld:
     """Everything that is fixed for one seed, about 40 MB."""
 
     user_id_U: Integers
@@ -95,7 +95,7 @@ def random_stream(seed: int, *key: int) -> Random:
 
 
 @lru_cache(maxsize=1)
-def build_world(seed: int) -> World:
+def build_world(seed: int) -> HiddenWorld:
     """The world of a seed, a pure function of it."""
     random = random_stream(seed, 0)
     catalogue = _draw_catalogue(random)
@@ -105,7 +105,7 @@ def build_world(seed: int) -> World:
     user_effect_UC += 0.85 * _normal(random, USERS, len(SIGNALS))
     video_effect_VC = _draw_video_effects(random, catalogue)
     video_slots_N = _slots(catalogue.share_V)
-    return World(
+    return HiddenWorld(
         user_id_U=random.permutation(USERS),
         video_id_V=random.permutation(VIDEOS),
         user_slots_N=_slots(user_share_U),

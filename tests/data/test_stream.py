@@ -429,7 +429,7 @@ def test_look_ahead_is_bounded(
     ends: list[int] = []  # row of its lane at which a decoded segment is used up
     epoch_rows = NUM_ROWS // size * (size // lanes)
 
-    def counted(reading: Reading, task: data.stream.Task) -> object:
+    def counted(reading: Reading, task: data.stream.ReadTask) -> object:
         ends.append(task.epoch * epoch_rows + task.needed + task.stop - task.start)
         return read_rows(reading, task)
 
@@ -453,7 +453,7 @@ def test_look_ahead_is_bounded(
 def test_every_segment_is_decoded_once(manifest: Manifest, monkeypatch: pytest.MonkeyPatch) -> None:
     decoded: list[tuple[int, int, int]] = []
 
-    def counted(reading: Reading, task: data.stream.Task) -> object:
+    def counted(reading: Reading, task: data.stream.ReadTask) -> object:
         decoded.append((task.group, task.start, task.stop))
         return read_rows(reading, task)
 

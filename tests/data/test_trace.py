@@ -105,7 +105,7 @@ def test_without_a_trace_rows_carry_no_numbers(manifest: Manifest) -> None:
     reading = reading_of(manifest)
     task = tasks_of_epoch(reading, range(4), 0, 0)[0]
     rows = read_rows(reading, task)
-    assert rows.numbers_R.tolist() == rows.dense_RD[:, 0].tolist()
+    assert rows.row_ids_R.tolist() == rows.dense_RD[:, 0].tolist()
 
 
 # ---- a sudden end

@@ -22,7 +22,7 @@ from trainer.checkpoint.storage import list_folders, read_state
 from trainer.config.run_config import Config
 from trainer.distributed.world import World
 from trainer.run.directory import RunDirectory, read_records
-from trainer.run.starts import read_segments, surviving
+from trainer.run.starts import read_starts, surviving
 from trainer.train import train
 
 Phase = Literal["training", "save", "evaluation", "restart"]
@@ -105,7 +105,7 @@ def _wait_for(phase: Phase, run: RunDirectory, chance: random.Random, alive: Cal
 
 
 def _segments(run: RunDirectory) -> list[object]:
-    return list(read_segments(run.segments)) if run.segments.exists() else []
+    return list(read_starts(run.segments)) if run.segments.exists() else []
 
 
 def _saving(run: RunDirectory) -> bool:
@@ -138,7 +138,7 @@ def final_tensors(config: Config) -> dict[str, str]:
 def rows_by_trace(config: Config) -> dict[int, int]:
     """How many rows of the dataset the surviving line was handed once, twice, …: a count of the traces alone."""
     run = RunDirectory(config.run.dir)
-    segments = read_segments(run.segments)
+    segments = read_starts(run.segments)
     rows = []
     for piece in surviving(segments):
         for rank in range(segments[piece.segment].world_size):

@@ -33,7 +33,7 @@ def make_batch(labels: list[list[float | None]] = LABELS, weights: list[float] =
         labels_BT=torch.tensor([[label or 0.0 for label in row] for row in labels], dtype=torch.float64),
         label_mask_BT=torch.tensor([[label is not None for label in row] for row in labels]),
         weights_B=torch.tensor(weights, dtype=torch.float64),
-        numbers_B=torch.tensor(rows),
+        row_ids_B=torch.tensor(rows),
     )
 
 
@@ -64,22 +64,22 @@ def slow_loss_sums(logits: list[list[float]]) -> list[float]:
 
 def test_the_loss_equals_a_loop(ranker: Ranker) -> None:
     batch = make_batch()
-    loss, outcome = ranker(batch)
+    loss, output = ranker(batch)
     logits_BT = ranker.head(ranker.features(batch.sparse, batch.dense_BD))
     sums = slow_loss_sums(logits_BT.tolist())
-    assert outcome.loss_T.tolist() == pytest.approx(sums, rel=1e-6)
+    assert output.loss_T.tolist() == pytest.approx(sums, rel=1e-6)
     assert loss.item() == pytest.approx((sums[0] + 0.5 * sums[1] + 3.0 * sums[2]) / 6, rel=1e-6)
 
 
 def test_the_outcome_is_what_metrics_need(ranker: Ranker) -> None:
     batch = make_batch()
-    loss, outcome = ranker(batch)
+    loss, output = ranker(batch)
     assert loss.requires_grad
-    assert not any(tensor.requires_grad for tensor in outcome)
-    assert outcome.logits_BT.dtype == torch.float32
-    assert torch.equal(outcome.labels_BT, batch.labels_BT)
+    assert not any(tensor.requires_grad for tensor in output)
+    assert output.logits_BT.dtype == torch.float32
+    assert torch.equal(output.labels_BT, batch.labels_BT)
     weights = [[w if label is not None else 0 for label in row] for row, w in zip(LABELS, WEIGHTS, strict=True)]
-    assert outcome.weights_BT.tolist() == weights
+    assert output.weights_BT.tolist() == weights
 
 
 def test_missing_labels_and_zero_weights_train_nothing(ranker: Ranker) -> None:

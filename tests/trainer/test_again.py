@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from data.errors import UserError
+from data.errors import ExpectedError
 from tests.ranks import run_on_ranks
 from tests.trainer.datasets import config_values, make_config, write_dataset
 from tests.trainer.training import train_or_explain
@@ -87,7 +87,7 @@ def test_a_count_without_a_checkpoint_is_told(folder: Path, tmp_path: Path, text
     run = RunDirectory(shutil.copytree(folder / "run", tmp_path / "run"))
     shutil.rmtree(run.checkpoints / "576")
     expected = rf"^--checkpoint {text}: no checkpoint of .*/run at {samples} samples; there are 320, 448, 512$"
-    with pytest.raises(UserError, match=expected):
+    with pytest.raises(ExpectedError, match=expected):
         checkpoint_name(text, run, run.read_config())
 
 
@@ -143,7 +143,7 @@ def test_a_changed_list_is_told_by_what_differs(folder: Path, case: str) -> None
     run = RunDirectory(folder / "run")
     values = config_values(folder)
     values["tasks"] = change(values["tasks"])
-    with pytest.raises(UserError) as raised:
+    with pytest.raises(ExpectedError) as raised:
         run.check(parse_config(values, "test"))
     assert f"holds a run of another config: {expected}; name another folder" in str(raised.value)
 
@@ -155,5 +155,5 @@ def test_other_lists_and_missing_values_are_told(folder: Path) -> None:
         ({"model": {"tower": [8, 8]}}, "model.tower was 1 entries, now 2 entries"),
         ({"data": {"weight": "weight"}}, "data.weight was not set, now 'weight'"),
     ):
-        with pytest.raises(UserError, match=expected.replace("[", r"\[")):
+        with pytest.raises(ExpectedError, match=expected.replace("[", r"\[")):
             run.check(make_config(folder, **changes))

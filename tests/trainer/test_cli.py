@@ -308,12 +308,12 @@ def test_lanes_must_be_shared_equally(folder: Path) -> None:
 
 
 def _train_in_world(world: World, config: str) -> tuple[int, str]:
-    from data.errors import UserError
+    from data.errors import ExpectedError
     from trainer.config.run_config import load_config
     from trainer.train import train
 
     try:
         train(load_config(config), world)
-    except UserError as error:
+    except ExpectedError as error:
         return 2, str(error)
     return 0, ""

@@ -13,7 +13,7 @@ import pytest
 from data.errors import DataError
 from tests.ranks import run_on_ranks
 from tests.trainer.datasets import make_config, nothing_to_measure
-from trainer.build_model import Trainee
+from trainer.build_model import ShardedModel
 from trainer.checkpoint.storage import list_folders, read_state
 from trainer.config.run_config import Config, parse_config
 from trainer.distributed.world import World
@@ -109,17 +109,17 @@ def _train_with_a_bad_gradient(world: World, config: Config, parameter: int) -> 
     """In the fifth step, one parameter of the head gets a gradient of NaN on rank 1."""
     from trainer import session as start
 
-    build: Callable[..., Trainee] = start.build_trainee
+    build: Callable[..., ShardedModel] = start.build_sharded_model
 
-    def build_with_hook(*arguments: Any) -> Trainee:
-        trainee = build(*arguments)
+    def build_with_hook(*arguments: Any) -> ShardedModel:
+        sharded = build(*arguments)
         steps = iter(range(1000))
         if world.rank == 1:
-            chosen = list(trainee.model.module.head.parameters())[parameter]  # type: ignore[union-attr, operator]
+            chosen = list(sharded.model.module.head.parameters())[parameter]  # type: ignore[union-attr, operator]
             chosen.register_hook(lambda gradient: gradient * float("nan") if next(steps) == 4 else None)
-        return trainee
+        return sharded
 
-    start.build_trainee = build_with_hook
+    start.build_sharded_model = build_with_hook
     return _train(world, config)
 
 

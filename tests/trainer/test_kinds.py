@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
-from data.errors import UserError
+from data.errors import ExpectedError
 from tests.ranks import run_on_ranks
 from tests.trainer.datasets import make_config, write_dataset
 from tests.trainer.training import train_or_explain
@@ -70,12 +70,12 @@ def _use(world: World, run: str, data: str, out: str, columns: str) -> list[Any]
     try:
         records = evaluate_run(run, "latest", data, world)
         found.append([{key: value for key, value in record.items() if key != "seconds"} for record in records])
-    except UserError as error:
+    except ExpectedError as error:
         found.append(str(error))
     try:
         predict_run(run, "latest", data, out, columns, world)
         found.append(pq.read_table(out).to_pylist())
-    except UserError as error:
+    except ExpectedError as error:
         found.append(str(error))
     return found
 

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from data.errors import UserError
+from data.errors import ExpectedError
 from tests.ranks import run_on_ranks
 from tests.trainer.datasets import make_config
 from trainer.checkpoint.storage import STATE_FILE, list_folders, read_state
@@ -27,7 +27,7 @@ from trainer.train import train
 def _train(world: World, config: Config) -> str | None:
     try:
         train(config, world)
-    except (UserError, RunError) as error:
+    except (ExpectedError, RunError) as error:
         return f"{type(error).__name__}: {error}"
     return None
 

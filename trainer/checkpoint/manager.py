@@ -27,7 +27,7 @@ from torch.distributed.remote_device import _remote_device
 from torchrec.distributed.model_parallel import DistributedModelParallel
 
 from data.discovery.footer import one_line
-from trainer.build_model import Trainee
+from trainer.build_model import ShardedModel
 from trainer.checkpoint.storage import (
     SafePlanner,
     SafeReader,
@@ -69,7 +69,7 @@ class Checkpoints:
         self.stall_seconds = 0.0
         """Time that training has waited for saves since the start."""
 
-    def save(self, trainee: Trainee, state: State, keep: int, on_saved: OnSaved) -> str | None:
+    def save(self, sharded: ShardedModel, state: State, keep: int, on_saved: OnSaved) -> str | None:
         """Starts a save; what went wrong with the one before it, in words.
 
         `on_saved` is called on rank 0, in the background, once the checkpoint is visible.
@@ -77,8 +77,8 @@ class Checkpoints:
         begin = time.perf_counter()
         problem = self.finish()
         final = self._folder / str(state.samples)
-        if self._world.on_first(lambda: _make_way(final, pinned=state.pinned)):
-            staged = self._stager.stage(_tensors(trainee.model, trainee.optimizer))
+        if self._world.on_rank_zero(lambda: _make_way(final, pinned=state.pinned)):
+            staged = self._stager.stage(_tensors(sharded.model, sharded.optimizer))
             self._writing = self._thread.submit(self._write, staged, final, state, keep, on_saved)
         self.stall_seconds += time.perf_counter() - begin
         return problem
@@ -122,7 +122,7 @@ class Checkpoints:
         state, problems = self.newest()
         if state is None:
             raise CheckpointError(f"{problems[0]}; no checkpoint of this run is whole")
-        if self._world.first:
+        if self._world.is_rank_zero:
             for problem in problems:
                 tell("warning", f"{problem}; {state.samples} is used instead")
         return state
@@ -141,17 +141,17 @@ class Checkpoints:
 
     def clear_after(self, samples: int) -> None:
         """Makes room for what follows a resume: damaged checkpoints step aside, half-written ones go."""
-        self._world.on_first(lambda: clear_after(self._folder, samples))
+        self._world.on_rank_zero(lambda: clear_after(self._folder, samples))
 
     def _names(self) -> list[str]:
-        return self._world.on_first(lambda: list_folders(self._folder))
+        return self._world.on_rank_zero(lambda: list_folders(self._folder))
 
     def _verify(self, name: str) -> State:
         """What a whole checkpoint says of itself; CheckpointError names the file that is damaged."""
         path = self._folder / name
-        state = self._world.on_first(lambda: self._read(path))
+        state = self._world.on_rank_zero(lambda: self._read(path))
         share = sorted(state.files)[self._world.rank :: self._world.size]
-        self._world.on_all(lambda: check_files(path, state, share))
+        self._world.raise_on_all_ranks(lambda: check_files(path, state, share))
         return state
 
     def _read(self, path: Path) -> State:
@@ -167,15 +167,15 @@ class Checkpoints:
         try:
             torch.serialization.set_crc32_options(compute_crc32=False)  # five times as slow as our own digests
             dcp.save(staged, storage_writer=dcp.FileSystemWriter(partial), process_group=world.group)
-            files = world.gather(world.on_all(lambda: record_files(partial, world.rank)))
+            files = world.gather(world.raise_on_all_ranks(lambda: record_files(partial, world.rank)))
             whole = replace(state, files={name: record for share in files for name, record in share.items()})
-            world.on_first(lambda: publish(final, whole))
+            world.on_rank_zero(lambda: publish(final, whole))
         except (dcp.CheckpointException, CheckpointError) as error:
             full = shutil.disk_usage(final.parent).free < FULL_BYTES  # torch's writer tells it in words of its own
             cause = "no space left on device" if full else _cause(error)
-            world.on_first(lambda: discard(partial))
+            world.on_rank_zero(lambda: discard(partial))
             raise CheckpointError(f"{final}: not saved ({cause})") from error
-        if world.first:
+        if world.is_rank_zero:
             self._follow_up(lambda: on_saved(state, time.perf_counter() - begin))
             self._follow_up(lambda: thin_out(final.parent, keep))
 

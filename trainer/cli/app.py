@@ -12,7 +12,7 @@ import time
 import typer
 from typer.exceptions import Abort, Exit, TyperException
 
-from data.errors import UserError
+from data.errors import ExpectedError
 from trainer.cli.benchmarks import bench
 from trainer.cli.datasets import importers, synth_command
 from trainer.cli.runs import audit_command, compare_command, report_command
@@ -47,7 +47,7 @@ def run(arguments: list[str]) -> int:
     os.umask(os.umask(0o077) | 0o002)  # nothing that the program creates can be written by everyone
     try:
         code = app(arguments or ["--help"], prog_name="adatt", standalone_mode=False)
-    except UserError as error:
+    except ExpectedError as error:
         return _tell(str(error), 2)
     except RunError as error:
         return _tell(str(error), 1)

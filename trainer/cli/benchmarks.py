@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from data.errors import UserError
+from data.errors import ExpectedError
 from trainer.cli.options import ConfigArgument, JsonOption, SetOption, config_at
 
 bench = typer.Typer(help="Measures speed, beside the limit measured in the same run.")
@@ -46,10 +46,10 @@ def bench_heads_command(  # noqa: PLR0913 - one parameter for each option
     from trainer.console import make_console
 
     if grid and (tasks, task_experts, shared_experts, batch, inputs) != (5, 3, 1, 4096, 512):
-        raise UserError("--all has its own tasks, experts, batches and input; leave the options for them out")
+        raise ExpectedError("--all has its own tasks, experts, batches and input; leave the options for them out")
     for name in heads or []:
         if name not in HEADS:
-            raise UserError(f"--head: unknown head {name!r}; choose from {', '.join(HEADS)}")
+            raise ExpectedError(f"--head: unknown head {name!r}; choose from {', '.join(HEADS)}")
     chosen = [Setting(name, tasks, task_experts, shared_experts, batch, inputs) for name in HEADS]
     wanted = [setting for setting in (all_settings() if grid else chosen) if not heads or setting.head in heads]
     results = []
@@ -78,7 +78,7 @@ def bench_train_command(
         from trainer.console import make_console
 
         result = bench_train(loaded, world, batches)
-        if world.first:
+        if world.is_rank_zero:
             sys.stdout.write(json.dumps(result) + "\n") if as_json else make_console().print(bench_table(result))
 
 

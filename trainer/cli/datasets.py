@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 from rich.table import Table
 
-from data.errors import UserError
+from data.errors import ExpectedError
 from data.storage.paths import path_of
 from trainer.logging.tables import number_cell
 
@@ -56,7 +56,7 @@ def _count(option: str, text: str) -> int:
     try:
         return parse_count(text)
     except ValueError as error:
-        raise UserError(f"{option}: {error}") from error
+        raise ExpectedError(f"{option}: {error}") from error
 
 
 def import_table(summary: "ImportSummary") -> Table:

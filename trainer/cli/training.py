@@ -62,9 +62,9 @@ def evaluate_command(
         from trainer.logging.tables import by_table, evaluation_table
 
         records = evaluate_run(run, checkpoint, data, world, unit)
-        if world.first and as_json:
+        if world.is_rank_zero and as_json:
             sys.stdout.writelines(json.dumps(record) + "\n" for record in records)
-        elif world.first:
+        elif world.is_rank_zero:
             console = make_console()
             console.print(evaluation_table([record for record in records if record["by"] is None]))
             for column in dict.fromkeys(record["by"] for record in records if record["by"] is not None):
@@ -95,5 +95,5 @@ def predict_command(
         from trainer.evaluation.predict import predict_run
 
         scored = predict_run(run, checkpoint, data, out, columns, world)
-        if world.first:
+        if world.is_rank_zero:
             make_console().print(f"{scored} in {out}", soft_wrap=True)

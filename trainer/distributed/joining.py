@@ -17,7 +17,7 @@ import torch.distributed as dist
 from trainer.distributed.agreement import account_of
 from trainer.distributed.rendezvous import answer, connect, told_to_others
 from trainer.distributed.torchrun_env import announced_ranks
-from trainer.distributed.watchdog import Watch
+from trainer.distributed.watchdog import HangWatchdog
 from trainer.distributed.world import DeviceName, World, choose_device, end_without_launcher, start_world
 from trainer.errors import ConfigError, RunError
 
@@ -63,7 +63,7 @@ def _load(load: Callable[[], "Config"]) -> "Config":
 
 def _join(world: World, store: dist.Store | None, hang_seconds: float, stack: ExitStack) -> None:
     """Joins the process group for as long as `stack` is open."""
-    with Watch(world, store, hang_seconds) as watch:
+    with HangWatchdog(world, store, hang_seconds) as watch:
         watch.beat("joining of the ranks")
         try:
             stack.enter_context(start_world(world, store))

@@ -20,7 +20,7 @@ from datetime import timedelta
 import torch.distributed as dist
 from torch.distributed.constants import default_pg_timeout
 
-from data.errors import UserError
+from data.errors import ExpectedError
 from trainer.distributed.agreement import Account, difference
 from trainer.distributed.torchrun_env import Ranks
 from trainer.errors import ConfigError, RunError
@@ -73,11 +73,11 @@ def told_to_others(ranks: Ranks) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        told = isinstance(error, UserError | RunError)
+        told = isinstance(error, ExpectedError | RunError)
         problem = str(error) if told else f"{type(error).__name__}: {error}; its own output says where"
         with suppress(ConfigError, RunError, dist.DistError):  # there may be nobody to tell
             store = connect(ranks, LAST_WORDS_SECONDS)
-            entry = _entry(ranks, None, problem, wrong_input=isinstance(error, UserError))
+            entry = _entry(ranks, None, problem, wrong_input=isinstance(error, ExpectedError))
             _arrive(store, entry)
             if ranks.rank == 0:
                 _tell(store, Verdict(f"{entry.name}: {problem}", entry.wrong_input), ranks)

@@ -73,7 +73,7 @@ class Place:
     pid: int
 
 
-class Watch:
+class HangWatchdog:
     """Context in which a hang of any rank ends all of them with a message. Enter it on all ranks.
 
     `store` joins the ranks (a connection of its own is made); None: this rank watches itself alone. Time counts from
@@ -90,7 +90,7 @@ class Watch:
         jobs = [self._mind_clock] if self._store is None else [self._mind_clock, self._mind_store]
         self._threads = [threading.Thread(target=job, name=f"watch{job.__name__}", daemon=True) for job in jobs]
 
-    def __enter__(self) -> "Watch":
+    def __enter__(self) -> "HangWatchdog":
         for thread in self._threads:
             thread.start()
         return self

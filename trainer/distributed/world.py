@@ -14,11 +14,11 @@ from typing import Any, Literal, TypeVar
 import torch
 import torch.distributed as dist
 
-from data.errors import UserError
+from data.errors import ExpectedError
 from trainer.errors import DISK_FULL, ConfigError, RunError, file_error
 
 Result = TypeVar("Result")
-TOLD_ERRORS = (UserError, RunError)
+EXPECTED_ERRORS = (ExpectedError, RunError)
 """End a run with one line; whatever else is raised is a bug, and ends its rank with a traceback."""
 DeviceName = Literal["auto", "cpu", "cuda"]
 
@@ -45,7 +45,7 @@ class World:
         return f"rank {self.rank} (host {socket.gethostname()})"
 
     @property
-    def first(self) -> bool:
+    def is_rank_zero(self) -> bool:
         """Whether this rank writes and prints."""
         return self.rank == 0
 
@@ -59,13 +59,13 @@ class World:
         share = lanes // self.size
         return range(self.rank * share, (self.rank + 1) * share)
 
-    def on_first(self, function: Callable[[], Result]) -> Result:
+    def on_rank_zero(self, function: Callable[[], Result]) -> Result:
         """Result of `function`, run on rank 0 only; an error that is told to the user is raised on all. Collective."""
         message: list[Any] = [None, None]
-        if self.first:
+        if self.is_rank_zero:
             try:
                 message[0] = function()
-            except TOLD_ERRORS as error:
+            except EXPECTED_ERRORS as error:
                 message[1] = error
             except OSError as error:
                 if error.filename is None and error.errno not in DISK_FULL:
@@ -76,15 +76,15 @@ class World:
             raise message[1]
         return message[0]
 
-    def on_all(self, function: Callable[[], Result]) -> Result:
+    def raise_on_all_ranks(self, function: Callable[[], Result]) -> Result:
         """Result of `function` on this rank; any rank's error that is told to the user is raised on all. Collective.
 
         Where all goes well it costs no more than a small all-reduce on the host.
         """
-        error: UserError | RunError | None = None
+        error: ExpectedError | RunError | None = None
         try:
             result = function()
-        except TOLD_ERRORS as caught:
+        except EXPECTED_ERRORS as caught:
             error = caught
         except OSError as caught:
             if caught.filename is None and caught.errno not in DISK_FULL:
@@ -118,12 +118,12 @@ def start_world(world: World, store: dist.Store | None) -> Iterator[None]:
     _quiet_libraries()
     backend = "cuda:nccl,cpu:gloo" if world.device.type == "cuda" else "gloo"
     dist.init_process_group(backend, store=store or dist.HashStore(), rank=world.rank, world_size=world.size)
-    meet()
+    barrier()
     yield
     dist.destroy_process_group()  # not after an error: the other ranks may be elsewhere
 
 
-def meet() -> None:
+def barrier() -> None:
     """Waits until every rank has joined: one that leaves at once, over wrong input, breaks the others' connecting."""
     dist.all_reduce(torch.zeros(1))
 

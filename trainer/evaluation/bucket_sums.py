@@ -57,9 +57,9 @@ class Buckets:
         return "with rows taken as independent" if self.unit is None else f"by unit {self.unit!r}"
 
 
-def bucket_of(numbers_B: torch.Tensor) -> torch.Tensor:
+def bucket_of(row_ids_B: torch.Tensor) -> torch.Tensor:
     """Buckets of rows by their number in the test set: 64-bit multiplications that wrap, as a hash."""
-    mixed_B = (numbers_B + 1) * -7046029254386353131  # 2^64 / golden ratio
+    mixed_B = (row_ids_B + 1) * -7046029254386353131  # 2^64 / golden ratio
     mixed_B = (mixed_B ^ (mixed_B >> 32)) * -4658895280553007687
     return (mixed_B >> 40) & (BUCKETS - 1)
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from data.errors import DataError
 from data.manifest import Manifest
 from data.stream import read_row_group
-from models.ranker import Outcome
+from models.ranker import StepOutput
 from trainer.distributed.world import World
 from trainer.evaluation.auc import ExactAuc
 from trainer.evaluation.metrics import Metrics, MetricSums, histogram_places, with_exact_auc
@@ -54,20 +54,20 @@ class MetricsByValue:
         self._slot_N = torch.zeros(rows or 0, dtype=torch.int64, device=is_binary_T.device)
         self._held = 0
 
-    def update(self, outcome: Outcome) -> None:
+    def update(self, output: StepOutput) -> None:
         """Adds the rows of a batch; DataError where the column has too many values."""
-        numbers_B = outcome.numbers_B.cpu().numpy()
-        slots_B = torch.from_numpy(self._slots_of(numbers_B))  # first: it may ask for room
-        slot_B = slots_B.to(outcome.logits_BT.device)
-        is_row_B1 = outcome.numbers_B[:, None] >= 0
-        labels_BT, weights_BT = outcome.labels_BT, outcome.weights_BT * is_row_B1
-        self._sums.update(outcome.logits_BT, labels_BT, weights_BT, slot_B)
+        row_ids_B = output.row_ids_B.cpu().numpy()
+        slots_B = torch.from_numpy(self._slots_of(row_ids_B))  # first: it may ask for room
+        slot_B = slots_B.to(output.logits_BT.device)
+        is_row_B1 = output.row_ids_B[:, None] >= 0
+        labels_BT, weights_BT = output.labels_BT, output.weights_BT * is_row_B1
+        self._sums.update(output.logits_BT, labels_BT, weights_BT, slot_B)
         num_places = 2 * len(self._is_binary_T) * self._bins
-        place_BT = histogram_places(outcome.logits_BT.double(), labels_BT, self._bins) + slot_B[:, None] * num_places
+        place_BT = histogram_places(output.logits_BT.double(), labels_BT, self._bins) + slot_B[:, None] * num_places
         self._histogram_V2TH.view(-1).index_add_(0, place_BT.view(-1), weights_BT.double().view(-1))
         if len(self._slot_N):
             stop = self._held + len(slot_B)
-            self._slot_N[self._held : stop] = torch.where(outcome.numbers_B >= 0, slot_B, 0)
+            self._slot_N[self._held : stop] = torch.where(output.row_ids_B >= 0, slot_B, 0)
             self._held = stop
 
     def compute(self, world: World, exact: ExactAuc | None = None) -> dict[Any, list[Metrics]]:
@@ -109,9 +109,9 @@ class MetricsByValue:
         histogram_V2TH[:before] = self._histogram_V2TH
         self._sums, self._histogram_V2TH = sums, histogram_V2TH
 
-    def _slots_of(self, numbers_B: NDArray[np.int64]) -> NDArray[np.int64]:
+    def _slots_of(self, row_ids_B: NDArray[np.int64]) -> NDArray[np.int64]:
         """The slot of each row's value; the empty one for padding."""
-        slot_B = self._values.of(numbers_B, padding=-1)
+        slot_B = self._values.of(row_ids_B, padding=-1)
         if len(self._slots) >= len(self._histogram_V2TH):
             self._make_room(2 * len(self._slots))
         slot_B[slot_B < 0] = len(self._histogram_V2TH) - 1

@@ -3,7 +3,7 @@
 from typing import Any
 
 from data.manifest import Manifest, load_manifest
-from trainer.build_model import build_trainee, check_lanes, check_same_kinds, open_dataset, test_reading
+from trainer.build_model import build_sharded_model, check_lanes, check_same_kinds, open_dataset, test_reading
 from trainer.checkpoint.manager import Checkpoints
 from trainer.checkpoint.selection import checkpoint_name
 from trainer.clock import Due
@@ -25,19 +25,19 @@ def evaluate_run(
     `unit` takes the place of the config's `evaluate.unit`; empty: rows are taken as independent.
     """
     run = RunDirectory(path)
-    config = _with_unit(world.on_first(run.read_config), unit)
+    config = _with_unit(world.on_rank_zero(run.read_config), unit)
     check_lanes(config, world)
-    world.on_first(run.check_entries)
-    checkpoints = Checkpoints(run.checkpoints, world, world.on_first(lambda: origin_of(run, config)))
-    state = checkpoints.find(world.on_first(lambda: checkpoint_name(checkpoint, run, config)))
+    world.on_rank_zero(run.check_entries)
+    checkpoints = Checkpoints(run.checkpoints, world, world.on_rank_zero(lambda: origin_of(run, config)))
+    state = checkpoints.find(world.on_rank_zero(lambda: checkpoint_name(checkpoint, run, config)))
     manifest = open_dataset(config.data.test if data is None else data, config, world)
-    world.on_first(lambda: check_same_kinds(load_manifest(run.manifests["train"]), manifest, config))
-    trainee = build_trainee(config, world, config.train.samples, saves=False)
-    checkpoints.load(state, trainee.model, None)
-    found = Evaluator(config, world, trainee, test_reading(config, manifest, world.size)).run(state.samples)
+    world.on_rank_zero(lambda: check_same_kinds(load_manifest(run.manifests["train"]), manifest, config))
+    sharded = build_sharded_model(config, world, config.train.samples, saves=False)
+    checkpoints.load(state, sharded.model, None)
+    found = Evaluator(config, world, sharded, test_reading(config, manifest, world.size)).run(state.samples)
     is_asked = unit is not None or config.evaluate.unit is not None
-    world.on_first(lambda: _keep(run, config, state.samples, manifest, found, is_asked))
-    if world.first:
+    world.on_rank_zero(lambda: _keep(run, config, state.samples, manifest, found, is_asked))
+    if world.is_rank_zero:
         for line in found.warnings:
             tell("warning", line)
     return found.records

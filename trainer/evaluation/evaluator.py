@@ -19,9 +19,9 @@ from data.discovery.footer import types_named
 from data.discovery.schema import ORACLE_PREFIX
 from data.manifest import Manifest
 from data.stream import Reading, read_row_group, stream
-from models.ranker import Outcome, Ranker
+from models.ranker import Ranker, StepOutput
 from models.tasks import TaskConfig
-from trainer.build_model import Trainee
+from trainer.build_model import ShardedModel
 from trainer.config.run_config import Config
 from trainer.distributed.world import World
 from trainer.evaluation.auc import EXACT_ROWS, ExactAuc
@@ -65,11 +65,11 @@ class _Tally:
     gates: FusionMeans
     not_finite: dict[str, int]
 
-    def update(self, outcome: Outcome, bucket_B: torch.Tensor) -> None:
-        self.sums.update(outcome.logits_BT, outcome.labels_BT, outcome.weights_BT, bucket_B)
-        self.gates.update(outcome.numbers_B >= 0)
+    def update(self, output: StepOutput, bucket_B: torch.Tensor) -> None:
+        self.sums.update(output.logits_BT, output.labels_BT, output.weights_BT, bucket_B)
+        self.gates.update(output.row_ids_B >= 0)
         if self.exact is not None:
-            self.exact.update(outcome.logits_BT, outcome.labels_BT, outcome.weights_BT)
+            self.exact.update(output.logits_BT, output.labels_BT, output.weights_BT)
 
     def compute(self, world: World) -> list[Metrics]:
         """Metrics of each task on the whole test set. Collective: call on all ranks."""
@@ -82,8 +82,8 @@ class _Tally:
 class Evaluator:
     """Evaluates the model as it stands."""
 
-    def __init__(self, config: Config, world: World, trainee: Trainee, reading: Reading) -> None:
-        self._config, self._world, self._trainee, self._reading = config, world, trainee, reading
+    def __init__(self, config: Config, world: World, sharded: ShardedModel, reading: Reading) -> None:
+        self._config, self._world, self._sharded, self._reading = config, world, sharded, reading
         self._meeting = world.with_own_group()
         self._oracle: dict[str, Metrics] | None = None
         self._bucketing: Bucketing | None = None
@@ -118,7 +118,7 @@ class Evaluator:
 
     def _readable(self, batches: Iterator[Batch]) -> Iterator[Batch]:
         """The batches; what went wrong in reading those of one rank is raised on all."""
-        while (batch := self._meeting.on_all(lambda: next(batches, None))) is not None:
+        while (batch := self._meeting.raise_on_all_ranks(lambda: next(batches, None))) is not None:
             yield batch
 
     def _records(self, metrics: list[Metrics], oracle: dict[str, Metrics]) -> list[dict[str, Any]]:
@@ -147,19 +147,19 @@ class Evaluator:
         tally = self._empty_tally(self._bucketing, len(lanes))
         pinned = world.device.type == "cuda"
         batches = stream(reading, lanes, 0, threads=self._config.data.threads, pin=pinned)
-        self._trainee.model.eval()
+        self._sharded.model.eval()
         try:
             with torch.no_grad():
                 readable = self._readable(batches)
                 for _ in range(reading.batches_per_epoch):
-                    outcome = self._trainee.pipeline.progress(readable)
-                    tally.update(outcome, self._buckets_of(self._bucketing, outcome))
+                    output = self._sharded.pipeline.progress(readable)
+                    tally.update(output, self._buckets_of(self._bucketing, output))
                     for values in tally.by:
-                        self._meeting.on_all(partial(values.update, outcome))
+                        self._meeting.raise_on_all_ranks(partial(values.update, output))
                     between()
         finally:
             batches.close()
-            self._trainee.model.train()
+            self._sharded.model.train()
         tally.not_finite = count_not_finite(reading.columns, batches.not_finite_D, world)
         return tally
 
@@ -168,7 +168,7 @@ class Evaluator:
         is_binary_T = torch.tensor([task.binary for task in config.tasks], device=device)
         rows = self._reading.batches_per_epoch * self._reading.rows_per_lane * lanes
         is_exact = manifest.num_rows <= EXACT_ROWS
-        head = cast(Ranker, self._trainee.model.module).head
+        head = cast(Ranker, self._sharded.model.module).head
         return _Tally(
             sums=MetricSums(is_binary_T, bucketing.count),
             exact=ExactAuc(is_binary_T, rows) if is_exact else None,
@@ -180,11 +180,11 @@ class Evaluator:
             not_finite={},
         )
 
-    def _buckets_of(self, bucketing: Bucketing, outcome: Outcome) -> torch.Tensor:
+    def _buckets_of(self, bucketing: Bucketing, output: StepOutput) -> torch.Tensor:
         """The bucket of each row (B). Collective where a column is read: call on all ranks."""
         if bucketing.unit is None:
-            return bucketing.of(outcome.numbers_B)
-        return self._meeting.on_all(lambda: bucketing.of(outcome.numbers_B))
+            return bucketing.of(output.row_ids_B)
+        return self._meeting.raise_on_all_ranks(lambda: bucketing.of(output.row_ids_B))
 
 
 def oracle_metrics(
@@ -198,7 +198,7 @@ def oracle_metrics(
         for group in range(world.rank, len(manifest.rows) if known else 0, world.size):
             _add_oracles(manifest, group, known, weight, sums)
 
-    world.on_all(read)
+    world.raise_on_all_ranks(read)
     for total in sums.values():
         for tensor in total.tensors:
             tensor.copy_(world.sum(tensor.to(world.device)).cpu())

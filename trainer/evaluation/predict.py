@@ -30,9 +30,16 @@ from data.columns.kinds import common_type
 from data.columns.types import missing_column_hint
 from data.manifest import Manifest, load_manifest
 from data.stream import Reading, stream
-from models.ranker import Outcome
+from models.ranker import StepOutput
 from models.tasks import TaskConfig
-from trainer.build_model import Trainee, build_trainee, check_lanes, check_same_kinds, open_dataset, test_reading
+from trainer.build_model import (
+    ShardedModel,
+    build_sharded_model,
+    check_lanes,
+    check_same_kinds,
+    open_dataset,
+    test_reading,
+)
 from trainer.checkpoint.manager import Checkpoints
 from trainer.checkpoint.selection import checkpoint_name
 from trainer.config.run_config import Config, EvaluateConfig
@@ -51,31 +58,34 @@ ROW_COLUMN = "row"
 def predict_run(path: str, checkpoint: str, data: str, out: str, columns: str, world: World) -> Scored:
     """Writes the predictions of the run at `path` for the dataset `data` to `out`. Collective: call on all ranks.
 
-    `columns`: those of the input to copy, as in `a,b as c`. UserError for whatever is wrong; `out` is then as before.
+    `columns`: those of the input to copy, as in `a,b as c`. ExpectedError for whatever is wrong; `out` is then as
+    before.
     """
     run, output = RunDirectory(path), Output(out)
-    config = world.on_first(run.read_config)
+    config = world.on_rank_zero(run.read_config)
     check_lanes(config, world)
     manifest = open_dataset(data, _without_labels(config), world)
-    world.on_first(lambda: check_same_kinds(load_manifest(run.manifests["train"]), manifest, _without_labels(config)))
+    world.on_rank_zero(
+        lambda: check_same_kinds(load_manifest(run.manifests["train"]), manifest, _without_labels(config))
+    )
     copied = parse_columns(columns, manifest, config.tasks)
-    world.on_first(lambda: output.check(manifest))
-    checkpoints = Checkpoints(run.checkpoints, world, world.on_first(lambda: origin_of(run, config)))
-    state = checkpoints.find(world.on_first(lambda: checkpoint_name(checkpoint, run, config)))
-    trainee = build_trainee(config, world, config.train.samples, saves=False)
-    checkpoints.load(state, trainee.model, None)
+    world.on_rank_zero(lambda: output.check(manifest))
+    checkpoints = Checkpoints(run.checkpoints, world, world.on_rank_zero(lambda: origin_of(run, config)))
+    state = checkpoints.find(world.on_rank_zero(lambda: checkpoint_name(checkpoint, run, config)))
+    sharded = build_sharded_model(config, world, config.train.samples, saves=False)
+    checkpoints.load(state, sharded.model, None)
 
     begin = time.perf_counter()
     reading = test_reading(_without_labels(config), manifest, config.data.lanes)
     schema = _schema(manifest, config.tasks, copied)
     files = [LaneFile(output, lane, schema, reading, list(copied.values())) for lane in world.lanes(reading.lanes)]
     with removed_after_errors(output, files, world):
-        world.on_first(output.create)
-        _score(config, world, trainee, reading, files)
+        world.on_rank_zero(output.create)
+        _score(config, world, sharded, reading, files)
         names = [name for names in world.gather([file.name for file in files if file.rows]) for name in names]
         seconds = time.perf_counter() - begin
         scored = Scored(state.samples, manifest.fingerprint, manifest.num_rows, len(names), seconds)
-        world.on_first(lambda: output.finish(names, scored))
+        world.on_rank_zero(lambda: output.finish(names, scored))
     return scored
 
 
@@ -114,13 +124,13 @@ def _schema(manifest: Manifest, tasks: tuple[TaskConfig, ...], copied: dict[str,
     )
 
 
-def _score(config: Config, world: World, trainee: Trainee, reading: Reading, files: list[LaneFile]) -> None:
+def _score(config: Config, world: World, sharded: ShardedModel, reading: Reading, files: list[LaneFile]) -> None:
     """Fills the files of this rank's lanes. Collective: call on all ranks."""
     meeting, rows, size = world.with_own_group(), reading.manifest.num_rows, reading.global_batch_size
     is_binary_T = torch.tensor([task.binary for task in config.tasks], device=world.device)
     pinned = world.device.type == "cuda"
-    progress = count_progress("scoring rows", rows) if world.first else nullcontext(lambda _: None)
-    trainee.model.eval()
+    progress = count_progress("scoring rows", rows) if world.is_rank_zero else nullcontext(lambda _: None)
+    sharded.model.eval()
     with (
         closing(stream(reading, world.lanes(reading.lanes), 0, threads=config.data.threads, pin=pinned)) as batches,
         torch.no_grad(),
@@ -128,30 +138,30 @@ def _score(config: Config, world: World, trainee: Trainee, reading: Reading, fil
     ):
         features = _features(batches, len(config.tasks), meeting)
         for number in range(reading.batches_per_epoch):
-            outcome = trainee.pipeline.progress(features)
-            meeting.on_all(partial(_write, outcome, is_binary_T, files))
+            output = sharded.pipeline.progress(features)
+            meeting.raise_on_all_ranks(partial(_write, output, is_binary_T, files))
             advance(min(size, rows - number * size))
     not_finite = count_not_finite(reading.columns, batches.not_finite_D, meeting)
-    meeting.on_all(partial(_finish, files))
-    if world.first:
+    meeting.raise_on_all_ranks(partial(_finish, files))
+    if world.is_rank_zero:
         sys.stderr.writelines(f"warning: {line}\n" for line in describe_not_finite(not_finite, "of the input"))
 
 
 def _features(batches: Iterator[Batch], num_tasks: int, meeting: World) -> Iterator[Batch]:
     """The batches with a missing label for every task; what went wrong in reading them is raised on all ranks."""
-    while (batch := meeting.on_all(lambda: next(batches, None))) is not None:
-        rows = len(batch.numbers_B)
+    while (batch := meeting.raise_on_all_ranks(lambda: next(batches, None))) is not None:
+        rows = len(batch.row_ids_B)
         missing_BT = torch.zeros(rows, num_tasks, dtype=torch.bool)
         yield replace(batch, labels_BT=missing_BT.float(), label_mask_BT=missing_BT)
 
 
-def _write(outcome: Outcome, is_binary_T: torch.Tensor, files: list[LaneFile]) -> None:
+def _write(output: StepOutput, is_binary_T: torch.Tensor, files: list[LaneFile]) -> None:
     """Gives every lane its rows of a batch; those that pad it come last in their lane."""
-    predictions_BT = torch.where(is_binary_T, outcome.logits_BT.sigmoid(), outcome.logits_BT).cpu()
-    lanes = zip(outcome.numbers_B.cpu().chunk(len(files)), predictions_BT.chunk(len(files)), strict=True)
-    for file, (numbers_R, predictions_RT) in zip(files, lanes, strict=True):
-        rows = int((numbers_R >= 0).sum())
-        file.add(numbers_R[:rows].numpy(), predictions_RT[:rows].numpy())
+    predictions_BT = torch.where(is_binary_T, output.logits_BT.sigmoid(), output.logits_BT).cpu()
+    lanes = zip(output.row_ids_B.cpu().chunk(len(files)), predictions_BT.chunk(len(files)), strict=True)
+    for file, (row_ids_R, predictions_RT) in zip(files, lanes, strict=True):
+        rows = int((row_ids_R >= 0).sum())
+        file.add(row_ids_R[:rows].numpy(), predictions_RT[:rows].numpy())
 
 
 def _finish(files: list[LaneFile]) -> None:

@@ -27,7 +27,7 @@ from data.manifest import Manifest, open_uri
 from data.prefetch import Prefetcher
 from data.storage.paths import path_of
 from data.stream import Reading, read_row_group, tasks_of_epoch
-from trainer.distributed.world import TOLD_ERRORS, World
+from trainer.distributed.world import EXPECTED_ERRORS, World
 
 MARKER = "_SUCCESS"
 ROW_GROUP_ROWS, ROW_GROUP_BYTES = 1 << 17, 32 << 20
@@ -141,14 +141,14 @@ class LaneFile:
         self._predictions_TR = np.empty((num_tasks, most_rows), np.float32)
         self._held_rows = 0
 
-    def add(self, numbers_R: Int64, predictions_RT: Float32) -> None:
+    def add(self, row_ids_R: Int64, predictions_RT: Float32) -> None:
         """Adds rows; DataError where the filesystem does not take them, or the columns to copy cannot be read."""
-        if len(numbers_R) == 0:
+        if len(row_ids_R) == 0:
             return
-        place = slice(self._held_rows, self._held_rows + len(numbers_R))
-        self._numbers_R[place], self._predictions_TR[:, place] = numbers_R, predictions_RT.T
-        self._held_rows += len(numbers_R)
-        self.rows += len(numbers_R)
+        place = slice(self._held_rows, self._held_rows + len(row_ids_R))
+        self._numbers_R[place], self._predictions_TR[:, place] = row_ids_R, predictions_RT.T
+        self._held_rows += len(row_ids_R)
+        self.rows += len(row_ids_R)
         copied_bytes = self._copied.reach(self._held_rows) if self._copied else 0
         if self._held_rows >= ROW_GROUP_ROWS or copied_bytes >= ROW_GROUP_BYTES:
             self._write()
@@ -250,8 +250,8 @@ def removed_after_errors(output: Output, files: list[LaneFile], world: World) ->
     except BaseException as error:
         for file in files:
             file.remove()
-        if isinstance(error, TOLD_ERRORS):
+        if isinstance(error, EXPECTED_ERRORS):
             world.gather(None)  # all have removed their files
-        if world.first:
+        if world.is_rank_zero:
             output.remove()
         raise

@@ -34,14 +34,14 @@ class RowValues:
         self._column, self._manifest, self._encode = column, manifest, encode
         self.of_group = lru_cache(maxsize=lanes + 1)(self._read)
 
-    def of(self, numbers_B: Int64, padding: int) -> Int64:
+    def of(self, row_ids_B: Int64, padding: int) -> Int64:
         """The number of each row's value; `padding` for rows below 0. UnreadableError names what cannot be read."""
         first_row = self._manifest.first_row
-        group_B = np.searchsorted(first_row, numbers_B, side="right") - 1
-        codes_B = np.full(len(numbers_B), padding)
-        for group in np.unique(group_B[numbers_B >= 0]):
-            chosen_B = (group_B == group) & (numbers_B >= 0)
-            codes_B[chosen_B] = self.of_group(int(group))[numbers_B[chosen_B] - first_row[group]]
+        group_B = np.searchsorted(first_row, row_ids_B, side="right") - 1
+        codes_B = np.full(len(row_ids_B), padding)
+        for group in np.unique(group_B[row_ids_B >= 0]):
+            chosen_B = (group_B == group) & (row_ids_B >= 0)
+            codes_B[chosen_B] = self.of_group(int(group))[row_ids_B[chosen_B] - first_row[group]]
         return codes_B
 
     def _read(self, group: int) -> Int64:

@@ -49,10 +49,10 @@ def bucket_rows(unit: str | None, manifest: Manifest, lanes: int, world: World) 
     values = RowValues(unit, manifest, lanes, unit_codes)
     few_codes = _few_units(values, len(manifest.rows), world)
 
-    def buckets_of(numbers_B: torch.Tensor) -> torch.Tensor:
-        codes_B = values.of(numbers_B.cpu().numpy(), padding=0)
+    def buckets_of(row_ids_B: torch.Tensor) -> torch.Tensor:
+        codes_B = values.of(row_ids_B.cpu().numpy(), padding=0)
         buckets_B = fold(codes_B, BUCKETS) if few_codes is None else np.searchsorted(few_codes, codes_B)
-        return torch.from_numpy(buckets_B % count).to(numbers_B.device)  # padding may lie behind the last unit
+        return torch.from_numpy(buckets_B % count).to(row_ids_B.device)  # padding may lie behind the last unit
 
     count = BUCKETS if few_codes is None else len(few_codes)
     return Bucketing(unit, count, buckets_of)
@@ -69,7 +69,7 @@ def _few_units(values: RowValues, groups: int, world: World) -> Int64 | None:
                 break
         return found
 
-    found = set[int]().union(*world.gather(world.on_all(read)))
+    found = set[int]().union(*world.gather(world.raise_on_all_ranks(read)))
     return np.array(sorted(found), np.int64) if len(found) <= BUCKETS else None
 
 

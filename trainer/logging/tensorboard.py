@@ -30,7 +30,7 @@ HPARAMS = {
 """What TensorBoard's HPARAMS page compares runs by, and where it stands in the config."""
 
 
-class Board:
+class TensorBoardWriter:
     """A run's TensorBoard folder, from `start` samples on: what an earlier start wrote after them is purged."""
 
     def __init__(self, folder: Path, start: int) -> None:

@@ -15,7 +15,7 @@ from rich.text import Text
 from data.columns.decode import Columns
 from data.hashing import Int64
 from models.heads.base import Head
-from models.ranker import Outcome
+from models.ranker import StepOutput
 from models.tasks import TaskConfig
 from trainer.checkpoint.storage import State
 from trainer.config.run_config import Config
@@ -28,7 +28,7 @@ from trainer.evaluation.gate_stats import GateObserver, gate_entropies, write_fu
 from trainer.evaluation.metrics import entropy
 from trainer.evaluation.not_finite import count_not_finite, describe_not_finite
 from trainer.logging.tables import by_table, evaluation_table, result_table
-from trainer.logging.tensorboard import Board
+from trainer.logging.tensorboard import TensorBoardWriter
 from trainer.run.directory import RunDirectory, append_records, plain
 from trainer.sharding.plan import Placement
 
@@ -54,8 +54,8 @@ class TrainLog:
         self._samples = start
         self._begin = self._last = time.perf_counter()
         self._last_wait = 0.0
-        self._display = Display(world.first, start, end)
-        self._board = Board(run.tensorboard, start) if world.first else None
+        self._display = Display(world.is_rank_zero, start, end)
+        self._board = TensorBoardWriter(run.tensorboard, start) if world.is_rank_zero else None
 
     def state(self) -> dict[str, Any]:
         """Sums since the last record, over all ranks, for a checkpoint. Collective: call on all ranks."""
@@ -63,25 +63,25 @@ class TrainLog:
 
     def restore(self, state: dict[str, Any]) -> None:
         """Goes on from `state`: the next record covers what was trained before the resume too."""
-        if self._world.first:
+        if self._world.is_rank_zero:
             self._sums_4T += torch.tensor(state["sums"], dtype=torch.float64, device=self._sums_4T.device)
 
     def watch_gates(self, head: Head) -> None:
         """Adds the entropy of each gate, on the newest batch of rank 0, to the records."""
-        if self._world.first:
+        if self._world.is_rank_zero:
             self._gates = GateObserver(head, [task.name for task in self._config.tasks], training=True)
 
     def watch_data(self, columns: Columns, not_finite_D: Int64) -> None:
         """Warns at each record of new dense columns with numbers that are not finite. `not_finite_D`: rows so far."""
         self._columns, self._not_finite_D = columns, not_finite_D
 
-    def update(self, outcome: Outcome) -> None:
+    def update(self, output: StepOutput) -> None:
         """Adds the losses of a step that was trained, without waiting for them."""
-        predictions_BT = torch.where(self._is_binary_T, outcome.logits_BT.sigmoid(), outcome.logits_BT)
-        self._sums_4T[0] += outcome.loss_T
-        self._sums_4T[1] += outcome.weights_BT.sum(dim=0)
-        self._sums_4T[2] += (predictions_BT * outcome.weights_BT).sum(dim=0)
-        self._sums_4T[3] += (outcome.labels_BT * outcome.weights_BT).sum(dim=0)
+        predictions_BT = torch.where(self._is_binary_T, output.logits_BT.sigmoid(), output.logits_BT)
+        self._sums_4T[0] += output.loss_T
+        self._sums_4T[1] += output.weights_BT.sum(dim=0)
+        self._sums_4T[2] += (predictions_BT * output.weights_BT).sum(dim=0)
+        self._sums_4T[3] += (output.labels_BT * output.weights_BT).sum(dim=0)
         if self._gates is not None:
             self._newest_gates = self._gates.take()
 
@@ -180,7 +180,7 @@ class TrainLog:
 
     def event(self, name: str, samples: int, **values: Any) -> None:
         """Appends what happened to events.jsonl; rank 0 only writes."""
-        if self._world.first:
+        if self._world.is_rank_zero:
             when = datetime.now(UTC).isoformat(timespec="seconds")
             record = {"event": name, "time": when, "segment": self._state.segment, "samples": samples, **values}
             append_records(self._run.events, [record])

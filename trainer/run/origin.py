@@ -17,7 +17,7 @@ from trainer.checkpoint.storage import State
 from trainer.config.run_config import Config, parse_config
 from trainer.errors import CheckpointError, ConfigError
 from trainer.run.directory import RunDirectory, difference, plain
-from trainer.run.starts import Segment, surviving
+from trainer.run.starts import RunStart, surviving
 
 _ID_BYTES = 16
 
@@ -42,7 +42,7 @@ class Origin:
         if found:
             raise ForeignError(f"{path}: is a checkpoint of another run ({found}); move it out of this run's folder")
 
-    def check_starts(self, path: Path, segments: Iterable[Segment]) -> None:
+    def check_starts(self, path: Path, segments: Iterable[RunStart]) -> None:
         """ConfigError where the records of starts at `path` are of another run."""
         for segment in segments:
             found = self._other_identity(segment.run) or self._other_data("train", segment.fingerprint)
@@ -75,7 +75,7 @@ class Origin:
 
 
 def origin_of(run: RunDirectory, config: Config) -> Origin:
-    """What the folder of a run says of itself; UserError where that is damaged."""
+    """What the folder of a run says of itself; ExpectedError where that is damaged."""
     fingerprints = {use: load_manifest(path).fingerprint for use, path in run.manifests.items() if path.exists()}
     return Origin(read_identity(run), plain(config), fingerprints)
 
@@ -102,7 +102,7 @@ def read_identity(run: RunDirectory) -> str | None:
     return text
 
 
-def check_writer(path: Path, state: State, segments: list[Segment]) -> None:
+def check_writer(path: Path, state: State, segments: list[RunStart]) -> None:
     """CheckpointError where the checkpoint at `path` does not follow from the line of starts."""
     writer, advice = state.segment, "restore that file from a copy"
     if writer >= len(segments):

@@ -27,14 +27,14 @@ def own_copy(manifest: Manifest, uri: str, world: World, on_bad_file: OnBadFile)
     """The dataset that rank 0 has read, at this rank's own `uri`; DataError where it is another. Collective."""
     if world.size == 1:
         return manifest
-    listing, host = world.on_first(lambda: (listing_digest(manifest.uri), socket.gethostname()))
+    listing, host = world.on_rank_zero(lambda: (listing_digest(manifest.uri), socket.gethostname()))
 
     def check() -> Manifest:
         if world.local_rank == 0 or uri != manifest.uri:  # once a node
             _check_copy(manifest, uri, listing, on_bad_file, world.name, f"rank 0 (host {host})")
         return replace(manifest, uri=uri, root=open_uri(uri)[1])
 
-    return world.on_all(check)
+    return world.raise_on_all_ranks(check)
 
 
 def _check_copy(
@@ -58,7 +58,7 @@ def check_shared(folder: Path, world: World) -> None:
     if world.size == 1:
         return
     with _token(folder, world) as (name, place):
-        world.on_all(lambda: _look(folder, name, world.name, place))
+        world.raise_on_all_ranks(lambda: _look(folder, name, world.name, place))
 
 
 @contextmanager
@@ -84,11 +84,11 @@ def _token(folder: Path, world: World) -> Iterator[tuple[str, str]]:
             for path in made:
                 path.rmdir()
 
-    token = world.on_first(write)
+    token = world.on_rank_zero(write)
     try:
         yield token
     finally:
-        world.on_first(remove)
+        world.on_rank_zero(remove)
 
 
 def _look(folder: Path, name: str, own_name: str, place: str) -> None:

@@ -28,7 +28,7 @@ End = Literal["finished", "stopped", "failed"]
 """stopped: on request. A start without an end was killed, or still runs."""
 
 
-class Segment(Settings, populate_by_name=True):
+class RunStart(Settings, populate_by_name=True):
     """One start of a run."""
 
     segment: int = Field(ge=0)
@@ -56,12 +56,12 @@ class Segment(Settings, populate_by_name=True):
         return self
 
 
-class SegmentLog:
+class StartLog:
     """Keeps the record of this start. Used on rank 0 only, from any thread; RunError where it cannot write."""
 
     def __init__(self, path: Path, run: str | None = None) -> None:
         self._path, self._run = path, run
-        self._segments: list[Segment] = []
+        self._segments: list[RunStart] = []
         self._lock = Lock()
 
     def start(self, samples: int, world_size: int, fingerprint: str, writer: int | None, *, trace: bool) -> int:
@@ -71,12 +71,12 @@ class SegmentLog:
         is the evidence that it got so far.
         """
         with self._lock:
-            self._segments = read_segments(self._path)
+            self._segments = read_starts(self._path)
             if writer is not None and writer < len(self._segments):
                 self._raise(writer, samples)
             number = len(self._segments)
             self._segments.append(
-                Segment(
+                RunStart(
                     segment=number,
                     started=datetime.now(UTC).replace(microsecond=0),
                     begin=samples,
@@ -117,7 +117,7 @@ class SegmentLog:
             raise RunError(f"{self._path}: cannot be written ({error.strerror}); make room or mend the disk") from error
 
 
-def read_segments(path: Path) -> list[Segment]:
+def read_starts(path: Path) -> list[RunStart]:
     """The starts recorded at `path`, oldest first; none where there is no file. ConfigError where it is damaged."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
@@ -128,7 +128,7 @@ def read_segments(path: Path) -> list[Segment]:
     segments = []
     for number, line in enumerate(lines):
         try:
-            segments.append(Segment.model_validate_json(line, strict=True, by_alias=True, by_name=False))
+            segments.append(RunStart.model_validate_json(line, strict=True, by_alias=True, by_name=False))
         except ValidationError as error:
             raise _damaged(path, number, explain(error)) from error
         if segments[-1].segment != number:
@@ -150,7 +150,7 @@ def _damaged(path: Path, number: int, what: str) -> ConfigError:
 
 
 @dataclass(frozen=True)
-class Piece:
+class SampleRange:
     """Samples begin … end as trained by one start."""
 
     segment: int
@@ -158,19 +158,19 @@ class Piece:
     end: int
 
 
-def surviving(segments: Iterable[Segment]) -> list[Piece]:
+def surviving(segments: Iterable[RunStart]) -> list[SampleRange]:
     """The pieces that the newest weights have seen, in order of samples; none is empty, no two overlap."""
-    pieces: list[Piece] = []
+    pieces: list[SampleRange] = []
     limit: int | None = None
     for segment in reversed(list(segments)):
         end = segment.reached if limit is None else min(segment.reached, limit)
         if segment.begin < end:
-            pieces.append(Piece(segment.segment, segment.begin, end))
+            pieces.append(SampleRange(segment.segment, segment.begin, end))
         limit = segment.begin if limit is None else min(segment.begin, limit)
     return pieces[::-1]
 
 
-def gaps(pieces: list[Piece], reached: int) -> list[tuple[int, int]]:
+def gaps(pieces: list[SampleRange], reached: int) -> list[tuple[int, int]]:
     """Samples below `reached` that no piece holds; none where the starts join, as they should."""
     begins = [*(piece.begin for piece in pieces), reached]
     ends = [0, *(piece.end for piece in pieces)]

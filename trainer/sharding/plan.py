@@ -162,7 +162,7 @@ def plan_tables(
         except PlannerError as error:
             raise ConfigError(_explain_lack(tables, sharder, world, budget, saves=saves)) from error
 
-    return world.on_first(plan)
+    return world.on_rank_zero(plan)
 
 
 def _explain_lack(

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from data.errors import UserError
+from data.errors import ExpectedError
 from data.storage.files import LinkError, open_unlinked, replace_text, replaced
 from data.storage.parsing import parse_json, parse_toml
 from data.storage.paths import full_path, local_path, path_of
@@ -91,7 +91,7 @@ def test_home_is_put_in_full(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
     ],
 )
 def test_what_is_no_path_is_told(text: str | Path, message: str) -> None:
-    with pytest.raises(UserError) as caught:
+    with pytest.raises(ExpectedError) as caught:
         path_of("--out", text)
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)

@@ -29,7 +29,7 @@ from trainer.build_model import train_reading
 from trainer.cli.app import run
 from trainer.config.run_config import parse_config
 from trainer.run.directory import RunDirectory, append_records
-from trainer.run.starts import SegmentLog, read_segments
+from trainer.run.starts import StartLog, read_starts
 
 exact = settings(max_examples=60)
 Unread = frozenset[int]
@@ -100,7 +100,7 @@ class SimulatedRun:
     ) -> None:
         """Trains some batches from the checkpoint `at`, saves after some of them (counted from 1), and is killed."""
         batch = self.reading.global_batch_size
-        log = SegmentLog(self.run.segments)
+        log = StartLog(self.run.segments)
         number = log.start(at, ranks, self.reading.manifest.fingerprint, self.writers.get(at), trace=self.traced)
         self.seen = {samples: steps for samples, steps in self.seen.items() if samples <= at}
         self.newest, steps = at, list(self.seen[at])
@@ -214,7 +214,7 @@ def draw_run(folder: Path, draw: st.DataObject) -> SimulatedRun:
             skipped=draw.draw(some | st.just(set())),
             unread=draw.draw(st.frozensets(st.integers(0, len(sizes) - 1), max_size=2)),
         )
-    if simulated.newest > read_segments(simulated.run.segments)[-1].reached:  # is noted as soon as the run goes on
+    if simulated.newest > read_starts(simulated.run.segments)[-1].reached:  # is noted as soon as the run goes on
         simulated.start(simulated.newest, 1, 0)
     return simulated
 
@@ -629,7 +629,7 @@ def test_a_large_run_is_a_matter_of_row_groups(tmp_path: Path) -> None:
     simulated = SimulatedRun(
         tmp_path / "run", manifest, trace=False, samples=samples, global_batch_size=batch, lanes=64
     )
-    log = SegmentLog(simulated.run.segments)
+    log = StartLog(simulated.run.segments)
     begin = 0
     for part in range(1, 5):
         log.start(begin, 64, manifest.fingerprint, part - 2 if begin else None, trace=False)
@@ -725,7 +725,7 @@ def test_what_the_reader_records_is_what_the_audit_expects(tmp_path: Path) -> No
 
 def read_really(simulated: SimulatedRun, *, at: int, ranks: int, batches: int, save: int) -> None:
     reading: Reading = simulated.reading
-    log = SegmentLog(simulated.run.segments)
+    log = StartLog(simulated.run.segments)
     number = log.start(at, ranks, reading.manifest.fingerprint, 0 if at else None, trace=True)
     skipped: list[SkippedRows] = []
     for rank in range(ranks):

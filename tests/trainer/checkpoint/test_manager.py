@@ -263,12 +263,12 @@ def _plant(value: _Hostile, path: Path, *, as_tensor: bool) -> None:
 
 
 def _load(world: World, config: Config, name: str) -> str:
-    from trainer.build_model import build_trainee
+    from trainer.build_model import build_sharded_model
 
-    trainee = build_trainee(config, world, config.train.samples)
+    sharded = build_sharded_model(config, world, config.train.samples)
     checkpoints = Checkpoints(RunDirectory(config.run.dir).checkpoints, world)
     try:
-        checkpoints.load(checkpoints.find(name), trainee.model, trainee.optimizer)
+        checkpoints.load(checkpoints.find(name), sharded.model, sharded.optimizer)
     except CheckpointError as error:
         return str(error)
     return "loaded"

@@ -23,7 +23,7 @@ from trainer.distributed.torchrun_env import announced_ranks
 from trainer.distributed.world import World
 from trainer.process import signals
 from trainer.run.directory import RunDirectory, read_records
-from trainer.run.starts import read_segments
+from trainer.run.starts import read_starts
 from trainer.train import train
 
 
@@ -67,7 +67,7 @@ def test_a_signal_to_any_rank_saves_and_ends_all(
         _wait_until_it_trains(config)
         os.kill(int(processes[rank].pid or 0), number)
         assert collect(receivers) == ["stopped", "stopped"]
-    segments = read_segments(RunDirectory(config.run.dir).segments)
+    segments = read_starts(RunDirectory(config.run.dir).segments)
     assert segments[0].end == "stopped"
     assert 0 < segments[0].reached < 6400
     assert run_on_ranks(2, _train, config) == ["finished", "finished"]
@@ -90,7 +90,7 @@ def test_a_signal_during_an_evaluation_is_not_kept_waiting(dataset: Path, tmp_pa
         os.kill(int(processes[1].pid or 0), signal.SIGTERM)
         assert collect(receivers) == ["stopped", "stopped"]
     assert read_records(run_folder.evaluations) == []
-    assert read_segments(run_folder.segments)[0].reached == 128
+    assert read_starts(run_folder.segments)[0].reached == 128
 
 
 def test_the_command_ends_with_75(dataset: Path, tmp_path: Path) -> None:
@@ -148,7 +148,7 @@ def _wait_for(path: Path) -> None:
 
 def _wait_in_a_collective(world: World, ready: Path) -> None:
     with StopRequest(1.0).listening():
-        if world.first:
+        if world.is_rank_zero:
             ready.touch()
             dist.all_reduce(torch.zeros(1))  # the other rank never comes
         time.sleep(60)

@@ -20,7 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.ranks import run_on_ranks, started_ranks
-from trainer.distributed.watchdog import NAMED_RANKS, Place, Report, Watch, describe_hang, find_guilty
+from trainer.distributed.watchdog import NAMED_RANKS, HangWatchdog, Place, Report, describe_hang, find_guilty
 from trainer.distributed.world import World
 
 TIMEOUT = 1.0
@@ -76,7 +76,7 @@ def send_errors_to(file: str) -> None:
     os.dup2(os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT), 2)
 
 
-def meet_unmarked(group: dist.ProcessGroup, watch: Watch) -> None:  # noqa: ARG001
+def meet_unmarked(group: dist.ProcessGroup, watch: HangWatchdog) -> None:  # noqa: ARG001
     """Collectives under way together, as those of the embeddings are."""
     pending = [dist.all_reduce(torch.zeros(1), async_op=True) for _ in range(3)]
     for work in pending:
@@ -84,16 +84,16 @@ def meet_unmarked(group: dist.ProcessGroup, watch: Watch) -> None:  # noqa: ARG0
         work.wait()
 
 
-def meet_marked(group: dist.ProcessGroup, watch: Watch) -> None:
+def meet_marked(group: dist.ProcessGroup, watch: HangWatchdog) -> None:
     with watch.waiting():
         dist.all_reduce(torch.zeros(1), group=group)
 
 
-def meet_in_own_group(group: dist.ProcessGroup, watch: Watch) -> None:  # noqa: ARG001
+def meet_in_own_group(group: dist.ProcessGroup, watch: HangWatchdog) -> None:  # noqa: ARG001
     dist.all_reduce(torch.zeros(1), group=group)
 
 
-Meeting = Callable[[dist.ProcessGroup, Watch], None]
+Meeting = Callable[[dist.ProcessGroup, HangWatchdog], None]
 
 
 def loop(world: World, port: int, errors: str, actions: dict[int, Callable[[], None]], meet: Meeting) -> None:
@@ -101,7 +101,7 @@ def loop(world: World, port: int, errors: str, actions: dict[int, Callable[[], N
     send_errors_to(errors)
     group = dist.new_group(backend="gloo")
     store = dist.TCPStore("localhost", port, wait_for_workers=False)
-    with Watch(world, store, TIMEOUT) as watch:
+    with HangWatchdog(world, store, TIMEOUT) as watch:
         for step in range(4):
             watch.beat(f"step at {step} samples")
             if step == 3:
@@ -166,12 +166,12 @@ def test_rank_that_does_not_answer_is_named_with_the_reason(
 def loop_with_store_on_first(world: World, errors: str) -> None:
     """Rank 0 hosts the store, as without torchrun, and is stopped."""
     send_errors_to(errors)
-    host = dist.TCPStore("localhost", 0, is_master=True, wait_for_workers=False) if world.first else None
+    host = dist.TCPStore("localhost", 0, is_master=True, wait_for_workers=False) if world.is_rank_zero else None
     port = world.gather(host.port if host else 0)[0]
-    with Watch(world, dist.TCPStore("localhost", port, wait_for_workers=False), TIMEOUT) as watch:
+    with HangWatchdog(world, dist.TCPStore("localhost", port, wait_for_workers=False), TIMEOUT) as watch:
         watch.beat("step at 3 samples")
         dist.all_reduce(torch.zeros(1))
-        if world.first:
+        if world.is_rank_zero:
             stop()
         dist.all_reduce(torch.zeros(1))
 
@@ -188,9 +188,9 @@ def test_store_that_does_not_answer_is_told(tmp_path: Path) -> None:
 
 def leave_early(world: World, port: int, errors: str) -> None:
     send_errors_to(errors)
-    with Watch(world, dist.TCPStore("localhost", port, wait_for_workers=False), TIMEOUT) as watch:
+    with HangWatchdog(world, dist.TCPStore("localhost", port, wait_for_workers=False), TIMEOUT) as watch:
         watch.beat("step at 3 samples")
-        if world.first:
+        if world.is_rank_zero:
             dist.all_reduce(torch.zeros(1))
     read_from_nowhere()
 
@@ -205,7 +205,7 @@ def test_rank_that_has_left_the_loop_is_named(tmp_path: Path, port: int) -> None
 
 def hang_alone(world: World, errors: str) -> None:
     send_errors_to(errors)
-    with Watch(world, None, TIMEOUT) as watch:
+    with HangWatchdog(world, None, TIMEOUT) as watch:
         watch.beat("step at 3 samples")
         read_from_nowhere()
 
@@ -222,7 +222,7 @@ def go_on_slowly(world: World, errors: str) -> float:
     """Whatever is allowed to take its time; the seconds that leaving takes."""
     send_errors_to(errors)
     group, store = dist.new_group(backend="gloo"), dist.distributed_c10d._get_default_store()
-    with Watch(world, store, TIMEOUT) as watch:
+    with HangWatchdog(world, store, TIMEOUT) as watch:
         time.sleep(1.3 * TIMEOUT)  # before the first beat
         for step in range(3):
             watch.beat(f"step at {step} samples")
@@ -231,7 +231,7 @@ def go_on_slowly(world: World, errors: str) -> float:
         begin = time.monotonic()
     left = time.monotonic() - begin
     dist.all_reduce(torch.zeros(1))
-    with Watch(world, store, TIMEOUT) as watch:  # again in the same store
+    with HangWatchdog(world, store, TIMEOUT) as watch:  # again in the same store
         watch.beat("step at 0 samples")
         time.sleep(0.3 * TIMEOUT)
     assert not [thread.name for thread in threading.enumerate() if thread.name.startswith("watch")]

@@ -15,7 +15,7 @@ import torch
 
 from data.errors import DataError
 from data.manifest import read_manifest
-from models.ranker import Outcome
+from models.ranker import StepOutput
 from tests.ranks import run_on_ranks
 from tests.trainer.datasets import make_config
 from trainer.analysis.compare.compare import compare_runs
@@ -198,25 +198,25 @@ def test_fusion_weights_are_those_of_the_head(trained: RunDirectory) -> None:
 def _fusion_of_all_rows(world: World, path: str) -> list[Any]:
     """Means of `Head.fusion_weights`, batch by batch, on one rank."""
     from data.stream import stream
-    from trainer.build_model import build_trainee, open_dataset, test_reading
+    from trainer.build_model import build_sharded_model, open_dataset, test_reading
     from trainer.checkpoint.manager import Checkpoints
 
     run = RunDirectory(path)
     config = run.read_config()
     reading = test_reading(config, open_dataset(config.data.test, config, world), world.size)
-    trainee = build_trainee(config, world, 640)
+    sharded = build_sharded_model(config, world, 640)
     checkpoints = Checkpoints(run.checkpoints, world)
-    checkpoints.load(checkpoints.find("640"), trainee.model, None)
-    ranker: Any = trainee.model.eval().module
+    checkpoints.load(checkpoints.find("640"), sharded.model, None)
+    ranker: Any = sharded.model.eval().module
     sums: list[torch.Tensor] = []
     batches = stream(reading, range(reading.lanes), 0)
     rows = 0
     with torch.no_grad():
         for batch in batches:
             features_BF = ranker.features(batch.sparse, batch.dense_BD)
-            weights = [part[batch.numbers_B >= 0].sum(dim=0) for part in ranker.head.fusion_weights(features_BF)]
+            weights = [part[batch.row_ids_B >= 0].sum(dim=0) for part in ranker.head.fusion_weights(features_BF)]
             sums = [one + other for one, other in zip(sums, weights, strict=True)] if sums else weights
-            rows += int((batch.numbers_B >= 0).sum())
+            rows += int((batch.row_ids_B >= 0).sum())
     batches.close()
     return [(total / rows).tolist() for total in sums]
 
@@ -280,11 +280,11 @@ def test_values_that_are_nan_or_null_are_one_group(tmp_path: Path) -> None:
     table = pa.table({"tab": pa.array([1.0, float("nan"), None, 2.0, float("nan"), 1.0])})
     pq.write_table(table, tmp_path / "part.parquet")
     rows = torch.ones(6, 1)
-    found = run_on_ranks(1, _by_tab, str(tmp_path), [Outcome(rows, rows, rows, rows[0], torch.arange(6))])[0]
+    found = run_on_ranks(1, _by_tab, str(tmp_path), [StepOutput(rows, rows, rows, rows[0], torch.arange(6))])[0]
     assert {value: metrics[0].examples for value, metrics in found.items()} == {1.0: 2, None: 3, 2.0: 1}
 
 
-def _by_tab(world: World, data: str, batches: list[Outcome]) -> dict[Any, list[Metrics]]:
+def _by_tab(world: World, data: str, batches: list[StepOutput]) -> dict[Any, list[Metrics]]:
     by = MetricsByValue("tab", read_manifest(data, None), torch.tensor([True]), 1)
     for batch in batches:
         by.update(batch)
@@ -303,7 +303,7 @@ def test_more_values_than_there_was_room_for(tmp_path: Path) -> None:
         rows = torch.arange(first, first + 60)
         numbers = torch.cat([rows, torch.full((4,), -1)])
         batch = [torch.cat([tensor[rows], torch.ones(4, 1)]) for tensor in (logits_B1, labels_B1, torch.ones(600, 1))]
-        batches.append(Outcome(*batch, torch.zeros(1), numbers))
+        batches.append(StepOutput(*batch, torch.zeros(1), numbers))
     found = run_on_ranks(1, _by_tab, str(tmp_path), batches)[0]
     assert list(found) == sorted(set(tabs.tolist()))
     for value, (metrics,) in found.items():

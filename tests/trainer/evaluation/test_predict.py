@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from sklearn import metrics
 
-from data.errors import UserError
+from data.errors import ExpectedError
 from data.manifest import read_manifest
 from tests.ranks import run_on_ranks
 from tests.trainer.datasets import make_config, write_dataset
@@ -55,7 +55,7 @@ def predict(world: World, run: Path, data: Path, out: Path | str, columns: str =
     """The error message, or nothing; the same on all ranks."""
     try:
         predict_run(str(run), checkpoint, str(data), str(out), columns, world)
-    except UserError as error:
+    except ExpectedError as error:
         return str(error)
     return ""
 
@@ -243,7 +243,7 @@ def test_a_full_disk_of_one_rank_removes_all_output(dataset: Path, run: Path, tm
 
 def _predict_with_little_room(world: World, run: Path, data: Path, out: Path) -> str:
     """On rank 1 no file can grow beyond 30 kB."""
-    if not world.first:
+    if not world.is_rank_zero:
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, 30_000))
     return predict(world, run, data, out)

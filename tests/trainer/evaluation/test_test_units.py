@@ -92,8 +92,8 @@ def write_rows(folder: Path, values: pa.Array) -> str:
 
 def _buckets(world: World, data: str, rows: int) -> tuple[int, list[int]]:
     bucketing = bucket_rows("unit", read_manifest(data, None), 1, world)
-    numbers_B = torch.cat([torch.arange(rows), torch.tensor([-1])])  # a row of padding at the end
-    buckets = bucketing.of(numbers_B).tolist()
+    row_ids_B = torch.cat([torch.arange(rows), torch.tensor([-1])])  # a row of padding at the end
+    buckets = bucketing.of(row_ids_B).tolist()
     assert 0 <= buckets.pop() < bucketing.count
     return bucketing.count, buckets
 

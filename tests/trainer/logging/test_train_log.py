@@ -12,7 +12,7 @@ from torchrec.metrics.ne import NEMetric
 from torchrec.metrics.rec_metric import RecComputeMode, RecMetric
 
 from models.losses import loss_sums
-from models.ranker import Outcome
+from models.ranker import StepOutput
 from tests.ranks import run_on_ranks
 from tests.trainer.datasets import make_config
 from trainer.checkpoint.storage import State
@@ -25,7 +25,7 @@ BATCH, BATCHES = 64, 5
 """Rows of a global batch, and batches between two records: a window."""
 
 
-def _outcome(step: int, is_binary_T: torch.Tensor) -> Outcome:
+def _outcome(step: int, is_binary_T: torch.Tensor) -> StepOutput:
     """Predictions that grow worse from step to step; weights, and missing labels, which are 0 and weigh nothing."""
     generator = torch.Generator().manual_seed(step)
     shape = (BATCH, len(is_binary_T))
@@ -35,7 +35,7 @@ def _outcome(step: int, is_binary_T: torch.Tensor) -> Outcome:
     present_BT = torch.rand(shape, generator=generator) < 0.8
     weights_BT = torch.rand(shape, generator=generator) * present_BT
     loss_T = loss_sums(logits_BT, labels_BT * present_BT, weights_BT, is_binary_T)
-    return Outcome(logits_BT, labels_BT * present_BT, weights_BT, loss_T, torch.arange(BATCH))
+    return StepOutput(logits_BT, labels_BT * present_BT, weights_BT, loss_T, torch.arange(BATCH))
 
 
 def _log_windows(world: World, config: Config) -> None:
@@ -47,12 +47,12 @@ def _log_windows(world: World, config: Config) -> None:
     is_binary_T = torch.tensor([task.binary for task in config.tasks])
     for step in range(2 * BATCHES):
         whole = _outcome(step, is_binary_T)
-        logits_BT, labels_BT, weights_BT, numbers_B = (
+        logits_BT, labels_BT, weights_BT, row_ids_B = (
             tensor.chunk(world.size)[world.rank]
-            for tensor in (whole.logits_BT, whole.labels_BT, whole.weights_BT, whole.numbers_B)
+            for tensor in (whole.logits_BT, whole.labels_BT, whole.weights_BT, whole.row_ids_B)
         )
         loss_T = loss_sums(logits_BT, labels_BT, weights_BT, is_binary_T)
-        log.update(Outcome(logits_BT, labels_BT, weights_BT, loss_T, numbers_B))
+        log.update(StepOutput(logits_BT, labels_BT, weights_BT, loss_T, row_ids_B))
         if (step + 1) % BATCHES == 0:
             log.write((step + 1) * BATCH, 0.1, 0.0)
     log.close()
@@ -97,8 +97,8 @@ def test_windowed_metrics_equal_those_of_torchrec(dataset: Path, tmp_path: Path,
 def _log_weighted(world: World, config: Config, factor: float) -> None:
     """A window whose rows weigh `factor` times what they do in `_log_windows`."""
     log = TrainLog(config, world, _directory(config), State(0, False, 0, 1, {}, {}, {}, {}, {}, {}), 0, BATCH)
-    outcome = _outcome(1, torch.tensor([task.binary for task in config.tasks]))
-    log.update(outcome._replace(weights_BT=factor * outcome.weights_BT, loss_T=factor * outcome.loss_T))
+    output = _outcome(1, torch.tensor([task.binary for task in config.tasks]))
+    log.update(output._replace(weights_BT=factor * output.weights_BT, loss_T=factor * output.loss_T))
     log.write(BATCH, 0.1, 0.0)
     log.close()
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import tomli_w
 
-from data.errors import UserError
+from data.errors import ExpectedError
 from tests.ranks import run_on_ranks
 from tests.trainer.datasets import config_values, make_config
 from trainer.cli.app import run
@@ -66,7 +66,7 @@ def _tell(world: World, dataset: Path, folders: list[Path]) -> list[str]:
     for folder in folders:
         try:
             train(make_config(dataset, run={"dir": str(folder)}, train={"samples": 128}), world)
-        except UserError as error:
+        except ExpectedError as error:
             told.append(str(error))
         else:
             told.append("trained")

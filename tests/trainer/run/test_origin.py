@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from data.errors import UserError
+from data.errors import ExpectedError
 from tests.ranks import run_on_ranks
 from tests.trainer.datasets import make_config
 from trainer.analysis.audit.audit import audit_run
@@ -69,7 +69,7 @@ def _told(world: World, dataset: Path, folder: Path) -> list[str]:
     for command in commands:
         try:
             command()
-        except UserError as error:
+        except ExpectedError as error:
             told.append(str(error))
         else:
             told.append("")
@@ -174,7 +174,7 @@ def test_an_evaluation_of_another_run(runs: Runs, tmp_path: Path) -> None:
     folder = shutil.copytree(runs.own, tmp_path / "run")
     read_run(str(folder))
     _copy(runs.twin, folder, "evaluations", f"{NEWEST}.parquet")
-    with pytest.raises(UserError, match="is an evaluation of another run"):
+    with pytest.raises(ExpectedError, match="is an evaluation of another run"):
         read_run(str(folder))
 
 

@@ -12,13 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trainer.errors import ConfigError, RunError
-from trainer.run.starts import Piece, Segment, SegmentLog, gaps, read_segments, surviving
+from trainer.run.starts import RunStart, SampleRange, StartLog, gaps, read_starts, surviving
 
 exact = settings(max_examples=200)
 
 
-def segment(number: int, begin: int, reached: int) -> Segment:
-    return Segment(
+def segment(number: int, begin: int, reached: int) -> RunStart:
+    return RunStart(
         segment=number,
         started=datetime(2026, 1, 2, tzinfo=UTC),
         begin=begin,
@@ -62,7 +62,7 @@ def test_pieces_equal_a_slow_line(found: list[tuple[int, int]]) -> None:
 @exact
 @given(st.lists(st.tuples(st.floats(0, 1), st.integers(0, 5)), min_size=1, max_size=8))
 def test_starts_that_go_on_from_what_was_reached_join(found: list[tuple[float, int]]) -> None:
-    segments: list[Segment] = []
+    segments: list[RunStart] = []
     for share, trained in found:
         begin = int(share * segments[-1].reached) if segments else 0
         segments.append(segment(len(segments), begin, begin + trained))
@@ -75,14 +75,14 @@ def test_starts_that_go_on_from_what_was_reached_join(found: list[tuple[float, i
 def test_the_picture() -> None:
     """A kill, a checkpoint, another start whose checkpoints are lost."""
     assert surviving([segment(0, 0, 40), segment(1, 40, 90), segment(2, 40, 120)]) == [
-        Piece(0, 0, 40),
-        Piece(2, 40, 120),
+        SampleRange(0, 0, 40),
+        SampleRange(2, 40, 120),
     ]
 
 
 def test_a_gap_before_a_start_that_saved_nothing() -> None:
     pieces = surviving([segment(0, 0, 60), segment(1, 100, 100)])
-    assert pieces == [Piece(0, 0, 60)]
+    assert pieces == [SampleRange(0, 0, 60)]
     assert gaps(pieces, 100) == [(60, 100)]
 
 
@@ -95,7 +95,7 @@ def lines(path: Path) -> list[dict[str, Any]]:
 
 def test_the_record_of_a_start(tmp_path: Path) -> None:
     path = tmp_path / "segments.jsonl"
-    log = SegmentLog(path, "1d")
+    log = StartLog(path, "1d")
     assert log.start(0, 2, "abc", None, trace=False) == 0
     (record,) = lines(path)
     started = datetime.fromisoformat(record.pop("started"))
@@ -118,7 +118,7 @@ def test_the_record_of_a_start(tmp_path: Path) -> None:
     assert lines(path)[0]["to"] == 128
     log.finish("stopped")
     assert lines(path)[0]["end"] == "stopped"
-    assert SegmentLog(path).start(128, 4, "abc", 0, trace=False) == 1
+    assert StartLog(path).start(128, 4, "abc", 0, trace=False) == 1
     assert [(entry["from"], entry["to"], entry["end"]) for entry in lines(path)] == [
         (0, 128, "stopped"),
         (128, 128, None),
@@ -127,13 +127,13 @@ def test_the_record_of_a_start(tmp_path: Path) -> None:
 
 
 def test_a_checkpoint_that_was_not_noted_counts(tmp_path: Path) -> None:
-    log = SegmentLog(tmp_path / "segments.jsonl")
+    log = StartLog(tmp_path / "segments.jsonl")
     log.start(0, 2, "abc", None, trace=False)
     log.reached(64)
-    again = SegmentLog(tmp_path / "segments.jsonl")
+    again = StartLog(tmp_path / "segments.jsonl")
     again.start(192, 2, "abc", 0, trace=False)
     again.reached(256)
-    assert [(entry.begin, entry.reached) for entry in read_segments(tmp_path / "segments.jsonl")] == [
+    assert [(entry.begin, entry.reached) for entry in read_starts(tmp_path / "segments.jsonl")] == [
         (0, 192),
         (192, 256),
     ]
@@ -141,30 +141,30 @@ def test_a_checkpoint_that_was_not_noted_counts(tmp_path: Path) -> None:
 
 def test_going_back_leaves_the_records_of_what_was_lost(tmp_path: Path) -> None:
     path = tmp_path / "segments.jsonl"
-    log = SegmentLog(path)
+    log = StartLog(path)
     log.start(0, 2, "abc", None, trace=False)
     log.reached(640)
-    SegmentLog(path).start(64, 1, "abc", 0, trace=False)
+    StartLog(path).start(64, 1, "abc", 0, trace=False)
     assert [(entry["from"], entry["to"]) for entry in lines(path)] == [(0, 640), (64, 64)]
-    assert surviving(read_segments(path)) == [Piece(0, 0, 64)]
+    assert surviving(read_starts(path)) == [SampleRange(0, 0, 64)]
 
 
 def test_half_a_rewrite_is_never_read(tmp_path: Path) -> None:
     path = tmp_path / "segments.jsonl"
-    SegmentLog(path).start(0, 1, "abc", None, trace=False)
+    StartLog(path).start(0, 1, "abc", None, trace=False)
     path.with_suffix(".partial").write_text('{"segm')
-    assert len(read_segments(path)) == 1
-    assert SegmentLog(path).start(0, 1, "abc", None, trace=False) == 1
+    assert len(read_starts(path)) == 1
+    assert StartLog(path).start(0, 1, "abc", None, trace=False) == 1
 
 
 def test_a_disk_that_does_not_take_it(tmp_path: Path) -> None:
     path = tmp_path / "gone" / "segments.jsonl"
     with pytest.raises(RunError, match=r"segments\.jsonl: cannot be written \(No such file or directory\)"):
-        SegmentLog(path).start(0, 1, "abc", None, trace=False)
+        StartLog(path).start(0, 1, "abc", None, trace=False)
 
 
 def test_no_file_is_no_start(tmp_path: Path) -> None:
-    assert read_segments(tmp_path / "segments.jsonl") == []
+    assert read_starts(tmp_path / "segments.jsonl") == []
 
 
 GOOD = segment(0, 0, 64).model_dump_json(by_alias=True)
@@ -197,7 +197,7 @@ def test_damage_is_told_in_one_line(tmp_path: Path, text: str, message: str) -> 
     path = tmp_path / "segments.jsonl"
     path.write_text(text + "\n")
     with pytest.raises(ConfigError, match=re.escape(message)) as caught:
-        read_segments(path)
+        read_starts(path)
     assert str(caught.value).startswith(f"{path}: line")
     assert str(caught.value).endswith("restore the file from a copy")
     assert "\n" not in str(caught.value)
@@ -207,4 +207,4 @@ def test_bytes_that_are_no_text(tmp_path: Path) -> None:
     path = tmp_path / "segments.jsonl"
     path.write_bytes(b"\xff\xfe\x00")
     with pytest.raises(ConfigError, match="cannot be read"):
-        read_segments(path)
+        read_starts(path)

@@ -9,7 +9,7 @@ from fbgemm_gpu.split_embedding_configs import EmbOptimType
 import trainer.sharding.memory
 from tests.ranks import run_on_ranks
 from tests.trainer.sharding.test_plan import table, tables_config
-from trainer.build_model import build_trainee
+from trainer.build_model import build_sharded_model
 from trainer.config.run_config import Config
 from trainer.distributed.world import World
 from trainer.errors import ConfigError
@@ -60,7 +60,7 @@ def test_here_there_is_memory() -> None:
 def _refused(world: World, config: Config, host_bytes: int, saves: bool) -> str | None:
     trainer.sharding.memory.host_memory = lambda: host_bytes
     try:
-        build_trainee(config, world, 1000, saves=saves)
+        build_sharded_model(config, world, 1000, saves=saves)
     except ConfigError as error:
         return str(error)
     return None
@@ -101,7 +101,7 @@ def test_tables_fit_with_state_and_the_copy_of_a_save_or_are_refused(
 def _state_sizes(world: World, configs: list[Config]) -> list[int]:
     sizes = []
     for config in configs:
-        state = build_trainee(config, world, 1000).model.fused_optimizer.state_dict()["state"]
+        state = build_sharded_model(config, world, 1000).model.fused_optimizer.state_dict()["state"]
         tensors = [tensor for parameter in state.values() for tensor in parameter.values()]
         sizes.append(sum(shard.tensor.nbytes for tensor in tensors for shard in tensor.local_shards()))
     return sizes

@@ -9,7 +9,7 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from tests.ranks import run_on_ranks
 from tests.trainer.datasets import make_config
-from trainer.build_model import build_trainee
+from trainer.build_model import build_sharded_model
 from trainer.config.run_config import Config
 from trainer.distributed.world import World
 from trainer.sharding.optimizers import Schedule
@@ -32,17 +32,17 @@ def test_schedule(schedule: dict[str, Any], factors: list[float]) -> None:
 
 def _step_table(world: World, config: Config) -> list[Any]:
     """Weights of the user table before and after a step whose gradient of pooled user embeddings is known."""
-    trainee = build_trainee(config, world, 1000)
-    collection: Any = trainee.model.module.features.embeddings
+    sharded = build_sharded_model(config, world, 1000)
+    collection: Any = sharded.model.module.features.embeddings
     lengths = torch.tensor([1, 1, 1, 0, 0, 0, 0, 0, 0])
     ids = KeyedJaggedTensor(["user", "video", "recent"], torch.tensor([3, 5, 3]), lengths=lengths)
     name = "features.embeddings.embedding_bags.user.weight"
-    weights = [trainee.model.state_dict()[name].local_shards()[0].tensor.clone()]
+    weights = [sharded.model.state_dict()[name].local_shards()[0].tensor.clone()]
     for _ in range(2):
         collection(ids)["user"].square().sum().backward()
-        trainee.optimizer.schedule(0)
-        trainee.optimizer.combined.step()
-        weights.append(trainee.model.state_dict()[name].local_shards()[0].tensor.clone())
+        sharded.optimizer.schedule(0)
+        sharded.optimizer.combined.step()
+        weights.append(sharded.model.state_dict()[name].local_shards()[0].tensor.clone())
     return torch.stack(weights).tolist()  # a tensor would be shared with a process that has ended
 
 

@@ -20,7 +20,7 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 from data.batch import Batch
 from tests.ranks import run_on_ranks
 from tests.trainer.datasets import make_config
-from trainer.build_model import build_trainee
+from trainer.build_model import build_sharded_model
 from trainer.config.run_config import Config, parse_config
 from trainer.distributed.world import World
 from trainer.evaluation.evaluate_run import evaluate_run
@@ -82,7 +82,7 @@ def batches(config: Config, world: World) -> Iterator[Batch]:
             labels_BT=labels_BT,
             label_mask_BT=torch.ones(rows, 1, dtype=torch.bool),
             weights_B=torch.ones(rows),
-            numbers_B=torch.arange(rows),
+            row_ids_B=torch.arange(rows),
         )
 
 
@@ -92,14 +92,14 @@ def train_some(world: World, configs: list[Config]) -> list[Trained]:
 
 
 def _train(world: World, config: Config) -> Trained:
-    trainee = build_trainee(config, world, 1000)
+    sharded = build_sharded_model(config, world, 1000)
     feed = batches(config, world)
-    outcomes = [trainee.pipeline.progress(feed) for _ in range(STEPS)]
-    losses = [float(world.sum(outcome.loss_T.clone())) for outcome in outcomes]
-    sharding = {placement.table: placement.sharding for placement in trainee.placements}
-    state = trainee.model.fused_optimizer.state_dict()["state"]
+    outcomes = [sharded.pipeline.progress(feed) for _ in range(STEPS)]
+    losses = [float(world.sum(output.loss_T.clone())) for output in outcomes]
+    sharding = {placement.table: placement.sharding for placement in sharded.placements}
+    state = sharded.model.fused_optimizer.state_dict()["state"]
     sums = {name: value for parameter in state.values() for name, value in parameter.items()}
-    return Trained(losses, whole(world, trainee.model.state_dict()), whole(world, sums), sharding)
+    return Trained(losses, whole(world, sharded.model.state_dict()), whole(world, sums), sharding)
 
 
 def whole(world: World, tensors: dict[str, Any]) -> dict[str, Array]:

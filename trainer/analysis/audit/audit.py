@@ -16,14 +16,14 @@ from typing import Any
 
 from data.manifest import load_manifest
 from trainer.analysis.audit.intervals import Cover, count, intervals_of_epoch
-from trainer.analysis.audit.lineage import Line, read_line
+from trainer.analysis.audit.lineage import Lineage, read_lineage
 from trainer.analysis.audit.trace_check import Trace, compare
 from trainer.build_model import end_of_training, train_reading
 from trainer.checkpoint.storage import list_folders, read_state
 from trainer.errors import CheckpointError, ConfigError
 from trainer.run.directory import RunDirectory
 from trainer.run.origin import Origin, check_writer, origin_of
-from trainer.run.starts import Segment, gaps, read_segments, surviving
+from trainer.run.starts import RunStart, gaps, read_starts, surviving
 
 
 @dataclass(frozen=True)
@@ -85,16 +85,16 @@ class Audit:
 
 
 def audit_run(path: str | Path) -> Audit:
-    """The audit of the run in a folder; UserError where its records are missing or damaged."""
+    """The audit of the run in a folder; ExpectedError where its records are missing or damaged."""
     run = RunDirectory(path)
     config = run.read_config()
     manifest = load_manifest(run.manifests["train"])
     origin = origin_of(run, config)
     reading = train_reading(config, manifest)
-    segments = read_segments(run.segments)
+    segments = read_starts(run.segments)
     if not segments:
         raise ConfigError(f"{run.segments}: no start is recorded here; train the run first")
-    line = read_line(segments, run.events, reading, end_of_training(config, reading))
+    line = read_lineage(segments, run.events, reading, end_of_training(config, reading))
     trace = Trace(run, origin, segments, line.pieces)
     broken = [*_broken_records(segments, line), *_broken_origins(run, origin, segments), *trace.missing]
     accounts: list[EpochAccount] = []
@@ -105,7 +105,7 @@ def audit_run(path: str | Path) -> Audit:
     return Audit(tuple(_folded(accounts)), tuple(broken), manifest.left_out)
 
 
-def _broken_records(segments: list[Segment], line: Line) -> Iterator[str]:
+def _broken_records(segments: list[RunStart], line: Lineage) -> Iterator[str]:
     """Promises that the records of the starts alone show to be broken."""
     reading, reached = line.reading, segments[-1].reached
     for begin, end in gaps(surviving(segments), reached):
@@ -126,7 +126,7 @@ def _broken_records(segments: list[Segment], line: Line) -> Iterator[str]:
             yield f"{start}: its {segment.world_size} ranks do not divide the {reading.lanes} lanes"
 
 
-def _broken_origins(run: RunDirectory, origin: Origin, segments: list[Segment]) -> Iterator[str]:
+def _broken_origins(run: RunDirectory, origin: Origin, segments: list[RunStart]) -> Iterator[str]:
     """Starts and checkpoints that are not of this run, or do not belong together."""
     for segment in segments:
         if not origin.is_own(segment.run):
@@ -142,7 +142,7 @@ def _broken_origins(run: RunDirectory, origin: Origin, segments: list[Segment]) 
                 yield f"checkpoint {error}"
 
 
-def _audit_epochs(line: Line, epochs: range, trace: Trace) -> tuple[EpochAccount, list[str]]:
+def _audit_epochs(line: Lineage, epochs: range, trace: Trace) -> tuple[EpochAccount, list[str]]:
     """The account of epochs that are like the first of them, and what does not add up, in words."""
     epoch = epochs[0]
     if not line.parts(epoch):
@@ -159,7 +159,7 @@ def _audit_epochs(line: Line, epochs: range, trace: Trace) -> tuple[EpochAccount
     return replace(account, traced=traced), [*problems, *differences]
 
 
-def _account(line: Line, epochs: range, cover: Cover) -> EpochAccount:
+def _account(line: Lineage, epochs: range, cover: Cover) -> EpochAccount:
     begin, end = epochs[0] * line.epoch_samples, (epochs[0] + 1) * line.epoch_samples
 
     def inside(samples: int) -> int:

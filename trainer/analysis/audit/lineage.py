@@ -15,7 +15,7 @@ from data.stream import Reading
 from trainer.analysis.audit.intervals import Intervals
 from trainer.errors import ConfigError
 from trainer.run.directory import whole_lines
-from trainer.run.starts import Piece, Samples, Segment, explain, surviving
+from trainer.run.starts import RunStart, SampleRange, Samples, explain, surviving
 
 
 class SkippedBatch(BaseModel):
@@ -50,16 +50,16 @@ class Unreadable:
     group: int
     start: int
     stop: int
-    piece: Piece
+    piece: SampleRange
     """What survives of that start."""
 
 
 @dataclass(frozen=True)
-class Line:
+class Lineage:
     """What the newest weights have seen; all in whole batches."""
 
     reading: Reading
-    pieces: list[Piece]
+    pieces: list[SampleRange]
     reached: int
     end: int
     """Samples at which training ends."""
@@ -84,20 +84,20 @@ class Line:
         last = -(-max(self.reached, self.end) // size)
         return [range(first, after) for first, after in pairwise(sorted(edge for edge in edges if edge <= last))]
 
-    def parts(self, epoch: int) -> list[Piece]:
+    def parts(self, epoch: int) -> list[SampleRange]:
         """The pieces, as far as they lie in an epoch."""
         return [part for piece in self.pieces if (part := self._part(piece, epoch)).begin < part.end]
 
-    def trained_parts(self, epoch: int) -> list[Piece]:
+    def trained_parts(self, epoch: int) -> list[SampleRange]:
         """The same without the batches that were left out."""
         trained = []
         for part in self.parts(epoch):
             skipped = [begin for begin in self.skipped if part.begin <= begin < part.end]
             begins = [part.begin, *(begin + self.reading.global_batch_size for begin in skipped)]
-            trained += [Piece(part.segment, *ends) for ends in zip(begins, [*skipped, part.end], strict=True)]
+            trained += [SampleRange(part.segment, *ends) for ends in zip(begins, [*skipped, part.end], strict=True)]
         return trained
 
-    def rows(self, parts: Iterable[Piece], epoch: int, layout: Intervals) -> Intervals:
+    def rows(self, parts: Iterable[SampleRange], epoch: int, layout: Intervals) -> Intervals:
         """The rows of pieces in an epoch, all of which `layout` holds."""
         begin, batch, share = epoch * self.epoch_samples, self.reading.global_batch_size, self.reading.rows_per_lane
         return Intervals.join(
@@ -112,16 +112,17 @@ class Line:
             if entry.epoch == epoch and (part := self._part(entry.piece, epoch)).begin < part.end
         )
 
-    def _part(self, piece: Piece, epoch: int) -> Piece:
+    def _part(self, piece: SampleRange, epoch: int) -> SampleRange:
         begin, end = epoch * self.epoch_samples, (epoch + 1) * self.epoch_samples
-        return Piece(piece.segment, max(piece.begin, begin), min(piece.end, end))
+        return SampleRange(piece.segment, max(piece.begin, begin), min(piece.end, end))
 
 
-def read_line(segments: list[Segment], events: Path, reading: Reading, end: int) -> Line:
+def read_lineage(segments: list[RunStart], events: Path, reading: Reading, end: int) -> Lineage:
     """The surviving line of the starts; ConfigError where the events are damaged."""
     batch = reading.global_batch_size
     whole = [
-        Piece(piece.segment, piece.begin // batch * batch, piece.end // batch * batch) for piece in surviving(segments)
+        SampleRange(piece.segment, piece.begin // batch * batch, piece.end // batch * batch)
+        for piece in surviving(segments)
     ]
     pieces = {piece.segment: piece for piece in whole if piece.begin < piece.end}
     skipped: set[int] = set()
@@ -136,7 +137,7 @@ def read_line(segments: list[Segment], events: Path, reading: Reading, end: int)
         elif piece.begin <= event.samples < piece.end:
             skipped.add(event.samples // batch * batch)
     reached = segments[-1].reached // batch * batch
-    return Line(reading, list(pieces.values()), reached, end, sorted(skipped), unreadable)
+    return Lineage(reading, list(pieces.values()), reached, end, sorted(skipped), unreadable)
 
 
 def read_events(path: Path) -> list[tuple[int, SkippedBatch | SkippedRows]]:

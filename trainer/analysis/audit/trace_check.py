@@ -12,10 +12,10 @@ from data.hashing import Int64
 from data.manifest import Manifest
 from data.trace import read_run, read_trace
 from trainer.analysis.audit.intervals import Intervals, expand
-from trainer.analysis.audit.lineage import Line
+from trainer.analysis.audit.lineage import Lineage
 from trainer.run.directory import RunDirectory
 from trainer.run.origin import Origin
-from trainer.run.starts import Piece, Segment
+from trainer.run.starts import RunStart, SampleRange
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,7 +29,7 @@ class HandedOut:
 class Trace:
     """The traces of the starts that survive."""
 
-    def __init__(self, run: RunDirectory, origin: Origin, segments: list[Segment], pieces: list[Piece]) -> None:
+    def __init__(self, run: RunDirectory, origin: Origin, segments: list[RunStart], pieces: list[SampleRange]) -> None:
         self.files: dict[int, list[Path]] = {}
         """Of every start that has a whole set of them."""
         self.missing: list[str] = []
@@ -46,7 +46,7 @@ class Trace:
                 self.missing.append(f"start {number}: its trace lacks {', '.join(missing)}")
         self._of_segment = lru_cache(maxsize=1)(self._read)
 
-    def of(self, parts: list[Piece]) -> HandedOut:
+    def of(self, parts: list[SampleRange]) -> HandedOut:
         """The rows handed out in pieces that all have a trace."""
         found = [self._of(part) for part in parts]
         nothing = np.zeros(0, np.int64)
@@ -55,7 +55,7 @@ class Trace:
             np.concatenate([nothing, *(part.row for part in found)]),
         )
 
-    def _of(self, part: Piece) -> HandedOut:
+    def _of(self, part: SampleRange) -> HandedOut:
         whole = self._of_segment(part.segment)
         kept = slice(*np.searchsorted(whole.samples, [part.begin, part.end]))
         return HandedOut(whole.samples[kept], whole.row[kept])
@@ -67,7 +67,7 @@ class Trace:
         return HandedOut(samples[by_batch], row[by_batch])
 
 
-def compare(line: Line, epoch: int, layout: Intervals, trace: Trace) -> tuple[int | None, list[str]]:
+def compare(line: Lineage, epoch: int, layout: Intervals, trace: Trace) -> tuple[int | None, list[str]]:
     """Rows of an epoch that the trace holds (None: no trace), and where it differs from the order, in words."""
     parts = [part for part in line.parts(epoch) if part.segment in trace.files]
     if not parts:

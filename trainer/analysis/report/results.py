@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from xml.etree.ElementTree import Element
 
-from data.errors import UserError
+from data.errors import ExpectedError
 from trainer.analysis.compare.compare import Difference, compare_runs
 from trainer.analysis.compare.seed_groups import Group, Run, group_runs, read_run
 from trainer.analysis.compare.table import comparison_notes, unit_text
@@ -52,14 +52,14 @@ def compare_with_first(runs: list[RunRecords]) -> Comparisons:
     for run in runs:
         try:
             found.append(read_run(str(run.path)))
-        except UserError as error:
+        except ExpectedError as error:
             problems.append(str(error))
     groups = _groups(found, problems) if found and Path(found[0].path) == runs[0].path else []
     differences: list[Difference] = []
     for group in groups[1:]:
         try:
             comparison = compare_runs(groups[0].name, [run.path for run in group.runs])
-        except UserError as error:
+        except ExpectedError as error:
             problems.append(str(error))
         else:
             differences += comparison.differences
@@ -74,7 +74,7 @@ def compare_with_first(runs: list[RunRecords]) -> Comparisons:
 def _groups(runs: list[Run], problems: list[str]) -> list[Group]:
     try:
         return group_runs(runs)
-    except UserError as error:
+    except ExpectedError as error:
         problems.append(str(error))
         return []
 

@@ -16,7 +16,7 @@ from trainer.config.run_config import Config
 from trainer.errors import ConfigError
 from trainer.evaluation.calibration import Calibration
 from trainer.run.directory import RunDirectory, whole_lines
-from trainer.run.starts import Samples, Segment, explain, read_segments
+from trainer.run.starts import RunStart, Samples, explain, read_starts
 
 Value = TypeVar("Value")
 Model = TypeVar("Model", bound=BaseModel)
@@ -107,7 +107,7 @@ class RunRecords:
     by_value: list[Evaluation]
     """The newest evaluation, for each value of the columns in `evaluate.by`."""
     windows: list[Window]
-    segments: list[Segment]
+    segments: list[RunStart]
     events: list[Event]
     fusion: Fusion | None
     """Of the newest evaluation."""
@@ -162,7 +162,7 @@ def _read(name: str, run: RunDirectory, config: Config, style: int) -> RunRecord
         evaluations=[found for found in evaluations if found.by is None],
         by_value=[found for found in newest if found.by is not None],
         windows=_read_lines(run.train_log, _WINDOW, "a training record"),
-        segments=read_segments(run.segments),
+        segments=read_starts(run.segments),
         events=_read_lines(run.events, _EVENT, "an event"),
         fusion=_read_newest(run.path / "fusion", Fusion, "the fusion weights of an evaluation"),
         calibration=_read_newest(run.path / "calibration", Calibration, "the calibration of an evaluation"),

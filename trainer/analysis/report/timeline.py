@@ -10,7 +10,7 @@ from xml.etree.ElementTree import Element
 
 from trainer.analysis.report.html import Content, element, folded, paragraph, table
 from trainer.analysis.report.run_records import Event, RunRecords
-from trainer.run.starts import Segment
+from trainer.run.starts import RunStart
 
 LONGEST_SERIES = 3
 """More of the same kind in a row become one line."""
@@ -22,7 +22,7 @@ NOT_FINITE = "a loss or gradient was not finite"
 class _Entry:
     time: datetime
     kind: str
-    what: Segment | Event
+    what: RunStart | Event
 
 
 def state(run: RunRecords) -> str:
@@ -92,7 +92,7 @@ def _span(first: datetime, last: datetime) -> str:
     return f"{_time(first)} to {_time(last)[11:] if same_day else _time(last)}"
 
 
-def _start(run: RunRecords, segment: Segment) -> str:
+def _start(run: RunRecords, segment: RunStart) -> str:
     begin = "from the beginning" if segment.checkpoint is None else f"on from checkpoint {segment.begin:,}"
     last = segment.segment == len(run.segments) - 1
     end = "killed" if segment.end is None and not last else STATES[segment.end]
