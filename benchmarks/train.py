@@ -22,20 +22,12 @@ from data.batch import Batch
 from data.statistics import measure
 from data.stream import stream
 from models.cost import head_cost
-from trainer.build_model import (
-    ShardedModel,
-    build_columns,
-    build_model,
-    build_sharded_model,
-    check_lanes,
-    open_dataset,
-    test_reading,
-    train_reading,
-)
+from trainer.build_model import ShardedModel, build_model, build_sharded_model
 from trainer.checkpoint.manager import Checkpoints
 from trainer.checkpoint.storage import State, read_state
 from trainer.config.measured import complete
 from trainer.config.run_config import Config
+from trainer.datasets import build_columns, check_lanes, open_dataset, test_reading, train_reading
 from trainer.distributed.world import World
 from trainer.errors import RunError
 from trainer.evaluation.evaluator import Evaluator

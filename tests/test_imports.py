@@ -28,9 +28,7 @@ LAYERS = (
     ("trainer.cli", "trainer.__main__"),
 )
 STILL_UPWARDS = {
-    "trainer.distributed.joining imports trainer.config.run_config",
-    "trainer.build_model imports trainer.run.shared_storage",
-    "trainer.build_model imports trainer.evaluation.row_values",
+    "trainer.datasets imports trainer.evaluation.row_values",
     "trainer.config.measured imports trainer.evaluation.metrics",
     "trainer.config.reference imports trainer.run.directory",
 }
@@ -52,6 +50,8 @@ def _imported(path: Path) -> set[str]:
         elif isinstance(node, ast.ImportFrom) and node.module is not None:
             names.add(node.module)
             names.update(f"{node.module}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            continue
         elif not isinstance(node, ast.FunctionDef | ast.Lambda):
             waiting += ast.iter_child_nodes(node)
     return names

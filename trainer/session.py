@@ -19,10 +19,15 @@ from data.statistics import measure
 from data.stream import Reading, stream
 from data.trace import TraceWriter
 from models.ranker import Ranker
-from trainer.build_model import (
-    ShardedModel,
+from trainer.build_model import ShardedModel, build_sharded_model
+from trainer.checkpoint.manager import Checkpoints
+from trainer.checkpoint.storage import State
+from trainer.clock import Clock
+from trainer.config.measured import complete, complete_from, is_complete, odd_columns
+from trainer.config.run_config import Config
+from trainer.data_faults import DataFaults
+from trainer.datasets import (
     build_columns,
-    build_sharded_model,
     check_lanes,
     check_same_kinds,
     end_of_training,
@@ -30,12 +35,6 @@ from trainer.build_model import (
     test_reading,
     train_reading,
 )
-from trainer.checkpoint.manager import Checkpoints
-from trainer.checkpoint.storage import State
-from trainer.clock import Clock
-from trainer.config.measured import complete, complete_from, is_complete, odd_columns
-from trainer.config.run_config import Config
-from trainer.data_faults import DataFaults
 from trainer.distributed.preemption import Stopped, StopRequest
 from trainer.distributed.watchdog import HangWatchdog
 from trainer.distributed.world import World

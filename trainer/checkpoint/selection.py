@@ -2,10 +2,10 @@
 
 from data.counts import parse_count
 from data.manifest import load_manifest
-from trainer.build_model import end_of_training, train_reading
 from trainer.checkpoint.storage import list_folders
 from trainer.clock import Due
 from trainer.config.run_config import Config
+from trainer.datasets import end_of_training, train_reading
 from trainer.errors import CheckpointError
 from trainer.run.directory import RunDirectory, read_records
 

@@ -3,12 +3,13 @@
 from typing import Any
 
 from data.manifest import Manifest, load_manifest
-from trainer.build_model import build_sharded_model, check_lanes, check_same_kinds, open_dataset, test_reading
+from trainer.build_model import build_sharded_model
 from trainer.checkpoint.manager import Checkpoints
 from trainer.checkpoint.selection import checkpoint_name
 from trainer.clock import Due
 from trainer.config.run_config import Config
 from trainer.console import tell
+from trainer.datasets import check_lanes, check_same_kinds, open_dataset, test_reading
 from trainer.distributed.world import World
 from trainer.errors import DISK_FULL
 from trainer.evaluation.bucket_sums import Buckets, read_buckets, write_buckets

@@ -32,18 +32,12 @@ from data.manifest import Manifest, load_manifest
 from data.stream import Reading, stream
 from models.ranker import StepOutput
 from models.tasks import TaskConfig
-from trainer.build_model import (
-    ShardedModel,
-    build_sharded_model,
-    check_lanes,
-    check_same_kinds,
-    open_dataset,
-    test_reading,
-)
+from trainer.build_model import ShardedModel, build_sharded_model
 from trainer.checkpoint.manager import Checkpoints
 from trainer.checkpoint.selection import checkpoint_name
 from trainer.config.run_config import Config, EvaluateConfig
 from trainer.console import count_progress
+from trainer.datasets import check_lanes, check_same_kinds, open_dataset, test_reading
 from trainer.distributed.world import World
 from trainer.errors import ConfigError
 from trainer.evaluation.not_finite import count_not_finite, describe_not_finite

@@ -25,9 +25,9 @@ from data.trace import TraceWriter, read_trace
 from tests.trainer.datasets import config_values, write_dataset
 from trainer.analysis.audit.audit import Audit, EpochAccount, audit_run
 from trainer.analysis.audit.intervals import expand, intervals_of_epoch
-from trainer.build_model import train_reading
 from trainer.cli.app import run
 from trainer.config.run_config import parse_config
+from trainer.datasets import train_reading
 from trainer.run.directory import RunDirectory, append_records
 from trainer.run.starts import StartLog, read_starts
 

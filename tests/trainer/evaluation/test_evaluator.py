@@ -198,8 +198,9 @@ def test_fusion_weights_are_those_of_the_head(trained: RunDirectory) -> None:
 def _fusion_of_all_rows(world: World, path: str) -> list[Any]:
     """Means of `Head.fusion_weights`, batch by batch, on one rank."""
     from data.stream import stream
-    from trainer.build_model import build_sharded_model, open_dataset, test_reading
+    from trainer.build_model import build_sharded_model
     from trainer.checkpoint.manager import Checkpoints
+    from trainer.datasets import open_dataset, test_reading
 
     run = RunDirectory(path)
     config = run.read_config()

@@ -18,7 +18,7 @@ from data.manifest import read_manifest
 from tests.ranks import run_on_ranks
 from tests.trainer.datasets import make_config, write_dataset
 from tests.trainer.test_cli import command
-from trainer.build_model import test_reading as reading_of_test_set
+from trainer.datasets import test_reading as reading_of_test_set
 from trainer.distributed.world import World
 from trainer.evaluation.evaluate_run import evaluate_run
 from trainer.evaluation.predict import predict_run

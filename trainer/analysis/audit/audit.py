@@ -18,8 +18,8 @@ from data.manifest import load_manifest
 from trainer.analysis.audit.intervals import Cover, count, intervals_of_epoch
 from trainer.analysis.audit.lineage import Lineage, read_lineage
 from trainer.analysis.audit.trace_check import Trace, compare
-from trainer.build_model import end_of_training, train_reading
 from trainer.checkpoint.storage import list_folders, read_state
+from trainer.datasets import end_of_training, train_reading
 from trainer.errors import CheckpointError, ConfigError
 from trainer.run.directory import RunDirectory
 from trainer.run.origin import Origin, check_writer, origin_of

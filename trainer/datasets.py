@@ -1,0 +1,146 @@
+"""The datasets of a run: opened, checked against the config, and the way in which they are read."""
+
+from dataclasses import replace
+
+from data.columns.decode import Columns, Label, check_type
+from data.columns.kinds import alike, kind_of, stored_type
+from data.columns.types import missing_column_hint
+from data.discovery.windows import check_windows
+from data.manifest import Manifest, OnBadFile, read_manifest, read_schema
+from data.order import OrderName
+from data.stream import Reading
+from trainer.config.run_config import Config
+from trainer.console import tell
+from trainer.distributed.world import World
+from trainer.errors import ConfigError
+from trainer.evaluation.row_values import is_groupable
+from trainer.run.shared_storage import own_copy
+
+
+def build_columns(config: Config) -> Columns:
+    """What the columns of the datasets become."""
+    return Columns(
+        features=config.features,
+        table_rows={table.name: table.rows for table in config.tables},
+        labels=tuple(Label(task.label, task.binary) for task in config.tasks),
+        weight=config.data.weight,
+    )
+
+
+def open_dataset(uri: str, config: Config, world: World, on_bad_file: OnBadFile = "fail") -> Manifest:
+    """Manifest of a dataset that has every column the config names, in a usable type. Collective: call on all ranks.
+
+    `uri` may differ between ranks, as long as the same files are there.
+    """
+
+    def read() -> Manifest:
+        manifest = read_manifest(uri, on_bad_file=on_bad_file)
+        check_columns(manifest, config)
+        return manifest
+
+    manifest = world.on_rank_zero(read)
+    if world.is_rank_zero and manifest.unread_note:
+        tell("note", manifest.unread_note)
+    return own_copy(manifest, uri, world, on_bad_file)
+
+
+def check_columns(manifest: Manifest, config: Config) -> None:
+    """ConfigError where a column is missing, of the wrong type, or an output used as a feature."""
+    columns, described = build_columns(config), read_schema(manifest)
+    for name in columns.names:
+        if name not in manifest.schema.names:
+            raise ConfigError(
+                f"dataset {manifest.uri}: no column {name!r}, which the config names; it has "
+                f"{', '.join(manifest.schema.names)}{missing_column_hint(manifest, name)}"
+            )
+        if manifest.schema.names.count(name) > 1:
+            raise ConfigError(f"dataset {manifest.uri}: two columns are called {name!r}; rename one")
+        problem = check_type(name, stored_type(manifest, name, as_number=name not in columns.ids), columns)
+        if problem:
+            raise ConfigError(f"dataset {manifest.uri}: column {name!r} {problem}")
+    for name in config.features.columns:
+        column = described.get(name)
+        if column is not None and column.role in ("label", "oracle"):
+            raise ConfigError(
+                f"features: column {name!r} is the {column.role} {column.description!r} in schema.json; "
+                "an output cannot be a feature"
+            )
+
+
+def check_same_kinds(trained_on: Manifest, manifest: Manifest, config: Config) -> None:
+    """ConfigError where a dataset holds values of another kind in a column than the one that the model is trained on.
+
+    The same number as text is another id, and meets another row of its table.
+    """
+    columns = build_columns(config)
+    for name in columns.names:
+        as_number = name not in columns.ids
+        before, now = (stored_type(entry, name, as_number=as_number) for entry in (trained_on, manifest))
+        if not alike(before, now, as_number=as_number):
+            raise ConfigError(
+                f"column {name!r} is {kind_of(now)} ({now}) in {manifest.uri}, but {kind_of(before)} ({before}) in "
+                f"{trained_on.uri}, which the model is trained on: the same value would be another one; write both "
+                "alike"
+            )
+
+
+def check_lanes(config: Config, world: World) -> None:
+    """ConfigError where the ranks cannot share the lanes equally."""
+    if config.data.lanes % world.size:
+        raise ConfigError(
+            f"data.lanes = {config.data.lanes} is not divisible by the {world.size} ranks; "
+            "every rank serves the same number of lanes"
+        )
+
+
+def train_reading(config: Config, manifest: Manifest) -> Reading:
+    """How the training data is read; ExpectedError where it is too small, or has no order in time that is asked for."""
+    if config.data.order == "chronological":
+        check_windows(manifest.uri, manifest.window_names)
+    reading = _reading(config, manifest, config.data.order, config.data.global_batch_size)
+    reading = replace(reading, on_bad_file=config.data.on_bad_file)
+    if reading.batches_per_epoch == 0:
+        raise ConfigError(
+            f"data.global_batch_size = {config.data.global_batch_size} exceeds the {manifest.num_rows} rows of "
+            f"{manifest.uri}; not one batch fits"
+        )
+    if config.train.samples > manifest.num_rows and not config.data.repeat:
+        raise ConfigError(
+            f"train.samples = {config.train.samples} exceeds the {manifest.num_rows} rows of {manifest.uri}; "
+            "train fewer, or set data.repeat = true for several passes"
+        )
+    return reading
+
+
+def test_reading(config: Config, manifest: Manifest, lanes: int) -> Reading:
+    """How the test data is read: every row once, as stored; ConfigError where a column of `evaluate` is missing.
+
+    Metrics do not depend on which rows share a batch, so that one lane a rank will do, with the least memory.
+    """
+    for name in config.evaluate.by:
+        _check_groupable("evaluate.by", name, manifest, as_number=True)
+    if config.evaluate.unit is not None:
+        _check_groupable("evaluate.unit", config.evaluate.unit, manifest, as_number=False)
+    size = config.data.evaluation_batch_size or config.data.global_batch_size
+    return replace(_reading(config, manifest, "stored", size, keep_last=True), lanes=lanes)
+
+
+def _check_groupable(key: str, name: str, manifest: Manifest, *, as_number: bool) -> None:
+    """ConfigError where there is no such column, or rows cannot be grouped by it."""
+    if name not in manifest.schema.names:
+        names, hint = ", ".join(manifest.schema.names), missing_column_hint(manifest, name)
+        raise ConfigError(f"{key}: no column {name!r} in {manifest.uri}; it has {names}{hint}")
+    stored = stored_type(manifest, name, as_number=as_number)
+    if not is_groupable(stored):
+        raise ConfigError(f"{key}: column {name!r} is {stored}; choose one of numbers, booleans or text")
+
+
+def end_of_training(config: Config, reading: Reading) -> int:
+    """Samples at the last batch: train.samples rounded up to a batch; one pass at most where it may not repeat."""
+    batch = reading.global_batch_size
+    batches = -(-config.train.samples // batch)
+    return batch * (batches if config.data.repeat else min(batches, reading.batches_per_epoch))
+
+
+def _reading(config: Config, manifest: Manifest, order: OrderName, batch_size: int, keep_last: bool = False) -> Reading:
+    return Reading(manifest, build_columns(config), batch_size, config.data.lanes, order, config.run.seed, keep_last)
