@@ -66,3 +66,13 @@ class Due:
         """Whether a multiple of `every` lies in the batch that ends here: in (samples - batch, samples]."""
         assert self._every is not None
         return samples == self._end or samples // self._every > (samples - self._batch) // self._every
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """When the training loop evaluates, logs and saves."""
+
+    evaluation: Due
+    """At every milestone and at the end."""
+    log: Due
+    checkpoint: Due

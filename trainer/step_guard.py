@@ -41,6 +41,15 @@ class Verdict(NamedTuple):
     """Stretches of unreadable rows that the ranks have met in this start."""
 
 
+class StepResult(NamedTuple):
+    """What the loop gets to know of a training step."""
+
+    output: StepOutput
+    """Of this rank's share of the batch."""
+    verdict: Verdict
+    """Of all ranks, the same on each."""
+
+
 class StepGuard:
     """Judges every step on all ranks together."""
 
@@ -57,7 +66,7 @@ class StepGuard:
         self._saved = time.monotonic()
         self._loss: torch.Tensor | None = None
         self.verdict = Verdict()
-        """Of the last step."""
+        """Of the last backward pass; the loop gets it from `GuardedPipeline.train_step`."""
 
     def attach(self, head: nn.Module, pipeline: "GuardedPipeline") -> None:
         """Judges whenever the gradient of the head's input has been computed."""
@@ -79,7 +88,7 @@ class StepGuard:
         """A save begins: `every_minutes` counts from here."""
         self._saved = time.monotonic()
 
-    def meet(self, unsound: bool = False) -> Verdict:
+    def agree(self, unsound: bool = False) -> Verdict:
         """What all ranks know together. Collective: call on all ranks."""
         seconds = time.monotonic() - self._saved
         save = self._world.is_rank_zero and 0 < 60 * self._every_minutes <= seconds
@@ -94,7 +103,7 @@ class StepGuard:
         assert self._loss is not None
         gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
         largest = nn.utils.get_total_norm([self._loss.reshape(1), gradient_BF, *gradients], norm_type=float("inf"))
-        self.verdict = self.meet(unsound=not bool(largest.isfinite()))
+        self.verdict = self.agree(unsound=not bool(largest.isfinite()))
         return torch.zeros_like(gradient_BF) if self.verdict.unsound else None
 
 
@@ -103,6 +112,13 @@ class GuardedPipeline(TrainPipelineSparseDist[Batch, StepOutput]):
 
     guard: StepGuard | None = None
     profiler: profile | None = None
+
+    def train_step(self, batches: Iterator[Batch]) -> StepResult:
+        """Trains on the next batch, or on none if any rank finds the step unsound. Collective: call on all ranks."""
+        assert self.guard is not None, "a pipeline without a guard has no verdicts"
+        # The backward pass inside has called the guard's hook, which left its verdict there.
+        output = self.progress(batches)
+        return StepResult(output, self.guard.verdict)
 
     def progress(self, dataloader_iter: Iterator[Batch]) -> StepOutput:
         """A step, in training or evaluation; StopIteration where there is no batch left."""

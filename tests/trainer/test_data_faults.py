@@ -107,7 +107,7 @@ def test_a_gradient_that_is_not_finite_on_one_rank_changes_nothing_on_any(
 
 def _train_with_a_bad_gradient(world: World, config: Config, parameter: int) -> str | None:
     """In the fifth step, one parameter of the head gets a gradient of NaN on rank 1."""
-    from trainer import session as start
+    from trainer import open_run as start
 
     build: Callable[..., ShardedModel] = start.build_sharded_model
 

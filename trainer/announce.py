@@ -1,0 +1,39 @@
+"""What a training prints before its first step."""
+
+from data.stream import Reading
+from trainer.inputs import Inputs
+from trainer.logging.tables import plan_table
+from trainer.logging.train_log import TrainLog
+from trainer.milestones import missed_milestones
+from trainer.open_run import Loaded
+
+
+def announce(inputs: Inputs, loaded: Loaded, log: TrainLog) -> None:
+    """Prints what is trained, and warns of what the user should know before it goes on for hours."""
+    samples, placements = loaded.clock.samples, loaded.sharded.placements
+    log.describe(placements)
+    log.print(plan_table(placements))
+    num_parameters = sum(parameter.numel() for parameter in loaded.head.parameters())
+    num_rows, batch = inputs.train.manifest.num_rows, inputs.train.global_batch_size
+    log.print(f"dense parameters {num_parameters:,} · {num_rows:,} training rows · batch {batch:,}")
+
+    for problem in loaded.problems:
+        log.event("damaged_checkpoint", samples, problem=problem)
+        log.warn(f"{problem}; set aside, the checkpoint before it is taken")
+    for file, reason in inputs.train.manifest.left_out:
+        log.warn(f"{file} is left out: {reason}")
+    for text in loaded.remarks:
+        log.warn(text)
+    for text in missed_milestones(inputs.config, inputs.run, samples, inputs.end):
+        log.warn(text)
+
+    if samples:
+        log.print(f"resumed at {samples:,} of {inputs.end:,} samples")
+    if inputs.train.dropped_rows:
+        log.print(_dropped_rows(inputs.train, inputs.end))
+
+
+def _dropped_rows(reading: Reading, end: int) -> str:
+    passes = -(-end // (reading.batches_per_epoch * reading.global_batch_size))
+    times = "1 pass" if passes == 1 else f"{passes} passes"
+    return f"{reading.dropped_rows} rows of each pass do not fill a last global batch and are left out ({times})"

@@ -1,0 +1,157 @@
+"""What a training starts from, checked before anything is written: the run's folder, the datasets, the config.
+
+RUN/ ──────► fits the config? nobody trains in it? the same folder on all nodes?
+datasets ──► readable? have every column? are those that the run began with?
+             └► at the first start: means, scales and transforms that the config leaves open are measured
+"""
+
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from functools import partial
+
+from data.collisions import crowded_tables
+from data.manifest import Manifest, as_before, load_manifest
+from data.statistics import measure
+from data.stream import Reading, stream
+from trainer.config.measured import complete, complete_from, is_complete, odd_columns
+from trainer.config.run_config import Config
+from trainer.datasets import (
+    build_columns,
+    check_lanes,
+    check_same_kinds,
+    end_of_training,
+    open_dataset,
+    test_reading,
+    train_reading,
+)
+from trainer.distributed.watchdog import HangWatchdog
+from trainer.distributed.world import World
+from trainer.evaluation.by_value import check_first_values
+from trainer.run.directory import RunDirectory
+from trainer.run.origin import Origin, origin_of
+from trainer.run.shared_storage import check_shared
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What has been checked; nothing has been written yet."""
+
+    config: Config
+    """With the numbers that were measured on the data."""
+    run: RunDirectory
+    run_exists: bool
+    """Whether the folder held a run already; it is locked then."""
+    train: Reading
+    test: Reading
+    end: int
+    """Samples at the end of the training."""
+    origin: Origin
+    """By which checkpoints and records of this run are recognised."""
+    remarks: list[str]
+    """What is odd about the data, a line each: columns that teach nothing. Found at the first start only."""
+
+
+def check_inputs(config: Config, world: World, watchdog: HangWatchdog, lock: ExitStack) -> Inputs:
+    """Checks everything that the user gives; raises an ExpectedError on all ranks if something is wrong.
+
+    A run that exists already is kept locked until `lock` is closed, on rank 0. Collective: call on all ranks.
+    """
+    watchdog.beat("reading of the datasets")
+    check_lanes(config, world)
+    run = RunDirectory(config.run.dir)
+    run_exists = world.on_rank_zero(partial(_check_folder, run, config, lock))
+    check_shared(run.path, world)
+
+    train, test = _open_datasets(config, world, run)
+    completed, origin, remarks = world.on_rank_zero(partial(_check_data, config, run, train, test))
+    # Each rank keeps its own paths: a run may be mounted elsewhere on another node, and a dataset may be a copy.
+    config = completed.model_copy(update={"run": config.run, "data": config.data})
+
+    # What the columns become depends on the numbers that were measured.
+    columns = build_columns(config)
+    train, test = replace(train, columns=columns), replace(test, columns=columns)
+    return Inputs(
+        config=config,
+        run=run,
+        run_exists=run_exists,
+        train=train,
+        test=test,
+        end=end_of_training(config, train),
+        origin=origin,
+        remarks=remarks,
+    )
+
+
+def check_first_batches(inputs: Inputs, world: World, samples: int) -> None:
+    """Reads what this rank trains on after `samples`, and its first test batch; raises DataError if they are bad.
+
+    Collective: call on all ranks.
+    """
+    world.on_rank_zero(partial(_check_values, inputs))
+    world.raise_on_all_ranks(lambda: check_first_batch(inputs.train, world, samples))
+    world.raise_on_all_ranks(lambda: check_first_batch(inputs.test, world, 0))
+
+
+def check_first_batch(reading: Reading, world: World, samples: int) -> None:
+    """Reads this rank's first batch after `samples`; raises DataError if it is bad."""
+    batches = stream(reading, world.lanes(reading.lanes), samples)
+    try:
+        batches.wait_for_first()
+    finally:
+        batches.close()
+
+
+def crowded_table_remarks(inputs: Inputs) -> list[str]:
+    """A line for each hashed table that has few rows for its ids. Reads training data: call it on one rank."""
+    return [str(table) for table in crowded_tables(inputs.train)]
+
+
+def _check_folder(run: RunDirectory, config: Config, lock: ExitStack) -> bool:
+    """Whether the folder holds a run already, which is locked then: to lock a new one would make its folder."""
+    run.check(config)
+    exists = run.config_file.exists()
+    if exists:
+        lock.enter_context(run.locked())
+    return exists
+
+
+def _open_datasets(config: Config, world: World, run: RunDirectory) -> tuple[Reading, Reading]:
+    train = open_dataset(config.data.train, config, world, config.data.on_bad_file)
+    if config.data.on_bad_file == "skip":
+        # Files may have become unreadable since the first start, or readable: the run keeps those of its first start.
+        before = world.on_rank_zero(partial(_as_at_first_start, run, train))
+        train = replace(before, uri=train.uri, root=train.root)  # each rank's own copy
+
+    test = open_dataset(config.data.test, config, world)
+    check_same_kinds(train, test, config)
+    return train_reading(config, train), test_reading(config, test, world.size)
+
+
+def _as_at_first_start(run: RunDirectory, now: Manifest) -> Manifest:
+    recorded = run.manifests["train"]
+    return as_before(load_manifest(recorded), now) if recorded.exists() else now
+
+
+def _check_data(config: Config, run: RunDirectory, train: Reading, test: Reading) -> tuple[Config, Origin, list[str]]:
+    run.check_data(train.manifest, test.manifest)
+    config, remarks = _completed(config, run, train)
+    return config, origin_of(run, config), remarks
+
+
+def _completed(config: Config, run: RunDirectory, train: Reading) -> tuple[Config, list[str]]:
+    """The config with the numbers of its run, or at the first start with those measured on the training data.
+
+    Also what is odd about the columns that were measured, a line each.
+    """
+    if run.config_file.exists():
+        return complete_from(config, run.read_config()), []
+    if is_complete(config):
+        return config, []
+
+    statistics = measure(train)
+    return complete(config, statistics), odd_columns(config, statistics)
+
+
+def _check_values(inputs: Inputs) -> None:
+    for column in inputs.config.evaluate.by:
+        check_first_values(column, inputs.test.manifest)

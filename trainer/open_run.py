@@ -1,0 +1,134 @@
+"""A run is opened to be trained: its newest checkpoint loaded, its folder made ready, this start recorded."""
+
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+import torchrec
+
+from models.heads.base import Head
+from models.ranker import Ranker
+from trainer.build_model import ShardedModel, build_sharded_model
+from trainer.checkpoint.manager import Checkpoints
+from trainer.checkpoint.storage import State
+from trainer.clock import Clock
+from trainer.distributed.watchdog import HangWatchdog
+from trainer.distributed.world import World
+from trainer.errors import CheckpointError, ConfigError
+from trainer.inputs import Inputs, check_first_batches, crowded_table_remarks
+from trainer.run.directory import plain
+from trainer.run.origin import check_writer, with_identity
+from trainer.run.starts import StartLog, read_starts
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """The model, with the weights of the newest complete checkpoint if there is one."""
+
+    sharded: ShardedModel
+    checkpoints: Checkpoints
+    clock: Clock
+    state: State | None
+    """Of the checkpoint that was loaded."""
+    problems: list[str]
+    """What is wrong with newer checkpoints, a line each."""
+    remarks: list[str]
+    """What is odd about the data, a line each; found at the first start only."""
+
+    @property
+    def head(self) -> Head:
+        """The multi-task head, which DDP trains."""
+        return cast(Ranker, self.sharded.model.module).head
+
+
+@dataclass(frozen=True)
+class Opened:
+    """The record of this start."""
+
+    starts: StartLog
+    state: State
+    """What the checkpoints of this start have in common."""
+
+
+def load_newest(inputs: Inputs, world: World, watchdog: HangWatchdog) -> Loaded:
+    """The sharded model with its newest complete checkpoint; the run's folder is only read.
+
+    Raises CheckpointError if there are checkpoints but none is complete, and ConfigError if the run is beyond its end.
+    Collective: call on all ranks.
+    """
+    watchdog.beat("sharding of the model")
+    sharded = build_sharded_model(inputs.config, world, inputs.end)
+    checkpoints = Checkpoints(inputs.run.checkpoints, world, inputs.origin)
+    clock = Clock(inputs.train.global_batch_size)
+
+    watchdog.beat("loading of a checkpoint")
+    state, problems = checkpoints.newest()
+    world.on_rank_zero(lambda: _check_starts(inputs, state))
+    if state is not None:
+        checkpoints.load(state, sharded.model, sharded.optimizer)
+        clock.samples = state.samples
+    elif problems:
+        raise CheckpointError(f"{problems[0]}; no checkpoint of this run is whole: restore one, or remove the folder")
+    if clock.samples > inputs.end:
+        raise ConfigError(
+            f"train.samples ends the run at {inputs.end:,}, but it is at {clock.samples:,} already; train longer"
+        )
+
+    watchdog.beat("reading of the first batches")
+    check_first_batches(inputs, world, clock.samples)
+    remarks = inputs.remarks
+    if state is None:
+        remarks = remarks + world.on_rank_zero(lambda: crowded_table_remarks(inputs))
+    return Loaded(sharded, checkpoints, clock, state, problems, remarks)
+
+
+def _check_starts(inputs: Inputs, state: State | None) -> None:
+    """Raises an ExpectedError if the recorded starts are of another run, or do not lead to the checkpoint `state`."""
+    run = inputs.run
+    starts = read_starts(run.segments)
+    inputs.origin.check_starts(run.segments, starts)
+    if state is not None:
+        check_writer(run.checkpoints / str(state.samples), state, starts)
+
+
+def open_run(inputs: Inputs, loaded: Loaded, world: World, lock: ExitStack) -> Opened:
+    """Makes the run's folder ready to go on in, and records this start. Collective: call on all ranks.
+
+    A new run is kept locked until `lock` is closed, on rank 0.
+    """
+    config, samples = inputs.config, loaded.clock.samples
+    train, test = inputs.train.manifest, inputs.test.manifest
+
+    identity = world.on_rank_zero(lambda: _prepare_folder(inputs, samples, lock))
+    loaded.checkpoints.clear_after(samples)
+
+    starts = StartLog(inputs.run.segments, identity)
+    writer = loaded.state.segment if loaded.state is not None else None
+    segment = world.on_rank_zero(
+        lambda: starts.start(samples, world.size, train.fingerprint, writer, trace=config.run.trace)
+    )
+    state = State(
+        samples=samples,
+        pinned=False,
+        segment=segment,
+        world_size=world.size,
+        plan={placement.table: placement.sharding for placement in loaded.sharded.placements},
+        fingerprints={"train": train.fingerprint, "test": test.fingerprint},
+        config=plain(config),
+        log={},
+        versions={"torch": torch.__version__, "torchrec": torchrec.__version__},
+        files={},
+        run=identity,
+    )
+    return Opened(starts, state)
+
+
+def _prepare_folder(inputs: Inputs, samples: int, lock: ExitStack) -> str:
+    """The run's id. Called on rank 0."""
+    run = inputs.run
+    if not inputs.run_exists:
+        lock.enter_context(run.locked())
+    run.create(inputs.config, inputs.train.manifest, inputs.test.manifest)
+    run.forget_after(samples)
+    return with_identity(run, inputs.origin)
