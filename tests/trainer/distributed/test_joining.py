@@ -17,7 +17,7 @@ import tomli_w
 
 from tests.jobs import Ended, announced, free_port, run_job
 from tests.trainer.datasets import config_values, write_dataset
-from trainer import session as start
+from trainer import inputs as start
 from trainer.distributed import joining
 from trainer.distributed import rendezvous as roll_call
 from trainer.distributed.world import World
