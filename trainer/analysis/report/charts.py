@@ -24,6 +24,8 @@ SMOOTHED = 20
 """A value of a faint line is the mean of a SMOOTHED-th of all, around it."""
 APART, SPREAD = 6, 24
 """Distance of lines with intervals from one another, and the most from the first to the last."""
+ALL_MARKERS = 16
+"""A line of more points has markers at some of them only."""
 COLOURS = 6
 SAMPLES = "samples"
 DASHES = (None, "7 4", "2 3", "10 3 2 3", "12 5")
@@ -89,12 +91,15 @@ class _Axes:
 def line_chart(chart: Chart) -> Element:
     """The chart with its title and legend."""
     lines = [line for line in map(_thinned, chart.lines) if line.points]
+    faint = [line for line in lines if line.faint]
+    in_front = [line for line in lines if not line.faint]
     axes = _axes(chart, lines)
+
     drawing = element(
         "svg",
         *_grid(chart, axes),
-        _background(axes, [line for line in lines if line.faint]),
-        *_foreground(chart, axes, [line for line in lines if not line.faint]),
+        _background(axes, faint),
+        *_foreground(chart, axes, in_front),
         class_="chart",
         viewBox=f"0 0 {WIDTH} {HEIGHT}",
         role="img",
@@ -108,12 +113,17 @@ def _thinned(line: Line) -> Line:
     """Without what is not finite, and with means of neighbours where there are too many points."""
     if line.intervals:
         return line
-    points = np.array([point for point in line.points if all(map(math.isfinite, point))]).reshape(-1, 2)
+
+    finite = [point for point in line.points if all(map(math.isfinite, point))]
+    points = np.array(finite).reshape(-1, 2)
     if line.faint:
         points = _smoothed(points)
     if len(points) > POINTS:
-        points = np.stack([part.mean(axis=0) for part in np.array_split(points, POINTS)])
-    return Line(line.name, [(float(x), float(y)) for x, y in points], line.style, line.faint)
+        means = [part.mean(axis=0) for part in np.array_split(points, POINTS)]
+        points = np.stack(means)
+
+    pairs = [(float(x), float(y)) for x, y in points]
+    return Line(line.name, pairs, line.style, line.faint)
 
 
 def _smoothed(points: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -121,24 +131,46 @@ def _smoothed(points: NDArray[np.float64]) -> NDArray[np.float64]:
     around = len(points) // SMOOTHED
     if around < 2:
         return points
+
+    # At the ends the window reaches beyond the points: dividing by how many lie in it keeps the mean right.
     kernel = np.ones(around)
-    sums, counts = (np.convolve(values, kernel, "same") for values in (points[:, 1], np.ones(len(points))))
+    sums = np.convolve(points[:, 1], kernel, "same")
+    counts = np.convolve(np.ones(len(points)), kernel, "same")
     return np.stack([points[:, 0], sums / counts], axis=1)
 
 
 def _axes(chart: Chart, lines: list[Line]) -> _Axes:
-    values = [value for line in lines if not line.faint for _, value in line.points]
-    bounds = [bound for line in lines for interval in line.intervals for bound in interval]
-    values += [min(max(bound, -1.0), 1.0) for bound in bounds] if chart.percent else bounds
-    for line in lines:
-        if line.faint:  # from its middle on: the first values are often far off
-            values += [value for _, value in line.points[len(line.points) // 2 :]]
-    values += [0.0] * chart.from_zero + ([] if chart.reference is None else [chart.reference])
+    """Axes that show all lines, with a little room above and below."""
+    values = _shown_values(chart, lines)
     low, high = min(values, default=0.0), max(values, default=1.0)
     margin = 0.06 * (high - low) or 0.01 * abs(high) or 1.0
-    end = max((samples for line in lines for samples, _ in line.points), default=1.0)
-    end = end if chart.across == SAMPLES else 1.0
-    return _Axes(end or 1.0, low if chart.from_zero and low == 0 else low - margin, high + margin)
+    bottom = low if chart.from_zero and low == 0 else low - margin
+
+    end = 1.0
+    if chart.across == SAMPLES:
+        last_samples = [line.points[-1][0] for line in lines]
+        end = max(last_samples, default=1.0) or 1.0
+    return _Axes(end, bottom, high + margin)
+
+
+def _shown_values(chart: Chart, lines: list[Line]) -> list[float]:
+    """Every value that has to lie within the plotting area."""
+    values: list[float] = []
+    for line in lines:
+        # The first values of a line in the background are often far off, and may be cut off.
+        start = len(line.points) // 2 if line.faint else 0
+        values += [value for _, value in line.points[start:]]
+        for low, high in line.intervals:
+            values += [_within_one(low), _within_one(high)] if chart.percent else [low, high]
+    if chart.from_zero:
+        values.append(0.0)
+    if chart.reference is not None:
+        values.append(chart.reference)
+    return values
+
+
+def _within_one(bound: float) -> float:
+    return min(max(bound, -1.0), 1.0)
 
 
 def ticks(low: float, high: float, most: int = 6) -> list[float]:
@@ -146,7 +178,9 @@ def ticks(low: float, high: float, most: int = 6) -> list[float]:
     rough = (high - low) / most
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(factor * power for factor in (1, 2, 5, 10, 20) if factor * power > rough)
-    return [number * step for number in range(math.ceil(low / step), math.floor(high / step) + 1)]
+
+    first, last = math.ceil(low / step), math.floor(high / step)
+    return [number * step for number in range(first, last + 1)]
 
 
 def tick_texts(values: Sequence[float], *, percent: bool = False) -> list[str]:
@@ -154,34 +188,42 @@ def tick_texts(values: Sequence[float], *, percent: bool = False) -> list[str]:
     scale = 100 if percent else 1
     step = scale * (values[1] - values[0])
     if step >= 1 and max(map(abs, values)) >= 1000:
-        return [f"{'−' * (value < 0)}{count_heading(abs(round(value)))}" for value in values]
-    decimals = max(0, -math.floor(math.log10(step) + 1e-9))
-    return [decimal(scale * value, f".{decimals}f") + " %" * percent for value in values]
+        return [("−" if value < 0 else "") + count_heading(abs(round(value))) for value in values]
+
+    decimals = max(0, -math.floor(math.log10(step) + 1e-9))  # of 0.1, whose logarithm may be -0.99…, one
+    unit = " %" if percent else ""
+    return [decimal(scale * value, f".{decimals}f") + unit for value in values]
 
 
 def _grid(chart: Chart, axes: _Axes) -> list[Element]:
+    right, bottom = WIDTH - RIGHT, HEIGHT - BOTTOM
     parts = []
     values = ticks(axes.low, axes.high)
     for value, text in zip(values, tick_texts(values, percent=chart.percent), strict=True):
-        parts.append(_line(LEFT, axes.y(value), WIDTH - RIGHT, axes.y(value), "grid"))
-        parts.append(_text(text, LEFT - 6, axes.y(value) + 4, "end"))
+        y = axes.y(value)
+        parts.append(_line(LEFT, y, right, y, "grid"))
+        parts.append(_text(text, LEFT - 6, y + 4, "end"))
+
     if chart.reference is not None:
         y = axes.y(chart.reference)
-        parts.append(_line(LEFT, y, WIDTH - RIGHT, y, "reference"))
+        parts.append(_line(LEFT, y, right, y, "reference"))
+
     counts = ticks(0, axes.end, 5)
     for value, text in zip(counts, tick_texts(counts, percent=chart.across != SAMPLES), strict=True):
-        parts.append(_line(axes.x(value), HEIGHT - BOTTOM, axes.x(value), HEIGHT - BOTTOM + 4, "grid"))
-        parts.append(_text(text, min(axes.x(value), WIDTH - 18), HEIGHT - BOTTOM + 17, "middle"))
-    parts.append(_text(chart.across, WIDTH - RIGHT, HEIGHT - 4, "end"))
+        x = axes.x(value)
+        parts.append(_line(x, bottom, x, bottom + 4, "grid"))
+        parts.append(_text(text, min(x, WIDTH - 18), bottom + 17, "middle"))
+    parts.append(_text(chart.across, right, HEIGHT - 4, "end"))
     return parts
 
 
 def _background(axes: _Axes, lines: list[Line]) -> Element:
     """Faint lines, cut off at the edges of the plotting area, as an SVG inside another does by itself."""
     width, height = WIDTH - LEFT - RIGHT, HEIGHT - TOP - BOTTOM
+    drawn = [_polyline(line, axes) for line in lines]
     return element(
         "svg",
-        *(_polyline(line, axes) for line in lines),
+        *drawn,
         x=str(LEFT),
         y=str(TOP),
         width=str(width),
@@ -194,57 +236,64 @@ def _foreground(chart: Chart, axes: _Axes, lines: list[Line]) -> list[Element]:
     """The other lines; those with intervals a little apart, so that these do not lie upon one another."""
     parts = []
     apart = min(APART, SPREAD / len(lines)) if lines else 0
-    for place, line in enumerate(lines):
-        aside = apart * (place - (len(lines) - 1) / 2) if line.intervals else 0
-        parts.append(element("g", *_draw(chart, line, axes), transform=f"translate({aside:g} 0)"))
+    middle = (len(lines) - 1) / 2
+    for index, line in enumerate(lines):
+        aside = apart * (index - middle) if line.intervals else 0
+        drawn = [_polyline(line, axes), *_intervals(line, axes), *_markers(chart, line, axes)]
+        parts.append(element("g", *drawn, transform=f"translate({aside:g} 0)"))
     return parts
 
 
-def _draw(chart: Chart, line: Line, axes: _Axes) -> list[Element]:
-    """The line, and markers that tell their values when pointed at: all, or some of many."""
-    shown = line.points if len(line.points) <= 16 else line.points[:: len(line.points) // 8]
+def _intervals(line: Line, axes: _Axes) -> list[Element]:
+    """An upright line for each interval, cut off at the edges of the plotting area."""
+    parts = []
+    for (samples, _), (low, high) in zip(line.points, line.intervals, strict=bool(line.intervals)):
+        x = axes.x(samples)
+        lower, upper = axes.y(max(low, axes.low)), axes.y(min(high, axes.high))
+        parts.append(_line(x, lower, x, upper, f"interval {_colour(line)}"))
+    return parts
+
+
+def _markers(chart: Chart, line: Line, axes: _Axes) -> list[Element]:
+    """Markers that show their values when pointed at: all, or some of many."""
+    few = len(line.points) <= ALL_MARKERS
+    shown = line.points if few else line.points[:: len(line.points) // (ALL_MARKERS // 2)]
     scale, unit = (100, " %") if chart.percent else (1, "")
-    kind = f"interval c{line.style % COLOURS}"
-    return [
-        _polyline(line, axes),
-        *(
-            _line(axes.x(x), axes.y(max(low, axes.low)), axes.x(x), axes.y(min(high, axes.high)), kind)
-            for (x, _), (low, high) in zip(line.points, line.intervals, strict=bool(line.intervals))
-        ),
-        *(
-            element(
-                "path",
-                element("title", f"{line.name}, {_place(chart, x)}: {scale * y:.5g}{unit}"),
-                d=f"M{axes.x(x):.1f} {axes.y(y):.1f}{_marker(line)}",
-                class_=f"marker c{line.style % COLOURS}",
-            )
-            for x, y in shown
-        ),
-    ]
+
+    parts = []
+    for samples, value in shown:
+        tip = element("title", f"{line.name}, {_position(chart, samples)}: {scale * value:.5g}{unit}")
+        path = f"M{axes.x(samples):.1f} {axes.y(value):.1f}{_marker(line)}"
+        parts.append(element("path", tip, d=path, class_=f"marker {_colour(line)}"))
+    return parts
 
 
-def _place(chart: Chart, x: float) -> str:
+def _position(chart: Chart, x: float) -> str:
     return f"{round(x):,} samples" if chart.across == SAMPLES else f"{x:.0%} of the {chart.across}"
 
 
 def _polyline(line: Line, axes: _Axes) -> Element:
-    return element(
-        "polyline",
-        points=" ".join(f"{axes.x(x):.1f},{axes.y(y):.1f}" for x, y in line.points),
-        class_=f"line c{line.style % COLOURS}" + " faint" * line.faint,
-        stroke_dasharray=_dashes(line),
-    )
+    points = [f"{axes.x(x):.1f},{axes.y(y):.1f}" for x, y in line.points]
+    kind = f"line {_colour(line)}"
+    if line.faint:
+        kind += " faint"
+    return element("polyline", points=" ".join(points), class_=kind, stroke_dasharray=_dashes(line))
 
 
 def _legend(lines: list[Line]) -> Element:
     """The lines in front, or where there are none those in the background."""
+    in_front = [line for line in lines if not line.faint]
     entries = []
-    for line in [line for line in lines if not line.faint] or lines:
+    for line in in_front or lines:
         stroke = element("path", d="M0 6h40", class_="line", stroke_dasharray=_dashes(line))
         marker = None if line.faint else element("path", d=f"M20 6{_marker(line)}", class_="marker")
         sample = element("svg", stroke, marker, viewBox="0 0 40 12", aria_hidden="true")
-        entries.append(element("li", sample, element("span", line.name), class_=f"c{line.style % COLOURS}"))
+        entries.append(element("li", sample, element("span", line.name), class_=_colour(line)))
     return element("ul", *entries, class_="legend")
+
+
+def _colour(line: Line) -> str:
+    return f"c{line.style % COLOURS}"
 
 
 def _dashes(line: Line) -> str | None:
@@ -265,11 +314,14 @@ def _text(text: str, x: float, y: float, anchor: str) -> Element:
 
 def heat_map(title: str, units: Sequence[str], experts: Sequence[str], weights: Sequence[Sequence[float]]) -> Element:
     """A table of units × experts, each number on a ground as strong as it is large; negative ones in another colour."""
-    largest = max((abs(weight) for row in weights for weight in row), default=0.0) or 1.0
-    frame = table(title, ["unit", *experts], [[unit, *[""] * len(experts)] for unit in units], kind="heat")
+    magnitudes = [abs(weight) for row in weights for weight in row]
+    largest = max(magnitudes, default=0.0) or 1.0
+
+    empty = [""] * len(experts)
+    frame = table(title, ["unit", *experts], [[unit, *empty] for unit in units], kind="heat")
     for row, numbers in zip(frame.findall(".//tbody/tr"), weights, strict=True):
         for cell, weight in zip(row.findall("td"), numbers, strict=True):
             cell.text = decimal(weight, ".2f")
             cell.set("style", f"--strength: {abs(weight) / largest:.2f}")
-            cell.set("class", "number" + " negative" * (weight < 0))
+            cell.set("class", "number negative" if weight < 0 else "number")
     return element("figure", frame)

@@ -91,9 +91,12 @@ svg text { fill: var(--quiet); font-size: 13px; }
 
 def element(tag: str, *contents: Content, **attributes: str | None) -> Element:
     """An element; attributes are named with _ for -, and with a last _ where Python has the word: `class_`."""
-    present = {name: visible(value) for name, value in attributes.items() if value is not None}
-    given = {name.rstrip("_").replace("_", "-"): value for name, value in present.items()}
-    result = Element(tag, given)
+    result = Element(tag)
+    for name, value in attributes.items():
+        if value is not None:
+            result.set(name.rstrip("_").replace("_", "-"), visible(value))
+
+    # Text stands before the first child, in `text`, or behind a child, in its `tail`.
     for content in contents:
         if isinstance(content, Element):
             result.append(content)
@@ -122,28 +125,21 @@ def table(
     `caption` stands above it; the first cell of a row names the row.
     """
     classes = [None if name == head[0] or name in words else "number" for name in head]
-    body = [
-        element(
-            "tr",
-            *(
-                element("td" if column else "th", cell, class_=classes[column], scope=None if column else "row")
-                for column, cell in enumerate(row)
-            ),
-        )
-        for row in rows
-    ]
-    titles = [
-        element("th", name, class_=name_class, scope="col") for name, name_class in zip(head, classes, strict=True)
-    ]
-    content = element(
-        "table",
-        element("thead", element("tr", *titles)),
-        element("tbody", *body),
-        class_=kind or None,
-        aria_label=caption,
-    )
+    titles = [element("th", name, class_=class_, scope="col") for name, class_ in zip(head, classes, strict=True)]
+    thead = element("thead", element("tr", *titles))
+    tbody = element("tbody", *(_table_row(row, classes) for row in rows))
+
+    content = element("table", thead, tbody, class_=kind or None, aria_label=caption)
     scroll = element("div", content, class_="scroll", tabindex="0", role="region", aria_label=caption)
     return element("div", paragraph(caption), scroll)
+
+
+def _table_row(cells: Sequence[Content], classes: Sequence[str | None]) -> Element:
+    first, *others = cells
+    row = element("tr", element("th", first, class_=classes[0], scope="row"))
+    for cell, kind in zip(others, classes[1:], strict=True):
+        row.append(element("td", cell, class_=kind))
+    return row
 
 
 def folded(summary: str, *contents: Content, opened: bool = False) -> Element:
@@ -171,7 +167,7 @@ def page(title: str, contents: Iterable[Content]) -> Element:
 
 
 def check_target(path: Path) -> None:
-    """ConfigError where no page can be written at `path`."""
+    """Raises ConfigError if no page can be written at `path`."""
     if path.suffix not in (".html", ".htm"):
         raise ConfigError(f"--out {str(path)!r} is no HTML file by its name; name one that ends in .html")
     if path.is_dir():
@@ -181,8 +177,9 @@ def check_target(path: Path) -> None:
 
 
 def write_page(path: Path, document: Element) -> None:
-    """Writes the document in one step; ConfigError where it cannot be written."""
-    text = "<!DOCTYPE html>\n" + ElementTree.tostring(document, encoding="unicode", method="html") + "\n"
+    """Writes the document in one step; raises ConfigError if it cannot be written."""
+    body = ElementTree.tostring(document, encoding="unicode", method="html")
+    text = f"<!DOCTYPE html>\n{body}\n"
     partial = path.with_name(path.name + ".partial")
     try:
         partial.write_bytes(text.encode("utf-8", "replace"))  # a folder's name need not be text

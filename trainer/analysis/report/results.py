@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from xml.etree.ElementTree import Element
 
 from data.errors import ExpectedError
@@ -19,6 +20,8 @@ SINGLE = (
     "Lower, higher: two trained models differ on such test rows. Whether their heads differ cannot be told from one "
     "training on each side; that takes several seeds."
 )
+WORDS = ("better", "worse", "lower", "higher", "not told apart", "not defined")
+"""What is said of differences, in the order in which a verdict says it."""
 COLUMNS = {
     "ne": "NE",
     "oracle_ne": "best NE",
@@ -47,14 +50,8 @@ class Comparisons:
 
 def compare_with_first(runs: list[RunRecords]) -> Comparisons:
     """Compares what can be compared with the first run; never fails."""
-    found: list[Run] = []
     problems: list[str] = []
-    for run in runs:
-        try:
-            found.append(read_run(str(run.path)))
-        except ExpectedError as error:
-            problems.append(str(error))
-    groups = _groups(found, problems) if found and Path(found[0].path) == runs[0].path else []
+    groups = _groups(runs, problems)
     differences: list[Difference] = []
     for group in groups[1:]:
         try:
@@ -64,16 +61,30 @@ def compare_with_first(runs: list[RunRecords]) -> Comparisons:
         else:
             differences += comparison.differences
             problems += comparison.warnings
-    known = {str(run.path): run.name for run in runs}
-    names = {group.name: ", ".join(known[run.path] for run in group.runs) for group in groups}
-    looks = {str(run.path): run.style for run in runs}
-    styles = {group.name: min(looks[run.path] for run in group.runs) for group in groups}
+
+    by_path = {str(run.path): run for run in runs}
+    names: dict[str, str] = {}
+    styles: dict[str, int] = {}
+    for group in groups:
+        of_group = [by_path[run.path] for run in group.runs]
+        names[group.name] = ", ".join(run.name for run in of_group)
+        styles[group.name] = min(run.style for run in of_group)
     return Comparisons(differences, names, styles, list(dict.fromkeys(problems)))
 
 
-def _groups(runs: list[Run], problems: list[str]) -> list[Group]:
+def _groups(runs: list[RunRecords], problems: list[str]) -> list[Group]:
+    """The runs that have been evaluated, by head; none if the first, the baseline, is not among them."""
+    evaluated: list[Run] = []
+    for run in runs:
+        try:
+            evaluated.append(read_run(str(run.path)))
+        except ExpectedError as error:
+            problems.append(str(error))
+    if not evaluated or Path(evaluated[0].path) != runs[0].path:
+        return []
+
     try:
-        return group_runs(runs)
+        return group_runs(evaluated)
     except ExpectedError as error:
         problems.append(str(error))
         return []
@@ -82,35 +93,47 @@ def _groups(runs: list[Run], problems: list[str]) -> list[Group]:
 def verdicts(comparisons: Comparisons) -> Element | None:
     """What came out, a sentence for each head, at the last milestone that it shares with the first run."""
     lines = []
-    for run in dict.fromkeys(entry.run for entry in comparisons.differences):
-        of_run = [entry for entry in comparisons.differences if entry.run == run]
+    for of_run in _by_run(comparisons.differences).values():
         last = max(of_run, key=lambda entry: entry.samples).column
-        lines.append(element("li", *_verdict(comparisons, [entry for entry in of_run if entry.column == last])))
+        at_last = [entry for entry in of_run if entry.column == last]
+        lines.append(element("li", *_verdict(comparisons, at_last)))
+
     if any(entry.significant is None and entry.one_sided for entry in comparisons.differences):
         lines.append(element("li", SINGLE, class_="quiet"))
     return element("ul", *lines, class_="verdicts") if lines else None
 
 
+def _by_run(differences: list[Difference]) -> dict[str, list[Difference]]:
+    of_runs: dict[str, list[Difference]] = {}
+    for entry in differences:
+        of_runs.setdefault(entry.run, []).append(entry)
+    return of_runs
+
+
 def _verdict(comparisons: Comparisons, differences: list[Difference]) -> list[Content]:
     first = differences[0]
-    text: list[Content] = [
-        element("strong", f"{first.head} ({comparisons.names[first.run]})"),
-        f" against {first.baseline_head} ({comparisons.names[first.baseline]}) at {first.column} samples: ",
-    ]
-    told: list[Content] = []
-    for word in ("better", "worse", "lower", "higher", "not told apart", "not defined"):
+    names = comparisons.names
+    head = element("strong", f"{first.head} ({names[first.run]})")
+    against = f" against {first.baseline_head} ({names[first.baseline]}) at {first.column} samples: "
+
+    findings: list[Content] = []
+    for word in WORDS:
         tasks = [_with_percent(entry) for entry in differences if _word(entry) == word]
         if tasks:
-            told += ["; " if told else "", element("span", word, class_=_colour(word)), f" on {', '.join(tasks)}"]
-    return [*text, *told, "."]
+            separator = "; " if findings else ""
+            findings += [separator, element("span", word, class_=_colour(word)), f" on {', '.join(tasks)}"]
+    return [head, against, *findings, "."]
 
 
 def _with_percent(entry: Difference) -> str:
-    return (
-        entry.task
-        if entry.relative_percent is None
-        else f"{entry.task} ({decimal(entry.relative_percent, '+z.3f')}{PERCENT})"
-    )
+    if entry.relative_percent is None:
+        return entry.task
+    return f"{entry.task} ({_signed(entry.relative_percent)}{PERCENT})"
+
+
+def _signed(percent: float) -> str:
+    """A relative difference with its sign; a zero has no minus."""
+    return decimal(percent, "+z.3f")
 
 
 def _word(entry: Difference) -> str:
@@ -119,8 +142,9 @@ def _word(entry: Difference) -> str:
         return "not defined"
     if not entry.one_sided:
         return "not told apart"
-    words = ("lower", "higher") if entry.significant is None else ("better", "worse")
-    return words[entry.relative_percent > 0]
+
+    lower, higher = ("lower", "higher") if entry.significant is None else ("better", "worse")
+    return higher if entry.relative_percent > 0 else lower
 
 
 def _colour(word: str) -> str | None:
@@ -134,39 +158,38 @@ def number(value: float | None) -> str:
 
 def comparison_tables(comparisons: Comparisons) -> list[Content]:
     """A table for each milestone, heads × tasks, the last one on top; and how to read them."""
-    differences = sorted(comparisons.differences, key=lambda entry: -entry.samples)
-    columns = list(dict.fromkeys(entry.column for entry in differences))
-    tables: list[Content] = [
-        _milestone_table(comparisons, [entry for entry in comparisons.differences if entry.column == column])
-        for column in columns
-    ]
+    latest_first = sorted(comparisons.differences, key=lambda entry: -entry.samples)
+    tables: list[Content] = []
+    for column in dict.fromkeys(entry.column for entry in latest_first):
+        at_column = [entry for entry in comparisons.differences if entry.column == column]
+        tables.append(_milestone_table(comparisons, at_column))
+
     earlier = folded(f"Earlier milestones ({len(tables) - 1})", *tables[1:]) if len(tables) > 1 else None
-    figures = [_relative_chart(comparisons, task) for task in dict.fromkeys(entry.task for entry in differences)]
-    notes = [paragraph(note) for note in comparison_notes(differences)] if differences else []
-    drawn = element("div", *map(line_chart, figures), class_="figures") if figures else None
-    return [*tables[:1], earlier, *notes, drawn, *_problem_list(comparisons.problems)]
+    notes = [paragraph(note) for note in comparison_notes(latest_first)] if latest_first else []
+    tasks = dict.fromkeys(entry.task for entry in latest_first)
+    charts = [line_chart(_relative_chart(comparisons, task)) for task in tasks]
+    figures = element("div", *charts, class_="figures") if charts else None
+    return [*tables[:1], earlier, *notes, figures, *_problem_list(comparisons.problems)]
 
 
 def _problem_list(problems: list[str]) -> list[Content]:
     if not problems:
         return []
-    return [paragraph("Not compared, or only in part:"), element("ul", *(element("li", line) for line in problems))]
+    items = [element("li", problem) for problem in problems]
+    return [paragraph("Not compared, or only in part:"), element("ul", *items)]
 
 
 def _milestone_table(comparisons: Comparisons, differences: list[Difference]) -> Element:
-    first, tasks = differences[0], dict.fromkeys(entry.task for entry in differences)
-    base = {entry.task: entry for entry in differences}
-    rows: list[list[Content]] = [
-        [
-            _head(first.baseline_head, comparisons.names[first.baseline]),
-            *(number(base[task].baseline_value) for task in tasks),
-        ]
-    ]
-    for run in dict.fromkeys(entry.run for entry in differences):
-        cells = {entry.task: entry for entry in differences if entry.run == run}
-        head = next(iter(cells.values())).head
-        rows.append([_head(head, comparisons.names[run]), *(_cell(cells.get(task)) for task in tasks)])
-    titles = [f"{task} ({base[task].metric.upper()})" for task in tasks]
+    first, names = differences[0], comparisons.names
+    of_tasks = {entry.task: entry for entry in differences}
+    baseline = [number(entry.baseline_value) for entry in of_tasks.values()]
+    rows: list[list[Content]] = [[_head(first.baseline_head, names[first.baseline]), *baseline]]
+    for run, of_run in _by_run(differences).items():
+        of_task = {entry.task: entry for entry in of_run}
+        cells = [_cell(of_task.get(task)) for task in of_tasks]
+        rows.append([_head(of_run[0].head, names[run]), *cells])
+
+    titles = [f"{task} ({entry.metric.upper()})" for task, entry in of_tasks.items()]
     caption = (
         f"At {first.column} samples: the baseline's values, and the others' relative difference to them "
         f"({unit_text(first.unit)})"
@@ -182,21 +205,30 @@ def _relative_chart(comparisons: Comparisons, task: str) -> Chart:
     """The heads' differences to the baseline at each milestone."""
     entries = [entry for entry in comparisons.differences if entry.task == task]
     lines: list[Line] = []
-    told: list[str] = []
-    for run in dict.fromkeys(entry.run for entry in entries):
-        shown = [entry for entry in entries if entry.run == run and entry.low_percent is not None]
-        points = [(float(entry.samples), (entry.relative_percent or 0.0) / 100) for entry in shown]
-        intervals = [((entry.low_percent or 0.0) / 100, (entry.high_percent or 0.0) / 100) for entry in shown]
-        head = next(entry.head for entry in entries if entry.run == run)
-        name = f"{head} ({comparisons.names[run]})"
-        lines.append(Line(name, points, comparisons.styles[run], intervals=intervals))
-        told += [f"{name} at {entry.column}: {_with_interval(entry)}" for entry in shown]
+    texts: list[str] = []
+    for run, of_run in _by_run(entries).items():
+        name = f"{of_run[0].head} ({comparisons.names[run]})"
+        shown = [entry for entry in of_run if entry.low_percent is not None]
+        lines.append(_relative_line(name, shown, comparisons.styles[run]))
+        texts += [f"{name} at {entry.column}: {_with_interval(entry)}" for entry in shown]
+
     first = entries[0]
     note = (
         f"{first.metric.upper()} against {first.baseline_head} with 95 % intervals ({unit_text(first.unit)}); "
         "below 0 is better"
     )
-    return Chart(task, note, "; ".join(told), lines, reference=0.0, percent=True)
+    return Chart(task, note, "; ".join(texts), lines, reference=0.0, percent=True)
+
+
+def _relative_line(name: str, entries: list[Difference], style: int) -> Line:
+    """Relative differences as fractions, with their intervals."""
+    points: list[tuple[float, float]] = []
+    intervals: list[tuple[float, float]] = []
+    for entry in entries:
+        low, high = entry.low_percent or 0.0, entry.high_percent or 0.0
+        points.append((float(entry.samples), (entry.relative_percent or 0.0) / 100))
+        intervals.append((low / 100, high / 100))
+    return Line(name, points, style, intervals=intervals)
 
 
 def _with_interval(entry: Difference) -> str:
@@ -206,59 +238,81 @@ def _with_interval(entry: Difference) -> str:
 def _cell(entry: Difference | None) -> Content:
     if entry is None or entry.relative_percent is None:
         return UNDEFINED
-    error = "" if entry.standard_error_percent is None else f" ± {entry.standard_error_percent:.3f}"
+
+    text = f"{_signed(entry.relative_percent)}{PERCENT}"
+    if entry.standard_error_percent is not None:
+        text += f" ± {entry.standard_error_percent:.3f}"
     word = _word(entry)
     mark = element("span", f" {word}", class_=_colour(word)) if entry.one_sided else None
+
     interval = "too few rows for an interval"
     if entry.low_percent is not None and entry.high_percent is not None:
-        interval = f"[{decimal(entry.low_percent, '+z.3f')}, {decimal(entry.high_percent, '+z.3f')}]"
-    return element(
-        "span",
-        f"{decimal(entry.relative_percent, '+z.3f')}{PERCENT}{error}",
-        mark,
-        element("small", interval),
-        element("small", number(entry.value)),
-    )
+        interval = f"[{_signed(entry.low_percent)}, {_signed(entry.high_percent)}]"
+    return element("span", text, mark, element("small", interval), element("small", number(entry.value)))
 
 
 def evaluation_tables(runs: list[RunRecords], *, opened: bool) -> list[Content]:
     """Every evaluation of every run, a table for each task."""
-    tasks = dict.fromkeys(found.task for run in runs for found in run.evaluations)
+    tasks: dict[str, None] = {}
+    for run in runs:
+        tasks.update(dict.fromkeys(evaluation.task for evaluation in run.evaluations))
     return [folded(f"Every evaluation of {task}", _evaluation_table(runs, task), opened=opened) for task in tasks]
 
 
 def _evaluation_table(runs: list[RunRecords], task: str) -> Element:
-    found = [(e.samples, index, e) for index, run in enumerate(runs) for e in run.evaluations if e.task == task]
-    found.sort(key=lambda entry: entry[:2])
-    shown = {key: title for key, title in COLUMNS.items() if any(getattr(e, key) is not None for *_, e in found)}
-    rows = [
-        [_point(e), runs[index].name, *(_metric(e, key) for key in shown), f"{e.examples:,}"] for _, index, e in found
-    ]
-    return table("On the whole test set", ["samples", "run", *shown.values(), "test examples"], rows, words=["run"])
+    """A row for each evaluation, by samples and then by run; metrics that no run has are left out."""
+    evaluations: list[tuple[str, Evaluation]] = []
+    for run in runs:
+        evaluations += [(run.name, evaluation) for evaluation in run.evaluations if evaluation.task == task]
+    evaluations.sort(key=lambda pair: pair[1].samples)  # stable: runs stay in order
+
+    def is_known(key: str) -> bool:
+        return any(getattr(evaluation, key) is not None for _, evaluation in evaluations)
+
+    columns = {key: title for key, title in COLUMNS.items() if is_known(key)}
+    rows = []
+    for name, evaluation in evaluations:
+        metrics = [_metric(evaluation, key) for key in columns]
+        rows.append([_point(evaluation), name, *metrics, f"{evaluation.examples:,}"])
+    head = ["samples", "run", *columns.values(), "test examples"]
+    return table("On the whole test set", head, rows, words=["run"])
 
 
-def _metric(found: Evaluation, key: str) -> str:
-    return number(getattr(found, key)) + (margin(found.auc_error) if key == "auc" else "")
+def _metric(evaluation: Evaluation, key: str) -> str:
+    text = number(getattr(evaluation, key))
+    return text + margin(evaluation.auc_error) if key == "auc" else text
 
 
-def _point(found: Evaluation) -> str:
-    return found.milestone or f"{found.samples:,}, the end"
+def _point(evaluation: Evaluation) -> str:
+    return evaluation.milestone or f"{evaluation.samples:,}, the end"
 
 
 def tables_by_value(runs: list[RunRecords]) -> list[Content]:
     """The newest evaluation of every run for each value of the columns in `evaluate.by`, a table for each task."""
-    found = dict.fromkeys((entry.by, entry.task) for run in runs for entry in run.by_value)
-    return [folded(f"{task} by {by}", _table_by_value(runs, str(by), task)) for by, task in found]
+    shown: dict[tuple[str, str], None] = {}
+    for run in runs:
+        shown.update(dict.fromkeys((str(entry.by), entry.task) for entry in run.by_value))
+    return [folded(f"{task} by {by}", _table_by_value(runs, by, task)) for by, task in shown]
 
 
 def _table_by_value(runs: list[RunRecords], by: str, task: str) -> Element:
-    of_runs = [{entry.value: entry for entry in run.by_value if (entry.by, entry.task) == (by, task)} for run in runs]
-    values = dict.fromkeys(value for entries in of_runs for value in entries)
-    metric = next("NE" if entry.kind == "binary" else "MSE" for entries in of_runs for entry in entries.values())
+    of_runs: list[dict[Any, Evaluation]] = []
+    for run in runs:
+        of_task = [entry for entry in run.by_value if (entry.by, entry.task) == (by, task)]
+        of_runs.append({entry.value: entry for entry in of_task})
+
+    all_values: dict[Any, Evaluation] = {}
+    for of_run in of_runs:
+        all_values |= of_run
+    kind = next(iter(all_values.values())).kind
+
     rows = []
-    for value in values:
-        entries = [entries.get(value) for entries in of_runs]
+    for value in all_values:
+        entries = [of_run.get(value) for of_run in of_runs]
         examples = max(entry.examples for entry in entries if entry)
-        metrics = (number(entry.main) if entry else UNDEFINED for entry in entries)
+        metrics = [number(entry.main) if entry else UNDEFINED for entry in entries]
         rows.append([UNDEFINED if value is None else str(value), f"{examples:,}", *metrics])
-    return table(f"{metric} at each run's newest evaluation", [by, "test examples", *(run.name for run in runs)], rows)
+
+    metric = "NE" if kind == "binary" else "MSE"
+    head = [by, "test examples", *(run.name for run in runs)]
+    return table(f"{metric} at each run's newest evaluation", head, rows)

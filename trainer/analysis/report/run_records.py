@@ -107,7 +107,7 @@ class RunRecords:
     by_value: list[Evaluation]
     """The newest evaluation, for each value of the columns in `evaluate.by`."""
     windows: list[Window]
-    segments: list[RunStart]
+    starts: list[RunStart]
     events: list[Event]
     fusion: Fusion | None
     """Of the newest evaluation."""
@@ -121,7 +121,7 @@ class RunRecords:
         """The furthest that any record tells of."""
         trained = [int(window["samples"] or 0) for window in self.windows]
         return max(
-            [*trained, *(segment.reached for segment in self.segments), *(e.samples for e in self.evaluations)],
+            [*trained, *(start.reached for start in self.starts), *(e.samples for e in self.evaluations)],
             default=0,
         )
 
@@ -162,7 +162,7 @@ def _read(name: str, run: RunDirectory, config: Config, style: int) -> RunRecord
         evaluations=[found for found in evaluations if found.by is None],
         by_value=[found for found in newest if found.by is not None],
         windows=_read_lines(run.train_log, _WINDOW, "a training record"),
-        segments=read_starts(run.segments),
+        starts=read_starts(run.segments),
         events=_read_lines(run.events, _EVENT, "an event"),
         fusion=_read_newest(run.path / "fusion", Fusion, "the fusion weights of an evaluation"),
         calibration=_read_newest(run.path / "calibration", Calibration, "the calibration of an evaluation"),

@@ -14,12 +14,16 @@ from trainer.run.starts import RunStart
 
 LONGEST_SERIES = 3
 """More of the same kind in a row become one line."""
+NAMED_FILES = 5
+"""The other files of a series are counted."""
 STATES = {"finished": "finished", "stopped": "stopped on request", "failed": "failed", None: "under way, or killed"}
 NOT_FINITE = "a loss or gradient was not finite"
 
 
 @dataclass(frozen=True)
 class _Entry:
+    """A start or an event, with what they have in common."""
+
     time: datetime
     kind: str
     what: RunStart | Event
@@ -27,37 +31,48 @@ class _Entry:
 
 def state(run: RunRecords) -> str:
     """How the run stands, by its last start."""
-    return STATES[run.segments[-1].end] if run.segments else "not recorded"
+    return STATES[run.starts[-1].end] if run.starts else "not recorded"
 
 
 def timeline(run: RunRecords, *, opened: bool) -> list[Content]:
     """The run's events, oldest first, below a line that sums them up."""
-    entries = [_Entry(segment.started, "start", segment) for segment in run.segments]
+    entries = [_Entry(start.started, "start", start) for start in run.starts]
     entries += [_Entry(event.time, event.event, event) for event in run.events]
     entries.sort(key=lambda entry: entry.time)
+
     title = element("h3", run.name)
     if not entries:
         return [title, paragraph("No starts and no events are recorded.")]
-    rows = [
-        row for kind, series in groupby(entries, lambda entry: entry.kind) for row in _rows(run, kind, list(series))
-    ]
+
+    rows: list[list[Content]] = []
+    for kind, series in groupby(entries, lambda entry: entry.kind):
+        rows += _rows(run, kind, list(series))
     frame = table(f"Timeline of {run.name}", ["time (UTC)", "samples", "what"], rows, words=["what"])
-    return [title, element("p", _summary(run)), folded(f"Timeline, {_count(len(rows), 'line')}", frame, opened=opened)]
+    summary = f"Timeline, {_count(len(rows), 'line')}"
+    return [title, element("p", _summary(run)), folded(summary, frame, opened=opened)]
 
 
 def _summary(run: RunRecords) -> str:
     counts = Counter(event.event for event in run.events)
-    rows = sum(event.stop - event.start for event in run.events if event.event == "skipped_rows")
-    starts = len(run.segments)
-    parts = [
-        f"{_count(starts, 'start')}, {_count(max(starts - 1, 0), 'restart')} among them",
-        _count(counts["checkpoint"], "checkpoint"),
-        f"{_count(counts['damaged_checkpoint'], 'damaged checkpoint')}" if counts["damaged_checkpoint"] else "",
-        f"{_count(counts['skipped_batch'], 'batch', 'es')} left out" if counts["skipped_batch"] else "",
-        f"{_count(rows, 'unreadable row')} left out" if rows else "",
-    ]
-    whole = not counts["skipped_batch"] and not rows
-    return "; ".join(part for part in parts if part) + ("; nothing left out." if whole else ".")
+    damaged, batches = counts["damaged_checkpoint"], counts["skipped_batch"]
+    num_rows = sum(_num_rows(event) for event in run.events if event.event == "skipped_rows")
+    num_starts = len(run.starts)
+    restarts = _count(max(num_starts - 1, 0), "restart")
+
+    parts = [f"{_count(num_starts, 'start')}, {restarts} among them", _count(counts["checkpoint"], "checkpoint")]
+    if damaged:
+        parts.append(_count(damaged, "damaged checkpoint"))
+    if batches:
+        parts.append(f"{_count(batches, 'batch', 'es')} left out")
+    if num_rows:
+        parts.append(f"{_count(num_rows, 'unreadable row')} left out")
+    if not batches and not num_rows:
+        parts.append("nothing left out")
+    return "; ".join(parts) + "."
+
+
+def _num_rows(event: Event) -> int:
+    return event.stop - event.start
 
 
 def _count(number: int, noun: str, plural: str = "s") -> str:
@@ -67,15 +82,18 @@ def _count(number: int, noun: str, plural: str = "s") -> str:
 def _rows(run: RunRecords, kind: str, series: list[_Entry]) -> list[list[Content]]:
     events = [entry.what for entry in series if isinstance(entry.what, Event)]
     if len(events) > LONGEST_SERIES:
-        span = f"{events[0].samples:,} to {events[-1].samples:,}"
-        return [[_span(series[0].time, series[-1].time), span, _words(_MANY.get(kind, _many_others)(events))]]
+        describe = _MANY.get(kind, _many_others)
+        samples = f"{events[0].samples:,} to {events[-1].samples:,}"
+        return [[_span(series[0].time, series[-1].time), samples, _words(describe(events))]]
+
     rows: list[list[Content]] = []
     for entry in series:
         if isinstance(entry.what, Event):
-            samples, text = entry.what.samples, _ONE.get(kind, _other)(entry.what)
+            at, describe_one = entry.what.samples, _ONE.get(kind, _other)
+            text = describe_one(entry.what)
         else:
-            samples, text = entry.what.begin, _start(run, entry.what)
-        rows.append([_time(entry.time), f"{samples:,}", _words(text)])
+            at, text = entry.what.begin, _start(run, entry.what)
+        rows.append([_time(entry.time), f"{at:,}", _words(text)])
     return rows
 
 
@@ -88,17 +106,19 @@ def _time(time: datetime) -> str:
 
 
 def _span(first: datetime, last: datetime) -> str:
-    same_day = first.astimezone(UTC).date() == last.astimezone(UTC).date()
-    return f"{_time(first)} to {_time(last)[11:] if same_day else _time(last)}"
+    day, until = _time(first)[:10], _time(last)
+    return f"{_time(first)} to {until.removeprefix(day).lstrip()}"
 
 
-def _start(run: RunRecords, segment: RunStart) -> str:
-    begin = "from the beginning" if segment.checkpoint is None else f"on from checkpoint {segment.begin:,}"
-    last = segment.segment == len(run.segments) - 1
-    end = "killed" if segment.end is None and not last else STATES[segment.end]
-    saved = f"saved up to {segment.reached:,} samples" if segment.reached > segment.begin else "saved nothing"
-    name = "Restart" if segment.segment else "Start"
-    return f"{name} {begin}, on {_count(segment.world_size, 'rank')}: {saved}, {end}"
+def _start(run: RunRecords, start: RunStart) -> str:
+    name = "Restart" if start.segment else "Start"
+    begin = "from the beginning" if start.checkpoint is None else f"on from checkpoint {start.begin:,}"
+    saved = f"saved up to {start.reached:,} samples" if start.reached > start.begin else "saved nothing"
+
+    # Only the last start can be under way still: an earlier one without an end was killed.
+    is_last = start.segment == len(run.starts) - 1
+    end = STATES[start.end] if start.end is not None or is_last else "killed"
+    return f"{name} {begin}, on {_count(start.world_size, 'rank')}: {saved}, {end}"
 
 
 def _other(event: Event) -> str:
@@ -115,18 +135,20 @@ def _many_checkpoints(events: list[Event]) -> str:
 
 
 def _one_unreadable(event: Event) -> str:
-    rows = _count(event.stop - event.start, "row")
+    rows = _count(_num_rows(event), "row")
     return f"{rows} left out: row group {event.row_group} of {event.file} cannot be read ({event.reason})"
 
 
 def _many_unreadable(events: list[Event]) -> str:
-    rows = sum(event.stop - event.start for event in events)
-    groups = {(event.file, event.row_group) for event in events}
+    num_rows = sum(map(_num_rows, events))
+    row_groups = {(event.file, event.row_group) for event in events}
     files = sorted({event.file for event in events})
-    return (
-        f"{rows:,} rows of {_count(len(groups), 'row group')} left out, which cannot be read: {', '.join(files[:5])}"
-        + (f" and {len(files) - 5} files more" if len(files) > 5 else "")
-    )
+
+    names = ", ".join(files[:NAMED_FILES])
+    more = len(files) - NAMED_FILES
+    if more > 0:
+        names += f" and {more} files more"
+    return f"{num_rows:,} rows of {_count(len(row_groups), 'row group')} left out, which cannot be read: {names}"
 
 
 _ONE: dict[str, Callable[[Event], str]] = {

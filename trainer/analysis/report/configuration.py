@@ -1,0 +1,99 @@
+"""The section of the report that says how the runs were configured: one run whole, several by what differs."""
+
+import json
+from collections.abc import Iterable
+from typing import Any
+from xml.etree.ElementTree import Element
+
+from models.tasks import TaskConfig
+from trainer.analysis.report.html import Content, element, folded, paragraph, table
+from trainer.analysis.report.results import UNDEFINED
+from trainer.analysis.report.run_records import RunRecords
+from trainer.run.directory import plain
+
+MANY_ROWS = 25
+"""Longer tables are folded."""
+LONG_TEXT = 24
+"""Characters of a value that gets a wider column."""
+
+
+def configuration(runs: list[RunRecords]) -> list[Content]:
+    """The section."""
+    return _overview(runs[0]) if len(runs) == 1 else _differences(runs)
+
+
+def _overview(run: RunRecords) -> list[Content]:
+    """The head, tasks and tables of a run, and all keys behind a fold."""
+    config = run.config
+    values = plain(config)
+    head = [[key, _cell(text)] for key, text in _leaves(values["model"]).items()]
+    tasks = [_task_row(task) for task in config.tasks]
+    tables = [[entry.name, f"{entry.rows:,}", str(entry.dim)] for entry in config.tables]
+    keys = [[_breakable(key), _cell(text)] for key, text in _leaves(values).items()]
+
+    overview = element(
+        "div",
+        table("Head", ["key", "value"], head, words=["value"]),
+        table("Tasks", ["task", "kind", "label", "auxiliary", "weight"], tasks, words=["kind", "label", "auxiliary"]),
+        table("Embedding tables", ["table", "rows", "width"], tables),
+        class_="beside",
+    )
+    all_keys = table("The resolved configuration", ["key", "value"], keys, words=["value"])
+    return [overview, folded(f"All {len(keys)} keys", all_keys)]
+
+
+def _task_row(task: TaskConfig) -> list[Content]:
+    return [task.name, task.kind, task.label, "yes" if task.auxiliary else "no", f"{task.loss_weight:g}"]
+
+
+def _differences(runs: list[RunRecords]) -> list[Content]:
+    """The keys in which the runs' configs differ."""
+    configs = [_leaves(plain(run.config)) for run in runs]
+    keys: dict[str, None] = {}
+    for config in configs:
+        keys.update(dict.fromkeys(config))
+
+    rows: list[list[Content]] = []
+    for key in keys:
+        values = [config.get(key, UNDEFINED) for config in configs]
+        if key != "run.dir" and len(set(values)) > 1:
+            rows.append([_breakable(key), *map(_cell, values)])
+    if not rows:
+        return [paragraph("The configurations are equal but for the folder.")]
+
+    names = [run.name for run in runs]
+    frame = table("Keys that differ", ["key", *names], rows, words=names)
+    return [folded(f"{len(rows)} keys differ", frame) if len(rows) > MANY_ROWS else frame]
+
+
+def _cell(text: str) -> Content:
+    return element("div", text, class_="long") if len(text) > LONG_TEXT else text
+
+
+def _breakable(key: str) -> Element:
+    """A key that may go on in the next line after a dot."""
+    first, *rest = key.split(".")
+    contents: list[Content] = [first]
+    for part in rest:
+        contents += [".", element("wbr"), part]
+    return element("span", *contents)
+
+
+def _leaves(value: Any, path: str = "") -> dict[str, str]:
+    """Every leaf as JSON, by its path; an entry of a list goes by its name where it has one."""
+    if isinstance(value, dict):
+        entries: Iterable[tuple[Any, Any]] = value.items()
+    elif isinstance(value, list) and any(isinstance(entry, dict) for entry in value):
+        entries = [(_entry_name(entry, index), entry) for index, entry in enumerate(value)]
+    else:
+        return {path: value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)}
+
+    leaves: dict[str, str] = {}
+    for key, entry in entries:
+        leaves |= _leaves(entry, f"{path}.{key}".strip("."))
+    return leaves
+
+
+def _entry_name(entry: Any, index: int) -> str:
+    fields = entry if isinstance(entry, dict) else {}
+    return str(fields.get("name") or fields.get("column") or index)

@@ -1,0 +1,76 @@
+"""The section of the report that says which experts the tasks use: fusion weights, and entropies of the gates."""
+
+from statistics import fmean
+
+from trainer.analysis.report.charts import Chart, Line, heat_map
+from trainer.analysis.report.figures import figures, first_and_last
+from trainer.analysis.report.html import Content, decimal, element, paragraph
+from trainer.analysis.report.run_records import FusionLevel, RunRecords
+
+ENTROPY = "gate_entropy/"
+"""How the keys of the training records begin that hold entropies: gate_entropy/LEVEL/UNIT."""
+
+
+def fusion_figures(runs: list[RunRecords]) -> list[Content]:
+    """Weights and entropies of each run that has some, and in one sentence which have none."""
+    contents: list[Content] = []
+    for run in runs:
+        of_run = [*_fusion_maps(run), *_entropies(run)]
+        if of_run:
+            contents += [element("h3", f"{run.name} ({run.config.model.head})"), *of_run]
+
+    missing = [run.name for run in runs if run.fusion is None]
+    if missing:
+        of_which = f" of {', '.join(missing)}" if len(runs) > 1 else ""
+        reason = "the head has no gates, or has not been evaluated yet"
+        contents.append(paragraph(f"No fusion weights{of_which}: {reason}."))
+    return contents
+
+
+def _fusion_maps(run: RunRecords) -> list[Content]:
+    if run.fusion is None:
+        return []
+
+    maps = []
+    for index, level in enumerate(run.fusion.levels):
+        maps.append(heat_map(_caption(level, index), level.units, level.experts, level.weights))
+    note = f"Mean over the test set at {run.fusion.samples:,} samples; gate and native part together."
+    return [paragraph(note), element("div", *maps, class_="figures wide")]
+
+
+def _caption(level: FusionLevel, index: int) -> str:
+    """The largest weight and the least used expert of a level, in words."""
+    if not level.units or not level.experts:
+        return f"Level {index}: no experts"
+
+    cells = []
+    for unit, row in zip(level.units, level.weights, strict=True):
+        cells += [(weight, unit, expert) for expert, weight in zip(level.experts, row, strict=True)]
+    weight, unit, expert = max(cells)
+
+    columns = zip(*level.weights, strict=True)
+    means = [fmean(map(abs, column)) for column in columns]
+    least, name = min(zip(means, level.experts, strict=True))
+    return (
+        f"Level {index}, units by experts. Largest weight: {unit} on {expert}, {decimal(weight, '.2f')}. "
+        f"Least used expert: {name}, {least:.2f} on average."
+    )
+
+
+def _entropies(run: RunRecords) -> list[Content]:
+    """How evenly each gate spreads its weight while training, so that a collapsed one shows."""
+    keys_of_levels: dict[str, dict[str, None]] = {}
+    for window in run.windows:
+        for key in window:
+            if key.startswith(ENTROPY):
+                keys_of_levels.setdefault(key.split("/", 2)[1], {})[key] = None
+
+    charts: list[Chart | None] = [_entropy_chart(run, level, list(keys)) for level, keys in keys_of_levels.items()]
+    return figures(charts, "") if charts else []
+
+
+def _entropy_chart(run: RunRecords, level: str, keys: list[str]) -> Chart:
+    lines = [Line(key.split("/", 2)[2], run.curve(key), style) for style, key in enumerate(keys)]
+    texts = [f"{line.name} {first_and_last(line.points)}" for line in lines]
+    title, note = f"Entropy of the gates, level {level}", "1: all experts alike; 0: one expert takes all"
+    return Chart(title, note, f"{run.name}: {'; '.join(texts)}", lines, 1.0, from_zero=True)
