@@ -84,7 +84,7 @@ class Manifest:
         """Rows of the whole dataset."""
         return int(self.rows.sum())
 
-    @property
+    @cached_property
     def first_row(self) -> Int64:
         """Number of each row group's first row, where the rows of all groups are numbered one after the other."""
         return np.cumsum(self.rows) - self.rows

@@ -1,6 +1,6 @@
 """What a training prints before its first step."""
 
-from data.stream import Reading
+from data.reading import Reading
 from trainer.inputs import Inputs
 from trainer.logging.tables import plan_table
 from trainer.logging.train_log import TrainLog

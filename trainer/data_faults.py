@@ -2,7 +2,8 @@
 
 from dataclasses import asdict
 
-from data.stream import Reading, describe_batch
+from data.reading import Reading
+from data.row_groups import describe_batch
 from trainer.config.run_config import Config
 from trainer.distributed.world import World
 from trainer.errors import RunError

@@ -8,7 +8,7 @@ from data.columns.types import missing_column_hint
 from data.discovery.windows import check_windows
 from data.manifest import Manifest, OnBadFile, read_manifest, read_schema
 from data.order import OrderName
-from data.stream import Reading
+from data.reading import Reading
 from trainer.config.run_config import Config
 from trainer.console import tell
 from trainer.distributed.world import World

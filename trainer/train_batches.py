@@ -2,9 +2,11 @@
 
 from collections.abc import Iterator
 
-from data.batch import Batch, assemble
+from data.batch import Batch
+from data.collate import assemble
 from data.errors import ExpectedError
-from data.stream import BatchStream, Reading, SkippedRows
+from data.reading import Reading
+from data.stream import BatchStream, SkippedRows
 
 
 class TrainBatches(Iterator[Batch]):

@@ -18,7 +18,9 @@ from data.errors import DataError
 from data.features import Features, SparseFeature
 from data.manifest import Manifest, OnBadFile, read_manifest
 from data.order import OrderName
-from data.stream import BatchStream, Reading, SkippedRows, read_row_group, stream, tasks_of_epoch
+from data.reading import Reading
+from data.row_groups import read_row_group, tasks_of_epoch
+from data.stream import BatchStream, SkippedRows, stream
 from tests.data.test_stream import (
     NAMES,
     PADDING,

@@ -13,8 +13,8 @@ from data.discovery.schema import Column
 from data.features import Features, SparseFeature
 from data.hashing import fold
 from data.manifest import read_manifest
+from data.reading import Reading
 from data.storage.writer import write_schema
-from data.stream import Reading
 
 
 @pytest.mark.parametrize(("ids", "rows"), [(1000, 1000), (5000, 100_000), (3000, 300), (2, 1), (1, 1), (1, 50)])

@@ -15,8 +15,8 @@ from data.columns.decode import Columns, Label
 from data.errors import DataError
 from data.features import DenseFeature, Features
 from data.manifest import read_manifest
+from data.reading import Reading
 from data.statistics import Moments, join, measure, moments, sampled_groups
-from data.stream import Reading
 
 VALUES = arrays.arrays(np.float64, st.integers(0, 40), elements=st.floats(-1e6, 1e6) | st.just(np.nan))
 

@@ -26,7 +26,9 @@ from data.features import DenseFeature, Features, SparseFeature
 from data.hashing import permutation
 from data.manifest import Manifest, read_manifest
 from data.order import OrderName
-from data.stream import Reading, describe_batch, read_rows, stream, tasks_of_epoch
+from data.reading import Reading
+from data.row_groups import describe_batch, read_rows, tasks_of_epoch
+from data.stream import stream
 
 NAMES: list[OrderName] = ["shuffled", "chronological", "stored"]
 SEED = 17
@@ -429,7 +431,7 @@ def test_look_ahead_is_bounded(
     ends: list[int] = []  # row of its lane at which a decoded segment is used up
     epoch_rows = NUM_ROWS // size * (size // lanes)
 
-    def counted(reading: Reading, task: data.stream.ReadTask) -> object:
+    def counted(reading: Reading, task: data.row_groups.ReadTask) -> object:
         ends.append(task.epoch * epoch_rows + task.needed + task.stop - task.start)
         return read_rows(reading, task)
 
@@ -453,7 +455,7 @@ def test_look_ahead_is_bounded(
 def test_every_segment_is_decoded_once(manifest: Manifest, monkeypatch: pytest.MonkeyPatch) -> None:
     decoded: list[tuple[int, int, int]] = []
 
-    def counted(reading: Reading, task: data.stream.ReadTask) -> object:
+    def counted(reading: Reading, task: data.row_groups.ReadTask) -> object:
         decoded.append((task.group, task.start, task.stop))
         return read_rows(reading, task)
 

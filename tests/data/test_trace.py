@@ -15,7 +15,9 @@ import pytest
 from data.errors import DataError
 from data.manifest import Manifest, read_manifest
 from data.order import OrderName
-from data.stream import Reading, read_rows, stream, tasks_of_epoch
+from data.reading import Reading
+from data.row_groups import read_rows, tasks_of_epoch
+from data.stream import stream
 from data.trace import TraceWriter, read_trace
 from tests.data.test_stream import NAMES, NUM_ROWS, Row, rank_lanes, reading_of, rows_of, write_files
 

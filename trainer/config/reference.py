@@ -8,7 +8,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from data.features import DenseFeature, SparseFeature
-from data.stream import DataConfig
+from data.reading import DataConfig
 from models.embedding import TableConfig
 from models.heads import HEADS
 from models.heads.base import HeadConfig

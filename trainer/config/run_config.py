@@ -19,10 +19,10 @@ from pydantic import (
 
 from data.discovery.schema import ORACLE_PREFIX
 from data.features import Features
+from data.reading import DataConfig
 from data.settings import Count, Settings
 from data.storage.parsing import parse_toml
 from data.storage.paths import full_path, local_path
-from data.stream import DataConfig
 from models.embedding import TableConfig
 from models.heads import HEADS, AnyHeadConfig
 from models.tasks import TaskConfig

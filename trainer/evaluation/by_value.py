@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from data.errors import DataError
 from data.manifest import Manifest
-from data.stream import read_row_group
+from data.row_groups import read_row_group
 from models.ranker import StepOutput
 from trainer.distributed.world import World
 from trainer.evaluation.auc import ExactAuc

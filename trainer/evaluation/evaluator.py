@@ -18,7 +18,9 @@ from data.batch import Batch
 from data.discovery.footer import types_named
 from data.discovery.schema import ORACLE_PREFIX
 from data.manifest import Manifest
-from data.stream import Reading, read_row_group, stream
+from data.reading import Reading
+from data.row_groups import read_row_group
+from data.stream import stream
 from models.ranker import Ranker, StepOutput
 from models.tasks import TaskConfig
 from trainer.build_model import ShardedModel

@@ -29,7 +29,8 @@ from data.batch import Batch
 from data.columns.kinds import common_type
 from data.columns.types import missing_column_hint
 from data.manifest import Manifest, load_manifest
-from data.stream import Reading, stream
+from data.reading import Reading
+from data.stream import stream
 from models.ranker import StepOutput
 from models.tasks import TaskConfig
 from trainer.build_model import ShardedModel, build_sharded_model

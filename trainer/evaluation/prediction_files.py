@@ -25,8 +25,9 @@ from data.errors import DataError
 from data.hashing import Int64
 from data.manifest import Manifest, open_uri
 from data.prefetch import Prefetcher
+from data.reading import Reading
+from data.row_groups import read_row_group, tasks_of_epoch
 from data.storage.paths import path_of
-from data.stream import Reading, read_row_group, tasks_of_epoch
 from trainer.distributed.world import EXPECTED_ERRORS, World
 
 MARKER = "_SUCCESS"

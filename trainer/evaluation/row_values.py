@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from data.hashing import Int64
 from data.manifest import Manifest
-from data.stream import damage_named, read_row_group
+from data.row_groups import damage_named, read_row_group
 
 Encode = Callable[[pa.ChunkedArray, int], Int64]
 """A number for each value of a row group, whose first row has the given number in the dataset."""

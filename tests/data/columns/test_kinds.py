@@ -12,7 +12,7 @@ from data.columns.kinds import alike, common_type, kind_of, stored_type
 from data.errors import DataError
 from data.features import DenseFeature, Features, SparseFeature
 from data.manifest import Manifest, load_manifest, read_manifest, save_manifest
-from data.stream import read_row_group
+from data.row_groups import read_row_group
 
 TEXT_LIST = pa.list_(pa.string())
 KINDS = {

@@ -20,7 +20,9 @@ import trainer.analysis.audit.intervals
 from data.hashing import Int64
 from data.manifest import Manifest, read_manifest, save_manifest
 from data.order import Order, group_rows, order
-from data.stream import Reading, SkippedRows, stream, tasks_of_epoch
+from data.reading import Reading
+from data.row_groups import tasks_of_epoch
+from data.stream import SkippedRows, stream
 from data.trace import TraceWriter, read_trace
 from tests.trainer.datasets import config_values, write_dataset
 from trainer.analysis.audit.audit import Audit, EpochAccount, audit_run

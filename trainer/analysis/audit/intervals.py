@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from data.hashing import Int64
 from data.order import group_rows, order
-from data.stream import Reading
+from data.reading import Reading
 
 
 @dataclass(frozen=True, eq=False)

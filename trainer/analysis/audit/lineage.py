@@ -10,8 +10,8 @@ import numpy as np
 from pydantic import BaseModel, Field, ValidationError
 
 from data.manifest import Manifest
+from data.reading import Reading
 from data.storage.parsing import parse_json
-from data.stream import Reading
 from trainer.analysis.audit.intervals import Intervals
 from trainer.errors import ConfigError
 from trainer.run.directory import whole_lines

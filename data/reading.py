@@ -1,0 +1,75 @@
+"""How a dataset is read: the user's `[data]` section, and what fixes the content of every global batch."""
+
+from dataclasses import dataclass
+
+from pydantic import Field
+
+from data.columns.decode import Columns
+from data.manifest import Manifest, OnBadFile
+from data.order import OrderName
+from data.settings import Settings
+
+
+class DataConfig(Settings):
+    """Which data, in what batches and order."""
+
+    train: str
+    """Parquet dataset to train on: a folder, or any URI that pyarrow.fs opens."""
+    test: str
+    """Parquet dataset to evaluate on; every row is used exactly once."""
+    global_batch_size: int = Field(default=512, gt=0, le=1 << 30)
+    """Rows of one optimizer step over all ranks; a multiple of `lanes`. The default suits logs of up to some millions
+    of rows, which need many steps; a large cluster wants thousands, with learning rates tuned for them."""
+    lanes: int = Field(default=8, gt=0, le=1 << 16)
+    """Streams that the order is cut into; the number of ranks must divide it. Part of the order: the same lanes give
+    the same batches on any number of ranks. Each lane keeps a decoded row group in memory, each thread one more."""
+    order: OrderName = "shuffled"
+    """shuffled, chronological (inside time windows only), or stored."""
+    repeat: bool = False
+    """true: train.samples may exceed the rows of the data; each pass is a new permutation. May be set for a finished
+    run, to train further passes."""
+    weight: str | None = None
+    """Column of non-negative row weights; left out: every row weighs 1."""
+    threads: int = Field(default=2, gt=0, le=256)
+    """Decoding threads of each rank."""
+    evaluation_batch_size: int | None = Field(default=None, gt=0, le=1 << 30)
+    """Rows of one evaluation batch over all ranks; as in training where left out."""
+    on_bad_file: OnBadFile = "fail"
+    """fail: a training file that is truncated, corrupt or gone ends the run. skip: one that is unreadable at the start
+    is left out of the dataset, and a row group found unreadable later is replaced by rows of weight 0. Evaluation
+    always fails: a metric on part of the test set is another metric."""
+    bad_row_groups: int = Field(default=10, ge=0)
+    """Row groups that may be unreadable before the run stops, over all ranks and the whole start; with
+    `on_bad_file = "skip"`."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How a dataset is read: everything that fixes the content of each global batch."""
+
+    manifest: Manifest
+    columns: Columns
+    global_batch_size: int
+    lanes: int
+    order: OrderName
+    seed: int
+    keep_last: bool = False
+    """true: the rows that do not fill a last global batch come in one padded with rows of weight 0."""
+    on_bad_file: OnBadFile = "fail"
+    """skip: a row group that cannot be read comes as rows of weight 0."""
+
+    @property
+    def batches_per_epoch(self) -> int:
+        """Global batches of one pass."""
+        rows, size = self.manifest.num_rows, self.global_batch_size
+        return -(-rows // size) if self.keep_last else rows // size
+
+    @property
+    def dropped_rows(self) -> int:
+        """Rows of each pass that do not fill a last global batch."""
+        return 0 if self.keep_last else self.manifest.num_rows % self.global_batch_size
+
+    @property
+    def rows_per_lane(self) -> int:
+        """Rows that each lane gives to a global batch."""
+        return self.global_batch_size // self.lanes
