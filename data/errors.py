@@ -14,3 +14,9 @@ class ExpectedError(Exception):
 
 class DataError(ExpectedError):
     """A dataset cannot be used as asked."""
+
+
+def one_line(error: BaseException) -> str:
+    """The first line of an error's message; Arrow's go on with advice to programmers."""
+    lines = str(error).strip().splitlines() or [repr(error)]
+    return lines[0].rstrip(".")

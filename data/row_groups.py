@@ -10,7 +10,8 @@ import pyarrow.parquet as pq
 
 from data.columns.decode import Rows, decode
 from data.columns.kinds import as_readable
-from data.discovery.footer import DAMAGE, UnreadableError, one_line, types_named
+from data.discovery.footer import DAMAGE, UnreadableError, types_named
+from data.errors import one_line
 from data.manifest import Manifest
 from data.order import group_rows, order
 from data.reading import Reading

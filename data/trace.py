@@ -11,8 +11,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from data.discovery.footer import one_line
-from data.errors import DataError
+from data.errors import DataError, one_line
 from data.hashing import Int64
 from data.storage.files import naming, open_unlinked
 

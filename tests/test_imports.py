@@ -84,7 +84,7 @@ def _is_in(module: str, room: str) -> bool:
     ("starts", "unreached"),
     [
         ("data", ("torch.distributed", "torchrec.distributed", "models", "trainer")),
-        ("models", ("trainer", "launch")),
+        ("models", ("pyarrow", "trainer", "launch")),
         ("trainer.train", ("data.importers", "data.synthetic", "trainer.analysis")),
         ("trainer", ("launch",)),
         ("launch", ("data", "models", "torchrec")),

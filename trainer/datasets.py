@@ -5,8 +5,9 @@ from dataclasses import replace
 from data.columns.decode import Columns, Label, check_type
 from data.columns.kinds import alike, kind_of, stored_type
 from data.columns.types import missing_column_hint
+from data.discovery.dataset import read_manifest
 from data.discovery.windows import check_windows
-from data.manifest import Manifest, OnBadFile, read_manifest, read_schema
+from data.manifest import Manifest, OnBadFile, read_schema
 from data.order import OrderName
 from data.reading import Reading
 from trainer.config.run_config import Config

@@ -10,7 +10,8 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from data.collisions import crowded_tables
-from data.manifest import Manifest, as_before, load_manifest
+from data.manifest import Manifest, as_before
+from data.manifest_file import load_manifest
 from data.reading import Reading
 from data.statistics import measure
 from data.stream import stream

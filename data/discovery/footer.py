@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import fs
 
-from data.errors import DataError
+from data.errors import DataError, one_line
 
 DAMAGE = (pa.ArrowException, OSError, UnicodeDecodeError)
 """What Arrow raises on a file that is cut short, has wrong bytes in it, or is gone."""
@@ -65,11 +65,6 @@ def same_columns(one: pa.Schema, other: pa.Schema) -> bool:
     return set(one.names) == set(other.names) and all(
         types_named(one, name) == types_named(other, name) for name in one.names
     )
-
-
-def one_line(error: BaseException) -> str:
-    """The first line of an error's message; Arrow's go on with advice to programmers."""
-    return (str(error).strip().splitlines() or [repr(error)])[0].rstrip(".")
 
 
 def _unreadable(path: str, reason: str) -> UnreadableError:

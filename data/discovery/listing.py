@@ -17,9 +17,8 @@ from pathlib import Path, PurePosixPath
 import pyarrow as pa
 from pyarrow import fs
 
-from data.discovery.footer import one_line
 from data.discovery.schema import SCHEMA_FILE
-from data.errors import DataError
+from data.errors import DataError, one_line
 
 PARQUET_NAME = re.compile(
     r"\.(parquet|parq|pq|pqt)(\.(gz|gzip|snappy|sz|zst|zstd|lz4|lzo|bz2|br|xz|zip))?$", re.IGNORECASE

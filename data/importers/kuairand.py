@@ -21,9 +21,8 @@ import pyarrow.compute as pc
 from pyarrow import csv as arrow_csv
 
 from data.discovery.schema import Column
-from data.errors import DataError
+from data.errors import DataError, one_line
 from data.importers.kuairand_history import HISTORY_COLUMNS, history_features
-from data.manifest import one_line
 from data.storage.writer import staged_directory, write_parquet, write_schema
 
 OFFICIAL = "take the files of the official KuaiRand-Pure release"

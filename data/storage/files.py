@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from data.discovery.footer import one_line
+from data.errors import one_line
 
 _NEVER = os.O_NOFOLLOW | os.O_NONBLOCK
 """Neither follow a link nor wait for the other end of a pipe."""

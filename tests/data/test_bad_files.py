@@ -13,10 +13,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from data.columns.decode import Columns
+from data.discovery.dataset import read_manifest
 from data.discovery.footer import UnreadableError
 from data.errors import DataError
 from data.features import Features, SparseFeature
-from data.manifest import Manifest, OnBadFile, read_manifest
+from data.manifest import Manifest, OnBadFile
 from data.order import OrderName
 from data.reading import Reading
 from data.row_groups import read_row_group, tasks_of_epoch

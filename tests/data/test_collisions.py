@@ -9,10 +9,10 @@ import pytest
 
 from data.collisions import Crowding, crowded_tables, estimate_ids, hashed_tables
 from data.columns.decode import Columns
+from data.discovery.dataset import read_manifest
 from data.discovery.schema import Column
 from data.features import Features, SparseFeature
 from data.hashing import fold
-from data.manifest import read_manifest
 from data.reading import Reading
 from data.storage.writer import write_schema
 

@@ -9,18 +9,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-import data.manifest
+import data.discovery.dataset
+from data.discovery.dataset import read_manifest
 from data.discovery.schema import Column
 from data.errors import DataError
-from data.manifest import (
-    Manifest,
-    load_manifest,
-    manifest_change,
-    open_uri,
-    read_manifest,
-    read_schema,
-    save_manifest,
-)
+from data.manifest import Manifest, manifest_change, read_schema
+from data.manifest_file import load_manifest, save_manifest
+from data.storage.filesystem import open_uri
 from data.storage.writer import write_schema
 
 FILES = {"b.parquet": [4], "day=0/a.parquet": [2, 3], "day=0/b.parquet": [1], "day=1/x/a.parquet": [5, 0, 6]}
@@ -159,13 +154,13 @@ def test_every_change_changes_the_fingerprint(dataset: Path) -> None:
 def footers_read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Paths whose footers are read."""
     paths: list[str] = []
-    original = data.manifest.read_footer
+    original = data.discovery.dataset.read_footer
 
     def counted(filesystem: pa.fs.FileSystem, info: pa.fs.FileInfo) -> object:
         paths.append(info.path)
         return original(filesystem, info)
 
-    monkeypatch.setattr(data.manifest, "read_footer", counted)
+    monkeypatch.setattr(data.discovery.dataset, "read_footer", counted)
     return paths
 
 

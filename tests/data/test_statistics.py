@@ -12,9 +12,9 @@ from hypothesis.extra import numpy as arrays
 
 from data import statistics
 from data.columns.decode import Columns, Label
+from data.discovery.dataset import read_manifest
 from data.errors import DataError
 from data.features import DenseFeature, Features
-from data.manifest import read_manifest
 from data.reading import Reading
 from data.statistics import Moments, join, measure, moments, sampled_groups
 

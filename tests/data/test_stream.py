@@ -21,10 +21,11 @@ from hypothesis import strategies as st
 import data.stream
 from data.batch import Batch
 from data.columns.decode import Columns, Label
+from data.discovery.dataset import read_manifest
 from data.errors import DataError
 from data.features import DenseFeature, Features, SparseFeature
 from data.hashing import permutation
-from data.manifest import Manifest, read_manifest
+from data.manifest import Manifest
 from data.order import OrderName
 from data.reading import Reading
 from data.row_groups import describe_batch, read_rows, tasks_of_epoch

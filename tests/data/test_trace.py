@@ -12,8 +12,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from data.discovery.dataset import read_manifest
 from data.errors import DataError
-from data.manifest import Manifest, read_manifest
+from data.manifest import Manifest
 from data.order import OrderName
 from data.reading import Reading
 from data.row_groups import read_rows, tasks_of_epoch

@@ -26,7 +26,7 @@ from torch.distributed.checkpoint.staging import BlockingAsyncStager
 from torch.distributed.remote_device import _remote_device
 from torchrec.distributed.model_parallel import DistributedModelParallel
 
-from data.discovery.footer import one_line
+from data.errors import one_line
 from trainer.build_model import ShardedModel
 from trainer.checkpoint.storage import (
     SafePlanner,

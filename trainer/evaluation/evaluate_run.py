@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from data.manifest import Manifest, load_manifest
+from data.manifest import Manifest
+from data.manifest_file import load_manifest
 from trainer.build_model import build_sharded_model
 from trainer.checkpoint.manager import Checkpoints
 from trainer.checkpoint.selection import checkpoint_name

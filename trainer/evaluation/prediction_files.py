@@ -20,13 +20,13 @@ import pyarrow.parquet as pq
 from pyarrow import fs
 
 from data.columns.numbers import Float32
-from data.discovery.footer import one_line
-from data.errors import DataError
+from data.errors import DataError, one_line
 from data.hashing import Int64
-from data.manifest import Manifest, open_uri
+from data.manifest import Manifest
 from data.prefetch import Prefetcher
 from data.reading import Reading
 from data.row_groups import read_row_group, tasks_of_epoch
+from data.storage.filesystem import open_uri
 from data.storage.paths import path_of
 from trainer.distributed.world import EXPECTED_ERRORS, World
 

@@ -32,7 +32,8 @@ from typing import Any, TextIO
 import tomli_w
 
 from data.errors import DataError
-from data.manifest import Manifest, load_manifest, manifest_change, save_manifest
+from data.manifest import Manifest, manifest_change
+from data.manifest_file import load_manifest, save_manifest
 from data.storage.files import naming, open_unlinked, replace_text
 from data.storage.parsing import parse_json, parse_toml
 from data.storage.paths import local_path

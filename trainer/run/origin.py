@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from data.manifest import load_manifest
+from data.manifest_file import load_manifest
 from data.storage.files import replace_text
 from trainer.checkpoint.storage import State
 from trainer.config.run_config import Config, parse_config

@@ -13,8 +13,10 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
+from data.discovery.dataset import listing_digest, read_manifest
 from data.errors import DataError
-from data.manifest import Manifest, OnBadFile, listing_digest, manifest_change, open_uri, read_manifest
+from data.manifest import Manifest, OnBadFile, manifest_change
+from data.storage.filesystem import open_uri
 from trainer.distributed.world import World
 from trainer.errors import ConfigError
 from trainer.run.directory import TOKEN

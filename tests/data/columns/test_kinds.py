@@ -9,9 +9,11 @@ import pytest
 
 from data.columns.decode import Columns, Label, decode
 from data.columns.kinds import alike, common_type, kind_of, stored_type
+from data.discovery.dataset import read_manifest
 from data.errors import DataError
 from data.features import DenseFeature, Features, SparseFeature
-from data.manifest import Manifest, load_manifest, read_manifest, save_manifest
+from data.manifest import Manifest
+from data.manifest_file import load_manifest, save_manifest
 from data.row_groups import read_row_group
 
 TEXT_LIST = pa.list_(pa.string())

@@ -7,9 +7,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from data.discovery.dataset import read_manifest
 from data.discovery.windows import check_windows, number_windows, window_name
 from data.errors import DataError
-from data.manifest import read_manifest
 from data.order import order
 
 IN_TIME = {

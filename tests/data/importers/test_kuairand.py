@@ -10,10 +10,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
+from data.discovery.dataset import read_manifest
 from data.errors import DataError
 from data.importers.kuairand import COLUMNS, LOG_COLUMNS, USER_COLUMNS, VIDEO_COLUMNS, ImportSummary, import_kuairand
 from data.importers.kuairand_history import ENTITIES, HISTORY_COLUMNS, STATISTICS, Entity
-from data.manifest import read_manifest, read_schema
+from data.manifest import read_schema
 
 REAL = Path(__file__).parents[3].parent / "shared/data/kuairand_pure"
 needs_real_data = pytest.mark.skipif(not REAL.is_dir(), reason="the KuaiRand-Pure files are not beside the project")

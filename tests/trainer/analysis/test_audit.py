@@ -17,8 +17,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import trainer.analysis.audit.intervals
+from data.discovery.dataset import read_manifest
 from data.hashing import Int64
-from data.manifest import Manifest, read_manifest, save_manifest
+from data.manifest import Manifest
+from data.manifest_file import save_manifest
 from data.order import Order, group_rows, order
 from data.reading import Reading
 from data.row_groups import tasks_of_epoch

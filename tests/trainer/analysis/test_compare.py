@@ -13,7 +13,8 @@ import pytest
 import tomli_w
 import torch
 
-from data.manifest import Manifest, read_manifest
+from data.discovery.dataset import read_manifest
+from data.manifest import Manifest
 from tests.trainer.datasets import config_values
 from tests.trainer.test_cli import command
 from trainer.analysis.compare.compare import Comparison, Difference, compare_runs

@@ -13,8 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from data.discovery.dataset import read_manifest
 from data.errors import DataError
-from data.manifest import read_manifest
 from models.ranker import StepOutput
 from tests.ranks import run_on_ranks
 from tests.trainer.datasets import make_config

@@ -13,8 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 from sklearn import metrics
 
+from data.discovery.dataset import read_manifest
 from data.errors import ExpectedError
-from data.manifest import read_manifest
 from tests.ranks import run_on_ranks
 from tests.trainer.datasets import make_config, write_dataset
 from tests.trainer.test_cli import command

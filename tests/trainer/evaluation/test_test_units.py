@@ -12,8 +12,8 @@ import pytest
 import torch
 from threadpoolctl import threadpool_limits
 
+from data.discovery.dataset import read_manifest
 from data.hashing import Int64, fold, hash_texts
-from data.manifest import read_manifest
 from tests.ranks import run_on_ranks
 from tests.trainer.datasets import USERS, make_config
 from trainer.analysis.compare.bootstrap import FEWEST_BUCKETS, Floats, compare_losses

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from data.counts import count_heading, format_count, parse_count
+from data.discovery.dataset import read_manifest
 from data.errors import DataError
-from data.manifest import read_manifest
 from trainer.analysis.compare.bootstrap import FEWEST_BUCKETS, Estimate, Floats, compare_losses
 from trainer.analysis.compare.seed_groups import Group, Run, group_runs, read_run
 from trainer.errors import ConfigError

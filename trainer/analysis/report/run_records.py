@@ -8,7 +8,8 @@ from typing import Any, Literal, Self, TypeVar
 from pydantic import AwareDatetime, BaseModel, TypeAdapter, ValidationError, model_validator
 
 from data.errors import DataError
-from data.manifest import Manifest, load_manifest
+from data.manifest import Manifest
+from data.manifest_file import load_manifest
 from data.storage.parsing import parse_json
 from trainer.analysis.compare.seed_groups import head_identity
 from trainer.analysis.report.charts import COLOURS

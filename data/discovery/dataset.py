@@ -1,0 +1,130 @@
+"""A dataset is opened: its files are listed, and their footers read into a manifest.
+
+    listing (paths, sizes, times) ─► cached? ─► the manifest of last time
+                                     else    ─► footers, many at once ─► manifest ─► cache
+
+Reading 100,000 footers takes minutes on an object store, so a manifest is cached in the user's cache folder, under the
+listing of the dataset. A run keeps its own copy, which says later what was trained, and what has changed since.
+"""
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+from pyarrow import fs
+
+from data.discovery.footer import Footer, UnreadableError, read_footer, same_columns
+from data.discovery.listing import SHOWN, below, list_dataset
+from data.errors import DataError
+from data.manifest import Manifest, OnBadFile, digest_of
+from data.manifest_file import FORMAT, load_cached, save_cached
+from data.storage.filesystem import open_uri
+
+FOOTER_THREADS = 32
+"""Footers are read at once; an object store answers each in tens of milliseconds."""
+CACHE = Path("~/.cache/adatt/manifests")
+ReadFooter = tuple[fs.FileInfo, Footer]
+
+
+def read_manifest(uri: str, cache: Path | None = CACHE, *, on_bad_file: OnBadFile = "fail") -> Manifest:
+    """Manifest of the dataset at `uri` (a path or any URI that pyarrow.fs opens); raises DataError if there is none.
+
+    A file whose footer cannot be read is an error, or with `on_bad_file = "skip"` in `left_out`; never all of them.
+    """
+    filesystem, root = open_uri(uri)
+    listed = list_dataset(filesystem, root, uri)
+    entries = [(below(root, info), info.size, info.mtime_ns) for info in listed.files]
+    listing = digest_of([FORMAT, *entries])
+
+    cached = _cache_file(cache, f"{digest_of([(uri, root)])}.parquet")
+    manifest = load_cached(cached, listing, on_bad_file)
+    is_new = manifest is None
+    if manifest is None:
+        footers, left_out = _read_footers(uri, root, filesystem, listed.files, on_bad_file)
+        manifest = _manifest_of(uri, root, footers, left_out)
+    if manifest.num_rows == 0:
+        raise DataError(
+            f"dataset {uri}: its {len(manifest.files)} Parquet files hold no rows; write some or name another dataset"
+        )
+
+    if cached and is_new:
+        save_cached(manifest, cached, listing)
+    return replace(manifest, num_unread=len(listed.unread), unread=listed.unread[:SHOWN])
+
+
+def listing_digest(uri: str) -> str:
+    """Of the names, sizes and times of modification of the dataset's files; raises DataError if there are none."""
+    filesystem, root = open_uri(uri)
+    infos = list_dataset(filesystem, root, uri).files
+    return digest_of((below(root, info), info.size, info.mtime_ns) for info in infos)
+
+
+def _cache_file(cache: Path | None, name: str) -> Path | None:
+    """None if no cache is wanted, or the user has no home for one."""
+    try:
+        return cache.expanduser() / name if cache else None
+    except RuntimeError:
+        return None
+
+
+def _read_footers(
+    uri: str, root: str, filesystem: fs.FileSystem, infos: tuple[fs.FileInfo, ...], on_bad_file: OnBadFile
+) -> tuple[list[ReadFooter], list[tuple[str, str]]]:
+    """The footers of all files that can be read, and the names of the others with the reason."""
+
+    def read(info: fs.FileInfo) -> Footer | UnreadableError:
+        try:
+            return read_footer(filesystem, info)
+        except UnreadableError as error:
+            if on_bad_file == "fail":
+                raise
+            return error
+
+    footers: list[ReadFooter] = []
+    errors: list[tuple[str, UnreadableError]] = []
+    with ThreadPoolExecutor(FOOTER_THREADS) as pool:
+        for info, result in zip(infos, pool.map(read, infos), strict=True):
+            if isinstance(result, Footer):
+                footers.append((info, result))
+            else:
+                errors.append((below(root, info), result))
+    if not footers:
+        raise DataError(f"dataset {uri}: none of its {len(errors)} Parquet files can be read; {errors[0][1]}")
+    return footers, [(name, error.reason) for name, error in errors]
+
+
+def _manifest_of(uri: str, root: str, footers: list[ReadFooter], left_out: list[tuple[str, str]]) -> Manifest:
+    names = [below(root, info) for info, _ in footers]
+    states = [(info.size, footer.digest) for info, footer in footers]
+    num_groups = [len(footer.rows) for _, footer in footers]
+    indexes = [np.arange(count) for count in num_groups]
+    rows = [count for _, footer in footers for count in footer.rows]
+    sizes = [size for _, footer in footers for size in footer.bytes]
+
+    (_, schema), *other_schemas = _distinct_schemas(root, footers)
+    return Manifest(
+        uri=uri,
+        files=tuple(names),
+        file=np.repeat(np.arange(len(names)), num_groups),
+        group=np.concatenate(indexes),
+        rows=np.array(rows, np.int64),
+        bytes=np.array(sizes, np.int64),
+        schema=schema,
+        fingerprint=digest_of((name, *state) for name, state in zip(names, states, strict=True)),
+        digests=tuple(digest_of([state]) for state in states),
+        left_out=tuple(left_out),
+        root=root,
+        other_schemas=tuple(other_schemas),
+    )
+
+
+def _distinct_schemas(root: str, footers: list[ReadFooter]) -> list[tuple[str, pa.Schema]]:
+    """Each schema once, with the first file that has it; how a file without rows would store some does not matter."""
+    with_rows = [(info, footer) for info, footer in footers if sum(footer.rows)]
+    distinct: list[tuple[str, pa.Schema]] = []
+    for info, footer in with_rows or footers[:1]:
+        if not any(same_columns(footer.schema, schema) for _, schema in distinct):
+            distinct.append((below(root, info), footer.schema))
+    return distinct
