@@ -1,6 +1,6 @@
 """What a dataset is made of: its files, their row groups, and a fingerprint that notices a change.
 
-`data.discovery.dataset` finds it out, and `data.manifest_file` keeps it in a file.
+`data.discovery.dataset` finds it out, and `data.storage.manifest_file` keeps it in a file.
 """
 
 import hashlib

@@ -11,9 +11,9 @@ from functools import partial
 
 from data.collisions import crowded_tables
 from data.manifest import Manifest, as_before
-from data.manifest_file import load_manifest
 from data.reading import Reading
 from data.statistics import measure
+from data.storage.manifest_file import load_manifest
 from data.stream import stream
 from trainer.config.measured import complete, complete_from, is_complete, odd_columns
 from trainer.config.run_config import Config

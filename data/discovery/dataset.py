@@ -19,8 +19,8 @@ from data.discovery.footer import Footer, UnreadableError, read_footer, same_col
 from data.discovery.listing import SHOWN, below, list_dataset
 from data.errors import DataError
 from data.manifest import Manifest, OnBadFile, digest_of
-from data.manifest_file import FORMAT, load_cached, save_cached
 from data.storage.filesystem import open_uri
+from data.storage.manifest_file import FORMAT, load_cached, save_cached
 
 FOOTER_THREADS = 32
 """Footers are read at once; an object store answers each in tens of milliseconds."""

@@ -14,8 +14,8 @@ from data.discovery.dataset import read_manifest
 from data.discovery.schema import Column
 from data.errors import DataError
 from data.manifest import Manifest, manifest_change, read_schema
-from data.manifest_file import load_manifest, save_manifest
 from data.storage.filesystem import open_uri
+from data.storage.manifest_file import load_manifest, save_manifest
 from data.storage.writer import write_schema
 
 FILES = {"b.parquet": [4], "day=0/a.parquet": [2, 3], "day=0/b.parquet": [1], "day=1/x/a.parquet": [5, 0, 6]}

@@ -1,7 +1,7 @@
 """What `--checkpoint` may say: a folder's name, `latest`, a milestone, or any count of samples."""
 
 from data.counts import parse_count
-from data.manifest_file import load_manifest
+from data.storage.manifest_file import load_manifest
 from trainer.checkpoint.storage import list_folders
 from trainer.clock import Due
 from trainer.config.run_config import Config

@@ -3,7 +3,7 @@
 from typing import Any
 
 from data.manifest import Manifest
-from data.manifest_file import load_manifest
+from data.storage.manifest_file import load_manifest
 from trainer.build_model import build_sharded_model
 from trainer.checkpoint.manager import Checkpoints
 from trainer.checkpoint.selection import checkpoint_name

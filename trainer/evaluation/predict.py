@@ -29,8 +29,8 @@ from data.batch import Batch
 from data.columns.kinds import common_type
 from data.columns.types import missing_column_hint
 from data.manifest import Manifest
-from data.manifest_file import load_manifest
 from data.reading import Reading
+from data.storage.manifest_file import load_manifest
 from data.stream import stream
 from models.ranker import StepOutput
 from models.tasks import TaskConfig

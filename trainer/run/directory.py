@@ -33,8 +33,8 @@ import tomli_w
 
 from data.errors import DataError
 from data.manifest import Manifest, manifest_change
-from data.manifest_file import load_manifest, save_manifest
 from data.storage.files import naming, open_unlinked, replace_text
+from data.storage.manifest_file import load_manifest, save_manifest
 from data.storage.parsing import parse_json, parse_toml
 from data.storage.paths import local_path
 from trainer.config.measured import complete_from

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from data.manifest_file import load_manifest
 from data.storage.files import replace_text
+from data.storage.manifest_file import load_manifest
 from trainer.checkpoint.storage import State
 from trainer.config.run_config import Config, parse_config
 from trainer.errors import CheckpointError, ConfigError

@@ -13,8 +13,8 @@ from data.discovery.dataset import read_manifest
 from data.errors import DataError
 from data.features import DenseFeature, Features, SparseFeature
 from data.manifest import Manifest
-from data.manifest_file import load_manifest, save_manifest
 from data.row_groups import read_row_group
+from data.storage.manifest_file import load_manifest, save_manifest
 
 TEXT_LIST = pa.list_(pa.string())
 KINDS = {

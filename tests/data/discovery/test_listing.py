@@ -14,7 +14,7 @@ import data.discovery.listing
 from data.discovery.dataset import read_manifest
 from data.discovery.listing import LOOKS, LOOKS_PER_SUFFIX, list_dataset
 from data.errors import DataError
-from data.manifest_file import load_manifest, save_manifest
+from data.storage.manifest_file import load_manifest, save_manifest
 
 
 def write(path: Path, rows: int = 3) -> Path:

@@ -20,10 +20,10 @@ import trainer.analysis.audit.intervals
 from data.discovery.dataset import read_manifest
 from data.hashing import Int64
 from data.manifest import Manifest
-from data.manifest_file import save_manifest
 from data.order import Order, group_rows, order
 from data.reading import Reading
 from data.row_groups import tasks_of_epoch
+from data.storage.manifest_file import save_manifest
 from data.stream import SkippedRows, stream
 from data.trace import TraceWriter, read_trace
 from tests.trainer.datasets import config_values, write_dataset

@@ -18,7 +18,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from data.discovery.dataset import read_manifest
-from data.manifest_file import save_manifest
+from data.storage.manifest_file import save_manifest
 from tests.browser import CHROMIUM, Page, browser_page
 from tests.trainer.datasets import config_values
 from trainer.analysis.compare.compare import compare_runs

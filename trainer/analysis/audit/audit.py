@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from data.manifest_file import load_manifest
+from data.storage.manifest_file import load_manifest
 from trainer.analysis.audit.intervals import Cover, count, intervals_of_epoch
 from trainer.analysis.audit.lineage import Lineage, read_lineage
 from trainer.analysis.audit.trace_check import Trace, compare

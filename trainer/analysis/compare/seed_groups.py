@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from data.counts import parse_count
 from data.manifest import Manifest
-from data.manifest_file import load_manifest
+from data.storage.manifest_file import load_manifest
 from trainer.config.run_config import Config
 from trainer.errors import ConfigError
 from trainer.evaluation.bucket_sums import Buckets, TaskBuckets, read_buckets

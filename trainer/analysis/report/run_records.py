@@ -9,7 +9,7 @@ from pydantic import AwareDatetime, BaseModel, TypeAdapter, ValidationError, mod
 
 from data.errors import DataError
 from data.manifest import Manifest
-from data.manifest_file import load_manifest
+from data.storage.manifest_file import load_manifest
 from data.storage.parsing import parse_json
 from trainer.analysis.compare.seed_groups import head_identity
 from trainer.analysis.report.charts import COLOURS
