@@ -51,6 +51,7 @@ class Setting:
         }
         fields = HEADS[self.head].model_fields
         values = {key: value for key, value in known.items() if key in fields}
+
         return HEADS[self.head](levels=LEVELS, tower=TOWER, **values)
 
 
@@ -67,6 +68,7 @@ def bench_heads(settings: Iterable[Setting], threads: int, rounds: int) -> Itera
     """Figures of each setting, as `--json` prints them."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["benchmarks.heads"])
+
     for setting in settings:
         with ProcessPoolExecutor(1, mp_context=context) as pool:
             try:
@@ -85,13 +87,16 @@ def _measure(setting: Setting, threads: int, rounds: int) -> dict[str, Any]:
     features_BF = torch.randn(setting.batch, setting.inputs, device=device)
     before = _peak_bytes(device)
     head = config.build(setting.inputs, setting.tasks).to(device)
+
     for _ in range(WARM_UP_ROUNDS):
         _seconds(head, features_BF)
+
     peak_bytes = _peak_bytes(device) - before
     loop = build_loop(config, setting.inputs, setting.tasks).to(device)
     loop.load_state_dict(per_module_state(head))
     product = Product(device)
     rates, ours, loops = [], [], []
+
     for index in range(WARM_UP_ROUNDS + rounds):
         rate, seconds = product.flops_per_second(), _seconds(head, features_BF)
         rate_after, loop_seconds = product.flops_per_second(), _seconds(loop, features_BF)
@@ -99,6 +104,7 @@ def _measure(setting: Setting, threads: int, rounds: int) -> dict[str, Any]:
             rates.append((rate + rate_after) / 2)
             ours.append(seconds)
             loops.append(loop_seconds)
+
     flops = cost.training_flops * setting.batch
     return {
         "head": setting.head,
@@ -127,6 +133,7 @@ def _seconds(head: nn.Module, features_BF: torch.Tensor) -> float:
     begin = time.perf_counter()
     head(features_BF).sum().backward()
     synchronise(features_BF.device)
+
     return time.perf_counter() - begin
 
 

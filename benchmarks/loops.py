@@ -45,6 +45,7 @@ def build_loop(config: HeadConfig, num_features: int, num_tasks: int) -> nn.Modu
             return AdaTTLoop(config, *sizes, config.shared_experts)
         case AdaTTSpConfig():
             return AdaTTLoop(config, *sizes, shared_experts=0)
+
     raise AssertionError(config)
 
 
@@ -121,10 +122,12 @@ class CrossStitchLoop(nn.Module):
         super().__init__()
         self.levels, self.stitches = nn.ModuleList(), nn.ModuleList()
         inputs = num_features
+
         for layers in config.levels:
             self.levels.append(nn.ModuleList(Perceptron(inputs, layers) for _ in range(num_tasks)))
             self.stitches.append(Stitch(num_tasks))
             inputs = layers[-1]
+
         self.towers = Towers(config, num_tasks, inputs)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -138,6 +141,7 @@ class CrossStitchLoop(nn.Module):
                 sum((row[task] * hidden[task] for task in range(1, len(hidden))), row[0] * hidden[0])
                 for row in stitch.weight
             ]
+
         return self.towers(of_tasks)
 
 
@@ -150,11 +154,13 @@ class MMoELoop(nn.Module):
         super().__init__()
         self.levels, self.num_experts = nn.ModuleList(), experts
         inputs = num_features
+
         for index, layers in enumerate(levels):
             fused = num_tasks if index + 1 == len(levels) else experts
             networks = [Perceptron(inputs, layers) for _ in range(experts)]
             self.levels.append(Level(networks, [nn.Linear(num_features, experts) for _ in range(fused)]))
             inputs = layers[-1]
+
         self.towers = Towers(config, num_tasks, inputs)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -177,12 +183,14 @@ class UnitLoop(nn.Module):
         counts = experts_per_task(config.task_experts, num_tasks) + ([shared_experts] if shared_experts else [])
         self.levels = nn.ModuleList()
         inputs = num_features
+
         for index, layers in enumerate(config.levels):
             fusing = num_tasks if index + 1 == len(config.levels) else len(counts)
             experts = [Perceptron(inputs, layers) for _ in range(sum(counts))]
             seen = [len(self.seen(unit, counts, num_tasks)) for unit in range(fusing)]
             self.levels.append(Level(experts, [nn.Linear(inputs, count) for count in seen]))
             inputs = layers[-1]
+
         self.counts, self.num_tasks = counts, num_tasks
         self.towers = Towers(config, num_tasks, inputs)
 
@@ -214,7 +222,9 @@ class UnitLoop(nn.Module):
                 own = [outputs[expert] for expert in self.own(unit, self.counts)]
                 native = self.native(level, unit, own)
                 fused.append(mixed if native is None else mixed + native)
+
             of_units = fused
+
         return self.towers(of_units)
 
 

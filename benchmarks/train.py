@@ -49,14 +49,18 @@ def bench_train(config: Config, world: World, batches: int) -> dict[str, Any]:
     source = stream(reading, world.lanes(reading.lanes), 0, threads=config.data.threads, pin=pinned)
     held = next(source)
     supply = islice(source, WARM_UP_BATCHES + (BLOCKS + 1) * batches)
+
     for _ in range(WARM_UP_BATCHES):
         sharded.pipeline.progress(supply)
+
     waited = source.wait_seconds
     product = Product(world.device)
     rates, seconds = [], []
+
     for _ in range(BLOCKS):  # in turn, since the speed of a shared machine drifts
         rates.append(_product_rate(product, world))
         seconds.append(_block_seconds(sharded.pipeline, supply, batches, world))
+
     waited = source.wait_seconds - waited
     saving = _bench_saving(config, world, sharded, supply, batches, statistics.median(seconds))
     source.close()
@@ -66,6 +70,7 @@ def bench_train(config: Config, world: World, batches: int) -> dict[str, Any]:
     fractions = [
         block_samples / block * flops / (rate * world.size) for rate, block in zip(rates, seconds, strict=True)
     ]
+
     return {
         "world_size": world.size,
         "samples_per_second": block_samples / statistics.median(seconds),
@@ -91,6 +96,7 @@ def _bench_saving(
     """
     parent = Path(config.run.dir).absolute().parent
     parent.mkdir(parents=True, exist_ok=True)
+
     with tempfile.TemporaryDirectory(dir=parent) as folder:
         written: list[float] = []
         checkpoints = Checkpoints(Path(world.on_rank_zero(lambda: folder)), world)
@@ -105,6 +111,7 @@ def _bench_saving(
             if problem := checkpoints.finish():
                 raise RunError(problem)
             seconds = time.perf_counter() - begin
+
         size = (
             sum(record.bytes for record in read_state(Path(folder) / "2").files.values()) if world.is_rank_zero else 0
         )
@@ -116,6 +123,7 @@ def _bench_saving(
         target.copy_(copied)
         copy_seconds = time.perf_counter() - begin
         _synchronise(world)
+
     return {
         "checkpoint_stall_seconds": stall,
         "checkpoint_copy_seconds": copy_seconds,
@@ -136,12 +144,14 @@ def _bench_evaluation(
     evaluator = Evaluator(config, world, sharded, test_reading(config, part, world.size))
     evaluation, forward = [], []
     evaluator.run(0)  # the first one also reads what is known of the truth
+
     for _ in range(BLOCKS):
         evaluation.append(evaluator.run(0).records[0]["seconds"])
         sharded.model.eval()
         with torch.no_grad():
             forward.append(_block_seconds(sharded.pipeline, islice(repeat(held), batches), batches, world))
         sharded.model.train()
+
     return {
         "forward_samples_per_second": batches * config.data.global_batch_size / statistics.median(forward),
         "evaluation_samples_per_second": part.num_rows / statistics.median(evaluation),

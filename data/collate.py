@@ -71,6 +71,7 @@ def _keyed_jagged(columns: Columns, pieces: list[Slice]) -> KeyedJaggedTensor:
     """Ids of all features end to end, feature by feature, and how many each row has of each."""
     values: list[Int64] = [np.zeros(0, np.int64)]
     lengths: list[Int64] = [np.zeros(0, np.int64)]
+
     for index in range(len(columns.features.sparse)):
         for rows, start, stop in pieces:
             ids, offsets = rows.ids[index].values, rows.ids[index].offsets

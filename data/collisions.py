@@ -65,13 +65,16 @@ def hashed_tables(reading: Reading) -> list[Crowding]:
     hashed = tuple(feature for feature in reading.columns.features.sparse if feature.hash)
     if not hashed:
         return []
+
     described = read_schema(reading.manifest)
     parts: dict[str, list[Int64]] = {feature.table: [] for feature in hashed}
     sampled_rows = 0
+
     for rows, arrays in _first_ids(reading, Features(sparse=hashed)):
         sampled_rows += rows
         for feature, values in zip(hashed, arrays, strict=True):
             parts[feature.table].append(values)
+
     found = []
     for table, sample in parts.items():
         columns = [described.get(feature.column) for feature in hashed if feature.table == table]
@@ -80,7 +83,9 @@ def hashed_tables(reading: Reading) -> list[Crowding]:
             number, source = max(known), "schema.json"
         else:
             number, source = estimate_ids(sample, sampled_rows, reading.batches_per_epoch * reading.global_batch_size)
+
         found.append(Crowding(table, reading.columns.table_rows[table], number, source))
+
     return found
 
 
@@ -94,9 +99,11 @@ def estimate_ids(parts: Iterable[Int64], sampled_rows: int, all_rows: int) -> tu
     counts = np.unique(ids, return_counts=True)[1]
     if sampled_rows >= all_rows:
         return len(counts), "all rows"
+
     once, twice = int((counts == 1).sum()), int((counts == 2).sum())
     unseen = once * (once - 1) // (2 * (twice + 1))
     most_unseen = len(ids) * (all_rows - sampled_rows) // max(sampled_rows, 1)
+
     return len(counts) + min(unseen, most_unseen), f"at least, estimated from {sampled_rows:,} rows"
 
 
@@ -105,6 +112,7 @@ def _first_ids(reading: Reading, features: Features) -> Iterator[tuple[int, list
     apart = Columns(features, dict.fromkeys(reading.columns.table_rows, _APART), ())
     reading, left = replace(reading, columns=apart), SAMPLE_ROWS
     share = -(-SAMPLE_ROWS // reading.lanes)
+
     for task in tasks_of_epoch(reading, range(reading.lanes), 0, 0):
         if left <= 0:
             return
@@ -112,5 +120,6 @@ def _first_ids(reading: Reading, features: Features) -> Iterator[tuple[int, list
             rows = read_rows(reading, replace(task, stop=min(task.stop, task.start + share)))
         except UnreadableError:  # an error, or left out, where its batch is read
             continue
+
         left -= len(rows)
         yield len(rows), [ids.values for ids in rows.ids]

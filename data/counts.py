@@ -12,9 +12,11 @@ def parse_count(text: str | int) -> int:
     match = _PATTERN.fullmatch(str(text))
     if match is None or isinstance(text, bool):
         raise ValueError(f"{text!r} is not a count; write a whole number, or one with k, M or B, such as 300k or 2.1M")
+
     count = Decimal(match[1].replace("_", "")) * _FACTORS[match[2]]
     if count != count.to_integral_value():
         raise ValueError(f"{text!r} is not a whole number of samples")
+
     return int(count)
 
 

@@ -123,6 +123,7 @@ def manifest_change(before: Manifest, now: Manifest) -> str | None:
     (old_rows, old_groups, _), (rows, groups, _) = old[name], new[name]
     if (rows, groups) == (old_rows, old_groups):
         return f"the contents of {shown} changed (same number of rows and row groups)"
+
     noun = "row group" if groups == 1 else "row groups"
     return f"{shown} has {rows:,} rows in {groups:,} {noun}, had {old_rows:,} in {old_groups:,}"
 
@@ -159,6 +160,7 @@ def read_schema(manifest: Manifest) -> dict[str, Column]:
             return parse_schema(text)
         except (ValueError, KeyError, TypeError, OSError) as error:
             raise DataError(f"{path}: not a dataset schema ({error!r}); mend or remove it") from error
+
     return {}
 
 

@@ -45,6 +45,7 @@ def order(rows: Int64, window: Int64, *, name: OrderName, seed: int, epoch: int,
     place = np.searchsorted(group_end, begin, side="right")
     lane = cut_lane[np.searchsorted(cuts, begin, side="right")]
     by_lane = np.argsort(lane, kind="stable")
+
     return Order(
         group=sequence[place][by_lane],
         start=(begin - group_begin[place])[by_lane],

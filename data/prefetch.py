@@ -32,8 +32,10 @@ class Prefetcher(Iterator[Item], Generic[Item]):
             if not isinstance(item, _End):
                 return item
             self._end = item
+
         if self._end.error is not None:
             raise self._end.error
+
         raise StopIteration
 
     def wait_for_first(self) -> None:
@@ -50,6 +52,7 @@ class Prefetcher(Iterator[Item], Generic[Item]):
                 self._queue.get(timeout=0.05)
             except queue.Empty:
                 continue
+
         self._end = self._end or _End(None)
 
     def _run(self) -> None:
@@ -59,6 +62,7 @@ class Prefetcher(Iterator[Item], Generic[Item]):
                 self._first.set()
                 if self._stopping.is_set():
                     break
+
             self._finish(_End(None))
         except BaseException as error:  # handed to the consumer, whatever it is
             self._finish(_End(error))

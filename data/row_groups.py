@@ -57,6 +57,7 @@ def tasks_of_epoch(reading: Reading, lanes: range, epoch: int, skip_batches: int
             needed = max(int(lane_start[index]), begin)
             first, last = int(start[index]), int(stop[index])
             tasks.append(ReadTask(needed, lane, epoch, int(group[index]), first, last))
+
     return sorted(tasks, key=lambda task: (task.needed, task.lane))
 
 
@@ -87,7 +88,9 @@ def read_rows(reading: Reading, task: ReadTask) -> Rows:
             table = table.slice(task.start, task.stop - task.start)
         else:
             table = table.combine_chunks().take(pa.array(chosen))
+
         rows = decode(table, reading.columns, where)
+
     return replace(rows, row_ids_R=manifest.first_row[task.group] + chosen)
 
 
@@ -101,8 +104,10 @@ def read_row_group(manifest: Manifest, group: int, names: list[str]) -> pa.Table
 
     for name in names:
         _check_types(manifest, group, name, stored.schema)
+
     if table.num_rows != manifest.rows[group]:
         raise _changed(manifest, group, f"has {table.num_rows} rows, but had {manifest.rows[group]}")
+
     return table
 
 

@@ -87,6 +87,7 @@ def _check_range(values_R: Float64, feature: DenseFeature, transforms: Iterable[
     """
     if "none" not in transforms or None not in (feature.mean, feature.scale):
         return
+
     too_large_R = np.isfinite(values_R) & (np.abs(values_R) > LARGEST)
     if too_large_R.any():
         row = int(np.argmax(too_large_R))
@@ -117,6 +118,7 @@ def moments(values_R: Float64, weights_R: NDArray[np.floating] | None = None) ->
     distance_R = values_R - first
     mean = float(distance_R @ weights_R) / weight
     squares = float(np.square(distance_R - mean) @ weights_R)
+
     return Moments(
         mean=first + mean,
         deviation=math.sqrt(squares / weight),
@@ -137,6 +139,7 @@ def join(one: Moments, other: Moments) -> Moments:
     distance = other.mean - one.mean
     within = (1 - share) * one.deviation**2 + share * other.deviation**2
     between = share * (1 - share) * distance**2
+
     return Moments(
         mean=one.mean + share * distance,
         deviation=math.sqrt(within + between),
@@ -156,6 +159,7 @@ def sampled_groups(rows: Int64) -> list[int]:
     wanted = min(math.ceil(num_groups * ROWS / num_rows), num_groups)
     places = (2 * np.arange(wanted) + 1) * num_rows // (2 * wanted)
     groups = np.searchsorted(np.cumsum(rows), places, side="right")
+
     return np.unique(groups).tolist()
 
 

@@ -186,6 +186,7 @@ def _batches(segments: _Segments, pin: bool) -> Iterator[Batch]:
     """Steps 3 and 4: what the prefetcher's thread runs."""
     reading = segments.reading
     batches = range(segments.first_batch, reading.batches_per_epoch) if reading.keep_last else itertools.count()
+
     try:
         for _ in batches:
             batch = assemble(reading.columns, segments.take_batch(), reading.rows_per_lane)

@@ -63,8 +63,10 @@ def read_trace(path: Path) -> tuple[Int64, Int64]:
             batches = list(_whole_batches(file))
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({one_line(error)}); restore it") from error
+
     if any(not batch.schema.equals(_SCHEMA) for batch in batches):
         raise DataError(f"{path}: not a trace; name a file that a run wrote with run.trace = true")
+
     table = pa.Table.from_batches(batches, _SCHEMA)
     return table["samples"].to_numpy(), table["row"].to_numpy()
 

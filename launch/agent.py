@@ -71,6 +71,7 @@ class RankAgent(LocalElasticAgent):
         self._handle_signals(signal.SIG_DFL)
         if self._stopping:
             signal.raise_signal(signal.SIGTERM)
+
         rendezvous: Any = self._rdzv_handler
         rendezvous._bootstrap_store_info = rendezvous._shared_tcp_store_server = None  # made anew where unknown
         super()._rendezvous(worker_group)
@@ -81,18 +82,22 @@ class RankAgent(LocalElasticAgent):
         running = self._look()
         if running and not self.first_failure and not self._stopping:
             return RunResult(state=WorkerState.HEALTHY)
+
         if self._stopping:
             self._end_within_grace()
         elif self.first_failure == STOPPED:
             self._wait_for_ranks(SETTLE_SECONDS)
             if self._stopped_for_new_nodes():
                 return RunResult(state=WorkerState.HEALTHY)  # the agent goes on to find the new nodes
+
         final = self._stopping or self.first_failure in TOLD
         if final:
             self._remaining_restarts = 0
+
         result = super()._monitor_workers(worker_group)
         if result.is_failed():
             self._wait_for_nodes(SETTLE_SECONDS) if final else self._tell_of_restart()
+
         return result
 
     def _stop_workers(self, worker_group: WorkerGroup) -> None:  # noqa: ARG002
@@ -135,12 +140,15 @@ class RankAgent(LocalElasticAgent):
                 self._unsent -= 1
                 for handler in self._processes().subprocess_handlers.values():
                     handler.proc.send_signal(signal.SIGTERM)
+
             time.sleep(self._worker_group.spec.monitor_interval)
+
         return True
 
     def _end_within_grace(self) -> None:
         if self._wait_for_ranks(self._grace_seconds):
             return
+
         sys.stderr.write(
             f"error: ranks that have not ended GRACE_SECONDS={self._grace_seconds} after the signal: killed\n"
         )
@@ -151,6 +159,7 @@ class RankAgent(LocalElasticAgent):
         """Whether another node's agent has stopped all ranks to let new nodes in, before this one has seen them."""
         if self._stopping or self._worker_group.group_world_size == 1:
             return False
+
         time.sleep(STATE_AGE_SECONDS)
         try:
             return self._rdzv_handler.num_nodes_waiting() > 0
@@ -178,6 +187,7 @@ def run_ranks(launcher_arguments: list[str], grace_seconds: int) -> int:
         return _tell(f"{error} (RDZV_ENDPOINT, RDZV_BACKEND, RDZV_CONF)", WRONG_INPUT)
     except RendezvousError as error:
         return _tell(_lost_nodes(error), 1)
+
     rendezvous = agent.get_worker_group().spec.rdzv_handler
     try:
         result = agent.run()
@@ -185,11 +195,14 @@ def run_ranks(launcher_arguments: list[str], grace_seconds: int) -> int:
         return -ended.sigval
     except (RendezvousError, DistError) as error:
         return _tell(_lost_nodes(error), 1)
+
     if agent.first_failure in TOLD:  # on all nodes; the one where they met may have left
         return agent.first_failure
+
     rendezvous.shutdown()
     if agent.first_failure and not agent.ended_as_asked:
         sys.stderr.write(f"{ChildFailedError('training', result.failures)}\n")
+
     return agent.first_failure
 
 
@@ -221,6 +234,7 @@ def _build_agent(launcher_arguments: list[str], grace_seconds: int) -> RankAgent
         numa_options=config.numa_options,
     )
     assert config.logs_specs is not None
+
     return RankAgent(spec, config.logs_specs, grace_seconds)
 
 

@@ -62,13 +62,16 @@ def _rendezvous(environment: Mapping[str, str]) -> list[str]:
         return ["--nnodes", f"{fewest}:{most}", *how_often, *_meeting(environment)]
     if fewest < most:
         raise ValueError(f"NNODES is a range, {fewest}:{most}; set RDZV_ENDPOINT=HOST:PORT, where the nodes meet")
+
     if most == 1:  # a container's host name may not resolve inside it
         where = ["--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0", "--local-addr", "localhost"]
         return ["--nnodes", "1", *how_often, *where]
+
     if restarts:
         raise ValueError(
             f"MAX_RESTARTS is {restarts}, but nodes meet at MASTER_ADDR only once; set RDZV_ENDPOINT=HOST:PORT instead"
         )
+
     return ["--nnodes", str(most), *_master(environment, most)]
 
 
@@ -96,9 +99,11 @@ def _master(environment: Mapping[str, str], nodes: int) -> list[str]:
             f"NNODES is {nodes}, but MASTER_ADDR and NODE_RANK are not both set; set them (MASTER_ADDR: the host of "
             f"node 0; NODE_RANK: 0 to {nodes - 1}) or RDZV_ENDPOINT=HOST:PORT on every node"
         )
+
     node_rank = _whole_number(environment, "NODE_RANK", 0, at_least=0)
     if node_rank >= nodes:
         raise ValueError(f"NODE_RANK is {node_rank}; with NNODES={nodes} the last node is {nodes - 1}")
+
     port = _whole_number(environment, "MASTER_PORT", 29500, at_least=1)  # torchrun's own default
     return ["--node-rank", str(node_rank), "--master-addr", address, "--master-port", str(port)]
 
@@ -128,6 +133,7 @@ def launch(environment: Mapping[str, str], arguments: list[str], module: str = "
     except ValueError as error:
         sys.stderr.write(f"error: {error}\n")
         return 2
+
     from launch.agent import run_ranks
 
     os.environ.setdefault("OMP_NUM_THREADS", str(threads_per_process(int(environment["PROCESSES"]))))
@@ -139,9 +145,11 @@ def main() -> None:
     arguments = sys.argv[1:]
     if not uses_ranks(arguments):
         os.execv(sys.executable, [sys.executable, "-m", "trainer", *arguments])
+
     open_output()
     if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # until ranks run; then launch.agent handles signals
+
     leave(launch(os.environ, arguments))
 
 

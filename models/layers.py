@@ -87,9 +87,11 @@ class GroupedLinear(nn.Module):
         if x.dim() == 2:
             y = torch.addmm(self.bias.view(-1), x, self.weight.view(-1, self.inputs).t())
             return self._activate(y).unflatten(1, (-1, self.outputs))
+
         outputs_UBO = self._batched(x.transpose(0, 1))
         if self.counts == [1] * len(self.counts):
             return outputs_UBO[0].transpose(0, 1)
+
         return torch.cat([y_BO for y_UBO in outputs_UBO for y_BO in y_UBO.unbind()], dim=1).unflatten(
             1, (-1, self.outputs)
         )
@@ -100,10 +102,12 @@ class GroupedLinear(nn.Module):
         inputs = x_UBI.split([units for units, _ in self.runs])
         parts = zip(inputs, self.weight.split(num_layers), self.bias.split(num_layers), strict=True)
         outputs = []
+
         for run_UBI, weight_NOI, bias_NO in parts:
             weight_UOI = weight_NOI.view(len(run_UBI), -1, self.inputs)
             bias_U1O = bias_NO.view(len(run_UBI), 1, -1)
             outputs.append(self._activate(torch.baddbmm(bias_U1O, run_UBI, weight_UOI.transpose(1, 2))))
+
         return outputs
 
     def _activate(self, y: torch.Tensor) -> torch.Tensor:

@@ -34,9 +34,11 @@ def load_per_module_state(head: Head, state: State) -> None:
     parts = dict(_parts(head, {name: tensor.detach() for name, tensor in head.named_parameters()}))
     for name in sorted(parts.keys() ^ state.keys()):
         raise ValueError(f"weights {name!r} are {'missing' if name in parts else 'not part of this head'}")
+
     for name, part in parts.items():
         if part.shape != state[name].shape:
             raise ValueError(f"weights {name!r} are {list(state[name].shape)}; this head has {list(part.shape)}")
+
     for name, part in parts.items():
         part.copy_(state[name])
 
@@ -45,6 +47,7 @@ def _parts(head: Head, tensors: State) -> Iterator[tuple[str, torch.Tensor]]:
     """(name, view) of every single layer's weight and bias, native weights and stitches, for those in `tensors`."""
     modules = dict(head.named_modules())
     num_hidden = sum(path.startswith("towers.hidden.layers.") for path in modules)
+
     for path, tensor in tensors.items():
         owner, _, kind = path.rpartition(".")
         module = modules[owner]

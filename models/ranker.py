@@ -55,6 +55,7 @@ class Ranker(nn.Module):
             "first_logit_T": [task.first_logit for task in tasks],
             "logit_scale_T": [task.logit_scale for task in tasks],
         }
+
         for name, values in constants.items():  # of the config, so not part of a checkpoint
             self.register_buffer(name, torch.tensor(values), persistent=False)
 
@@ -63,8 +64,10 @@ class Ranker(nn.Module):
         features_BF = self.features(batch.sparse, batch.dense_BD)
         with torch.autocast("cuda", torch.bfloat16, enabled=self.bf16):
             logits_BT = self.head(features_BF)
+
         logits_BT = (self.first_logit_T + self.logit_scale_T * logits_BT).float()
         weights_BT = batch.weights_B[:, None] * batch.label_mask_BT
         loss_T = loss_sums(logits_BT, batch.labels_BT, weights_BT, self.is_binary_T)
         loss = (loss_T * self.loss_weight_T).sum() / batch.weights_B.shape[0]
+
         return loss, StepOutput(logits_BT.detach(), batch.labels_BT, weights_BT, loss_T.detach(), batch.row_ids_B)

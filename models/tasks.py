@@ -39,6 +39,7 @@ class TaskConfig(Settings):
             raise ValueError(f"label_mean = {self.label_mean:g} of binary task {self.name!r} must lie between 0 and 1")
         if self.label_scale is not None:
             raise ValueError(f"label_scale of binary task {self.name!r}: only regression tasks have one; remove it")
+
         return self
 
     @property

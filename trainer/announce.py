@@ -20,15 +20,19 @@ def announce(inputs: Inputs, loaded: Loaded, log: TrainLog) -> None:
     for problem in loaded.problems:
         log.event("damaged_checkpoint", samples, problem=problem)
         log.warn(f"{problem}; set aside, the checkpoint before it is taken")
+
     for file, reason in inputs.train.manifest.left_out:
         log.warn(f"{file} is left out: {reason}")
+
     for text in loaded.remarks:
         log.warn(text)
+
     for text in missed_milestones(inputs.config, inputs.run, samples, inputs.end):
         log.warn(text)
 
     if samples:
         log.print(f"resumed at {samples:,} of {inputs.end:,} samples")
+
     if inputs.train.dropped_rows:
         log.print(_dropped_rows(inputs.train, inputs.end))
 

@@ -55,6 +55,7 @@ def build_sharded_model(config: Config, world: World, total_samples: int, *, sav
         )
     if config.train.precision == "bf16" and world.device.type != "cuda":
         raise ConfigError("train.precision = 'bf16' needs a GPU; use 'float32' on a CPU")
+
     ranker = build_model(config, tables_on=torch.device("meta"))
     sharder = FusedSharder(config.sharding.allow, fused_params(config.optimizer.sparse, config.data.global_batch_size))
     plan = plan_tables(ranker, sharder, world, config.data.global_batch_size // world.size, saves=saves)
@@ -70,4 +71,5 @@ def build_sharded_model(config: Config, world: World, total_samples: int, *, sav
     initialise_tables(model, config.tables, config.run.seed)
     optimizer = Optimizer(config.optimizer, model, total_samples)
     pipeline = GuardedPipeline(model, optimizer.combined, world.device, execute_all_batches=True)
+
     return ShardedModel(model, optimizer, pipeline, placed)

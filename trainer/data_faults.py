@@ -31,9 +31,11 @@ class DataFaults:
         """After the step whose batch begins at `samples`. Collective where there is something to handle."""
         if verdict.failed:
             self._world.raise_on_all_ranks(self._supply.check)
+
         if verdict.skipped > self._known:
             self._known = verdict.skipped
             self._account_for_rows(samples)
+
         if verdict.unsound:
             self._account_for_batch(samples)
 
@@ -47,6 +49,7 @@ class DataFaults:
                 f"row group {entry.row_group} of {entry.file}: {entry.reason}; "
                 f"{entry.stop - entry.start:,} of its rows are left out"
             )
+
         limit = self._config.data.bad_row_groups
         if len(self._row_groups_skipped) > limit:
             raise RunError(
@@ -65,6 +68,7 @@ class DataFaults:
                 f"{what}; it was not trained. Start again with a lower learning rate or mended data, or with "
                 "train.on_non_finite = 'skip' to leave such batches out"
             )
+
         self._skipped_batches += 1
         self._log.event("skipped_batch", samples, batch=self._reading.global_batch_size)
         self._log.warn(f"{what}; the batch is left out")

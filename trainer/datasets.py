@@ -42,6 +42,7 @@ def open_dataset(uri: str, config: Config, world: World, on_bad_file: OnBadFile 
     manifest = world.on_rank_zero(read)
     if world.is_rank_zero and manifest.unread_note:
         tell("note", manifest.unread_note)
+
     return own_copy(manifest, uri, world, on_bad_file)
 
 
@@ -59,6 +60,7 @@ def check_columns(manifest: Manifest, config: Config) -> None:
         problem = check_type(name, stored_type(manifest, name, as_number=name not in columns.ids), columns)
         if problem:
             raise ConfigError(f"dataset {manifest.uri}: column {name!r} {problem}")
+
     for name in config.features.columns:
         column = described.get(name)
         if column is not None and column.role in ("label", "oracle"):
@@ -98,6 +100,7 @@ def train_reading(config: Config, manifest: Manifest) -> Reading:
     """How the training data is read; ExpectedError where it is too small, or has no order in time that is asked for."""
     if config.data.order == "chronological":
         check_windows(manifest.uri, manifest.window_names)
+
     reading = _reading(config, manifest, config.data.order, config.data.global_batch_size)
     reading = replace(reading, on_bad_file=config.data.on_bad_file)
     if reading.batches_per_epoch == 0:
@@ -110,6 +113,7 @@ def train_reading(config: Config, manifest: Manifest) -> Reading:
             f"train.samples = {config.train.samples} exceeds the {manifest.num_rows} rows of {manifest.uri}; "
             "train fewer, or set data.repeat = true for several passes"
         )
+
     return reading
 
 

@@ -20,4 +20,5 @@ def find_shadow() -> str | None:
                 f"package {name!r} comes from {found or 'nowhere'}, not from {home / name}: something shadows "
                 "it; start from another folder or install the program into an environment of its own"
             )
+
     return None

@@ -65,11 +65,13 @@ def load_newest(inputs: Inputs, world: World, watchdog: HangWatchdog) -> Loaded:
     watchdog.beat("loading of a checkpoint")
     state, problems = checkpoints.newest()
     world.on_rank_zero(lambda: _check_starts(inputs, state))
+
     if state is not None:
         checkpoints.load(state, sharded.model, sharded.optimizer)
         clock.samples = state.samples
     elif problems:
         raise CheckpointError(f"{problems[0]}; no checkpoint of this run is whole: restore one, or remove the folder")
+
     if clock.samples > inputs.end:
         raise ConfigError(
             f"train.samples ends the run at {inputs.end:,}, but it is at {clock.samples:,} already; train longer"
@@ -78,8 +80,10 @@ def load_newest(inputs: Inputs, world: World, watchdog: HangWatchdog) -> Loaded:
     watchdog.beat("reading of the first batches")
     check_first_batches(inputs, world, clock.samples)
     remarks = inputs.remarks
+
     if state is None:
         remarks = remarks + world.on_rank_zero(lambda: crowded_table_remarks(inputs))
+
     return Loaded(sharded, checkpoints, clock, state, problems, remarks)
 
 
@@ -121,6 +125,7 @@ def open_run(inputs: Inputs, loaded: Loaded, world: World, lock: ExitStack) -> O
         files={},
         run=identity,
     )
+
     return Opened(starts, state)
 
 

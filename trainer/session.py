@@ -109,6 +109,7 @@ def _components(
     stack.callback(log.close)
     log.watch_gates(loaded.head)
     log.watch_data(inputs.train.columns, stored.not_finite_D)
+
     if loaded.state is not None:
         log.restore(loaded.state.log)
 

@@ -93,10 +93,12 @@ class StepGuard:
         seconds = time.monotonic() - self._saved
         save = self._world.is_rank_zero and 0 < 60 * self._every_minutes <= seconds
         flags = [unsound, self._stop.requested, save, self._supply.error is not None, len(self._supply.skipped)]
+
         with self._watch.waiting():
             unsound_ranks, stopped_ranks, saving_ranks, failed_ranks, skipped = self._world.sum(
                 torch.tensor(flags, dtype=torch.int64)
             ).tolist()
+
         return Verdict(unsound_ranks > 0, stopped_ranks > 0, saving_ranks > 0, failed_ranks > 0, skipped)
 
     def _judge(self, gradient_BF: torch.Tensor, parameters: list[nn.Parameter]) -> torch.Tensor | None:

@@ -89,6 +89,7 @@ def _evaluate(components: Components) -> None:
 
     with log.pause():
         evaluation = components.evaluator.run(samples, between_batches)
+
     log.write_evaluation(samples, evaluation, reached)
 
 
@@ -99,12 +100,14 @@ def _save(components: Components, *, pinned: bool) -> None:
 
     components.guard.saved()
     components.watchdog.beat(f"save at {samples:,} samples")
+
     with log.pause():
         keep = components.config.checkpoint.keep
         problem = components.checkpoints.save(components.sharded, state, keep, components.note_saved)
 
     if problem:
         log.warn(f"{problem}; training goes on, the checkpoint before it stays")
+
     for text in components.checkpoints.warnings():
         log.warn(text)
 

@@ -96,6 +96,7 @@ def decode(table: pa.Table, columns: Columns, where: Where) -> Rows:
         _ids(column(entry.column), entry, columns.table_rows[entry.table], where) for entry in columns.features.sparse
     ]
     ones = np.ones(table.num_rows, np.float32)
+
     return Rows(
         ids=tuple(ids),
         dense_RD=_stack([values for values, _ in dense], table.num_rows),
@@ -117,6 +118,7 @@ def check_type(name: str, kind: pa.DataType, columns: Columns) -> str | None:
             problem = problem_as_buckets(kind) if feature.boundaries else problem_as_ids(kind, feature.hash)
             if problem:
                 return problem
+
     dense = {feature.column for feature in columns.features.dense}
     labels = {label.column for label in columns.labels}
     return problem_as_number(kind) if name in dense | labels | {columns.weight} else None
@@ -128,6 +130,7 @@ def _dense(array: pa.Array, feature: DenseFeature, where: Where) -> tuple[Float3
     finite = np.isfinite(values)
     if finite.all():
         return values, 0
+
     missing = ~np.isfinite(read_numbers(array))
     too_large = ~finite & ~missing
     if too_large.any():
@@ -136,6 +139,7 @@ def _dense(array: pa.Array, feature: DenseFeature, where: Where) -> tuple[Float3
             f"{where(row)}: column {feature.column!r} is {array[row]}, after transform, mean and scale more than "
             f"{_LARGEST}; write null where it is no value, or set transform = 'log1p' or a larger scale"
         )
+
     return np.where(missing, np.float32(0), values), int(missing.sum()) - array.null_count
 
 
@@ -144,11 +148,13 @@ def _label(array: pa.Array, label: Label, where: Where) -> Float32:
     values = to_float32(numbers)
     valid = array.is_valid().to_numpy(zero_copy_only=False) if array.null_count else True
     wrong = valid & ~((numbers == 0) | (numbers == 1) if label.binary else np.isfinite(values))
+
     if np.any(wrong):
         row = int(np.argmax(wrong))
         rule = "a binary label is 0, 1 or null" if label.binary else "a label is a finite number or null"
         way_out = "; write null if it is not known" if np.isnan(numbers[row]) else _limit(numbers[row])
         raise DataError(f"{where(row)}: label {label.column!r} is {array[row]}; {rule}{way_out}")
+
     return values
 
 
@@ -156,11 +162,13 @@ def _weights(array: pa.Array, name: str, where: Where) -> Float32:
     numbers = read_numbers(array)
     values = to_float32(numbers)
     wrong = ~(np.isfinite(values) & (numbers >= 0))
+
     if np.any(wrong):
         row = int(np.argmax(wrong))
         raise DataError(
             f"{where(row)}: weight {name!r} is {array[row]}; a weight is a number ≥ 0{_limit(numbers[row])}"
         )
+
     return values
 
 
@@ -172,6 +180,7 @@ def _limit(number: float) -> str:
 def _ids(array: pa.Array, feature: SparseFeature, rows: int, where: Where) -> Jagged:
     if feature.boundaries and pa.types.is_floating(array.type):
         array = pc.if_else(pc.is_nan(array), pa.scalar(None, array.type), array)  # as null: no bucket
+
     values, offsets = _flatten(array)
     if feature.boundaries:
         # float32 would round a timestamp; a float32 column has rounded, and its 0.7 is ≥ a boundary 0.7 rounded alike
@@ -179,9 +188,11 @@ def _ids(array: pa.Array, feature: SparseFeature, rows: int, where: Where) -> Ja
         edges = np.asarray(feature.boundaries, kind.to_pandas_dtype())
         numbers = values.cast(kind, safe=False).to_numpy(zero_copy_only=False)
         return Jagged(np.searchsorted(edges, numbers, side="right"), offsets)
+
     numbers = _integers(values)
     if feature.hash:
         return Jagged(fold(numbers, rows), offsets)
+
     wrong = numbers.view(np.uint64) >= np.uint64(rows)
     if np.any(wrong):
         place = int(np.argmax(wrong))
@@ -190,6 +201,7 @@ def _ids(array: pa.Array, feature: SparseFeature, rows: int, where: Where) -> Ja
             f"{where(row)}: column {feature.column!r} holds id {values[place]}, but table {feature.table!r} has rows "
             f"0 to {rows - 1}; give it more rows or set hash = true"
         )
+
     return Jagged(numbers, offsets)
 
 
@@ -198,11 +210,13 @@ def _flatten(array: pa.Array) -> tuple[pa.Array, Int64]:
     if not is_list(array.type):
         lengths = array.is_valid().to_numpy(zero_copy_only=False).astype(np.int64)
         return array.drop_null(), _offsets(lengths)
+
     lengths = pc.list_value_length(array).fill_null(0).to_numpy(zero_copy_only=False).astype(np.int64)
     values = as_plain(array.flatten())
     if values.null_count:
         row_of_value = np.repeat(np.arange(len(lengths)), lengths)[values.is_valid().to_numpy(zero_copy_only=False)]
         return values.drop_null(), _offsets(np.bincount(row_of_value, minlength=len(lengths)))
+
     return values, _offsets(lengths)
 
 

@@ -23,6 +23,7 @@ def kind_of(stored: pa.DataType) -> str:
         return "integer"
     if is_number(plain):
         return "number"
+
     return "text" if pa.types.is_string(plain) or pa.types.is_large_string(plain) else str(plain)
 
 
@@ -39,12 +40,14 @@ def stored_type(manifest: Manifest, name: str, *, as_number: bool) -> pa.DataTyp
     """
     found = _types_by_file(manifest, name)
     first, first_path = next(((entry, path) for entry, path in found if not pa.types.is_null(entry)), found[0])
+
     for other, path in found:
         if not pa.types.is_null(other) and not alike(first, other, as_number=as_number):
             raise DataError(
                 f"{path}: column {name!r} is {kind_of(other)} ({other}), but {kind_of(first)} ({first}) in "
                 f"{first_path}; write both alike"
             )
+
     return readable(first)
 
 
@@ -58,6 +61,7 @@ def common_type(manifest: Manifest, name: str) -> pa.DataType:
             raise DataError(
                 f"{path}: column {name!r} is {other}, but {common} in {first_path}; write both alike"
             ) from error
+
     return common
 
 
@@ -73,6 +77,7 @@ def readable(stored: pa.DataType) -> pa.DataType:
         return pa.large_list(readable(stored.value_type))
     if pa.types.is_fixed_size_list(stored):
         return pa.list_(readable(stored.value_type), stored.list_size)
+
     return stored
 
 
@@ -93,7 +98,9 @@ def _types_by_file(manifest: Manifest, name: str) -> list[tuple[pa.DataType, str
             others = [other for other, entry in manifest.schemas if name in entry.names]
             where = f", but {others[0]} has" if others else ""
             raise DataError(f"{path}: no column {name!r}{where}; write all files of a dataset alike")
+
         found.append((types[0], path))
+
     return found
 
 

@@ -50,4 +50,5 @@ def scale_numbers(array: pa.Array, transform: str, mean: float, scale: float) ->
         values = transform_numbers(read_exactly(array), transform)
         if mean != 0 or scale != 1:
             values = (values - mean) / scale
+
     return to_float32(values)

@@ -21,6 +21,7 @@ def plain_type(kind: pa.DataType) -> pa.DataType:
         return pa.large_string()
     if types.is_binary_view(kind):
         return pa.large_binary()
+
     return plain_type(kind.value_type) if types.is_dictionary(kind) and not is_text(kind) else kind
 
 
@@ -87,6 +88,7 @@ def _advice_for_ids(kind: pa.DataType) -> str:
         return "write whole numbers as int64, or give the column `boundaries`"
     if types.is_temporal(kind):
         return "write what counts of a time as an integer, such as the hour, the weekday or the day's number"
+
     return _advice_for_nested(kind) or "write it as an integer or text"
 
 
@@ -97,6 +99,7 @@ def _advice_for_numbers(kind: pa.DataType) -> str:
         return "write numbers as int64 or float, or make text a sparse feature with hash = true"
     if is_list(kind) and not types.is_nested(kind.value_type):  # Arrow calls lists nested, too
         return "write one number a row, each element of a list as a column of its own"
+
     return _advice_for_nested(kind) or "write it as int64 or float"
 
 
@@ -111,6 +114,7 @@ def _advice_for_nested(kind: pa.DataType) -> str | None:
         return "write the fields of a struct as columns of their own"
     if is_list(kind):
         return "write one list a row: flatten lists of lists"
+
     return None
 
 
@@ -122,7 +126,9 @@ def missing_column_hint(manifest: Manifest, name: str) -> str:
             f"; a folder is called {min(keys)!r}, but the keys of folders are not read as columns: "
             f"write {name!r} into the files too"
         )
+
     struct = name.partition(".")[0]
     if struct in manifest.schema.names and types.is_nested(manifest.schema.field(struct).type):
         return f"; {struct!r} is {manifest.schema.field(struct).type}: write its fields as columns of their own"
+
     return ""

@@ -41,9 +41,11 @@ def read_manifest(uri: str, cache: Path | None = CACHE, *, on_bad_file: OnBadFil
     cached = _cache_file(cache, f"{digest_of([(uri, root)])}.parquet")
     manifest = load_cached(cached, listing, on_bad_file)
     is_new = manifest is None
+
     if manifest is None:
         footers, left_out = _read_footers(uri, root, filesystem, listed.files, on_bad_file)
         manifest = _manifest_of(uri, root, footers, left_out)
+
     if manifest.num_rows == 0:
         raise DataError(
             f"dataset {uri}: its {len(manifest.files)} Parquet files hold no rows; write some or name another dataset"
@@ -51,6 +53,7 @@ def read_manifest(uri: str, cache: Path | None = CACHE, *, on_bad_file: OnBadFil
 
     if cached and is_new:
         save_cached(manifest, cached, listing)
+
     return replace(manifest, num_unread=len(listed.unread), unread=listed.unread[:SHOWN])
 
 
@@ -84,14 +87,17 @@ def _read_footers(
 
     footers: list[ReadFooter] = []
     errors: list[tuple[str, UnreadableError]] = []
+
     with ThreadPoolExecutor(FOOTER_THREADS) as pool:
         for info, result in zip(infos, pool.map(read, infos), strict=True):
             if isinstance(result, Footer):
                 footers.append((info, result))
             else:
                 errors.append((below(root, info), result))
+
     if not footers:
         raise DataError(f"dataset {uri}: none of its {len(errors)} Parquet files can be read; {errors[0][1]}")
+
     return footers, [(name, error.reason) for name, error in errors]
 
 

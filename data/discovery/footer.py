@@ -47,9 +47,11 @@ def read_footer(filesystem: fs.FileSystem, info: fs.FileInfo) -> Footer:
             schema = parquet.schema_arrow.remove_metadata()
     except DAMAGE as error:
         raise _unreadable(info.path, one_line(error)) from error
+
     rows, total = [group.num_rows for group in groups], parquet.metadata.num_rows
     if sum(rows) != total or min(rows, default=0) < 0:
         raise _unreadable(info.path, f"its row groups hold {sum(rows)} rows, its footer says {total}")
+
     return Footer(rows, [group.total_byte_size for group in groups], schema, hashlib.sha256(tail).hexdigest())
 
 

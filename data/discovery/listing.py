@@ -58,15 +58,18 @@ def list_dataset(filesystem: fs.FileSystem, root: str, uri: str) -> Listing:
         found = list(_walk(root, uri) if is_local else _walk_remote(filesystem, root))
     except OSError as error:
         raise DataError(f"dataset {uri}: cannot be listed ({one_line(error)})") from error
+
     found.sort(key=lambda entry: entry.path)
     files = tuple(entry for entry in found if entry.is_file and entry.path.endswith(".parquet"))
     known = {*(below(root, entry) for entry in files), SCHEMA_FILE}
     others = [entry for entry in found if below(root, entry) not in known]
     _refuse_data(filesystem, root, uri, others)
     unread = tuple(below(root, entry) for entry in others)
+
     if not files:
         found_instead = f", but {first_names(unread)}" if unread else ""
         raise DataError(f"dataset {uri}: no *.parquet file in it{found_instead}; name the folder that holds them")
+
     return Listing(files, unread)
 
 
@@ -103,6 +106,7 @@ def _walk(root: str, uri: str) -> Iterator[fs.FileInfo]:
     """All files below a local folder, through links; DataError where one is reached twice."""
     seen = _Seen(root, uri)
     folders = [root]
+
     while folders:
         with os.scandir(folders.pop()) as entries:
             visible = [entry for entry in entries if not _is_hidden(entry.name)]
@@ -130,10 +134,12 @@ def _look(entry: os.DirEntry[str]) -> tuple[fs.FileInfo, os.stat_result | None]:
         state = entry.stat()
     except OSError:  # a link to nowhere or to itself, or the file has just been removed
         return fs.FileInfo(path, fs.FileType.NotFound), None
+
     if stat.S_ISDIR(state.st_mode):
         return fs.FileInfo(path, fs.FileType.Directory), state
     if stat.S_ISREG(state.st_mode):
         return fs.FileInfo(path, fs.FileType.File, mtime_ns=state.st_mtime_ns, size=state.st_size), state
+
     return fs.FileInfo(path, fs.FileType.Unknown), state
 
 
@@ -152,6 +158,7 @@ class _Seen:
             return
         if stat.S_ISDIR(state.st_mode) and (state.st_dev, state.st_ino) in self._above:
             raise self._error(f"{self._name(path)} leads back to a folder that it lies in", path)
+
         # Some filesystems give a number twice, but hardly to files of one size that were written at the same time.
         key = (state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns)
         first = self._paths.setdefault(key, path)
@@ -171,9 +178,11 @@ def _refuse_data(filesystem: fs.FileSystem, root: str, uri: str, others: list[fs
     gone = [entry for entry in others if entry.type == fs.FileType.NotFound and _is_named_parquet(entry)]
     if gone:
         raise DataError(f"dataset {uri}: {below(root, gone[0])} is a link that leads nowhere; mend or remove it")
+
     strange = [entry for entry in others if entry.type == fs.FileType.Unknown and _is_named_parquet(entry)]
     if strange:
         raise DataError(f"dataset {uri}: {below(root, strange[0])} is no regular file; remove it")
+
     alike = [entry for entry in others if _is_named_parquet(entry)] or _with_magic(filesystem, others)
     if alike:
         names = first_names([below(root, entry) for entry in alike], kind="file")
@@ -193,11 +202,14 @@ def _with_magic(filesystem: fs.FileSystem, others: list[fs.FileInfo]) -> list[fs
     for entry in others:
         if entry.is_file and entry.size >= SMALLEST_BYTES:
             by_suffix[PurePosixPath(entry.base_name).suffix.lower()].append(entry)
+
     chosen = [entry for entries in by_suffix.values() for entry in entries[:LOOKS_PER_SUFFIX]][:LOOKS]
     if not chosen:
         return []
+
     with ThreadPoolExecutor(len(chosen)) as pool:
         begins = list(pool.map(lambda entry: _first_bytes(filesystem, entry), chosen))
+
     return [entry for entry, begin in zip(chosen, begins, strict=True) if begin in MAGIC]
 
 

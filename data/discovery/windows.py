@@ -85,13 +85,17 @@ def _tokens(part: str) -> tuple[Token, ...]:
     key, equals, value = part.partition("=") if "=" in part else ("", "", part)
     value = unquote(value)  # as Hive and Spark write what a path cannot hold
     number = WHOLE_NUMBER.fullmatch(value)
+
     if number:
         fraction, exponent = number.groups()
         return _text(key + equals), _number(value), _text("." * len(fraction or "") if not exponent else "")
+
     pieces = NUMBER.split(value)
     pieces[0] = key + equals + pieces[0]
+
     for place in range(2, len(pieces) - 1, 2):
         pieces[place] += "." * len(pieces[place + 1]) if pieces[place] == "." else ""
+
     return tuple(_number(piece) if place % 2 else _text(piece) for place, piece in enumerate(pieces))
 
 
@@ -116,6 +120,7 @@ def _problem(names: list[str]) -> str | None:
             problem = _problem_between(first, part) if first != part else None
             if problem:
                 return problem
+
     return _unlike_depth(names) or _unlike_units({tuple(_parts(name)) for name in names})
 
 
@@ -130,6 +135,7 @@ def _problem_between(first: str, other: str) -> str | None:
             return f"{part!r} does not say which number is the year: write it with four digits"
         if TWELVE_HOURS.search(name):
             return f"{part!r} counts hours to 12"
+
     texts = [[text for _, _, text in _tokens(part)] for part in (first, other)]
     return None if texts[0] == texts[1] else f"nothing tells whether {first!r} or {other!r} comes first"
 

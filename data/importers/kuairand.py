@@ -132,6 +132,7 @@ def import_kuairand(source: Path, out: Path, test_days: int = 2, include_random:
         train_rows = _write_days(staged / "train", table, train)
         test_rows = _write_days(staged / "test", table, test)
         write_schema(staged, columns)
+
     return ImportSummary(log.num_rows, log.num_rows - rows.num_rows, train_rows, test_rows, train, test, columns)
 
 
@@ -139,10 +140,12 @@ def _locate(source: Path) -> Path:
     """The folder that holds the files; DataError naming the first that is missing."""
     if not source.is_dir():
         raise DataError(f"{source}: no such folder; give the one that holds the unpacked KuaiRand-Pure release")
+
     folder = next((place for place in (source, source / "data") if any(place.glob("log_*.csv"))), source)
     for pattern in ("log_standard_*.csv", USERS_FILE, VIDEOS_FILE):
         if not any(folder.glob(pattern)):
             raise DataError(f"{folder / pattern}: no such file; {OFFICIAL}")
+
     return folder
 
 

@@ -84,12 +84,15 @@ def history_features(rows: pa.Table, train_days: Sequence[int]) -> dict[str, pa.
     """
     log = _Log.read(rows, train_days)
     everyone_NS = log.earlier_sums(np.zeros(rows.num_rows, np.int64), num_ids=1)
+
     with np.errstate(invalid="ignore"):  # 0 / 0 = NaN, written as null, where there is no earlier impression
         base_NS = everyone_NS / everyone_NS[:, :1]
+
     columns: list[pa.Array] = []
     for entity in ENTITIES:
         codes_N, num_ids = _codes(rows[entity.id_column])
         columns += _describe(log.earlier_sums(codes_N, num_ids), base_NS, codes_N < num_ids, entity)
+
     return dict(zip((column.name for column in HISTORY_COLUMNS), columns, strict=True))
 
 
@@ -110,8 +113,10 @@ class _Log:
         counted_N = (period_N < len(train_days)) & (rows["is_rand"].to_numpy() == 0)
         outcomes_NS = np.zeros((rows.num_rows, 1 + len(STATISTICS)))
         outcomes_NS[counted_N, 0] = 1.0
+
         for position, statistic in enumerate(STATISTICS, start=1):
             outcomes_NS[counted_N, position] = rows[statistic.outcome].to_numpy()[counted_N]
+
         periods = range(len(train_days) + 1)
         return cls(tuple(np.flatnonzero(period_N == period) for period in periods), counted_N, outcomes_NS)
 
@@ -119,11 +124,13 @@ class _Log:
         """[N, S]: the sums over the earlier days' rows with the same code; 0 for the code `num_ids`, a null id."""
         sums_IS = np.zeros((num_ids + 1, self.outcomes_NS.shape[1]))
         earlier_NS = np.empty_like(self.outcomes_NS)
+
         for day in self.rows_by_day:
             earlier_NS[day] = sums_IS[codes_N[day]]
             counted = day[self.counted_N[day] & (codes_N[day] < num_ids)]
             for position, outcome_N in enumerate(self.outcomes_NS.T):
                 sums_IS[:, position] += np.bincount(codes_N[counted], outcome_N[counted], minlength=num_ids + 1)
+
         return earlier_NS
 
 
@@ -138,8 +145,10 @@ def _describe(sums_NS: Float64, base_NS: Float64, known_N: NDArray[np.bool_], en
     """The columns of one entity, in the order of HISTORY_COLUMNS."""
     seen_N, prior = sums_NS[:, 0], entity.prior_impressions
     columns = [pa.array(seen_N.astype(np.float32))]
+
     for position, statistic in enumerate(STATISTICS, start=1):
         mean_N = (sums_NS[:, position] + prior * base_NS[:, position]) / (seen_N + prior)
         values_N = np.where(known_N, statistic.factor * mean_N, np.nan).astype(np.float32)
         columns.append(pa.array(values_N, from_pandas=True))  # NaN becomes null
+
     return columns

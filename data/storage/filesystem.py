@@ -14,10 +14,12 @@ def open_uri(uri: str) -> tuple[fs.FileSystem, str]:
             return fs.LocalFileSystem(), full_path(uri).absolute().as_posix()
         except ValueError as error:
             raise DataError(f"dataset {error}") from error
+
     try:
         filesystem, root = fs.FileSystem.from_uri(uri)
     except (pa.ArrowException, ValueError, OSError) as error:
         raise DataError(
             f"dataset {uri}: {one_line(error)}; give a local path or a URI that pyarrow.fs opens"
         ) from error
+
     return filesystem, root.rstrip("/")

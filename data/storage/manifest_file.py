@@ -54,6 +54,7 @@ def load_cached(path: Path | None, listing: str, on_bad_file: OnBadFile) -> Mani
     """
     if path is None or not path.is_file():
         return None
+
     try:
         table = _read_table(path)
         if table.schema.metadata[b"listing"] != listing.encode():
@@ -61,6 +62,7 @@ def load_cached(path: Path | None, listing: str, on_bad_file: OnBadFile) -> Mani
         manifest = _from_table(table)
     except _NOT_OURS:
         return None
+
     return None if manifest.left_out and on_bad_file == "fail" else manifest
 
 
@@ -73,6 +75,7 @@ def _write(manifest: Manifest, path: Path, listing: str) -> None:
     table = pa.table({name: getattr(manifest, name) for name in _ARRAYS})
     digest = _digest(table, listing.encode(), encoded, schema)
     metadata = {"listing": listing, "texts": encoded, "schema": schema, "digest": digest}
+
     with replaced(path, by_many=True) as file:
         pq.write_table(table.replace_schema_metadata(metadata), file, write_page_checksum=True)
 

@@ -19,15 +19,19 @@ def full_path(text: str | Path) -> Path:
         raise ValueError(f"{written!r} is empty; write a path")
     if "\0" in written:
         raise ValueError(f"{written!r} holds a NUL character, which no path does")
+
     try:
         path = Path(written).expanduser()
     except RuntimeError as error:
         raise ValueError(f"{written!r}: there is no such home folder; write the path in full") from error
+
     for name in path.parts:
         if len(os.fsencode(name)) > _NAME_BYTES:
             raise ValueError(f"{written[:40] + '…'!r}: a name in it is longer than {_NAME_BYTES} bytes; shorten it")
+
     if len(os.fsencode(path)) > _PATH_BYTES:
         raise ValueError(f"{written[:40] + '…'!r} is longer than {_PATH_BYTES:,} bytes; shorten it")
+
     return path
 
 

@@ -54,12 +54,14 @@ def write_parquet(
     """
     assert _FEWEST_ROWS <= row_group_rows <= _MOST_ROWS, row_group_rows
     rows = 0
+
     with _explained(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with pq.ParquetWriter(path, schema, compression="zstd", write_page_checksum=True) as writer:
             for group in _regroup(tables, row_group_rows):
                 writer.write_table(group, row_group_size=row_group_rows)
                 rows += group.num_rows
+
     return rows
 
 
@@ -76,6 +78,7 @@ def _regroup(tables: Iterable[pa.Table], rows: int) -> Iterator[pa.Table]:
         while held.num_rows >= rows:
             yield held.slice(0, rows)
             held = held.slice(rows)
+
     if held is not None and held.num_rows > 0:
         yield held
 

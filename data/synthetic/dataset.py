@@ -89,11 +89,13 @@ def synthesise(  # noqa: PLR0913 (the command's options)
     parts = _plan(samples, test_samples)
     workers = min(processes or os.cpu_count() or 1, len(parts))
     sums_T3 = {split: no_sums(TASK_GROUPS[tasks]) for split in _SPLIT_KEYS}
+
     with staged_directory(out) as folder:
         with closing(_in_order(partial(_write_part, folder, seed, tasks), parts, workers)) as results:
             for part, part_sums_T3 in zip(parts, results, strict=True):
                 sums_T3[part.split] += part_sums_T3
                 progress(part.rows)
+
         summaries = (
             summarise(task, sums_T3["train"][row], samples, sums_T3["test"][row], test_samples)
             for row, task in enumerate(TASK_GROUPS[tasks])
@@ -102,6 +104,7 @@ def synthesise(  # noqa: PLR0913 (the command's options)
         write_schema(folder, dataset_columns(tasks))
         world = {"seed": seed, "group": tasks, **asdict(summary)}
         (folder / WORLD_FILE).write_text(json.dumps(world, indent=2) + "\n", encoding="utf-8")
+
     return summary
 
 
@@ -144,15 +147,18 @@ def _in_order(write: Callable[[_Part], Doubles], parts: list[_Part], workers: in
     if workers == 1:
         yield from map(write, parts)
         return
+
     context = multiprocessing.get_context("forkserver")
     unwanted = context.Event()
     pool = ProcessPoolExecutor(workers, context, initializer=_begin_worker, initargs=(unwanted,))
     running: deque[Future[Doubles]] = deque()
+
     try:
         for part in parts:
             running.append(pool.submit(write, part))
             if len(running) == 2 * workers:
                 yield running.popleft().result()
+
         while running:
             yield running.popleft().result()
     except BaseException:
@@ -198,6 +204,7 @@ def _row_groups(schema: pa.Schema, seed: int, group: TaskGroup, part: _Part) -> 
     labels = {task.name: random_stream(seed, *key, task.number) for task in TASK_GROUPS[group]}
     time_B = _FIRST_DAY_MS + part.day * DAY_MS + times_of_day(features, part.rows)
     row_B = part.first_row + np.arange(part.rows)
+
     for start in range(0, part.rows, ROW_GROUP_ROWS):
         rows = slice(start, start + ROW_GROUP_ROWS)
         arrays = {"row_id": pa.array(row_B[rows]), "timestamp": pa.array(time_B[rows])}
@@ -212,9 +219,11 @@ def _feature_and_outcome_arrays(
     shown = draw_impressions(world, features, time_B // HOUR_MS % 24)
     signal_BC = hidden_signals(world, model.signals, shown)
     arrays = feature_arrays(world, shown)
+
     for fitted in model.tasks:
         name = fitted.task.name
         mean_B = true_mean(fitted, signal_BC, shown.context["tab"])
         arrays[name] = pa.array(draw_labels(fitted.task, mean_B, labels[name]))
         arrays[f"oracle_{name}"] = pa.array(mean_B)
+
     return arrays

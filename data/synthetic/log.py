@@ -99,6 +99,7 @@ def draw_impressions(world: HiddenWorld, random: Random, hour_B: Integers) -> Im
     user_B = world.user_slots_N[random.integers(SLOTS, size=rows)].astype(np.int64)
     video_B = _draw_videos(world, random, user_B, favourite_share=0.5)
     length_B = np.minimum(random.poisson(world.history_U[user_B]), MAX_RECENT)
+
     return Impressions(
         user_B=user_B,
         video_B=video_B,
@@ -129,6 +130,7 @@ def feature_arrays(world: HiddenWorld, shown: Impressions) -> dict[str, pa.Array
         **shown.context,
     }
     arrays |= {name: pa.array(shown.numbers[name], from_pandas=True) for name in _NUMBER_DESCRIPTIONS}
+
     return {column.name: pa.array(arrays[column.name]) for column in FEATURE_COLUMNS}
 
 
@@ -140,6 +142,7 @@ def _draw_videos(world: HiddenWorld, random: Random, user_B: Integers, favourite
     share_B = random.random(rows)
     favourite_B = random.random(rows, dtype=np.float32) < favourite_share
     slot_B = np.where(favourite_B, first_B + share_B * (end_B - first_B), share_B * SLOTS).astype(np.int64)
+
     return world.video_slots_N[slot_B].astype(np.int64)
 
 
@@ -151,8 +154,10 @@ def _draw_numbers(world: HiddenWorld, random: Random, user_B: Integers, video_B:
     numbers["session_position"] = 1 + np.floor(20 * random.standard_exponential(rows, dtype=np.float32))
     numbers["battery_level"] = 1 + np.floor(100 * random.random(rows, dtype=np.float32))
     numbers["free_storage_gb"] = np.exp(2.5 + random.standard_normal(rows, dtype=np.float32))
+
     for values_B in numbers.values():
         values_B[random.random(rows, dtype=np.float32) < NULL_RATE] = np.nan
+
     return numbers
 
 

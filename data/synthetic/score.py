@@ -54,6 +54,7 @@ def summarise(task: SyntheticTask, train_3: Doubles, train_rows: int, test_3: Do
     elif test_rows > 0:
         label_mean, square_mean, mse = (float(total) / test_rows for total in test_3)
         variance = square_mean - label_mean**2
+
     return TaskSummary(task.name, task.kind, task.auxiliary, rate, ne, mse, variance)
 
 
@@ -64,6 +65,7 @@ def _task_sums(table: pa.Table, task: SyntheticTask) -> Doubles:
         loss_B = -np.log(np.where(label_B == 1, oracle_B, 1 - oracle_B))
     else:
         loss_B = (label_B - oracle_B) ** 2
+
     return np.array([label_B.sum(), (label_B**2).sum(), loss_B.sum()])
 
 

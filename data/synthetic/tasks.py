@@ -119,10 +119,12 @@ def hidden_signals(world: HiddenWorld, model: SignalModel, shown: Impressions) -
     """signal_BC: float32, each of mean 0 and about unit variance."""
     signal_BC = np.zeros((len(shown.user_B), len(SIGNALS)), np.float32)
     numbers_DB = _standardise(_log_numbers(shown), model.number_mean_D1, model.number_deviation_D1)
+
     for part_BC, mean_C, scale_C in zip(
         _parts(world, numbers_DB, shown), model.part_mean_PC, model.part_scale_PC, strict=True
     ):
         signal_BC += (part_BC - mean_C) * scale_C
+
     return signal_BC
 
 
@@ -180,6 +182,7 @@ def _fit_signals(world: HiddenWorld, shown: Impressions) -> SignalModel:
     deviation_PC = np.stack([part_BC.std(0) for part_BC in parts])
     share_P1 = np.array(list(PART_SHARES.values()), np.float32)[:, None]
     mean_PC = np.stack([part_BC.mean(0) for part_BC in parts])
+
     return SignalModel(mean_D1, deviation_D1, mean_PC, np.sqrt(share_P1) / deviation_PC)
 
 

@@ -105,6 +105,7 @@ def build_world(seed: int) -> HiddenWorld:
     user_effect_UC += 0.85 * _normal(random, USERS, len(SIGNALS))
     video_effect_VC = _draw_video_effects(random, catalogue)
     video_slots_N = _slots(catalogue.share_V)
+
     return HiddenWorld(
         user_id_U=random.permutation(USERS),
         video_id_V=random.permutation(VIDEOS),
@@ -139,6 +140,7 @@ def _draw_catalogue(random: Random) -> _Catalogue:
     category_V = np.where(random.random(VIDEOS) < 0.8, category_A[author_V], random.integers(CATEGORIES, size=VIDEOS))
     by_category = np.argsort(category_V, kind="stable")
     tag_count_V = random.integers(1, MAX_TAGS + 1, size=VIDEOS)
+
     return _Catalogue(
         author_V=author_V[by_category],
         category_V=category_V[by_category],
@@ -169,6 +171,7 @@ def _draw_tastes(random: Random, category_V: Integers) -> _Tastes:
     preference_UG = user_UCK[:, 0] @ category_GCK[:, 0].T
     preference_UG -= np.log(random.standard_exponential((USERS, CATEGORIES), dtype=np.float32) + np.float32(1e-9))
     favourites_UF = np.argpartition(preference_UG, -FAVOURITES)[:, -FAVOURITES:]
+
     return _Tastes(archetype_U, user_UCK, video_VCK, np.ascontiguousarray(favourites_UF))
 
 
@@ -179,6 +182,7 @@ def _draw_video_effects(random: Random, catalogue: _Catalogue) -> Floats:
     effect_VC += 0.5 * _normal(random, AUTHORS, len(SIGNALS))[catalogue.author_V]
     effect_VC += 0.3 * tag_effect_VC
     effect_VC += 0.6 * _normal(random, VIDEOS, len(SIGNALS))
+
     return effect_VC
 
 

@@ -97,4 +97,5 @@ def experts_per_task(task_experts: int | tuple[int, ...], num_tasks: int) -> lis
         raise ValueError(
             f"model.task_experts = {list(task_experts)} must be one number, or one for each of {num_tasks} tasks"
         )
+
     return list(task_experts)

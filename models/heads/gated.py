@@ -138,10 +138,12 @@ class GatedHead(Head):
         self._plans = [plan for plan, _ in plans]
         self.levels = nn.ModuleList()
         inputs = num_features
+
         for plan, layers in plans:
             gate_inputs = num_features if self._gates_read_features else inputs
             self.levels.append(FusionLevel(plan, inputs, gate_inputs, layers, config))
             inputs = layers[-1]
+
         self.towers = Towers(num_tasks, inputs, config.tower, config.activation, config.dropout)
 
     def logits(self, features_BF: torch.Tensor) -> torch.Tensor:

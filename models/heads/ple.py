@@ -32,4 +32,5 @@ class PLEConfig(HeadConfig):
         of_tasks = [everything.experts_of(task) + shared for task in range(num_tasks)]
         of_shared = [list(range(sum(units)))] if shared else []
         plans = [LevelPlan(units, of_tasks + of_shared)] * (len(self.levels) - 1) + [LevelPlan(units, of_tasks)]
+
         return GatedHead(self, num_features, num_tasks, list(zip(plans, self.levels, strict=True)), gates_read="unit")

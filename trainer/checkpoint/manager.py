@@ -77,9 +77,11 @@ class Checkpoints:
         begin = time.perf_counter()
         problem = self.finish()
         final = self._folder / str(state.samples)
+
         if self._world.on_rank_zero(lambda: _make_way(final, pinned=state.pinned)):
             staged = self._stager.stage(_tensors(sharded.model, sharded.optimizer))
             self._writing = self._thread.submit(self._write, staged, final, state, keep, on_saved)
+
         self.stall_seconds += time.perf_counter() - begin
         return problem
 
@@ -91,6 +93,7 @@ class Checkpoints:
                 writing.result()
         except (CheckpointError, RunError) as error:
             return str(error)
+
         return None
 
     def warnings(self) -> list[str]:
@@ -108,6 +111,7 @@ class Checkpoints:
                 raise
             except CheckpointError as error:
                 problems.append(str(error))
+
         return None, problems
 
     def find(self, name: str) -> State:
@@ -115,26 +119,32 @@ class Checkpoints:
         names = self._names()
         if not names:
             raise CheckpointError(f"{self._folder}: no checkpoint here; train the run first")
+
         if name != "latest":
             if name not in names:
                 raise CheckpointError(f"{self._folder}: no checkpoint {name!r}; there are {', '.join(names)}")
             return self._verify(name)
+
         state, problems = self.newest()
         if state is None:
             raise CheckpointError(f"{problems[0]}; no checkpoint of this run is whole")
+
         if self._world.is_rank_zero:
             for problem in problems:
                 tell("warning", f"{problem}; {state.samples} is used instead")
+
         return state
 
     def load(self, state: State, model: DistributedModelParallel, optimizer: Optimizer | None) -> None:
         """Loads weights, and optimizer state where one is given."""
         path = self._folder / str(state.samples)
         tensors = _tensors(model, optimizer)
+
         try:
             dcp.load(tensors, storage_reader=SafeReader(path), planner=SafePlanner())
         except dcp.CheckpointException as error:
             raise CheckpointError(f"{path}: does not fit this model ({_cause(error)})") from error
+
         model.load_state_dict(tensors["model"])
         if optimizer is not None:
             optimizer.combined.load_state_dict(tensors["optimizer"])
@@ -175,6 +185,7 @@ class Checkpoints:
             cause = "no space left on device" if full else _cause(error)
             world.on_rank_zero(lambda: discard(partial))
             raise CheckpointError(f"{final}: not saved ({cause})") from error
+
         if world.is_rank_zero:
             self._follow_up(lambda: on_saved(state, time.perf_counter() - begin))
             self._follow_up(lambda: thin_out(final.parent, keep))
@@ -214,6 +225,7 @@ class Stager:
             return self._shards_on_host(value)
         if isinstance(value, torch.Tensor):
             return torch.empty(value.shape, dtype=value.dtype, pin_memory=self._pinned)
+
         return value
 
     def _shards_on_host(self, tensor: ShardedTensor) -> ShardedTensor:
@@ -235,10 +247,12 @@ def _make_way(final: Path, *, pinned: bool) -> bool:
         if pinned:
             pin(final)
         return False
+
     partial = partial_of(final)
     discard(partial)
     if partial.is_symlink() or partial.exists():  # torch's writer would fill it, wherever it leads
         raise CheckpointError(f"{partial}: is in the way of a checkpoint and cannot be removed; remove it")
+
     return True
 
 

@@ -18,15 +18,18 @@ def checkpoint_name(text: str, run: RunDirectory, config: Config) -> str:
     names = list_folders(run.checkpoints)
     if text in names or not names:
         return text
+
     try:
         count = parse_count(text)
     except ValueError:
         return text
+
     samples = _boundary(text, count, run, config)
     if str(samples) not in names:
         raise CheckpointError(
             f"--checkpoint {text}: no checkpoint of {run.path} at {samples:,} samples; there are {', '.join(names)}"
         )
+
     return str(samples)
 
 
@@ -35,8 +38,10 @@ def _boundary(text: str, count: int, run: RunDirectory, config: Config) -> int:
     evaluated = [record["samples"] for record in read_records(run.evaluations) if record["milestone"] == text]
     if evaluated:
         return int(evaluated[-1])
+
     batch = config.data.global_batch_size
     if count > config.train.samples:
         return -(-count // batch) * batch
+
     end = end_of_training(config, train_reading(config, load_manifest(run.manifests["train"])))
     return Due(batch=batch, end=end).boundary(count)

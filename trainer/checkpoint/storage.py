@@ -85,6 +85,7 @@ class State:
             raise ValueError(f"has format {values.get('format')!r}, this program reads {FORMATS}")
         if values.pop("digest") != _digest_of(values):
             raise ValueError("does not match its own digest")
+
         try:
             return TypeAdapter(cls).validate_json(text, strict=True)
         except ValidationError as error:
@@ -196,6 +197,7 @@ def clear_after(folder: Path, samples: int) -> None:
                 broken = (folder / name).with_suffix(".broken")
                 discard(broken)
                 (folder / name).rename(broken)
+
         for partial in folder.glob("*.partial"):
             discard(partial)
     except OSError as error:
@@ -213,6 +215,7 @@ def read_state(path: Path) -> State:
         raise CheckpointError(f"{file}: cannot be read ({error.strerror})") from error
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise CheckpointError(f"{file}: damaged ({error})") from error
+
     return state
 
 
@@ -239,13 +242,16 @@ def check_index(path: Path) -> State:
     state, file = read_state(path), path / METADATA_FILE
     if METADATA_FILE not in state.files:
         raise CheckpointError(f"{path / STATE_FILE}: does not list {METADATA_FILE}")
+
     check_file(file, state.files[METADATA_FILE])
     try:
         targets = {entry.relative_path for entry in SafeReader(path).read_metadata().storage_data.values()}
     except Exception as error:  # whatever unpickling foreign bytes may raise
         raise CheckpointError(f"{file}: not the index of a checkpoint ({error})") from error
+
     for target in sorted(targets - set(state.files)):
         raise CheckpointError(f"{file}: points to {target!r}, which is no file of this checkpoint")
+
     return state
 
 
@@ -256,8 +262,10 @@ class SafeReader(FileSystemReader):
         """The index; pickle.UnpicklingError where it names anything but its own parts."""
         with (Path(self.path) / METADATA_FILE).open("rb") as file:
             metadata = _IndexUnpickler(file).load()
+
         if not isinstance(metadata, Metadata):
             raise pickle.UnpicklingError(f"holds a {type(metadata).__name__}")
+
         metadata.storage_meta = metadata.storage_meta or StorageMeta()
         metadata.storage_meta.load_id = self.load_id
         return metadata

@@ -45,6 +45,7 @@ def run(arguments: list[str]) -> int:
     """The exit code of a command line."""
     threading.excepthook = _tell_of_thread
     os.umask(os.umask(0o077) | 0o002)  # nothing that the program creates can be written by everyone
+
     try:
         code = app(arguments or ["--help"], prog_name="adatt", standalone_mode=False)
     except ExpectedError as error:
@@ -63,6 +64,7 @@ def run(arguments: list[str]) -> int:
         return int(ended.exit_code)
     except (Abort, KeyboardInterrupt):
         return 130
+
     return code if isinstance(code, int) else 0
 
 
@@ -79,6 +81,7 @@ def _tell(message: str, code: int) -> int:
 
     if not speaks():
         time.sleep(RANK_0_SPEAKS_SECONDS)
+
     tell("error", message)
     sys.stderr.flush()
     return code

@@ -47,17 +47,21 @@ def bench_heads_command(  # noqa: PLR0913 - one parameter for each option
 
     if grid and (tasks, task_experts, shared_experts, batch, inputs) != (5, 3, 1, 4096, 512):
         raise ExpectedError("--all has its own tasks, experts, batches and input; leave the options for them out")
+
     for name in heads or []:
         if name not in HEADS:
             raise ExpectedError(f"--head: unknown head {name!r}; choose from {', '.join(HEADS)}")
+
     chosen = [Setting(name, tasks, task_experts, shared_experts, batch, inputs) for name in HEADS]
     wanted = [setting for setting in (all_settings() if grid else chosen) if not heads or setting.head in heads]
     results = []
+
     for result in bench_heads(wanted, threads, rounds):
         results.append(result)
         if as_json:
             sys.stdout.write(json.dumps(result) + "\n")
             sys.stdout.flush()
+
     if not as_json:
         make_console().print(head_bench_table(results))
 
@@ -99,8 +103,10 @@ def head_bench_table(results: list[Record]) -> Table:
         "of product rate",
         "loop's",
     )
+
     for name in (*names, "parameters", "MFLOP/sample", "MiB"):
         table.add_column(name, justify="right")
+
     for result in results:
         table.add_row(
             result["head"],
@@ -113,6 +119,7 @@ def head_bench_table(results: list[Record]) -> Table:
             f"{result['flops_per_sample'] / 1e6:.2f}",
             f"{result['peak_bytes'] / 2**20:,.0f}",
         )
+
     return table
 
 
@@ -137,6 +144,8 @@ def bench_table(result: Record) -> Table:
         "  limit: forward pass alone": f"{result['forward_samples_per_second']:,.0f} samples/s",
         "peak memory per process": f"{result['peak_bytes'] / 2**20:,.0f} MiB",
     }
+
     for name, value in rows.items():
         table.add_row(name, value)
+
     return table

@@ -34,6 +34,7 @@ def synth_command(
     train_rows, test_rows = _count("--samples", samples), _count("--test-samples", test_samples)
     with count_progress("writing rows", train_rows + test_rows) as progress:
         summary = synthesise(path_of("OUT", out), train_rows, test_rows, tasks, seed=seed, progress=progress)
+
     make_console().print(synth_table(summary))
 
 
@@ -68,6 +69,7 @@ def import_table(summary: "ImportSummary") -> Table:
     table.add_row("exact duplicates dropped", f"{summary.duplicates_dropped:,}")
     table.add_row(f"train, {_days(summary.train_days)}", f"{summary.train_rows:,}")
     table.add_row(f"test, {_days(summary.test_days)}", f"{summary.test_rows:,}")
+
     return table
 
 
@@ -76,9 +78,11 @@ def synth_table(summary: "SynthSummary") -> Table:
     table = Table(title=f"{summary.train_rows:,} training and {summary.test_rows:,} test rows in {summary.files} files")
     for name in ("task", "kind", "positive rate", "oracle NE", "oracle MSE", "variance"):
         table.add_column(name, justify="left" if name in ("task", "kind") else "right")
+
     for task in summary.tasks:
         numbers = (task.rate, task.oracle_ne, task.oracle_mse, task.label_variance)
         table.add_row(task.name + " (auxiliary)" * task.auxiliary, task.kind, *map(number_cell, numbers))
+
     return table
 
 

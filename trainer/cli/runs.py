@@ -35,6 +35,7 @@ def audit_command(run: RunArgument, as_json: JsonOption = False) -> None:
             console.print(f"no part of the dataset, since it could not be read: {file} ({reason})", soft_wrap=True)
         for promise in broken:
             console.print(f"promise broken: {promise}", soft_wrap=True)
+
     if broken:
         raise Exit(1)
 
@@ -68,14 +69,18 @@ def compare_command(
     comparison = compare_runs(baseline, runs, data)
     if out is not None:
         write_comparison(comparison, path_of("--out", out))
+
     for line in comparison.warnings:
         tell("warning", line)
+
     if as_json:
         sys.stdout.writelines(json_lines(comparison))
         return
+
     console = make_console()
     for grid in comparison_grids(comparison.differences):
         console.print(comparison_table(grid))
+
     for note in comparison_notes(comparison.differences):
         console.print(note)
 

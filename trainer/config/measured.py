@@ -94,6 +94,7 @@ def odd_columns(config: Config, statistics: Statistics) -> list[str]:
             lines.append(f"dense feature {feature.column!r} has no value in the measured training rows")
         elif moments.low == moments.high:
             lines.append(f"dense feature {feature.column!r} is {moments.low:g} in all measured training rows")
+
     return lines
 
 

@@ -96,6 +96,7 @@ def _kind(annotation: Any) -> str:
         return f"list of {_kind(arguments[0])}"
     if origin is Union or str(origin) == "<class 'types.UnionType'>":
         return " or ".join(_kind(part) for part in arguments if part is not type(None))
+
     return {"str": "text", "int": "integer", "float": "number", "bool": "true or false", "Milestone": "count"}.get(
         getattr(annotation, "__name__", ""), str(annotation)
     )

@@ -135,23 +135,27 @@ def _check_features(config: Config) -> None:
     _refuse_twice("features.sparse", [feature.name for feature in config.features.sparse])
     if not config.features.sparse:
         raise ValueError("features.sparse: needs at least one entry; a model without ids has nothing to shard")
+
     for column in config.features.columns:
         if column.startswith(ORACLE_PREFIX):
             raise ValueError(
                 f"features: column {column!r} holds the true mean of a label; a model that reads it cheats"
             )
+
     for feature in config.features.sparse:
         if feature.table not in tables:
             raise ValueError(
                 f"features.sparse: feature {feature.name!r} reads table {feature.table!r}; "
                 f"{_nearest(feature.table, tables)}"
             )
+
         if feature.boundaries and rows[feature.table] <= len(feature.boundaries):
             needed = len(feature.boundaries) + 1
             raise ValueError(
                 f"tables: {feature.table!r} has {rows[feature.table]} rows, but feature "
                 f"{feature.name!r} needs {needed} for its buckets"
             )
+
     for name in sorted(tables - used):
         raise ValueError(f"tables: no feature reads table {name!r}; remove it or name it in a [[features.sparse]]")
 
@@ -160,6 +164,7 @@ def _check_tasks(config: Config) -> None:
     _refuse_twice("tasks", [task.name for task in config.tasks])
     if all(task.auxiliary for task in config.tasks):
         raise ValueError("tasks: every task is auxiliary; at least one must be evaluated")
+
     inputs = set(config.features.columns)
     for task in config.tasks:
         if task.name == "row":
@@ -229,8 +234,10 @@ def load_config(path: str | Path, changes: list[str] | None = None) -> Config:
         raise ConfigError(f"{path}: not valid TOML: {error}") from error
     except ValueError as error:
         raise ConfigError(f"CONFIG {error}") from error
+
     for change in changes or []:
         _apply(values, change)
+
     return parse_config(values, str(path))
 
 
@@ -249,6 +256,7 @@ def _apply(values: dict[str, Any], change: str) -> None:
     keys = path.strip().split(".")
     if not equals or not all(keys):
         raise ConfigError(f"--set {change!r}: write KEY.PATH=VALUE, such as train.samples=300k")
+
     target: Any = values
     try:
         for key in keys[:-1]:
@@ -284,6 +292,7 @@ def _explain(error: ValidationError) -> str:
         return f"{key}.head: unknown head {problem['ctx']['tag']!r}; choose from {problem['ctx']['expected_tags']}"
     if problem["type"] == "union_tag_not_found":
         return f"{key}.head is missing; name one of the heads"
+
     message = problem["msg"].removeprefix("Value error, ")
     shown = "" if isinstance(found, dict | BaseModel) or problem["type"] == "value_error" else f", not {found!r}"
     return f"{key}: {message[0].lower() + message[1:]}{shown}" if key else message
@@ -309,6 +318,7 @@ def _known_keys(place: tuple[int | str, ...]) -> set[str]:
             candidates = _models_in(fields[str(part)].annotation)
         elif isinstance(part, str):  # pydantic puts the head's name behind `model`
             candidates = [model for model in candidates if model.model_fields["head"].default == part]
+
     return set(candidates[0].model_fields)
 
 
@@ -319,6 +329,7 @@ def _models_in(annotation: Any) -> list[type[BaseModel]]:
         and issubclass(annotation, BaseModel)
     ):
         return [annotation]
+
     nested = get_args(annotation) if get_origin(annotation) in (Annotated, Union, tuple, types.UnionType) else ()
     return [model for part in nested for model in _models_in(part)]
 

@@ -52,6 +52,7 @@ def difference(first: Account, other: Account, first_name: str, other_name: str)
             name, more = names[0], f" ({len(names) - 1} more differ)" if len(names) > 1 else ""
             values = f"{one.get(name, NOTHING)} on {first_name}, {two.get(name, NOTHING)} on {other_name}"
             return f"the ranks differ: {_described(section, name)} is {values}{more}; {way_out}"
+
     return None
 
 
@@ -73,6 +74,7 @@ def _versions() -> dict[str, str]:
             versions[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             versions[name] = "not installed"
+
     return versions
 
 
@@ -80,13 +82,16 @@ def _flat(value: Any, path: str = "") -> dict[str, str]:
     """The leaves of a config as text, by key."""
     if path in FREE_KEYS:
         return {}
+
     if isinstance(value, Mapping):
         entries = [(str(key), entry) for key, entry in value.items()]
     elif isinstance(value, list) and any(isinstance(entry, Mapping) for entry in value):
         entries = [(str(index), entry) for index, entry in enumerate(value)]
     else:
         return {path: NOTHING if value is None else json.dumps(value)}
+
     leaves: dict[str, str] = {}
     for key, entry in entries:
         leaves |= _flat(entry, f"{path}.{key}".lstrip("."))
+
     return leaves

@@ -37,16 +37,19 @@ def joined(
     several = ranks.size > 1
     if ranks.announced:
         end_without_launcher(signal.SIGKILL if ranks.replaceable else signal.SIGTERM)
+
     with told_to_others(ranks) if several else nullcontext():
         config = _load(load)
         chosen = choose_device(device or config.run.device, ranks.local_rank)
         same = {**start, "LOCAL_WORLD_SIZE": ranks.local_size}
         account = account_of(config.model_dump(mode="json"), chosen.type, same) if several else {}
+
     world = World(ranks.rank, ranks.size, ranks.local_rank, ranks.local_size, chosen)
     store = None
     if several:
         store = connect(ranks, config.run.hang_seconds)
         answer(store, ranks, account, config.run.hang_seconds)
+
     with ExitStack() as stack:
         _join(world, store, config.run.hang_seconds, stack)
         yield config, world

@@ -83,6 +83,7 @@ def told_to_others(ranks: Ranks) -> Iterator[None]:
                 _tell(store, Verdict(f"{entry.name}: {problem}", entry.wrong_input), ranks)
             else:
                 store.add("heard", 1)
+
         raise
 
 
@@ -94,6 +95,7 @@ def answer(store: dist.Store, ranks: Ranks, account: Account, seconds: float) ->
         _tell(store, verdict, ranks)
         verdict.check()
         return
+
     try:
         store.wait(["verdict"], timedelta(seconds=seconds + LAST_WORDS_SECONDS))
         verdict = Verdict(**json.loads(store.get("verdict")))
@@ -102,6 +104,7 @@ def answer(store: dist.Store, ranks: Ranks, account: Account, seconds: float) ->
         raise RunError(f"rank 0 of {ranks.size} has not come within {seconds:g} s; {_LOOK_AT_IT}") from error
     except dist.DistNetworkError as error:
         raise RunError(f"{_place(ranks)}, where the ranks meet, has gone before all had come; start again") from error
+
     verdict.check()
     if number > ranks.size:
         raise ConfigError(_taken(ranks.rank))
@@ -115,6 +118,7 @@ def _judge(store: dist.Store, ranks: Ranks, account: Account, seconds: float) ->
     come: dict[int, Entry] = {}
     own = _entry(ranks, account)
     deadline = time.monotonic() + seconds
+
     while len(come) < ranks.size:
         number = len(come) + 1
         if not store.check([f"entry/{number}"]):
@@ -122,11 +126,13 @@ def _judge(store: dist.Store, ranks: Ranks, account: Account, seconds: float) ->
                 return Verdict(_missing(come, ranks.size, seconds), wrong_input=False)
             time.sleep(0.02)
             continue
+
         entry = Entry(**json.loads(store.get(f"entry/{number}")))
         problem = _problem(entry, own, come)
         if problem:
             return Verdict(problem, entry.wrong_input)
         come[entry.rank] = entry
+
     return Verdict()
 
 
@@ -134,12 +140,15 @@ def _problem(entry: Entry, own: Entry, come: dict[int, Entry]) -> str | None:
     """What is wrong with a rank that has come."""
     if entry.size != own.size:
         return f"WORLD_SIZE is {own.size} on {own.name}, {entry.size} on {entry.name}; start all ranks with one number"
+
     if entry.rank in come:
         both = (come[entry.rank], entry)
         places = " and ".join(f"process {each.pid} on host {each.host}" for each in both)
         return f"{_taken(entry.rank)}: {places}"
+
     if entry.account is None:
         return f"{entry.name}: {entry.problem}"
+
     assert own.account is not None
     return difference(own.account, entry.account, own.name, entry.name)
 
@@ -181,6 +190,7 @@ def connect(ranks: Ranks, seconds: float) -> dist.Store:
     """The store where the ranks meet; ConfigError or RunError where it is not reached within `seconds`."""
     if not ranks.hosts_store:
         _reach(ranks, seconds)
+
     found = _in_time(lambda: _open(ranks), STORE_SECONDS)
     if isinstance(found, dist.Store):
         return dist.PrefixStore(f"roll_call/attempt_{ranks.attempt}", found)  # as torch does with its own keys
@@ -188,6 +198,7 @@ def connect(ranks: Ranks, seconds: float) -> dist.Store:
         raise ConfigError(
             f"MASTER_PORT={ranks.port} is in use on host {socket.gethostname()}; choose another, or end what uses it"
         )
+
     raise ConfigError(
         f"{_place(ranks)} is not where the ranks meet; rank 0 is to run on MASTER_ADDR, and nothing else at MASTER_PORT"
     )
@@ -218,6 +229,7 @@ def _reach(ranks: Ranks, seconds: float) -> None:
                     f"nobody answers at {_place(ranks)} within {seconds:g} s ({error.strerror or error}); rank 0 is to "
                     "be started there, and the port open between the nodes"
                 ) from error
+
         time.sleep(0.2)
 
 
@@ -235,6 +247,7 @@ def _in_time(function: Callable[[], dist.Store], seconds: float) -> dist.Store |
     with _native_errors_hidden():
         thread.start()
         thread.join(seconds)
+
     return results[0] if results else None
 
 
@@ -243,6 +256,7 @@ def _native_errors_hidden() -> Iterator[None]:
     """Context in which nothing reaches standard error: torch writes stacks of native code there that say no more."""
     kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 2)
+
     try:
         yield
     finally:

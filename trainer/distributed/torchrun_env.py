@@ -44,10 +44,12 @@ def announced_ranks() -> Ranks:
     replaceable = os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0") not in ("", "0")
     if not {"RANK", "WORLD_SIZE"} & os.environ.keys():
         return Ranks(rank=0, size=1, local_rank=0, local_size=1, announced=False, replaceable=replaceable)
+
     size = _number("WORLD_SIZE", 1, MOST)
     rank = _number("RANK", 0, size - 1)
     local_size = _number("LOCAL_WORLD_SIZE", 1, size) if "LOCAL_WORLD_SIZE" in os.environ else size  # as torchrec does
     local_rank = _number("LOCAL_RANK", 0, local_size - 1) if "LOCAL_RANK" in os.environ else 0
+
     return Ranks(
         rank=rank,
         size=size,

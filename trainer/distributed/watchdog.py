@@ -138,6 +138,7 @@ class HangWatchdog:
                 beats, quiet_seconds = self._beats, 0.0
             else:
                 quiet_seconds += min(now - before, 2 * self._interval)  # more: the process was suspended
+
             before = now
             if quiet_seconds >= self._timeout:
                 self._wake.set()
@@ -153,6 +154,7 @@ class HangWatchdog:
                 late = self._wake.wait(self._interval)
                 if not self._closing.is_set() and (late or self._store.check(["alarm"])):
                     self._answer(self._store)
+
             left = replace(self._report(), stacks={}, left=True)
             self._store.set(f"report/{self._world.rank}", json.dumps(asdict(left)))
 
@@ -166,6 +168,7 @@ class HangWatchdog:
         else:
             with suppress(dist.DistError):  # its host has told, and ended
                 self._await(store, ["told"], 2 * self._patience)
+
         os._exit(1)
 
     def _collect(self, store: dist.Store) -> None:
@@ -186,6 +189,7 @@ class HangWatchdog:
             rank = _name(self._world.rank, {self._world.rank: place})
             where = f"the store that joins the ranks does not answer, its host may hang; {rank} is in {report.where}"
             _print("\n".join([f"{head}: {where}", *_stack_lines(self._world.rank, report), WAY_OUT]))
+
         os._exit(1)
 
     @staticmethod
@@ -206,11 +210,13 @@ def current_stacks() -> dict[str, list[str]]:
     names = {thread.ident: thread.name for thread in threading.enumerate()}
     main = threading.main_thread().ident
     stacks: dict[str, list[str]] = {MAIN: []}
+
     for ident, frame in sys._current_frames().items():
         name = MAIN if ident == main else names.get(ident, "native thread")
         lines = _lines(frame)
         if name == MAIN or (not name.startswith("watch") and any(map(_of_project, lines))):
             stacks[name] = lines
+
     return stacks
 
 
@@ -228,12 +234,15 @@ def describe_hang(seconds: float, size: int, reports: dict[int, Report], places:
     what = min(reports.values(), key=lambda report: report.progress).what
     told = [_accusation(rank, reports.get(rank), places) for rank in guilty[:NAMED_RANKS]]
     lines = [f"{_head(seconds, what)}: {'; '.join(told)}{_more(guilty)}"]
+
     for rank in guilty[:NAMED_RANKS]:
         if rank in reports:
             lines += _stack_lines(rank, reports[rank])
+
     if waiting:
         told = [f"rank {rank} in {reports[rank].where}" for rank in waiting[:NAMED_RANKS]]
         lines.append(f"  meanwhile {'; '.join(told)}{_more(waiting)}")
+
     return "\n".join([*lines, WAY_OUT])
 
 
@@ -263,10 +272,12 @@ def _silence(place: Place | None) -> str:
         return "it has not begun to train"
     if place.host != socket.gethostname():
         return "stopped, cut off, or stuck in native code that holds the interpreter"
+
     try:
         status = Path(f"/proc/{place.pid}/status").read_text(encoding="utf-8", errors="replace")
     except OSError:
         return "its process has ended"
+
     letter = status.partition("State:")[2].strip()[:1]
     return STATES.get(letter, "it is stuck in native code that holds the interpreter")
 

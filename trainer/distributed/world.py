@@ -71,9 +71,11 @@ class World:
                 if error.filename is None and error.errno not in DISK_FULL:
                     raise
                 message[1] = file_error(error)
+
         dist.broadcast_object_list(message, src=0, group=self.group)
         if message[1] is not None:
             raise message[1]
+
         return message[0]
 
     def raise_on_all_ranks(self, function: Callable[[], Result]) -> Result:
@@ -90,8 +92,10 @@ class World:
             if caught.filename is None and caught.errno not in DISK_FULL:
                 raise
             error = file_error(caught)
+
         if self.sum(torch.tensor([error is not None], dtype=torch.int64)).item():
             raise next(entry for entry in self.gather(error) if entry is not None)
+
         return result
 
     def gather(self, value: Result) -> list[Result]:
@@ -132,15 +136,18 @@ def choose_device(device: DeviceName = "auto", local_rank: int = 0) -> torch.dev
     """The device of this process, made ready."""
     if device == "cuda" and not torch.cuda.is_available():
         raise ConfigError("run.device is 'cuda', but no GPU is visible here; use 'auto' or 'cpu'")
+
     if device != "cpu" and torch.cuda.is_available():
         if local_rank >= torch.cuda.device_count():
             raise ConfigError(
                 f"LOCAL_RANK={local_rank}, but only {torch.cuda.device_count()} GPUs are visible on host "
                 f"{socket.gethostname()}; start one rank a GPU"
             )
+
         chosen = torch.device("cuda", local_rank)
         torch.cuda.set_device(chosen)
         return chosen
+
     _keep_freed_memory()
     return torch.device("cpu")
 

@@ -38,6 +38,7 @@ def leave_after(command: Callable[[], int], *, speaks: bool) -> NoReturn:
             interruption.over = True
         except Interrupted as ended:  # between the lines
             code = interruption.tell(ended.number)
+
         leave(code)
 
 
@@ -59,5 +60,7 @@ def _exit_code(command: Callable[[], int], interruption: Interruption) -> int:
             )
         else:
             traceback.print_exc()
+
         return 1
+
     return code

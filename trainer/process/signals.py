@@ -78,6 +78,7 @@ class SignalListener(ABC):
         descriptor = signal.set_wakeup_fd(sender)
         thread = threading.Thread(target=self._receive_all, args=(receiver, heard), name="signals", daemon=True)
         thread.start()
+
         try:
             yield self
         finally:
@@ -140,6 +141,7 @@ class Interruption(SignalListener):
         main = threading.main_thread().ident
         assert main is not None
         until = time.monotonic() + NATIVE_SECONDS
+
         while not self._raised and not self.over and time.monotonic() < until:
             signal.pthread_kill(main, self.first_signal)
             time.sleep(WAKE_SECONDS)

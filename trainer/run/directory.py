@@ -81,6 +81,7 @@ class RunDirectory:
             self.path = local_path(path)
         except ValueError as error:
             raise ConfigError(f"run {error}") from error
+
         self.config_file = self.path / "config.toml"
         self.identity = self.path / "identity"
         self.lock_file = self.path / "lock"
@@ -100,11 +101,13 @@ class RunDirectory:
         if is_there:
             check_entries(self.path)
             check_use(self._files, [self.path, *self._folders])
+
         if not self.config_file.exists():
             names = {entry.name for entry in self.path.iterdir()} if is_there else set()
             if {name for name in names if not name.startswith(TOKEN)} - _FIRST_FILES:
                 raise ConfigError(f"run.dir = {str(self.path)!r} is not empty and holds no run; name another folder")
             return
+
         before = self.read_config()
         differences = _differences(plain(before), plain(complete_from(config, before)))
         if differences:
@@ -138,8 +141,10 @@ class RunDirectory:
             return False
         except OSError as error:
             raise self._not_usable(error) from error
+
         if not is_there:
             raise ConfigError(f"run.dir = {str(self.path)!r} is a file; name a folder")
+
         return True
 
     def check_data(self, train: Manifest, test: Manifest) -> None:
@@ -177,6 +182,7 @@ class RunDirectory:
                     f"run.dir = {str(self.path)!r} is being trained by {lock.read().strip() or 'another process'}; "
                     "wait for it, stop it, or name another folder"
                 ) from error
+
             lock.truncate(0)
             lock.write(f"process {os.getpid()} on {socket.gethostname()}\n")
             lock.flush()
@@ -195,8 +201,10 @@ class RunDirectory:
         replace_text(self.config_file, tomli_w.dumps(plain(config)))
         for folder in (self.checkpoints, self.manifests["train"].parent, *([self.trace] * config.run.trace)):
             self._make(folder)
+
         for use, manifest in (("train", train), ("test", test)):
             save_manifest(manifest, self.manifests[use])
+
         if self.events.exists():
             _rewrite(self.events, read_records(self.events))
 
@@ -255,8 +263,10 @@ class RunDirectory:
         wanted = {(milestone, task) for milestone in milestones for task in tasks}
         if wanted <= found and self.buckets_file(samples).exists():
             return False
+
         if of_now:
             _rewrite(self.evaluations, [record for record in records if record["samples"] != samples])
+
         return True
 
     def evaluated_at(self, milestone: str) -> set[int]:
@@ -268,6 +278,7 @@ class RunDirectory:
         for path in (self.train_log, self.evaluations):
             if path.exists():
                 _rewrite(path, [record for record in read_records(path) if record["samples"] <= samples])
+
         for folder in ("evaluations", "fusion", "calibration"):
             for path in (self.path / folder).glob("**/*.*"):
                 if path.stem.isdecimal() and int(path.stem) > samples:
@@ -310,6 +321,7 @@ def read_records(path: Path) -> list[dict[str, Any]]:
             raise ConfigError(
                 f"{path}: line {number} is not a record ({error}); restore the file from a copy"
             ) from error
+
     return records
 
 
@@ -333,16 +345,19 @@ def _differences(before: Any, now: Any, path: str = "") -> list[tuple[str, str, 
     """(key, before, now) of every leaf that differs and is not free to change, the values as texts."""
     if path in (*FREE_SECTIONS, *FREE_KEYS) or before == now:
         return []
+
     if isinstance(before, dict) and isinstance(now, dict):
         keys = dict.fromkeys([*before, *now])
         return [
             entry for key in keys for entry in _differences(before.get(key), now.get(key), f"{path}.{key}".strip("."))
         ]
+
     if isinstance(before, list) and isinstance(now, list):
         if len(before) != len(now):
             return [(path, *_missing_entries(before, now))]
         pairs = enumerate(zip(before, now, strict=True))
         return [entry for index, (old, new) in pairs for entry in _differences(old, new, f"{path}.{index}")]
+
     return [(path, _shown(before), _shown(now))]
 
 
@@ -354,6 +369,7 @@ def _missing_entries(before: list[Any], now: list[Any]) -> tuple[str, str]:
         return f"{len(before)} entries", f"{len(now)} entries"
     if gone and added:
         return f"with {', '.join(gone)}", f"with {', '.join(added)}"
+
     names = ", ".join(gone or added)
     return (f"with {names}", f"without {names}") if gone else (f"without {names}", f"with {names}")
 

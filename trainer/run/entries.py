@@ -30,6 +30,7 @@ def _check_entry(entry: os.DirEntry[str]) -> None:
             f"{entry.path}: is a link to {os.readlink(entry.path)!r}, and links in a run's folder are not followed; "
             "put there what it leads to (run.dir itself may be a link, to a folder on another disk)"
         )
+
     if entry.is_dir(follow_symlinks=False):
         check_entries(Path(entry.path))
     elif not entry.is_file(follow_symlinks=False):
@@ -43,6 +44,7 @@ def check_use(files: Iterable[Path], folders: Iterable[Path]) -> None:
             raise ConfigError(f"{path}: is a folder, but a file of the run is called so; move it away")
         if path.exists() and not os.access(path, os.R_OK | os.W_OK):
             raise ConfigError(f"{path}: may not be read and written; mend its permissions")
+
     for path in folders:
         if path.exists() and not path.is_dir():
             raise ConfigError(f"{path}: is a file, but a folder of the run is called so; move it away")

@@ -97,8 +97,10 @@ def read_identity(run: RunDirectory) -> str | None:
         return None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{run.identity}: cannot be read ({error}); restore it from a copy") from error
+
     if not text:
         raise ConfigError(f"{run.identity}: is empty; restore it from a copy")
+
     return text
 
 
@@ -109,6 +111,7 @@ def check_writer(path: Path, state: State, segments: list[RunStart]) -> None:
         raise CheckpointError(
             f"{path}: was written by start {writer}, counted from 0, but segments.jsonl knows {len(segments)}; {advice}"
         )
+
     pieces = surviving(segments)
     trained = next((piece.segment for piece in pieces if piece.begin < state.samples <= piece.end), writer)
     if trained != writer or state.samples < segments[writer].begin:

@@ -29,6 +29,7 @@ def own_copy(manifest: Manifest, uri: str, world: World, on_bad_file: OnBadFile)
     """The dataset that rank 0 has read, at this rank's own `uri`; DataError where it is another. Collective."""
     if world.size == 1:
         return manifest
+
     listing, host = world.on_rank_zero(lambda: (listing_digest(manifest.uri), socket.gethostname()))
 
     def check() -> Manifest:
@@ -48,6 +49,7 @@ def _check_copy(
         change = manifest_change(manifest, read_manifest(uri, on_bad_file=on_bad_file))
     except DataError as error:
         raise DataError(f"{own_name} cannot read what {first_name} has read: {error}") from error
+
     if change:
         raise DataError(
             f"dataset {uri} of {own_name} is not dataset {manifest.uri} of {first_name}: there, {change}; "
@@ -72,12 +74,14 @@ def _token(folder: Path, world: World) -> Iterator[tuple[str, str]]:
     def write() -> tuple[str, str]:
         missing = [path for path in (folder, *folder.parents) if not path.exists()]
         made.extend(missing)
+
         try:
             folder.mkdir(parents=True, exist_ok=True)
             (folder / name).open("x").close()
         except OSError as error:
             remove()
             raise _not_writable(folder, world.name, error.strerror) from error
+
         return name, f"{str(folder)!r} of {world.name}"
 
     def remove() -> None:
@@ -101,7 +105,9 @@ def _look(folder: Path, name: str, own_name: str, place: str) -> None:
                 f"run.dir = {str(folder)!r} of {own_name} is not {place}: what is written there is not seen here; "
                 "name a folder that all nodes share"
             )
+
         time.sleep(0.1)
+
     if not os.access(folder, os.W_OK | os.X_OK):
         raise _not_writable(folder, own_name, "permission denied, or mounted for reading")
 

@@ -125,14 +125,17 @@ def read_starts(path: Path) -> list[RunStart]:
         return []
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read ({error}); restore it from a copy") from error
+
     segments = []
     for number, line in enumerate(lines):
         try:
             segments.append(RunStart.model_validate_json(line, strict=True, by_alias=True, by_name=False))
         except ValidationError as error:
             raise _damaged(path, number, explain(error)) from error
+
         if segments[-1].segment != number:
             raise _damaged(path, number, f"segment is {segments[-1].segment}, not {number}")
+
     return segments
 
 
@@ -162,11 +165,13 @@ def surviving(segments: Iterable[RunStart]) -> list[SampleRange]:
     """The pieces that the newest weights have seen, in order of samples; none is empty, no two overlap."""
     pieces: list[SampleRange] = []
     limit: int | None = None
+
     for segment in reversed(list(segments)):
         end = segment.reached if limit is None else min(segment.reached, limit)
         if segment.begin < end:
             pieces.append(SampleRange(segment.segment, segment.begin, end))
         limit = segment.begin if limit is None else min(segment.begin, limit)
+
     return pieces[::-1]
 
 

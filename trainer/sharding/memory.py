@@ -57,6 +57,7 @@ def _group_limits(root: Path) -> Iterator[int]:
         lines = (root / "proc/self/cgroup").read_text().splitlines()
     except OSError:  # no Linux
         return
+
     for line in lines:
         _, controllers, path = line.split(":", 2)
         if not controllers:
@@ -75,6 +76,7 @@ def _limits_above(mount: Path, path: str, file: str) -> Iterator[int]:
             text = (folder / file).read_text().strip()
         except OSError:
             continue
+
         if text.isdigit():  # "max" is no limit
             yield int(text)
 
@@ -84,11 +86,13 @@ def describe_lack(tables: tuple[TableConfig, ...], optimizer: EmbOptimType, budg
     needs = {table.name: weight_bytes(table.rows, table.dim) for table in tables}
     for table in tables:
         needs[table.name] += state_bytes(table.rows, table.dim, optimizer)
+
     largest = sorted(needs, key=lambda name: -needs[name])[:3]
     listed = ", ".join(f"{name!r} {_gib(needs[name])}" for name in largest)
     others = f" and {len(needs) - len(largest)} more" if len(needs) > len(largest) else ""
     again = ", and as much again in the host's memory for the copy that a save makes" if copied else ""
     gpu = f"{_gib(budget.gpu)} of its GPU and " if budget.gpu else ""
+
     return (
         f"{listed}{others} need {_gib(sum(needs.values()))} with the optimizer's state{again}; each rank has {gpu}"
         f"{_gib(budget.host)} of the host's memory for tables"

@@ -36,6 +36,7 @@ class Schedule(Settings):
             return samples / self.warmup_samples
         if self.decay == "none":
             return 1.0
+
         done = min((samples - self.warmup_samples) / max(total - self.warmup_samples, 1), 1.0)
         left = 1 - done if self.decay == "linear" else (1 + math.cos(math.pi * done)) / 2
         return self.decay_to + (1 - self.decay_to) * left

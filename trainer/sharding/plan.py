@@ -55,6 +55,7 @@ class ShardingConfig(Settings):
                 "data_parallel leaves the fused optimizer, and neither can go on from a checkpoint of the others. Use "
                 f"{', '.join(get_args(ShardingType))}"
             )
+
         return tuple(value) if isinstance(value, list) else value
 
 
@@ -96,11 +97,13 @@ class Enumerator(EmbeddingEnumerator):
         options = [option for option in super().enumerate(module, sharders) if _fills_all_shards(option)]
         allowed = {option.name for option in options if option.sharding_type in sharder.allow}
         chosen = [option for option in options if option.sharding_type in sharder.allow or option.name not in allowed]
+
         for option in chosen:
             for shard in option.shards:
                 assert shard.storage is not None
                 rows, dim = shard.size
                 shard.storage += self._storage_beside_weights(rows, dim, sharder.optimizer)
+
         return chosen
 
     def _storage_beside_weights(self, rows: int, dim: int, optimizer: EmbOptimType) -> Storage:
@@ -172,8 +175,10 @@ def _explain_lack(
     ways = ["fewer rows or a smaller dim", "more nodes"]
     if not {"row_wise", "table_row_wise"} & set(sharder.allow):
         ways.append('"row_wise" in sharding.allow')
+
     if sharder.optimizer in (EmbOptimType.EXACT_ADAGRAD, EmbOptimType.ADAM):
         ways.append('optimizer.sparse.name = "rowwise_adagrad", which keeps one number a row')
+
     lack = describe_lack(tables, sharder.optimizer, budget, copied=saves)
     return f"tables: they do not fit on {world.size} ranks: {lack}; use {', or '.join(ways)}"
 
@@ -182,6 +187,7 @@ def placements(plan: ShardingPlan, tables: tuple[TableConfig, ...], allow: tuple
     """The plan as rows of a table; asserts that every one of them is trained as the config says, on every rank."""
     (module_plan,) = plan.plan.values()
     placed = []
+
     for table in tables:
         entry = module_plan[table_key(table.name)]  # type: ignore[index]
         kernel, sharding = entry.compute_kernel, entry.sharding_type
@@ -201,6 +207,7 @@ def placements(plan: ShardingPlan, tables: tuple[TableConfig, ...], allow: tuple
                 note="" if sharding in allow else "too few rows to split",
             )
         )
+
     return placed
 
 

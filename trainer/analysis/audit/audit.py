@@ -94,14 +94,17 @@ def audit_run(path: str | Path) -> Audit:
     segments = read_starts(run.segments)
     if not segments:
         raise ConfigError(f"{run.segments}: no start is recorded here; train the run first")
+
     line = read_lineage(segments, run.events, reading, end_of_training(config, reading))
     trace = Trace(run, origin, segments, line.pieces)
     broken = [*_broken_records(segments, line), *_broken_origins(run, origin, segments), *trace.missing]
     accounts: list[EpochAccount] = []
+
     for epochs in line.stretches(each=bool(trace.files)):
         account, problems = _audit_epochs(line, epochs, trace)
         accounts.append(account)
         broken += problems
+
     return Audit(tuple(_folded(accounts)), tuple(broken), manifest.left_out)
 
 
@@ -110,8 +113,10 @@ def _broken_records(segments: list[RunStart], line: Lineage) -> Iterator[str]:
     reading, reached = line.reading, segments[-1].reached
     for begin, end in gaps(surviving(segments), reached):
         yield f"samples {begin:,} to {end:,}: no start accounts for them, but a later one goes on from there"
+
     if reached > line.end:
         yield f"trained to {reached:,} samples, but train.samples ends the run at {line.end:,}"
+
     for segment in segments:
         start = f"start {segment.segment}"
         if segment.fingerprint != reading.manifest.fingerprint:
@@ -119,6 +124,7 @@ def _broken_records(segments: list[RunStart], line: Lineage) -> Iterator[str]:
                 f"{start} trained on other data: fingerprint {segment.fingerprint!r}, "
                 f"the run's dataset has {reading.manifest.fingerprint!r}"
             )
+
         for key, samples in (("from", segment.begin), ("to", segment.reached)):
             if samples % reading.global_batch_size:
                 yield f"{start}: {key} = {samples:,} is no multiple of the batch of {reading.global_batch_size:,}"
@@ -131,6 +137,7 @@ def _broken_origins(run: RunDirectory, origin: Origin, segments: list[RunStart])
     for segment in segments:
         if not origin.is_own(segment.run):
             yield f"start {segment.segment} is of another run (its id is {segment.run!r}, not {origin.identity!r})"
+
     for name in list_folders(run.checkpoints):
         path = run.checkpoints / name
         try:
@@ -147,14 +154,18 @@ def _audit_epochs(line: Lineage, epochs: range, trace: Trace) -> tuple[EpochAcco
     epoch = epochs[0]
     if not line.parts(epoch):
         return _account(line, epochs, Cover(0, 0, 0)), []
+
     layout = intervals_of_epoch(line.reading, epoch)
     trained, unreadable = line.rows(line.trained_parts(epoch), epoch, layout), line.unreadable_rows(epoch, layout)
     account = _account(line, epochs, count(trained, unreadable, line.reading.manifest.first_row))
     problems = []
+
     if account.trained_more:
         problems.append(f"{account.name}: {account.trained_more:,} rows were trained more than once")
+
     if account.unexplained:
         problems.append(f"{account.name}: {account.unexplained:,} rows were never trained, and nothing explains it")
+
     traced, differences = compare(line, epoch, layout, trace)
     return replace(account, traced=traced), [*problems, *differences]
 
@@ -168,6 +179,7 @@ def _account(line: Lineage, epochs: range, cover: Cover) -> EpochAccount:
     reached, planned = inside(line.reached), inside(max(line.end, line.reached))
     survived = sum(part.end - part.begin for part in line.parts(epochs[0]))
     kept = sum(part.end - part.begin for part in line.trained_parts(epochs[0]))
+
     return EpochAccount(
         first_epoch=epochs[0],
         last_epoch=epochs[-1],
@@ -193,4 +205,5 @@ def _folded(accounts: list[EpochAccount]) -> Iterator[EpochAccount]:
         else:
             yield current
             current = account
+
     yield current

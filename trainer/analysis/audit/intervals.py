@@ -56,6 +56,7 @@ def intervals_of_epoch(reading: Reading, epoch: int) -> Intervals:
     )
     ends = np.concatenate([[0], np.cumsum(layout.stop - layout.start)])
     lane_start = np.repeat(ends[layout.lane_begin[:-1]], np.diff(layout.lane_begin))
+
     return Intervals(layout.group, layout.start, layout.stop, ends[:-1] - lane_start)
 
 
@@ -97,9 +98,11 @@ def expand(reading: Reading, epoch: int, intervals: Intervals) -> tuple[Int64, I
     """Every single row: the global batch of the epoch that it belongs to, and its number in the dataset."""
     first_row, sizes = reading.manifest.first_row, reading.manifest.rows
     batches, rows = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
+
     for index, group in enumerate(intervals.group.tolist()):
         start, stop, lane_row = (int(array[index]) for array in (intervals.start, intervals.stop, intervals.lane_row))
         places = group_rows(group, int(sizes[group]), name=reading.order, seed=reading.seed, epoch=epoch)
         rows.append(first_row[group] + (np.arange(start, stop) if places is None else places[start:stop]))
         batches.append(np.arange(lane_row, lane_row + stop - start) // reading.rows_per_lane)
+
     return np.concatenate(batches), np.concatenate(rows)

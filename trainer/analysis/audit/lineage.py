@@ -79,8 +79,10 @@ class Lineage:
         points |= {edge for piece in self.pieces for edge in (piece.begin, piece.end)}
         edges = {edge for point in points for edge in (point // size, -(-point // size))}
         edges |= {edge for entry in self.unreadable for edge in (entry.epoch, entry.epoch + 1)}
+
         if each:
             edges |= set(range(-(-self.reached // size)))
+
         last = -(-max(self.reached, self.end) // size)
         return [range(first, after) for first, after in pairwise(sorted(edge for edge in edges if edge <= last))]
 
@@ -127,6 +129,7 @@ def read_lineage(segments: list[RunStart], events: Path, reading: Reading, end: 
     pieces = {piece.segment: piece for piece in whole if piece.begin < piece.end}
     skipped: set[int] = set()
     unreadable = []
+
     for number, event in read_events(events):
         piece = pieces.get(event.segment)
         if piece is None:
@@ -136,6 +139,7 @@ def read_lineage(segments: list[RunStart], events: Path, reading: Reading, end: 
             unreadable.append(Unreadable(event.epoch, group, event.start, event.stop, piece))
         elif piece.begin <= event.samples < piece.end:
             skipped.add(event.samples // batch * batch)
+
     reached = segments[-1].reached // batch * batch
     return Lineage(reading, list(pieces.values()), reached, end, sorted(skipped), unreadable)
 
@@ -153,6 +157,7 @@ def read_events(path: Path) -> list[tuple[int, SkippedBatch | SkippedRows]]:
             raise ConfigError(
                 f"{path}: line {number} is not an event ({what}); restore the file from a copy"
             ) from error
+
     return events
 
 
@@ -165,4 +170,5 @@ def _find(event: SkippedRows, manifest: Manifest, where: str) -> int:
             f"{where} names rows {event.start} to {event.stop} of row group {event.row_group} of {event.file!r}, which "
             "the dataset does not have; restore the file from a copy"
         )
+
     return int(found[0])

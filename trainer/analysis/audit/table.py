@@ -12,6 +12,7 @@ def audit_table(epochs: list[Record]) -> Table:
     table = Table(title="rows trained in what the newest checkpoint has seen; epochs count from 0")
     for name in ("epoch", "rows", "trained once", "more than once", "never", "of which", "why", "trace"):
         table.add_column(name, justify="left" if name in ("why", "trace") else "right")
+
     reasons = {
         "beyond_end": "beyond train.samples",
         "not_reached": "not reached yet",
@@ -33,4 +34,5 @@ def audit_table(epochs: list[Record]) -> Table:
             "\n".join(found),
             no_trace if traced is None else f"{traced:,} rows",
         )
+
     return table

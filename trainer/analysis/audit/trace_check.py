@@ -34,6 +34,7 @@ class Trace:
         """Of every start that has a whole set of them."""
         self.missing: list[str] = []
         """What is not there but should be, or should not, in words."""
+
         for number in sorted({piece.segment for piece in pieces}):
             files = [run.trace_file(number, rank) for rank in range(segments[number].world_size)]
             missing = [file.name for file in files if not file.exists()]
@@ -44,6 +45,7 @@ class Trace:
                 self.files[number] = files
             elif segments[number].trace:
                 self.missing.append(f"start {number}: its trace lacks {', '.join(missing)}")
+
         self._of_segment = lru_cache(maxsize=1)(self._read)
 
     def of(self, parts: list[SampleRange]) -> HandedOut:
@@ -72,6 +74,7 @@ def compare(line: Lineage, epoch: int, layout: Intervals, trace: Trace) -> tuple
     parts = [part for part in line.parts(epoch) if part.segment in trace.files]
     if not parts:
         return None, []
+
     found = trace.of(parts)
     batch, row = expand(line.reading, epoch, line.rows(parts, epoch, layout))
     _, unreadable = expand(line.reading, epoch, line.unreadable_rows(epoch, layout))
@@ -79,6 +82,7 @@ def compare(line: Lineage, epoch: int, layout: Intervals, trace: Trace) -> tuple
     samples = epoch * line.epoch_samples + batch * line.reading.global_batch_size
     manifest = line.reading.manifest
     expected = HandedOut(samples[read], row[read])
+
     return len(found.row), [f"epoch {epoch}: {what}" for what in _differences(expected, found, manifest)]
 
 
@@ -86,6 +90,7 @@ def _differences(expected: HandedOut, found: HandedOut, manifest: Manifest) -> I
     known = (found.row >= 0) & (found.row < manifest.num_rows)
     if not known.all():
         yield f"the trace holds {_rows(~known)} with numbers that the dataset does not have"
+
     times = np.bincount(found.row[known], minlength=manifest.num_rows)
     due, seen = np.full(manifest.num_rows, -1), np.full(manifest.num_rows, -1)
     due[expected.row] = expected.samples
@@ -96,6 +101,7 @@ def _differences(expected: HandedOut, found: HandedOut, manifest: Manifest) -> I
         "handed out that the order leaves out": (times > 0) & (due < 0),
         "handed out in another batch than the order says": (times == 1) & (due >= 0) & (seen != due),
     }
+
     for what, where in kinds.items():
         if where.any():
             yield f"{_rows(where)} {what}; the first is {_first(where, seen, due, manifest)}"

@@ -76,19 +76,23 @@ def compare_losses(
     old_totals, new_totals = _totals(baseline), _totals(losses)
     if not (np.isfinite([*old_totals, *new_totals]).all() and (old_totals > 0).all()):
         return None
+
     paired = baseline.keys() == losses.keys()
     pairs = [(old, new) for old in sorted(baseline) for new in sorted(losses) if old == new or not paired]
     found_P, drawn_PR = zip(*(_relative(baseline[old], losses[new], resamples) for old, new in pairs), strict=True)
     finite_PR = _finite(np.array(drawn_PR))
     widening = max(map(_widening, baseline.values()))
+
     if len(pairs) == 1:
         if widening == math.inf:
             return Estimate(found_P[0], -math.inf, math.inf, None)
         low, high = found_P[0] + widening * (np.quantile(finite_PR[0], (1 - _TAIL, _TAIL)) - found_P[0])
         return Estimate(found_P[0], float(low), float(high), None)
+
     relative, error, freedom = _over_pairs(np.array(found_P)) if paired else _over_sides(old_totals, new_totals)
     if widening == math.inf:
         return Estimate(relative, -math.inf, math.inf, error)
+
     half = math.hypot(t_quantile(freedom) * error, widening * _Z * _shared_deviation(pairs, finite_PR))
     return Estimate(relative, relative - half, relative + half, error)
 
@@ -164,6 +168,7 @@ def t_quantile(freedom: int) -> float:
     """Quantile of Student's t at 97.5 %, to three decimals: half a 95 % interval in standard errors."""
     if freedom <= len(_T_OF_FEW):
         return _T_OF_FEW[freedom - 1]
+
     inverse, powers = 1 / freedom, (_Z**7, _Z**5, _Z**3, _Z)
     series = [  # Abramowitz and Stegun 26.7.5
         _Z,

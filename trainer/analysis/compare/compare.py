@@ -96,6 +96,7 @@ def compare_runs(baseline: str, runs: list[str], data: str | None = None) -> Com
             f"BASELINE {baseline!r}: {first} and {second} are not seeds of one head; name one of them, or runs whose "
             "configs differ in run.seed alone"
         )
+
     groups = group_runs(read_run(path, test_set) for entry in runs for path in _split(entry))
     _check_on_one_side(bases[0], groups)
     all_runs = [*bases[0].runs, *(run for group in groups for run in group.runs)]
@@ -106,6 +107,7 @@ def compare_runs(baseline: str, runs: list[str], data: str | None = None) -> Com
     warnings |= dict.fromkeys(
         _too_few(entry) for entry in differences if entry.relative_percent is not None and entry.low_percent is None
     )
+
     return Comparison(tuple(differences), tuple(warnings))
 
 
@@ -143,6 +145,7 @@ def _check_on_one_side(baseline: Group, groups: list[Group]) -> None:
 def _check_same_test_set(runs: list[Run]) -> None:
     tested = [(run.path, point, buckets.fingerprint) for run in runs for point, buckets in run.points.items()]
     first_path, _, first = tested[0]
+
     for path, point, fingerprint in tested:
         if fingerprint != first:
             raise DataError(
@@ -171,6 +174,7 @@ def compare_groups(baseline: Group, group: Group) -> list[Difference]:
     """Differences at the milestones, on the tasks, that both have; ConfigError where there is none."""
     points = sorted(baseline.points & group.points)
     tasks = [task for task in baseline.tasks if task in group.tasks]
+
     for name, common, old, new in (
         ("milestone", points, map(format_count, sorted(baseline.points)), map(format_count, sorted(group.points))),
         ("task", tasks, baseline.tasks, group.tasks),
@@ -180,23 +184,27 @@ def compare_groups(baseline: Group, group: Group) -> list[Difference]:
                 f"{group.name} and the baseline {baseline.name} have no {name} in common "
                 f"({', '.join(new)}; {', '.join(old)}); compare runs that share one"
             )
+
     return [_difference(baseline, group, task, point) for task in tasks for point in points]
 
 
 def _difference(baseline: Group, group: Group, task: str, point: int) -> Difference:
     old, new = baseline.at(point, task), group.at(point, task)
     first = next(iter(old.values()))
+
     for found in [*old.values(), *new.values()]:
         if not _same_rows(first, found):
             raise DataError(
                 f"task {task!r} of {group.name}: its kind, labels or weights are not those of {baseline.name}; compare "
                 "runs with the same tasks.kind, tasks.label and data.weight"
             )
+
     old_value, new_value = _mean_value(old.values()), _mean_value(new.values())
     defined = old_value is not None and new_value is not None
     estimate = compare_losses(_losses(old), _losses(new)) if defined else None
     single = len(old) == len(new) == 1
     named = next(run.points[point] for run in baseline.runs if point in run.points)
+
     return Difference(
         baseline=baseline.name,
         baseline_head=baseline.head,
@@ -269,4 +277,5 @@ def _not_compared(baseline: Group, group: Group) -> list[str]:
         for run in only.runs:
             missing = sorted((only.points & other.points) - run.points.keys())
             lines += [f"{run.path} lacks milestone {format_count(point)}; compared without it" for point in missing]
+
     return lines

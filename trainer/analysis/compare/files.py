@@ -72,16 +72,20 @@ def curve(comparison: Comparison, task: str) -> Figure:
     figure = Figure(figsize=(8, 5), layout="constrained")
     axes = figure.add_subplot()
     axes.axhline(0, color="black", linestyle="--", linewidth=1)
+
     for run in dict.fromkeys(entry.run for entry in shown):
         _draw(axes, [entry for entry in shown if entry.run == run])
+
     samples = {entry.column: entry.samples for entry in entries}
     axes.set_xticks(list(samples.values()), list(samples))
     axes.set_xlabel("samples trained")
     axes.set_ylabel(f"{entries[0].metric.upper()} relative to {entries[0].baseline_head}, %")
     units = " and ".join(dict.fromkeys(unit_text(entry.unit) for entry in entries))
     axes.set_title(f"{task}: bands are 95 % intervals ({units}), lower is better")
+
     if shown:
         figure.legend(loc="outside lower center")
+
     return figure
 
 

@@ -71,18 +71,21 @@ def read_run(path: str, test_set: Manifest | None = None) -> Run:
     config = directory.read_config()
     folder = directory.evaluations_on(test_set.fingerprint) if test_set else directory.path / "evaluations"
     points, identity = {}, read_identity(directory)
+
     for file in sorted(folder.glob("*.parquet")):
         buckets = read_buckets(file)
         if buckets.run not in (None, identity):
             raise ConfigError(f"{file}: is an evaluation of another run (its id is {buckets.run!r}); remove it")
         reached = [parse_count(text) for text in buckets.milestones] or [buckets.samples]
         points.update(dict.fromkeys(reached, buckets))
+
     if not points and test_set:
         raise ConfigError(
             f"{path}: not evaluated on {test_set.uri}; do that first: adatt evaluate {path} --data {test_set.uri}"
         )
     if not points:
         raise ConfigError(f"{path}: no evaluation to compare (no evaluations/*.parquet); train it to a milestone first")
+
     return Run(str(directory.path), config.model.head, config.run.seed, _identity(directory, config), points)
 
 
@@ -99,6 +102,7 @@ def head_identity(config: Config) -> str:
             values.get(section, {}).pop(key, None)
         else:
             values.pop(section, None)
+
     return json.dumps(values, sort_keys=True)
 
 
@@ -112,5 +116,7 @@ def group_runs(runs: Iterable[Run]) -> list[Group]:
                 f"{group[run.seed].path} and {run.path} have the same config and seed {run.seed}: one training, not "
                 "two; leave one of them out"
             )
+
         group[run.seed] = run
+
     return [Group(tuple(group[seed] for seed in sorted(group))) for group in found.values()]

@@ -34,10 +34,12 @@ def _grid(task: str, differences: list[Difference]) -> Grid:
     columns = list(dict.fromkeys(entry.column for entry in sorted(differences, key=lambda entry: entry.samples)))
     base = {entry.column: _number(entry.baseline_value) for entry in differences}
     rows = [[first.baseline_head, folder_names(first.baseline), *(base[column] for column in columns)]]
+
     for run in dict.fromkeys(entry.run for entry in differences):
         cells = {entry.column: _cell(entry) for entry in differences if entry.run == run}
         head = next(entry.head for entry in differences if entry.run == run)
         rows.append([head, folder_names(run), *(cells.get(column, UNDEFINED) for column in columns)])
+
     units = " and ".join(dict.fromkeys(unit_text(entry.unit) for entry in differences))
     title = f"{task}: {first.metric.upper()} of the baseline; of the others the difference to it in % ({units})"
     return Grid(task, title, ["head", "runs", *columns], rows)
@@ -95,11 +97,13 @@ def comparison_notes(differences: Sequence[Difference]) -> list[str]:
             "better, worse: the heads differ at 95 %. ± is the standard error over seeds; the interval is for the mean "
             "over trainings and such test rows. A side with one seed is taken to spread like the other."
         )
+
     if any(entry.significant is None and entry.low_percent is not None for entry in differences):
         notes.append(
             "lower, higher: these two trained models differ on such test rows. That says nothing of the heads, since "
             "two trainings of one head differ too: train more seeds of both for that."
         )
+
     return notes
 
 

@@ -118,6 +118,7 @@ def _thinned(line: Line) -> Line:
     points = np.array(finite).reshape(-1, 2)
     if line.faint:
         points = _smoothed(points)
+
     if len(points) > POINTS:
         means = [part.mean(axis=0) for part in np.array_split(points, POINTS)]
         points = np.stack(means)
@@ -136,6 +137,7 @@ def _smoothed(points: NDArray[np.float64]) -> NDArray[np.float64]:
     kernel = np.ones(around)
     sums = np.convolve(points[:, 1], kernel, "same")
     counts = np.convolve(np.ones(len(points)), kernel, "same")
+
     return np.stack([points[:, 0], sums / counts], axis=1)
 
 
@@ -150,6 +152,7 @@ def _axes(chart: Chart, lines: list[Line]) -> _Axes:
     if chart.across == SAMPLES:
         last_samples = [line.points[-1][0] for line in lines]
         end = max(last_samples, default=1.0) or 1.0
+
     return _Axes(end, bottom, high + margin)
 
 
@@ -162,10 +165,13 @@ def _shown_values(chart: Chart, lines: list[Line]) -> list[float]:
         values += [value for _, value in line.points[start:]]
         for low, high in line.intervals:
             values += [_within_one(low), _within_one(high)] if chart.percent else [low, high]
+
     if chart.from_zero:
         values.append(0.0)
+
     if chart.reference is not None:
         values.append(chart.reference)
+
     return values
 
 
@@ -199,6 +205,7 @@ def _grid(chart: Chart, axes: _Axes) -> list[Element]:
     right, bottom = WIDTH - RIGHT, HEIGHT - BOTTOM
     parts = []
     values = ticks(axes.low, axes.high)
+
     for value, text in zip(values, tick_texts(values, percent=chart.percent), strict=True):
         y = axes.y(value)
         parts.append(_line(LEFT, y, right, y, "grid"))
@@ -213,6 +220,7 @@ def _grid(chart: Chart, axes: _Axes) -> list[Element]:
         x = axes.x(value)
         parts.append(_line(x, bottom, x, bottom + 4, "grid"))
         parts.append(_text(text, min(x, WIDTH - 18), bottom + 17, "middle"))
+
     parts.append(_text(chart.across, right, HEIGHT - 4, "end"))
     return parts
 
@@ -237,10 +245,12 @@ def _foreground(chart: Chart, axes: _Axes, lines: list[Line]) -> list[Element]:
     parts = []
     apart = min(APART, SPREAD / len(lines)) if lines else 0
     middle = (len(lines) - 1) / 2
+
     for index, line in enumerate(lines):
         aside = apart * (index - middle) if line.intervals else 0
         drawn = [_polyline(line, axes), *_intervals(line, axes), *_markers(chart, line, axes)]
         parts.append(element("g", *drawn, transform=f"translate({aside:g} 0)"))
+
     return parts
 
 
@@ -265,6 +275,7 @@ def _markers(chart: Chart, line: Line, axes: _Axes) -> list[Element]:
         tip = element("title", f"{line.name}, {_position(chart, samples)}: {scale * value:.5g}{unit}")
         path = f"M{axes.x(samples):.1f} {axes.y(value):.1f}{_marker(line)}"
         parts.append(element("path", tip, d=path, class_=f"marker {_colour(line)}"))
+
     return parts
 
 
@@ -284,11 +295,13 @@ def _legend(lines: list[Line]) -> Element:
     """The lines in front, or where there are none those in the background."""
     in_front = [line for line in lines if not line.faint]
     entries = []
+
     for line in in_front or lines:
         stroke = element("path", d="M0 6h40", class_="line", stroke_dasharray=_dashes(line))
         marker = None if line.faint else element("path", d=f"M20 6{_marker(line)}", class_="marker")
         sample = element("svg", stroke, marker, viewBox="0 0 40 12", aria_hidden="true")
         entries.append(element("li", sample, element("span", line.name), class_=_colour(line)))
+
     return element("ul", *entries, class_="legend")
 
 
@@ -319,9 +332,11 @@ def heat_map(title: str, units: Sequence[str], experts: Sequence[str], weights: 
 
     empty = [""] * len(experts)
     frame = table(title, ["unit", *experts], [[unit, *empty] for unit in units], kind="heat")
+
     for row, numbers in zip(frame.findall(".//tbody/tr"), weights, strict=True):
         for cell, weight in zip(row.findall("td"), numbers, strict=True):
             cell.text = decimal(weight, ".2f")
             cell.set("style", f"--strength: {abs(weight) / largest:.2f}")
             cell.set("class", "number negative" if weight < 0 else "number")
+
     return element("figure", frame)

@@ -50,6 +50,7 @@ def _differences(runs: list[RunRecords]) -> list[Content]:
     """The keys in which the runs' configs differ."""
     configs = [_leaves(plain(run.config)) for run in runs]
     keys: dict[str, None] = {}
+
     for config in configs:
         keys.update(dict.fromkeys(config))
 
@@ -58,6 +59,7 @@ def _differences(runs: list[RunRecords]) -> list[Content]:
         values = [config.get(key, UNDEFINED) for config in configs]
         if key != "run.dir" and len(set(values)) > 1:
             rows.append([_breakable(key), *map(_cell, values)])
+
     if not rows:
         return [paragraph("The configurations are equal but for the folder.")]
 
@@ -91,6 +93,7 @@ def _leaves(value: Any, path: str = "") -> dict[str, str]:
     leaves: dict[str, str] = {}
     for key, entry in entries:
         leaves |= _leaves(entry, f"{path}.{key}".strip("."))
+
     return leaves
 
 

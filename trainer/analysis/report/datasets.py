@@ -18,6 +18,7 @@ def data_tables(runs: list[RunRecords], tasks: list[TaskConfig]) -> list[Content
             if use in run.manifests:
                 fingerprint = run.manifests[use].fingerprint
                 runs_of_data.setdefault((use, fingerprint), []).append(run)
+
     if not runs_of_data:
         return [paragraph("No record of the data yet.")]
 
@@ -28,6 +29,7 @@ def data_tables(runs: list[RunRecords], tasks: list[TaskConfig]) -> list[Content
         "Under the tasks' names: mean label, which is the rate of positives of a binary task; of training data over "
         "the samples that have been logged, of test data at the newest evaluation"
     )
+
     return [table(caption, head, rows, words=["runs", "time windows"])]
 
 

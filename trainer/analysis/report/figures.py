@@ -50,6 +50,7 @@ def _metric_chart(
 
     if any(line.points for line in trained):
         note += "; faint: on training samples, before their update, smoothed"
+
     texts = [f"{line.name} {first_and_last(line.points)}" for line in tested]
     alternative = f"{metric.upper()} on the test set: {'; '.join(texts)}"
     return Chart(task, note, alternative, trained + tested, reference)
@@ -73,6 +74,7 @@ def calibration_figures(runs: list[RunRecords], tasks: list[TaskConfig]) -> list
     contents = figures(over_samples, "No calibration is recorded yet.")
     if any(along):
         contents += figures(along, "")
+
     return contents
 
 
@@ -80,6 +82,7 @@ def _calibration_chart(runs: list[RunRecords], task: str) -> Chart | None:
     """Observed / predicted rate at the newest evaluation, along the test rows in order of their prediction."""
     lines: list[Line] = []
     texts: list[str] = []
+
     for run in runs:
         curves = run.calibration.tasks if run.calibration else []
         for curve in curves:
@@ -87,6 +90,7 @@ def _calibration_chart(runs: list[RunRecords], task: str) -> Chart | None:
                 line = _calibration_line(run, curve, with_intervals=len(runs) <= FEW_RUNS)
                 lines.append(line)
                 texts.append(f"{run.name} {', '.join(f'{ratio:.2f}' for _, ratio in line.points)}")
+
     if not lines:
         return None
 
@@ -125,6 +129,7 @@ def speed_figures(runs: list[RunRecords]) -> list[Content]:
         Chart("Throughput", "samples per second, over all ranks", alternative, speeds, from_zero=True),
         Chart("Waiting for data", note, alternative, waits, from_zero=True, percent=True),
     ]
+
     return [frame, *figures(charts, "")]
 
 

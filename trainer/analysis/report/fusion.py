@@ -24,6 +24,7 @@ def fusion_figures(runs: list[RunRecords]) -> list[Content]:
         of_which = f" of {', '.join(missing)}" if len(runs) > 1 else ""
         reason = "the head has no gates, or has not been evaluated yet"
         contents.append(paragraph(f"No fusion weights{of_which}: {reason}."))
+
     return contents
 
 
@@ -34,6 +35,7 @@ def _fusion_maps(run: RunRecords) -> list[Content]:
     maps = []
     for index, level in enumerate(run.fusion.levels):
         maps.append(heat_map(_caption(level, index), level.units, level.experts, level.weights))
+
     note = f"Mean over the test set at {run.fusion.samples:,} samples; gate and native part together."
     return [paragraph(note), element("div", *maps, class_="figures wide")]
 
@@ -46,11 +48,13 @@ def _caption(level: FusionLevel, index: int) -> str:
     cells = []
     for unit, row in zip(level.units, level.weights, strict=True):
         cells += [(weight, unit, expert) for expert, weight in zip(level.experts, row, strict=True)]
+
     weight, unit, expert = max(cells)
 
     columns = zip(*level.weights, strict=True)
     means = [fmean(map(abs, column)) for column in columns]
     least, name = min(zip(means, level.experts, strict=True))
+
     return (
         f"Level {index}, units by experts. Largest weight: {unit} on {expert}, {decimal(weight, '.2f')}. "
         f"Least used expert: {name}, {least:.2f} on average."

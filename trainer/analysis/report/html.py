@@ -104,6 +104,7 @@ def element(tag: str, *contents: Content, **attributes: str | None) -> Element:
             result[-1].tail = (result[-1].tail or "") + visible(content)
         elif content:
             result.text = (result.text or "") + visible(content)
+
     return result
 
 
@@ -181,6 +182,7 @@ def write_page(path: Path, document: Element) -> None:
     body = ElementTree.tostring(document, encoding="unicode", method="html")
     text = f"<!DOCTYPE html>\n{body}\n"
     partial = path.with_name(path.name + ".partial")
+
     try:
         partial.write_bytes(text.encode("utf-8", "replace"))  # a folder's name need not be text
         partial.replace(path)

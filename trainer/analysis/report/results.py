@@ -53,6 +53,7 @@ def compare_with_first(runs: list[RunRecords]) -> Comparisons:
     problems: list[str] = []
     groups = _groups(runs, problems)
     differences: list[Difference] = []
+
     for group in groups[1:]:
         try:
             comparison = compare_runs(groups[0].name, [run.path for run in group.runs])
@@ -65,10 +66,12 @@ def compare_with_first(runs: list[RunRecords]) -> Comparisons:
     by_path = {str(run.path): run for run in runs}
     names: dict[str, str] = {}
     styles: dict[str, int] = {}
+
     for group in groups:
         of_group = [by_path[run.path] for run in group.runs]
         names[group.name] = ", ".join(run.name for run in of_group)
         styles[group.name] = min(run.style for run in of_group)
+
     return Comparisons(differences, names, styles, list(dict.fromkeys(problems)))
 
 
@@ -80,6 +83,7 @@ def _groups(runs: list[RunRecords], problems: list[str]) -> list[Group]:
             evaluated.append(read_run(str(run.path)))
         except ExpectedError as error:
             problems.append(str(error))
+
     if not evaluated or Path(evaluated[0].path) != runs[0].path:
         return []
 
@@ -100,6 +104,7 @@ def verdicts(comparisons: Comparisons) -> Element | None:
 
     if any(entry.significant is None and entry.one_sided for entry in comparisons.differences):
         lines.append(element("li", SINGLE, class_="quiet"))
+
     return element("ul", *lines, class_="verdicts") if lines else None
 
 
@@ -122,6 +127,7 @@ def _verdict(comparisons: Comparisons, differences: list[Difference]) -> list[Co
         if tasks:
             separator = "; " if findings else ""
             findings += [separator, element("span", word, class_=_colour(word)), f" on {', '.join(tasks)}"]
+
     return [head, against, *findings, "."]
 
 
@@ -160,6 +166,7 @@ def comparison_tables(comparisons: Comparisons) -> list[Content]:
     """A table for each milestone, heads × tasks, the last one on top; and how to read them."""
     latest_first = sorted(comparisons.differences, key=lambda entry: -entry.samples)
     tables: list[Content] = []
+
     for column in dict.fromkeys(entry.column for entry in latest_first):
         at_column = [entry for entry in comparisons.differences if entry.column == column]
         tables.append(_milestone_table(comparisons, at_column))
@@ -169,6 +176,7 @@ def comparison_tables(comparisons: Comparisons) -> list[Content]:
     tasks = dict.fromkeys(entry.task for entry in latest_first)
     charts = [line_chart(_relative_chart(comparisons, task)) for task in tasks]
     figures = element("div", *charts, class_="figures") if charts else None
+
     return [*tables[:1], earlier, *notes, figures, *_problem_list(comparisons.problems)]
 
 
@@ -184,6 +192,7 @@ def _milestone_table(comparisons: Comparisons, differences: list[Difference]) ->
     of_tasks = {entry.task: entry for entry in differences}
     baseline = [number(entry.baseline_value) for entry in of_tasks.values()]
     rows: list[list[Content]] = [[_head(first.baseline_head, names[first.baseline]), *baseline]]
+
     for run, of_run in _by_run(differences).items():
         of_task = {entry.task: entry for entry in of_run}
         cells = [_cell(of_task.get(task)) for task in of_tasks]
@@ -206,6 +215,7 @@ def _relative_chart(comparisons: Comparisons, task: str) -> Chart:
     entries = [entry for entry in comparisons.differences if entry.task == task]
     lines: list[Line] = []
     texts: list[str] = []
+
     for run, of_run in _by_run(entries).items():
         name = f"{of_run[0].head} ({comparisons.names[run]})"
         shown = [entry for entry in of_run if entry.low_percent is not None]
@@ -224,10 +234,12 @@ def _relative_line(name: str, entries: list[Difference], style: int) -> Line:
     """Relative differences as fractions, with their intervals."""
     points: list[tuple[float, float]] = []
     intervals: list[tuple[float, float]] = []
+
     for entry in entries:
         low, high = entry.low_percent or 0.0, entry.high_percent or 0.0
         points.append((float(entry.samples), (entry.relative_percent or 0.0) / 100))
         intervals.append((low / 100, high / 100))
+
     return Line(name, points, style, intervals=intervals)
 
 
@@ -242,12 +254,14 @@ def _cell(entry: Difference | None) -> Content:
     text = f"{_signed(entry.relative_percent)}{PERCENT}"
     if entry.standard_error_percent is not None:
         text += f" ± {entry.standard_error_percent:.3f}"
+
     word = _word(entry)
     mark = element("span", f" {word}", class_=_colour(word)) if entry.one_sided else None
 
     interval = "too few rows for an interval"
     if entry.low_percent is not None and entry.high_percent is not None:
         interval = f"[{_signed(entry.low_percent)}, {_signed(entry.high_percent)}]"
+
     return element("span", text, mark, element("small", interval), element("small", number(entry.value)))
 
 
@@ -264,6 +278,7 @@ def _evaluation_table(runs: list[RunRecords], task: str) -> Element:
     evaluations: list[tuple[str, Evaluation]] = []
     for run in runs:
         evaluations += [(run.name, evaluation) for evaluation in run.evaluations if evaluation.task == task]
+
     evaluations.sort(key=lambda pair: pair[1].samples)  # stable: runs stay in order
 
     def is_known(key: str) -> bool:
@@ -271,9 +286,11 @@ def _evaluation_table(runs: list[RunRecords], task: str) -> Element:
 
     columns = {key: title for key, title in COLUMNS.items() if is_known(key)}
     rows = []
+
     for name, evaluation in evaluations:
         metrics = [_metric(evaluation, key) for key in columns]
         rows.append([_point(evaluation), name, *metrics, f"{evaluation.examples:,}"])
+
     head = ["samples", "run", *columns.values(), "test examples"]
     return table("On the whole test set", head, rows, words=["run"])
 
@@ -304,6 +321,7 @@ def _table_by_value(runs: list[RunRecords], by: str, task: str) -> Element:
     all_values: dict[Any, Evaluation] = {}
     for of_run in of_runs:
         all_values |= of_run
+
     kind = next(iter(all_values.values())).kind
 
     rows = []

@@ -138,6 +138,7 @@ def read_all_records(paths: list[str]) -> list[RunRecords]:
     names = [place.name for place in places]
     runs: list[RunRecords] = []
     heads: dict[str, list[Path]] = {}
+
     for folder, place in zip(folders, places, strict=True):
         if places.count(place) > 1:
             raise ConfigError(f"{folder} is given twice; name each run once")
@@ -148,6 +149,7 @@ def read_all_records(paths: list[str]) -> list[RunRecords]:
         seeds.append(folder)
         style = list(heads.values()).index(seeds) + COLOURS * (len(seeds) - 1)
         runs.append(_read(name, run, config, style))
+
     return runs
 
 
@@ -155,6 +157,7 @@ def _read(name: str, run: RunDirectory, config: Config, style: int) -> RunRecord
     evaluations = _read_lines(run.evaluations, _EVALUATION, "an evaluation")
     evaluations.sort(key=lambda found: found.samples)
     newest = [found for found in evaluations if found.samples == evaluations[-1].samples]
+
     return RunRecords(
         name=name,
         path=run.path,
@@ -190,6 +193,7 @@ def _read_lines(path: Path, form: TypeAdapter[Value], what: str) -> list[Value]:
             raise _damaged(path, f"line {number} is not {what} ({explain(error)})") from error
         except ValueError as error:
             raise _damaged(path, f"line {number} is not {what} ({error})") from error
+
     return records
 
 
@@ -205,6 +209,7 @@ def _read_newest(folder: Path, form: type[Model], what: str) -> Model | None:
     newest = max((path for path in folder.glob("*.json") if path.stem.isdecimal()), key=_samples_of, default=None)
     if newest is None:
         return None
+
     try:
         return form.model_validate(_object(newest.read_text(encoding="utf-8")))
     except ValidationError as error:

@@ -47,6 +47,7 @@ def timeline(run: RunRecords, *, opened: bool) -> list[Content]:
     rows: list[list[Content]] = []
     for kind, series in groupby(entries, lambda entry: entry.kind):
         rows += _rows(run, kind, list(series))
+
     frame = table(f"Timeline of {run.name}", ["time (UTC)", "samples", "what"], rows, words=["what"])
     summary = f"Timeline, {_count(len(rows), 'line')}"
     return [title, element("p", _summary(run)), folded(summary, frame, opened=opened)]
@@ -62,12 +63,16 @@ def _summary(run: RunRecords) -> str:
     parts = [f"{_count(num_starts, 'start')}, {restarts} among them", _count(counts["checkpoint"], "checkpoint")]
     if damaged:
         parts.append(_count(damaged, "damaged checkpoint"))
+
     if batches:
         parts.append(f"{_count(batches, 'batch', 'es')} left out")
+
     if num_rows:
         parts.append(f"{_count(num_rows, 'unreadable row')} left out")
+
     if not batches and not num_rows:
         parts.append("nothing left out")
+
     return "; ".join(parts) + "."
 
 
@@ -93,7 +98,9 @@ def _rows(run: RunRecords, kind: str, series: list[_Entry]) -> list[list[Content
             text = describe_one(entry.what)
         else:
             at, text = entry.what.begin, _start(run, entry.what)
+
         rows.append([_time(entry.time), f"{at:,}", _words(text)])
+
     return rows
 
 
@@ -148,6 +155,7 @@ def _many_unreadable(events: list[Event]) -> str:
     more = len(files) - NAMED_FILES
     if more > 0:
         names += f" and {more} files more"
+
     return f"{num_rows:,} rows of {_count(len(row_groups), 'row group')} left out, which cannot be read: {names}"
 
 
