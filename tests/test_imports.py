@@ -21,7 +21,7 @@ LAYERS = (
     ("trainer.config",),
     ("trainer.build_model", "trainer.train_batches", "trainer.step_guard"),
     ("trainer.checkpoint", "trainer.run", "trainer.datasets"),
-    ("trainer.evaluation", "trainer.logging"),
+    ("trainer.evaluation", "trainer.logging", "trainer.prediction"),
     ("trainer.data_faults", "trainer.milestones"),
     ("trainer.train", "trainer.session", "trainer.inputs", "trainer.open_run", "trainer.announce"),
     ("trainer.analysis",),

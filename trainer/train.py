@@ -90,7 +90,7 @@ def _evaluate(components: Components) -> None:
     with log.pause():
         evaluation = components.evaluator.run(samples, between_batches)
 
-    log.write_evaluation(samples, evaluation, reached)
+    log.write_evaluation(evaluation, reached)
 
 
 def _save(components: Components, *, pinned: bool) -> None:

@@ -18,8 +18,8 @@ from trainer.analysis.compare.table import Grid, comparison_table
 from trainer.analysis.report.html import element
 from trainer.cli.app import run
 from trainer.console import count_progress, make_console, tell, visible
+from trainer.logging.progress import ProgressDisplay
 from trainer.logging.tables import by_table, evaluation_table, plan_table, result_table
-from trainer.logging.train_log import Display
 from trainer.sharding.plan import Placement
 
 HOSTILE = ("[/red]", "[bold]x", "[link=http://a.b]", ":smile:", "\x1b[31mred", "a\x07\x9b2J", "\u202egnp", "tab\tstop")
@@ -53,7 +53,7 @@ def test_tables_show_names_as_they_are(name: str, capsys: pytest.CaptureFixture[
 
 @pytest.mark.parametrize("name", HOSTILE, ids=ascii)
 def test_lines_show_names_as_they_are(name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    display = Display(True, 0, 10)
+    display = ProgressDisplay(True, 0, 10)
     display.print(f"plain {name}")
     tell("warning", f"about {name} and more")
     with count_progress(name, 3) as advance:

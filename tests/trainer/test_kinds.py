@@ -16,7 +16,7 @@ from tests.trainer.training import train_or_explain
 from trainer.config.run_config import Config
 from trainer.distributed.world import World
 from trainer.evaluation.evaluate_run import evaluate_run
-from trainer.evaluation.predict import predict_run
+from trainer.prediction.predict import predict_run
 
 Change = Callable[[pa.Table], pa.Table]
 HASHED: dict[str, Any] = {

@@ -92,7 +92,7 @@ def predict_command(
     options = {"command": "predict", "--checkpoint": checkpoint, "--columns": columns}
     with joined(config_of(run), options, device="auto") as (_, world):
         from trainer.console import make_console
-        from trainer.evaluation.predict import predict_run
+        from trainer.prediction.predict import predict_run
 
         scored = predict_run(run, checkpoint, data, out, columns, world)
         if world.is_rank_zero:

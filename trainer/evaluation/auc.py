@@ -1,85 +1,122 @@
 """Area under the ROC curve: exact up to a few million test rows; beyond, `trainer.evaluation.metrics` has a histogram.
 
-Shapes: B rows of a batch, N rows of this rank, M of all ranks, T tasks, L distinct logits or bins, in ascending order.
+Shapes: B rows of a batch, N rows of this rank, M rows of all ranks, T tasks, D binary tasks, and L distinct logits or
+histogram bins in ascending order.
 """
 
 import torch
 
+from models.ranker import StepOutput
 from trainer.distributed.world import World
+from trainer.evaluation.accumulator import Accumulator, TaskValues
 
 EXACT_ROWS = 3_000_000
 """Rows of the largest test set whose logits are kept: 8 bytes a row and task, divided among the ranks."""
 
 
 def area_under_curve(weights_2L: torch.Tensor) -> tuple[float | None, float | None]:
-    """AUC from the weight of negatives, and of positives, at each place; the share of pairs that lie at one place.
+    """AUC from the weight of the negatives, and of the positives, at each logit; and the share of tied pairs.
 
-    Pairs at one place count one half, as the area under the curve has it. None, None without positives or negatives.
+    A (positive, negative) pair at one logit is tied and counts one half, as in the area under the curve. Returns
+    (None, None) if there are no positives or no negatives.
     """
     negative_L, positive_L = weights_2L
     pairs = float(negative_L.sum() * positive_L.sum())
     if pairs == 0:
         return None, None
+
+    # A positive wins against every negative whose logit is lower.
+    lower_negatives_L = negative_L.cumsum(0) - negative_L
+    won = float((lower_negatives_L * positive_L).sum())
     tied = float((negative_L * positive_L).sum())
-    below_L = negative_L.cumsum(0) - negative_L
-    return (float((below_L * positive_L).sum()) + tied / 2) / pairs, tied / pairs
+    return (won + tied / 2) / pairs, tied / pairs
 
 
 def margin(error: float | None) -> str:
-    """The bound on an AUC's error as it follows a figure with four decimals; nothing where that would not show."""
+    """The bound on an AUC's error, as it follows a figure with four decimals; empty if it would not show there."""
     return f" ± {error:.4f}" if error is not None and error >= 0.00005 else ""
 
 
-class ExactAuc:
-    """Keeps the logits, labels and weights of this rank's rows, of the binary tasks."""
+def exact_values(auc: float | None) -> TaskValues:
+    """What stands in a record in place of the histogram's AUC; None: not defined."""
+    return {"auc": auc, "auc_error": None if auc is None else 0.0}
 
-    def __init__(self, is_binary_T: torch.Tensor, rows: int) -> None:
-        """`rows` must be the same on all ranks: a rank's share of every batch, padding included."""
-        self._tasks = is_binary_T.nonzero()[:, 0]
-        self._logits_TN = torch.zeros(len(self._tasks), rows, device=is_binary_T.device)
-        self._weights_TN = torch.zeros_like(self._logits_TN)
-        """Below 0 for negatives; 0 for rows that do not count."""
-        self._held = 0
 
-    def update(self, logits_BT: torch.Tensor, labels_BT: torch.Tensor, weights_BT: torch.Tensor) -> None:
-        """Adds rows; asynchronous."""
-        place = slice(self._held, self._held + len(logits_BT))
-        signed_BT = torch.where(labels_BT > 0.5, weights_BT, -weights_BT)
-        self._logits_TN[:, place] = logits_BT[:, self._tasks].t()
-        self._weights_TN[:, place] = signed_BT[:, self._tasks].t()
-        self._held = place.stop
+class ExactAuc(Accumulator[list[TaskValues]]):
+    """AUC of the binary tasks from the logits, labels and weights of all rows, which are kept on the device."""
 
-    def compute(self, world: World) -> dict[int, float | None]:
-        """AUC over the rows of all ranks by the number of the task, tied logits counting one half.
+    def __init__(self, is_binary_T: torch.Tensor, num_rows: int) -> None:
+        """`num_rows`: this rank's share of all batches, padding included. It must be the same on all ranks."""
+        self._num_tasks = len(is_binary_T)
+        self._tasks_D = is_binary_T.nonzero()[:, 0]
+        """Indices of the binary tasks."""
+        self.num_rows = num_rows
+        self._logits_DN = torch.zeros(len(self._tasks_D), num_rows, device=is_binary_T.device)
+        self._weights_DN = torch.zeros_like(self._logits_DN)
+        """Below 0 for negatives; 0 for rows that do not count. The label takes no memory of its own this way."""
+        self._rows_so_far = 0
 
-        Collective: call on all ranks.
+    def update(self, step: StepOutput) -> None:
+        """Keeps the rows of a step. Asynchronous."""
+        stop = self._rows_so_far + len(step.logits_BT)
+        rows = slice(self._rows_so_far, stop)
+        signed_BT = torch.where(step.labels_BT > 0.5, step.weights_BT, -step.weights_BT)
+        self._logits_DN[:, rows] = step.logits_BT[:, self._tasks_D].t()
+        self._weights_DN[:, rows] = signed_BT[:, self._tasks_D].t()
+        self._rows_so_far = stop
+
+    def compute(self, world: World) -> list[TaskValues]:
+        """`auc` of each binary task, tied logits counting one half. Collective: call on all ranks."""
+        num_rows = self.num_rows if len(self._tasks_D) else 0
+        one_group_N = torch.zeros(num_rows, dtype=torch.int64, device=self._logits_DN.device)
+        aucs = self.compute_by(world, one_group_N, 1)
+
+        values: list[TaskValues] = [{} for _ in range(self._num_tasks)]
+        for task, (auc,) in aucs.items():
+            values[task] = exact_values(auc)
+        return values
+
+    def compute_by(self, world: World, group_N: torch.Tensor, num_groups: int) -> dict[int, list[float | None]]:
+        """AUC within each group of rows, by the index of the task.
+
+        group_N: int64, the group of each row in the order in which the rows were added. Collective: call on all ranks.
         """
-        group_N = torch.zeros_like(self._logits_TN[0], dtype=torch.int64) if len(self._tasks) else torch.zeros(0)
-        return {task: aucs[0] for task, aucs in self.compute_by(world, group_N, 1).items()}
-
-    def compute_by(self, world: World, group_N: torch.Tensor, groups: int) -> dict[int, list[float | None]]:
-        """AUC within each of so many groups of rows, as `compute` over all rows.
-
-        group_N: int64, of the rows in the order in which they were added. Collective: call on all ranks.
-        """
+        # All ranks have equally many rows and tasks, so that they gather tensors of one shape, equally often.
         group_M = world.concatenate(group_N)
-        return {task: self._compute(world, place, group_M, groups) for place, task in enumerate(self._tasks.tolist())}
+        aucs = {}
+        for index, task in enumerate(self._tasks_D.tolist()):
+            # One task after the other: the rows of all ranks are on every rank only for the task at hand.
+            weights_M = world.concatenate(self._weights_DN[index])
+            logits_M = world.concatenate(self._logits_DN[index])
+            counts_M = weights_M != 0
+            aucs[task] = _areas(logits_M[counts_M], weights_M[counts_M], group_M[counts_M], num_groups)
+        return aucs
 
-    def _compute(self, world: World, place: int, group_M: torch.Tensor, groups: int) -> list[float | None]:
-        weight_M = world.concatenate(self._weights_TN[place])
-        logit_M = world.concatenate(self._logits_TN[place])
-        counts_M = weight_M != 0
-        logits, order = logit_M[counts_M].sort(stable=True)
-        weights, group = weight_M[counts_M][order], group_M[counts_M][order]
-        group, order = group.sort(stable=True)  # logits still ascend within each group
-        parts = torch.bincount(group, minlength=groups).tolist()
-        pairs = zip(logits[order].split(parts), weights[order].split(parts), strict=True)
-        return [_area(logits_of_group, weights_of_group) for logits_of_group, weights_of_group in pairs]
+
+def _areas(logits: torch.Tensor, weights: torch.Tensor, groups: torch.Tensor, num_groups: int) -> list[float | None]:
+    """AUC within each group of rows."""
+    logits, order = logits.sort(stable=True)
+    weights, groups = weights[order], groups[order]
+
+    # A stable sort by group leaves the logits in ascending order within each group.
+    groups, order = groups.sort(stable=True)
+    sizes = torch.bincount(groups, minlength=num_groups).tolist()
+    logits_of_groups = logits[order].split(sizes)
+    weights_of_groups = weights[order].split(sizes)
+    return [_area(*rows) for rows in zip(logits_of_groups, weights_of_groups, strict=True)]
 
 
 def _area(logits: torch.Tensor, weights: torch.Tensor) -> float | None:
-    """AUC of rows in ascending order of their logit; weights below 0 are those of negatives."""
-    distinct_L, place = logits.unique_consecutive(return_inverse=True)
+    """AUC of rows in ascending order of their logits, the weights of negatives being below 0; None if not defined.
+
+    Predictions that are not finite have no AUC, as they have no other metric (`trainer.evaluation.metrics`).
+    """
+    if not logits.isfinite().all():
+        return None
+    distinct_L, index = logits.unique_consecutive(return_inverse=True)
     weights_2L = torch.zeros(2, len(distinct_L), dtype=torch.float64, device=logits.device)
-    weights_2L.view(-1).index_add_(0, (weights > 0).long() * len(distinct_L) + place, weights.double().abs())
+
+    # One scatter into the flat tensor fills both rows: that of the positives begins L places later.
+    place = (weights > 0).long() * len(distinct_L) + index
+    weights_2L.view(-1).index_add_(0, place, weights.double().abs())
     return area_under_curve(weights_2L)[0]

@@ -1,10 +1,13 @@
-"""What an evaluation leaves for comparisons: the sums of each hash bucket of the test rows, in a Parquet file.
+"""The sums of each bucket of the test rows: metrics of the whole set follow from them, and comparisons of runs.
 
-NE and MSE of any multiset of buckets follow from their sums, so two runs can be compared pairwise, and their difference
-given an interval by resampling buckets, without any prediction being kept. A row is in the same bucket in every run:
-`trainer.evaluation.test_units` says in which.
+NE and MSE of any multiset of buckets follow from their sums. So two runs can be compared pairwise, and their difference
+given an interval by resampling buckets, without any prediction being kept. A row is in the same bucket in every run;
+`trainer.evaluation.row_buckets` says in which.
 
-Shapes: B rows, T tasks, K buckets.
+    evaluation ── update, compute ──► BucketSums ──► Buckets ── write_buckets ──► RUN/evaluations/<samples>.parquet
+    adatt compare ◄── read_buckets ────────────────────────────────────────────── one row per task and bucket
+
+Shapes: B rows, T tasks, K buckets. The leading 6 is named in `MetricSums.NAMES`.
 """
 
 import json
@@ -19,12 +22,35 @@ import torch
 from numpy.typing import NDArray
 
 from data.storage.files import replaced
+from models.ranker import StepOutput
 from models.tasks import TaskConfig
+from trainer.distributed.world import World
 from trainer.errors import ConfigError
-from trainer.evaluation.metrics import MetricSums
+from trainer.evaluation.accumulator import Accumulator
+from trainer.evaluation.metrics import Metrics, MetricSums
+from trainer.evaluation.row_buckets import Bucketing
 
-BUCKETS = 1024
 Float64 = NDArray[np.float64]
+
+
+class BucketSums(Accumulator[list[Metrics]]):
+    """The metrics of each task on the whole test set, from sums that are kept bucket by bucket."""
+
+    def __init__(self, is_binary_T: torch.Tensor, bucketing: Bucketing) -> None:
+        self._bucketing = bucketing
+        self.reads_columns = bucketing.unit is not None
+        self.sums = MetricSums(is_binary_T, bucketing.count)
+        """Of this rank, and of all ranks after `compute`."""
+
+    def update(self, step: StepOutput) -> None:
+        """Adds the rows of a step; raises DataError if the column of the unit cannot be read."""
+        bucket_B = self._bucketing.of(step.row_ids_B)
+        self.sums.add(step.logits_BT, step.labels_BT, step.weights_BT, bucket_B)
+
+    def compute(self, world: World) -> list[Metrics]:
+        """Metrics of each task, over all ranks. Collective: call on all ranks."""
+        self.sums.add_over_ranks(world)
+        return self.sums.compute()
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,7 +64,7 @@ class TaskBuckets:
 
 @dataclass(frozen=True, eq=False)
 class Buckets:
-    """An evaluation."""
+    """The bucket sums of one evaluation, and which evaluation they are of."""
 
     samples: int
     milestones: list[str]
@@ -46,6 +72,7 @@ class Buckets:
     fingerprint: str
     """Of the test set."""
     tasks: dict[str, TaskBuckets]
+    """By the name of the task; without auxiliary tasks."""
     unit: str | None = None
     """Column whose values keep rows together (`evaluate.unit`); None: rows are taken as independent."""
     run: str | None = None
@@ -57,56 +84,62 @@ class Buckets:
         return "with rows taken as independent" if self.unit is None else f"by unit {self.unit!r}"
 
 
-def bucket_of(row_ids_B: torch.Tensor) -> torch.Tensor:
-    """Buckets of rows by their number in the test set: 64-bit multiplications that wrap, as a hash."""
-    mixed_B = (row_ids_B + 1) * -7046029254386353131  # 2^64 / golden ratio
-    mixed_B = (mixed_B ^ (mixed_B >> 32)) * -4658895280553007687
-    return (mixed_B >> 40) & (BUCKETS - 1)
+def task_buckets(sums: MetricSums, tasks: tuple[TaskConfig, ...]) -> dict[str, TaskBuckets]:
+    """The sums of all tasks but auxiliary ones, by name."""
+    sums_6TK = sums.sums_6TK.cpu().numpy()
+    buckets = {}
+    for index, task in enumerate(tasks):
+        if not task.auxiliary:
+            buckets[task.name] = TaskBuckets(task.kind, sums_6TK[:, index])
+    return buckets
 
 
-def write_buckets(path: Path, sums: MetricSums, tasks: tuple[TaskConfig, ...], buckets: Buckets) -> None:
-    """Writes the sums of all tasks but auxiliary ones, in one step; `buckets` says of which evaluation."""
-    values_6TK = sums.sums_6TK.cpu().numpy()
-    count = values_6TK.shape[2]
-    shown = [(index, task) for index, task in enumerate(tasks) if not task.auxiliary]
-    columns = {
-        "task": pa.array(np.repeat([task.name for _, task in shown], count)),
-        "kind": pa.array(np.repeat([task.kind for _, task in shown], count)),
-        "bucket": pa.array(np.tile(np.arange(count, dtype=np.int32), len(shown))),
-    }
-    for row, name in enumerate(MetricSums.NAMES):
-        flat = np.concatenate([values_6TK[row, index] for index, _ in shown])
-        columns[name] = pa.array(flat.astype(np.int64) if name == "examples" else flat)
+def write_buckets(path: Path, buckets: Buckets) -> None:
+    """Writes the sums of an evaluation, replacing the file in one step."""
+    table = _as_table(buckets.tasks)
+    num_buckets = len(table) // len(buckets.tasks)
     metadata = {
         "samples": str(buckets.samples),
         "milestones": json.dumps(buckets.milestones),
         "test_fingerprint": buckets.fingerprint,
-        "buckets": str(count),
+        "buckets": str(num_buckets),
         "unit": buckets.unit or "",
-        **({"run": buckets.run} if buckets.run else {}),
     }
+    if buckets.run:
+        metadata["run"] = buckets.run
+
     path.parent.mkdir(parents=True, exist_ok=True)
     with replaced(path, by_many=True) as file:
-        pq.write_table(pa.table(columns).replace_schema_metadata(metadata), file)
+        pq.write_table(table.replace_schema_metadata(metadata), file)
+
+
+def _as_table(tasks: dict[str, TaskBuckets]) -> pa.Table:
+    """One row per task and bucket, task after task: columns task, kind, bucket, and one for each sum."""
+    sizes = [task.sums_6K.shape[1] for task in tasks.values()]
+    kinds = [task.kind for task in tasks.values()]
+    columns = {
+        "task": pa.array(np.repeat(list(tasks), sizes)),
+        "kind": pa.array(np.repeat(kinds, sizes)),
+        "bucket": pa.array(np.concatenate([np.arange(size, dtype=np.int32) for size in sizes])),
+    }
+    for row, name in enumerate(MetricSums.NAMES):
+        values = np.concatenate([task.sums_6K[row] for task in tasks.values()])
+        columns[name] = pa.array(values.astype(np.int64) if name == "examples" else values)
+    return pa.table(columns)
 
 
 def read_buckets(path: Path) -> Buckets:
-    """What `write_buckets` wrote; ConfigError where it is something else, or cannot be read."""
+    """What `write_buckets` wrote; raises ConfigError if the file is something else or cannot be read."""
     try:
         table = pq.read_table(path)
         metadata = table.schema.metadata or {}
-        tasks = {}
-        for name in dict.fromkeys(table["task"].to_pylist()):
-            part = table.filter(pa.compute.equal(table["task"], name)).sort_by("bucket")
-            if part["bucket"].to_pylist() != list(range(int(metadata[b"buckets"]))):
-                raise ValueError(f"buckets of task {name!r} are missing")
-            sums_6K = np.stack([part[column].to_numpy().astype(np.float64) for column in MetricSums.NAMES])
-            tasks[name] = TaskBuckets(part["kind"][0].as_py(), sums_6K)
+        num_buckets = int(metadata[b"buckets"])
+        names = dict.fromkeys(table["task"].to_pylist())
         return Buckets(
             samples=int(metadata[b"samples"]),
             milestones=list(json.loads(metadata[b"milestones"])),
             fingerprint=metadata[b"test_fingerprint"].decode(),
-            tasks=tasks,
+            tasks={name: _read_task(table, name, num_buckets) for name in names},
             unit=metadata.get(b"unit", b"").decode() or None,
             run=metadata[b"run"].decode() if b"run" in metadata else None,
         )
@@ -117,3 +150,14 @@ def read_buckets(path: Path) -> Buckets:
             f"{path}: not the buckets of an evaluation ({error}); remove it: the run makes its newest ones again when "
             "it is started again"
         ) from error
+
+
+def _read_task(table: pa.Table, name: str, num_buckets: int) -> TaskBuckets:
+    """The sums of one task; raises ValueError if a bucket is missing."""
+    is_of_task = pa.compute.equal(table["task"], name)
+    rows = table.filter(is_of_task).sort_by("bucket")
+    if rows["bucket"].to_pylist() != list(range(num_buckets)):
+        raise ValueError(f"buckets of task {name!r} are missing")
+
+    columns = [rows[column].to_numpy().astype(np.float64) for column in MetricSums.NAMES]
+    return TaskBuckets(rows["kind"][0].as_py(), np.stack(columns))

@@ -12,11 +12,13 @@ import torch
 from pydantic import BaseModel, model_validator
 
 from data.storage.files import replace_text
+from models.tasks import TaskConfig
 from trainer.evaluation.metrics import Metrics, MetricSums
 from trainer.run.starts import Samples
 
 GROUPS = 10
 _Z = NormalDist().inv_cdf(0.975)
+"""Quantile of the normal distribution for intervals of 95 %."""
 
 
 class CalibrationCurve(BaseModel):
@@ -24,7 +26,7 @@ class CalibrationCurve(BaseModel):
 
     task: str
     share: list[float]
-    """Of the weight that lies below the middle of each group."""
+    """Share of the weight that lies below the middle of each group."""
     predicted: list[float]
     """Mean prediction."""
     observed: list[float]
@@ -48,22 +50,40 @@ class Calibration(BaseModel):
     tasks: list[CalibrationCurve]
 
 
-def calibration_curve(task: str, sums: MetricSums, number: int, found: Metrics) -> CalibrationCurve | None:
-    """The curve of binary task `number`, from its histogram; None where the task has no metrics."""
-    if found.log_loss is None:
+def calibration_curves(
+    tasks: tuple[TaskConfig, ...], sums: MetricSums, metrics: list[Metrics]
+) -> list[CalibrationCurve]:
+    """The curve of each binary task that is not auxiliary and has metrics."""
+    curves = []
+    for index, task in enumerate(tasks):
+        if task.binary and not task.auxiliary:
+            curves.append(calibration_curve(task.name, sums, index, metrics[index]))
+    return [curve for curve in curves if curve is not None]
+
+
+def calibration_curve(task: str, sums: MetricSums, index: int, metrics: Metrics) -> CalibrationCurve | None:
+    """The curve of the binary task with this index, from its histogram; None if the task has no metrics.
+
+    A bin belongs to one group as a whole, so that groups are as equal as the bins allow.
+    """
+    if metrics.log_loss is None:
         return None
-    negative_H, positive_H = sums.histogram_2TH[:, number].cpu()
+    negative_H, positive_H = sums.histogram_2TH[:, index].cpu()
     weight_H = negative_H + positive_H
-    group_H = ((weight_H.cumsum(0) - weight_H / 2) / found.weight * GROUPS).long().clamp_(0, GROUPS - 1)
+    below_H = weight_H.cumsum(0) - weight_H / 2
+    group_H = (below_H / metrics.weight * GROUPS).long().clamp_(0, GROUPS - 1)
+
     sums_3G = torch.zeros(3, GROUPS, dtype=torch.float64)
     sums_3G.index_add_(1, group_H, torch.stack([weight_H, positive_H, weight_H * sums.bin_predictions()]))
     weight_G, positive_G, predicted_G = sums_3G[:, sums_3G[0] > 0]
+
+    share_G = (weight_G.cumsum(0) - weight_G / 2) / metrics.weight
     observed = (positive_G / weight_G).tolist()
-    counts = (weight_G * found.examples / found.weight).tolist()
-    intervals = [_wilson(rate, count) for rate, count in zip(observed, counts, strict=True)]
+    counts = (weight_G * metrics.examples / metrics.weight).tolist()
+    intervals = [_wilson_interval(rate, count) for rate, count in zip(observed, counts, strict=True)]
     return CalibrationCurve(
         task=task,
-        share=((weight_G.cumsum(0) - weight_G / 2) / found.weight).tolist(),
+        share=share_G.tolist(),
         predicted=(predicted_G / weight_G).tolist(),
         observed=observed,
         low=[low for low, _ in intervals],
@@ -71,12 +91,14 @@ def calibration_curve(task: str, sums: MetricSums, number: int, found: Metrics) 
     )
 
 
-def _wilson(rate: float, count: float) -> tuple[float, float]:
-    middle, scale = (rate + _Z**2 / (2 * count)), 1 + _Z**2 / count
+def _wilson_interval(rate: float, count: float) -> tuple[float, float]:
+    """95 % interval of the true rate, after this rate was observed in `count` rows (Wilson, JASA 1927)."""
+    scale = 1 + _Z**2 / count
+    middle = rate + _Z**2 / (2 * count)
     half = _Z * math.sqrt(rate * (1 - rate) / count + _Z**2 / (4 * count**2))
     return max(middle - half, 0.0) / scale, min((middle + half) / scale, 1.0)
 
 
 def write_calibration(path: Path, calibration: Calibration) -> None:
-    """Writes the curves of an evaluation, in one step."""
+    """Writes the curves of an evaluation, replacing the file in one step."""
     replace_text(path, calibration.model_dump_json() + "\n")

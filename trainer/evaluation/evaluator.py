@@ -1,230 +1,197 @@
 """Evaluation on the whole test set: every row once, over all ranks, through the training pipeline.
 
-A synthetic dataset stores the true conditional mean of label `x` in column `oracle_x`; what that mean scores is the
-best that any model can reach, and is reported beside the model's own metrics. The model never sees it: it is read here,
-apart from the batches.
+batches of the test set ──► pipeline ──► step (logits, labels, weights) ──► update of every accumulator
+                                             all steps seen: compute ──► records, sums, fusion, calibration
 """
 
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any, cast
 
-import pyarrow as pa
 import torch
 
 from data.batch import Batch
-from data.discovery.footer import types_named
-from data.discovery.schema import ORACLE_PREFIX
-from data.manifest import Manifest
 from data.reading import Reading
-from data.row_groups import read_row_group
 from data.stream import stream
 from models.ranker import Ranker, StepOutput
-from models.tasks import TaskConfig
 from trainer.build_model import ShardedModel
 from trainer.config.run_config import Config
 from trainer.distributed.world import World
+from trainer.evaluation.accumulator import Accumulator, TaskValues
 from trainer.evaluation.auc import EXACT_ROWS, ExactAuc
+from trainer.evaluation.bucket_sums import BucketSums
 from trainer.evaluation.by_value import MetricsByValue
-from trainer.evaluation.calibration import CalibrationCurve, calibration_curve
+from trainer.evaluation.calibration import calibration_curves
 from trainer.evaluation.gate_stats import FusionMeans
-from trainer.evaluation.metrics import Metrics, MetricSums, with_exact_auc
-from trainer.evaluation.not_finite import count_not_finite, describe_not_finite
-from trainer.evaluation.test_units import Bucketing, bucket_rows
-from trainer.evaluation.warnings import evaluation_warnings
+from trainer.evaluation.metrics import Metrics
+from trainer.evaluation.oracle import oracle_metrics
+from trainer.evaluation.result import EvaluationResult
+from trainer.evaluation.row_buckets import Bucketing, bucket_rows
+from trainer.evaluation.warnings import count_not_finite
+
+Record = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Evaluation:
-    """What an evaluation has found; alike on all ranks."""
+class _Accumulators:
+    """What is added up over the steps of one evaluation."""
 
-    records: list[dict[str, Any]]
-    """One per non-auxiliary task, and with `evaluate.by` one for each value and task before them."""
-    sums: MetricSums
-    fusion: list[dict[str, Any]]
-    """Mean fusion weights, level by level."""
-    calibration: list[CalibrationCurve]
-    """Of every binary task that is not auxiliary."""
-    not_finite: dict[str, int]
-    """Rows that hold NaN or ±inf in a dense column, where there are any."""
+    bucket_sums: BucketSums
+    """Most metrics of the whole test set."""
+    task_metrics: list[Accumulator[list[TaskValues]]]
+    """Further ones: their values go into the tasks' records, in place of earlier values of the same keys."""
+    fusion: FusionMeans
+    by_value: list[MetricsByValue]
+    """One for each column of `evaluate.by`."""
 
-    @property
-    def warnings(self) -> list[str]:
-        """What the reader of the metrics should know, in lines."""
-        return evaluation_warnings(self.records) + describe_not_finite(self.not_finite, "of the test set")
-
-
-@dataclass
-class _Tally:
-    """What is added up over the batches of an evaluation."""
-
-    sums: MetricSums
-    exact: ExactAuc | None
-    by: list[MetricsByValue]
-    """One for each column of `evaluate.by`; updated apart, since they read their columns."""
-    gates: FusionMeans
-    not_finite: dict[str, int]
-
-    def update(self, output: StepOutput, bucket_B: torch.Tensor) -> None:
-        self.sums.update(output.logits_BT, output.labels_BT, output.weights_BT, bucket_B)
-        self.gates.update(output.row_ids_B >= 0)
-        if self.exact is not None:
-            self.exact.update(output.logits_BT, output.labels_BT, output.weights_BT)
-
-    def compute(self, world: World) -> list[Metrics]:
-        """Metrics of each task on the whole test set. Collective: call on all ranks."""
-        for tensor in self.sums.tensors:
-            world.sum(tensor)
-        aucs = self.exact.compute(world) if self.exact is not None else {}
-        return with_exact_auc(self.sums.compute(), aucs)
+    def __iter__(self) -> Iterator[Accumulator[Any]]:
+        """All of them, in the order in which they are updated; the same on all ranks."""
+        yield self.bucket_sums
+        yield from self.task_metrics
+        yield self.fusion
+        yield from self.by_value
 
 
 class Evaluator:
-    """Evaluates the model as it stands."""
+    """Evaluates the model as it stands at the moment."""
 
     def __init__(self, config: Config, world: World, sharded: ShardedModel, reading: Reading) -> None:
         self._config, self._world, self._sharded, self._reading = config, world, sharded, reading
-        self._meeting = world.with_own_group()
+        self._lanes = world.lanes(reading.lanes)
+        # Errors are exchanged while the pipeline's own collectives are under way, which a group apart does not disturb.
+        self._errors = world.with_own_group()
         self._oracle: dict[str, Metrics] | None = None
+        """Read at the first evaluation: it is the same at every later one."""
         self._bucketing: Bucketing | None = None
 
-    def run(self, samples: int, between: Callable[[], None] = lambda: None) -> Evaluation:
-        """The pipeline must be empty. Collective: call on all ranks.
+    def run(self, samples: int, between: Callable[[], None] = lambda: None) -> EvaluationResult:
+        """Evaluates the model after `samples` trained samples. The pipeline must be empty.
 
-        `between` is called after every batch; what it raises ends the evaluation.
+        `between` is called after every batch; an exception of it ends the evaluation. Collective: call on all ranks.
         """
         begin = time.perf_counter()
-        tally = self._evaluate(between)
+        accumulators = self._empty_accumulators()
+        not_finite = self._add_all_batches(accumulators, between)
         if self._oracle is None:
-            self._oracle = oracle_metrics(
-                self._reading.manifest, self._config.tasks, self._config.data.weight, self._world
-            )
-        rows: list[tuple[str | None, Any, list[Metrics], dict[str, Metrics]]] = [
-            (column, value, found, {})
-            for column, values in zip(self._config.evaluate.by, tally.by, strict=True)
-            for value, found in values.compute(self._world, tally.exact).items()
-        ]
-        metrics = tally.compute(self._world)
-        rows.append((None, None, metrics, self._oracle))
-        fusion = tally.gates.compute(self._world)
-        shared = {"samples": samples, "milestone": None}
-        timed = {"seconds": time.perf_counter() - begin}
-        records = [
-            {**shared, "by": column, "value": value, **record, **timed}
-            for column, value, found, oracle in rows
-            for record in self._records(found, oracle)
-        ]
-        return Evaluation(records, tally.sums, fusion, self._calibration(tally.sums, metrics), tally.not_finite)
+            config = self._config
+            self._oracle = oracle_metrics(self._reading.manifest, config.tasks, config.data.weight, self._world)
 
-    def _readable(self, batches: Iterator[Batch]) -> Iterator[Batch]:
-        """The batches; what went wrong in reading those of one rank is raised on all."""
-        while (batch := self._meeting.raise_on_all_ranks(lambda: next(batches, None))) is not None:
-            yield batch
+        # Each `compute` below issues collectives: the order is the same on all ranks.
+        records = self._records_by_value(accumulators)
+        metrics = accumulators.bucket_sums.compute(self._world)
+        records += self._records_of_whole_set(metrics, accumulators)
+        fusion = accumulators.fusion.compute(self._world)
 
-    def _records(self, metrics: list[Metrics], oracle: dict[str, Metrics]) -> list[dict[str, Any]]:
-        nothing = Metrics(0, 0.0)
-        records = []
-        for task, found in zip(self._config.tasks, metrics, strict=True):
-            best = oracle.get(task.name, nothing)
-            known = {"oracle_ne": best.ne, "oracle_mse": best.mse}
-            records.append({"task": task.name, "kind": task.kind, **asdict(found), **known})
-        shown = {task.name for task in self._config.tasks if not task.auxiliary}
-        return [record for record in records if record["task"] in shown]
-
-    def _calibration(self, sums: MetricSums, metrics: list[Metrics]) -> list[CalibrationCurve]:
-        curves = [
-            calibration_curve(task.name, sums, number, found)
-            for number, (task, found) in enumerate(zip(self._config.tasks, metrics, strict=True))
-            if task.binary and not task.auxiliary
-        ]
-        return [curve for curve in curves if curve is not None]
-
-    def _evaluate(self, between: Callable[[], None]) -> _Tally:
-        world, reading = self._world, self._reading
-        lanes = world.lanes(reading.lanes)
-        if self._bucketing is None:
-            self._bucketing = bucket_rows(self._config.evaluate.unit, reading.manifest, len(lanes), world)
-        tally = self._empty_tally(self._bucketing, len(lanes))
-        pinned = world.device.type == "cuda"
-        batches = stream(reading, lanes, 0, threads=self._config.data.threads, pin=pinned)
-        self._sharded.model.eval()
-        try:
-            with torch.no_grad():
-                readable = self._readable(batches)
-                for _ in range(reading.batches_per_epoch):
-                    output = self._sharded.pipeline.progress(readable)
-                    tally.update(output, self._buckets_of(self._bucketing, output))
-                    for values in tally.by:
-                        self._meeting.raise_on_all_ranks(partial(values.update, output))
-                    between()
-        finally:
-            batches.close()
-            self._sharded.model.train()
-        tally.not_finite = count_not_finite(reading.columns, batches.not_finite_D, world)
-        return tally
-
-    def _empty_tally(self, bucketing: Bucketing, lanes: int) -> _Tally:
-        config, manifest, device = self._config, self._reading.manifest, self._world.device
-        is_binary_T = torch.tensor([task.binary for task in config.tasks], device=device)
-        rows = self._reading.batches_per_epoch * self._reading.rows_per_lane * lanes
-        is_exact = manifest.num_rows <= EXACT_ROWS
-        head = cast(Ranker, self._sharded.model.module).head
-        return _Tally(
-            sums=MetricSums(is_binary_T, bucketing.count),
-            exact=ExactAuc(is_binary_T, rows) if is_exact else None,
-            by=[
-                MetricsByValue(column, manifest, is_binary_T, lanes, rows if is_exact else None)
-                for column in config.evaluate.by
-            ],
-            gates=FusionMeans(head, [task.name for task in config.tasks]),
-            not_finite={},
+        seconds = time.perf_counter() - begin
+        return EvaluationResult(
+            samples=samples,
+            test_fingerprint=self._reading.manifest.fingerprint,
+            unit=self._config.evaluate.unit,
+            tasks=self._config.tasks,
+            records=[{"samples": samples, "milestone": None, **record, "seconds": seconds} for record in records],
+            sums=accumulators.bucket_sums.sums,
+            fusion=fusion,
+            calibration=calibration_curves(self._config.tasks, accumulators.bucket_sums.sums, metrics),
+            not_finite=not_finite,
         )
 
-    def _buckets_of(self, bucketing: Bucketing, output: StepOutput) -> torch.Tensor:
-        """The bucket of each row (B). Collective where a column is read: call on all ranks."""
-        if bucketing.unit is None:
-            return bucketing.of(output.row_ids_B)
-        return self._meeting.raise_on_all_ranks(lambda: bucketing.of(output.row_ids_B))
+    def _empty_accumulators(self) -> _Accumulators:
+        """Collective at the first evaluation, if rows are bucketed by a column: call on all ranks."""
+        config, reading, world = self._config, self._reading, self._world
+        num_lanes = len(self._lanes)
+        if self._bucketing is None:
+            self._bucketing = bucket_rows(config.evaluate.unit, reading.manifest, num_lanes, world)
 
+        is_binary_T = torch.tensor([task.binary for task in config.tasks], device=world.device)
+        num_rows = reading.batches_per_epoch * reading.rows_per_lane * num_lanes
+        is_exact = reading.manifest.num_rows <= EXACT_ROWS
+        exact_auc = ExactAuc(is_binary_T, num_rows) if is_exact else None
+        head = cast(Ranker, self._sharded.model.module).head
+        by_value = [
+            MetricsByValue(column, reading.manifest, is_binary_T, num_lanes, exact_auc) for column in config.evaluate.by
+        ]
+        return _Accumulators(
+            bucket_sums=BucketSums(is_binary_T, self._bucketing),
+            task_metrics=self._task_metrics(exact_auc),
+            fusion=FusionMeans(head, [task.name for task in config.tasks]),
+            by_value=by_value,
+        )
 
-def oracle_metrics(
-    manifest: Manifest, tasks: tuple[TaskConfig, ...], weight: str | None, world: World
-) -> dict[str, Metrics]:
-    """Metrics of the true conditional means, for the tasks that have them. Collective: call on all ranks."""
-    known = [task for task in tasks if _has_oracle(manifest, task)]
-    sums = {task.name: MetricSums(torch.tensor([task.binary])) for task in known}
+    def _task_metrics(self, exact_auc: ExactAuc | None) -> list[Accumulator[list[TaskValues]]]:
+        """Metrics of tasks besides those that follow from `MetricSums`; a new metric is one more line here."""
+        metrics: list[Accumulator[list[TaskValues]]] = []
+        if exact_auc is not None:
+            metrics.append(exact_auc)
+        return metrics
 
-    def read() -> None:
-        for group in range(world.rank, len(manifest.rows) if known else 0, world.size):
-            _add_oracles(manifest, group, known, weight, sums)
+    def _add_all_batches(self, accumulators: _Accumulators, between: Callable[[], None]) -> dict[str, int]:
+        """Adds every row of the test set; returns the rows with NaN or ±inf by column. Collective."""
+        reading, pipeline = self._reading, self._sharded.pipeline
+        is_on_gpu = self._world.device.type == "cuda"
+        batches = stream(reading, self._lanes, 0, threads=self._config.data.threads, pin=is_on_gpu)
+        self._sharded.model.eval()
+        try:
+            with closing(batches), torch.no_grad():
+                checked_batches = self._with_errors_of_all(batches)
+                for _ in range(reading.batches_per_epoch):
+                    step = pipeline.progress(checked_batches)
+                    for accumulator in accumulators:
+                        self._update(accumulator, step)
+                    between()
+        finally:
+            self._sharded.model.train()
+        return count_not_finite(reading.columns, batches.not_finite_D, self._world)
 
-    world.raise_on_all_ranks(read)
-    for total in sums.values():
-        for tensor in total.tensors:
-            tensor.copy_(world.sum(tensor.to(world.device)).cpu())
-    return {name: total.compute()[0] for name, total in sums.items()}
+    def _with_errors_of_all(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+        """The batches. If one rank cannot read its batch, the error is raised on all ranks."""
+        # Otherwise the others would wait for that rank in the next collective of the pipeline.
+        while (batch := self._errors.raise_on_all_ranks(lambda: next(batches, None))) is not None:
+            yield batch
 
+    def _update(self, accumulator: Accumulator[Any], step: StepOutput) -> None:
+        """Adds a step; an error of one rank is raised on all. Collective if a column is read: call on all ranks."""
+        if accumulator.reads_columns:
+            self._errors.raise_on_all_ranks(partial(accumulator.update, step))
+        else:
+            accumulator.update(step)
 
-def _has_oracle(manifest: Manifest, task: TaskConfig) -> bool:
-    """Whether the dataset holds the true mean of the task's label, as a number."""
-    name = ORACLE_PREFIX + task.label
-    stored = [types_named(schema, name) for _, schema in manifest.schemas]
-    return all(len(types) == 1 and pa.types.is_floating(types[0]) for types in stored)
+    def _records_by_value(self, accumulators: _Accumulators) -> list[Record]:
+        """Records of every value and task for each column of `evaluate.by`. Collective: call on all ranks."""
+        records = []
+        for column, by_value in zip(self._config.evaluate.by, accumulators.by_value, strict=True):
+            for value, metrics in by_value.compute(self._world).items():
+                values = [asdict(metrics_of_task) for metrics_of_task in metrics]
+                records += self._records(values, {}, by=column, value=value)
+        return records
 
+    def _records_of_whole_set(self, metrics: list[Metrics], accumulators: _Accumulators) -> list[Record]:
+        """A record for each task. Collective: call on all ranks."""
+        values = [asdict(metrics_of_task) for metrics_of_task in metrics]
+        for accumulator in accumulators.task_metrics:
+            for values_of_task, more_values in zip(values, accumulator.compute(self._world), strict=True):
+                values_of_task.update(more_values)
+        assert self._oracle is not None
+        return self._records(values, self._oracle, by=None, value=None)
 
-def _add_oracles(
-    manifest: Manifest, group: int, tasks: list[TaskConfig], weight: str | None, sums: dict[str, MetricSums]
-) -> None:
-    names = {name for task in tasks for name in (task.label, ORACLE_PREFIX + task.label)} | (
-        {weight} if weight else set()
-    )
-    table = read_row_group(manifest, group, sorted(names))
-    columns = {name: torch.from_numpy(table[name].to_numpy().astype("float64"))[:, None] for name in names}
-    for task in tasks:
-        label_B1, oracle_B1 = columns[task.label], columns[ORACLE_PREFIX + task.label]
-        present_B1 = ~(label_B1.isnan() | oracle_B1.isnan())
-        weight_B1 = present_B1 * columns[weight] if weight else present_B1
-        logit_B1 = oracle_B1.logit() if task.binary else oracle_B1
-        sums[task.name].update(logit_B1.nan_to_num(), label_B1.nan_to_num(), weight_B1)
+    def _records(self, values: list[Record], oracle: dict[str, Metrics], *, by: str | None, value: Any) -> list[Record]:
+        """A record for each task that is not auxiliary; `values` are those of all tasks."""
+        records = []
+        for task, values_of_task in zip(self._config.tasks, values, strict=True):
+            if task.auxiliary:
+                continue
+            best = oracle.get(task.name)
+            records.append(
+                {
+                    "by": by,
+                    "value": value,
+                    "task": task.name,
+                    "kind": task.kind,
+                    **values_of_task,
+                    "oracle_ne": best.ne if best else None,
+                    "oracle_mse": best.mse if best else None,
+                }
+            )
+        return records

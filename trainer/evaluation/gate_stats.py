@@ -1,6 +1,6 @@
-"""What the gates of a head do, watched from outside: nothing is computed that the head does not compute anyway.
+"""What the gates of a head do, watched from outside: only what the head computes anyway is used.
 
-Shapes: B rows, U fused outputs of a level, E experts of the level.
+Shapes: B rows, U fused outputs (units) of a level, E experts of the level.
 """
 
 import json
@@ -16,28 +16,32 @@ from torch import nn
 from data.storage.files import replace_text
 from models.heads.base import Head
 from models.heads.gated import FusionLevel
+from models.ranker import StepOutput
 from trainer.distributed.world import World
+from trainer.evaluation.accumulator import Accumulator
 
 
 class GateObserver:
-    """The fusion weights of batches in training, or in evaluation, level by level."""
+    """Collects the fusion weights of batches in training, or in evaluation, level by level."""
 
     def __init__(self, head: Head, tasks: Sequence[str], *, training: bool) -> None:
         self.names = head.fusion_names(tasks)
         self.levels = [module for module in head.modules() if isinstance(module, FusionLevel)]
-        self._parts: list[list[torch.Tensor]] = [[] for _ in self.levels]
+        self._batches: list[list[torch.Tensor]] = [[] for _ in self.levels]
+        """weights_BUE of each level in the forward passes since the last `take`."""
         self.native: list[torch.Tensor | None] = [None for _ in self.levels]
-        """native_UE of each level in its last forward pass: by the next log point the optimizer has moved them."""
+        """native_UE of each level in its last forward pass: by the next log point the optimizer has changed them."""
+
         self._training = training
-        self._hooks = [
-            level.register_forward_hook(partial(self._keep, number)) for number, level in enumerate(self.levels)
-        ]
+        self._hooks = []
+        for index, level in enumerate(self.levels):
+            self._hooks.append(level.register_forward_hook(partial(self._keep, index)))
 
     def take(self) -> list[torch.Tensor]:
-        """weights_BUE of each level since the last call, detached; [] where the head has no gates."""
-        weights = [torch.cat(parts) for parts in self._parts if parts]
-        for parts in self._parts:
-            parts.clear()
+        """weights_BUE of each level since the last call, detached; [] if the head has no gates."""
+        weights = [torch.cat(batches) for batches in self._batches if batches]
+        for batches in self._batches:
+            batches.clear()
         return weights
 
     def close(self) -> None:
@@ -45,54 +49,73 @@ class GateObserver:
         for hook in self._hooks:
             hook.remove()
 
-    def _keep(self, number: int, level: nn.Module, _inputs: Any, outputs: Any) -> None:
-        is_traced = not isinstance(outputs[1], torch.Tensor)
-        if level.training == self._training and not is_traced:
-            self._parts[number].append(outputs[1].detach())
-            if self._training:
-                native_UE = self.levels[number].native_weights(outputs[1])
-                self.native[number] = None if native_UE is None else native_UE.detach()
+    def _keep(self, index: int, level: nn.Module, _inputs: Any, outputs: Any) -> None:
+        """Forward hook of the level with this index."""
+        weights_BUE = outputs[1]
+        # While torch.fx traces the model, outputs are proxies without values.
+        is_traced = not isinstance(weights_BUE, torch.Tensor)
+        if level.training != self._training or is_traced:
+            return
+
+        self._batches[index].append(weights_BUE.detach())
+        if self._training:
+            native_UE = self.levels[index].native_weights(weights_BUE)
+            self.native[index] = None if native_UE is None else native_UE.detach()
 
 
-class FusionMeans:
+class FusionMeans(Accumulator[list[dict[str, Any]]]):
     """Means over a test set of the weight that each output puts on each expert, gate plus native part."""
 
     def __init__(self, head: Head, tasks: Sequence[str]) -> None:
         self._observer = GateObserver(head, tasks, training=False)
         self._sums: list[torch.Tensor] = []
-        self._rows = torch.zeros(1, dtype=torch.float64)
+        """sums_UE of each level, float64."""
+        self._num_rows = torch.zeros(1, dtype=torch.float64)
 
-    def update(self, is_row_B: torch.Tensor) -> None:
-        """Adds the batch that the head has just seen, but for its padding."""
-        weights, counted_B = self._observer.take(), is_row_B.double()
-        sums = [torch.einsum("b,bue->ue", counted_B, weights_BUE.double()) for weights_BUE in weights]
-        self._sums = [one + other for one, other in zip(self._sums, sums, strict=True)] if self._sums else sums
-        self._rows = self._rows.to(counted_B.device) + counted_B.sum()
+    def update(self, step: StepOutput) -> None:
+        """Adds the weights of the batch that the head has just seen, without its padding."""
+        is_row_B = (step.row_ids_B >= 0).double()
+        sums = [torch.einsum("b,bue->ue", is_row_B, weights_BUE.double()) for weights_BUE in self._observer.take()]
+        if self._sums:
+            self._sums = [total + more for total, more in zip(self._sums, sums, strict=True)]
+        else:
+            self._sums = sums
+        self._num_rows = self._num_rows.to(is_row_B.device) + is_row_B.sum()
 
     def compute(self, world: World) -> list[dict[str, Any]]:
-        """Levels as the fusion file holds them; [] without gates. Collective: call on all ranks."""
+        """Levels as the fusion file holds them; [] if the head has no gates. Collective: call on all ranks."""
         self._observer.close()
-        rows = float(world.sum(self._rows))
-        means = [world.sum(sums_UE) / rows for sums_UE in self._sums]
-        return [
-            {"units": names.units, "experts": names.experts, "weights": means_UE.tolist()}
-            for names, means_UE in zip(self._observer.names, means, strict=False)
-        ]
+        # Every rank runs the same head: the same number of sums, in the same order.
+        num_rows = float(world.sum(self._num_rows))
+        means = [world.sum(sums_UE) / num_rows for sums_UE in self._sums]
+
+        levels = []
+        for names, means_UE in zip(self._observer.names, means, strict=False):
+            levels.append({"units": names.units, "experts": names.experts, "weights": means_UE.tolist()})
+        return levels
 
 
 def gate_entropies(observer: GateObserver, weights: list[torch.Tensor]) -> dict[str, float]:
-    """Of each gate the mean entropy on a batch, as a share of the largest possible: 0 where one expert takes all."""
-    found = {}
-    for number, (level, weights_BUE) in enumerate(zip(observer.levels, weights, strict=False)):
-        native_UE = observer.native[number]
-        gate_BUE = weights_BUE.double() if native_UE is None else weights_BUE.double() - native_UE
+    """The mean entropy of each gate on a batch, as a share of the largest possible: 0 if one expert takes all.
+
+    weights: weights_BUE of each level, as `GateObserver.take` returns them.
+    """
+    entropies = {}
+    for index, (level, weights_BUE) in enumerate(zip(observer.levels, weights, strict=False)):
+        gate_BUE, native_UE = weights_BUE.double(), observer.native[index]
+        if native_UE is not None:
+            gate_BUE = gate_BUE - native_UE
+
+        # Clamped, since 0 · ln 0 would be NaN; its limit is 0.
         entropy_U = -(gate_BUE * gate_BUE.clamp_min(1e-12).log()).sum(dim=2).mean(dim=0)
-        for unit, seen, entropy in zip(observer.names[number].units, level.plan.sees, entropy_U.tolist(), strict=True):
-            found[f"gate_entropy/{number}/{unit}"] = entropy / math.log(len(seen)) if len(seen) > 1 else 1.0
-    return found
+        units = observer.names[index].units
+        for unit, experts, entropy in zip(units, level.plan.sees, entropy_U.tolist(), strict=True):
+            largest = math.log(len(experts))
+            entropies[f"gate_entropy/{index}/{unit}"] = entropy / largest if len(experts) > 1 else 1.0
+    return entropies
 
 
 def write_fusion(path: Path, samples: int, levels: list[dict[str, Any]]) -> None:
-    """Writes the means of an evaluation, in one step; nothing without gates."""
+    """Writes the mean weights of an evaluation, replacing the file in one step; no file if there are no gates."""
     if levels:
         replace_text(path, json.dumps({"samples": samples, "levels": levels}) + "\n")

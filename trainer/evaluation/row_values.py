@@ -1,7 +1,7 @@
 """A column of the test set, looked up by the numbers of rows.
 
-It is read apart from the batches, row group by row group: evaluation goes through the test set as stored, so that a
-rank needs a row group for each of its lanes at a time.
+It is read apart from the batches, row group by row group: evaluation goes through the test set as it is stored, so that
+a rank needs one row group for each of its lanes at a time.
 
 Shapes: B rows of a batch, R rows of a row group.
 """
@@ -17,7 +17,7 @@ from data.manifest import Manifest
 from data.row_groups import damage_named, read_row_group
 
 Encode = Callable[[pa.ChunkedArray, int], Int64]
-"""A number for each value of a row group, whose first row has the given number in the dataset."""
+"""Turns the values of a row group into a code for each (R); the second argument is its first row in the dataset."""
 
 
 def is_groupable(kind: pa.DataType) -> bool:
@@ -28,24 +28,31 @@ def is_groupable(kind: pa.DataType) -> bool:
 
 
 class RowValues:
-    """The values of one column as numbers; as many row groups are kept as a rank has lanes, and one."""
+    """The values of one column as integer codes. It keeps as many row groups as a rank has lanes, and one more."""
 
     def __init__(self, column: str, manifest: Manifest, lanes: int, encode: Encode) -> None:
         self._column, self._manifest, self._encode = column, manifest, encode
-        self.of_group = lru_cache(maxsize=lanes + 1)(self._read)
+        self.codes_of_group = lru_cache(maxsize=lanes + 1)(self._read)
 
-    def of(self, row_ids_B: Int64, padding: int) -> Int64:
-        """The number of each row's value; `padding` for rows below 0. UnreadableError names what cannot be read."""
+    def codes_of(self, row_ids_B: Int64, padding: int) -> Int64:
+        """The code of each row's value, and `padding` for row ids below 0.
+
+        Raises UnreadableError, which names the file, if a row group cannot be read.
+        """
         first_row = self._manifest.first_row
         group_B = np.searchsorted(first_row, row_ids_B, side="right") - 1
+        is_row_B = row_ids_B >= 0
         codes_B = np.full(len(row_ids_B), padding)
-        for group in np.unique(group_B[row_ids_B >= 0]):
-            chosen_B = (group_B == group) & (row_ids_B >= 0)
-            codes_B[chosen_B] = self.of_group(int(group))[row_ids_B[chosen_B] - first_row[group]]
+
+        for group in np.unique(group_B[is_row_B]):
+            in_group_B = (group_B == group) & is_row_B
+            rows = row_ids_B[in_group_B] - first_row[group]
+            codes_B[in_group_B] = self.codes_of_group(int(group))[rows]
         return codes_B
 
     def _read(self, group: int) -> Int64:
-        """The number of every row's value in a row group (R)."""
+        """The code of every row's value in a row group (R)."""
         table = read_row_group(self._manifest, group, [self._column])
-        with damage_named(self._manifest, group):  # bytes that are no UTF-8 come to light only here
+        # Text is decoded only when the values are encoded, so that bytes that are no UTF-8 come to light here.
+        with damage_named(self._manifest, group):
             return self._encode(table[self._column], int(self._manifest.first_row[group]))

@@ -1,6 +1,12 @@
-"""What a user should know of an evaluation's metrics before believing them."""
+"""What a user should know before believing the metrics of an evaluation, or the predictions of a model."""
 
 from typing import Any
+
+import torch
+
+from data.columns.decode import Columns
+from data.hashing import Int64
+from trainer.distributed.world import World
 
 Record = dict[str, Any]
 KEYS_OF_A_WEAK_MODEL = "optimizer.dense.learning_rate, optimizer.sparse.learning_rate, data.global_batch_size"
@@ -28,3 +34,23 @@ def _warning(record: Record) -> str | None:
             f"look at {KEYS_OF_A_WEAK_MODEL}"
         )
     return None
+
+
+def count_not_finite(columns: Columns, rows_D: Int64, world: World) -> dict[str, int]:
+    """Rows that hold NaN or ±inf in a dense feature, by column; without the columns that have none.
+
+    rows_D: int64, this rank's number of such rows of each dense feature. Collective: call on all ranks.
+    """
+    # Copied: the reader's threads go on counting in `rows_D`, and the sum over ranks is made in place.
+    total_D = world.sum(torch.from_numpy(rows_D.copy())).tolist()
+    names = [feature.column for feature in columns.features.dense]
+    return {name: rows for name, rows in zip(names, total_D, strict=True) if rows}
+
+
+def describe_not_finite(rows_by_column: dict[str, int], where: str) -> list[str]:
+    """A line for each column, since such numbers silently count as missing. `where`: as in `of the test set`."""
+    return [
+        f"dense column {column!r} holds NaN or ±inf in {rows:,} rows {where}; they count as missing (0 after mean and "
+        "scale): write null where that is meant"
+        for column, rows in rows_by_column.items()
+    ]

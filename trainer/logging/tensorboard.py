@@ -29,6 +29,9 @@ HPARAMS = {
 }
 """What TensorBoard's HPARAMS page compares runs by, and where it stands in the config."""
 
+EVALUATION_KEYS = ("ne", "auc", "log_loss", "calibration", "mse", "nmse")
+"""Metrics of an evaluation that are drawn."""
+
 
 class TensorBoardWriter:
     """A run's TensorBoard folder, from `start` samples on: what an earlier start wrote after them is purged."""
@@ -50,6 +53,12 @@ class TensorBoardWriter:
         for name, value in values.items():
             if value is not None:
                 self._writer.add_scalar(name, value, samples)
+
+    def add_evaluation(self, records: list[dict[str, Any]], samples: int) -> None:
+        """The metrics of each task on the whole test set."""
+        for record in records:
+            metrics = {key: record[key] for key in EVALUATION_KEYS}
+            self.add_scalars({f"evaluation/{key}/{record['task']}": value for key, value in metrics.items()}, samples)
 
     def add_fusion(self, levels: list[dict[str, Any]], samples: int, image: Path) -> None:
         """Heat maps of the mean fusion weights, here and as a PNG; nothing without gates."""

@@ -22,8 +22,9 @@ from trainer.analysis.compare.files import curve, json_lines, markdown
 from trainer.analysis.compare.table import comparison_grids, comparison_notes
 from trainer.cli.app import run
 from trainer.config.run_config import parse_config
-from trainer.evaluation.bucket_sums import BUCKETS, Buckets, read_buckets, write_buckets
+from trainer.evaluation.bucket_sums import Buckets, read_buckets, task_buckets, write_buckets
 from trainer.evaluation.metrics import MetricSums
+from trainer.evaluation.row_buckets import BUCKETS
 from trainer.run.directory import RunDirectory
 
 ROWS = 8_000
@@ -62,7 +63,8 @@ class Runs:
             sums = draw_sums([task.binary for task in config.tasks], labels, (seed, number), noise)
             reached = [] if text == "end" else [text]
             file = directory.path / "evaluations" / f"{samples}.parquet"
-            write_buckets(file, sums, config.tasks, Buckets(samples, reached, fingerprint, {}, unit))
+            tasks = task_buckets(sums, config.tasks)
+            write_buckets(file, Buckets(samples, reached, fingerprint, tasks, unit))
         return str(path)
 
 
@@ -75,7 +77,7 @@ def draw_sums(binary: list[bool], labels: int, key: tuple[int, ...], noise: floa
     label_BT = np.where(binary, click_BT, truth_BT + rows.normal(size=(ROWS, 3))[:, : len(binary)])
     logits_BT = truth_BT + (noise + 0.005 * model.normal()) * model.normal(size=truth_BT.shape)
     sums = MetricSums(torch.tensor(binary), BUCKETS, bins=2)
-    sums.update(*map(torch.from_numpy, (logits_BT, label_BT, np.ones_like(label_BT))), bucket_B)
+    sums.add(*map(torch.from_numpy, (logits_BT, label_BT, np.ones_like(label_BT))), bucket_B)
     return sums
 
 
@@ -213,10 +215,10 @@ def test_labels_all_alike_have_no_ne(runs: Runs) -> None:
         config = RunDirectory(path).read_config()
         sums = MetricSums(torch.tensor([task.binary for task in config.tasks]), BUCKETS)
         rows = torch.zeros(10, 3), torch.zeros(10, 3), torch.ones(10, 3), torch.arange(10)
-        sums.update(*rows)
+        sums.add(*rows)
         for samples, text in ((2048, "2k"), (4096, "4k")):
             file = Path(path) / "evaluations" / f"{samples}.parquet"
-            write_buckets(file, sums, config.tasks, Buckets(samples, [text], "f00d", {}))
+            write_buckets(file, Buckets(samples, [text], "f00d", task_buckets(sums, config.tasks)))
     found = compare_runs(paths[0], paths[1:])
     for entry in found.differences:
         assert (entry.relative_percent, entry.low_percent, entry.significant) == (None, None, None)

@@ -11,7 +11,7 @@ from trainer.evaluation.metrics import MetricSums
 def _curve(logits_B: torch.Tensor, labels_B: torch.Tensor, weights_B: torch.Tensor) -> CalibrationCurve | None:
     sums = MetricSums(torch.tensor([False, True]))
     rows = (logits_B, labels_B, weights_B)
-    sums.update(*(torch.stack([torch.zeros_like(row), row], dim=1) for row in rows))
+    sums.add(*(torch.stack([torch.zeros_like(row), row], dim=1) for row in rows))
     return calibration_curve("click", sums, 1, sums.compute()[1])
 
 

@@ -22,10 +22,11 @@ from trainer.analysis.compare.compare import compare_runs
 from trainer.config.run_config import Config
 from trainer.distributed.world import World
 from trainer.errors import ConfigError
-from trainer.evaluation.bucket_sums import BUCKETS, bucket_of, read_buckets
+from trainer.evaluation.bucket_sums import read_buckets
 from trainer.evaluation.by_value import BINS, MetricsByValue
 from trainer.evaluation.evaluate_run import evaluate_run
 from trainer.evaluation.metrics import Metrics, MetricSums, entropy
+from trainer.evaluation.row_buckets import BUCKETS, bucket_of
 from trainer.evaluation.row_values import is_groupable
 from trainer.run.directory import RunDirectory, read_records
 from trainer.train import train
@@ -258,7 +259,7 @@ def test_training_records_have_window_metrics_and_gate_entropies(trained: RunDir
 def test_a_task_whose_labels_are_alike_has_no_ne() -> None:
     for label in (0.0, 1.0):
         sums = MetricSums(torch.tensor([True]))
-        sums.update(torch.tensor([[0.3], [-2.0]]), torch.full((2, 1), label), torch.ones(2, 1))
+        sums.add(torch.tensor([[0.3], [-2.0]]), torch.full((2, 1), label), torch.ones(2, 1))
         (metrics,) = sums.compute()
         assert metrics.ne is None
         assert metrics.auc is None
@@ -310,7 +311,7 @@ def test_more_values_than_there_was_room_for(tmp_path: Path) -> None:
     for value, (metrics,) in found.items():
         sums = MetricSums(torch.tensor([True]), bins=BINS)
         chosen = tabs == value
-        sums.update(logits_B1[chosen], labels_B1[chosen], torch.ones(int(chosen.sum()), 1))
+        sums.add(logits_B1[chosen], labels_B1[chosen], torch.ones(int(chosen.sum()), 1))
         (expected,) = sums.compute()
         assert metrics.examples == expected.examples == int(chosen.sum())
         for key in ("log_loss", "auc", "ne", "calibration"):
@@ -325,7 +326,7 @@ def test_other_types_are_no_groups(kind: pa.DataType) -> None:
 
 def test_labels_that_are_alike_have_no_variance() -> None:
     sums = MetricSums(torch.tensor([False]))
-    sums.update(torch.randn(999, 1), torch.full((999, 1), 0.1), torch.rand(999, 1))
+    sums.add(torch.randn(999, 1), torch.full((999, 1), 0.1), torch.rand(999, 1))
     assert sums.compute()[0].nmse is None
 
 

@@ -11,8 +11,10 @@ from torchrec.metrics.metrics_config import DefaultTaskInfo
 from torchrec.metrics.ne import NEMetric
 from torchrec.metrics.rec_metric import RecComputeMode
 
+from models.ranker import StepOutput
 from tests.ranks import run_on_ranks
 from trainer.distributed.world import World
+from trainer.evaluation.accumulator import TaskValues
 from trainer.evaluation.auc import ExactAuc, margin
 from trainer.evaluation.metrics import MetricSums, entropy
 
@@ -30,7 +32,7 @@ def _random_rows(rows: int, seed: int) -> tuple[torch.Tensor, torch.Tensor, torc
 def _sums(*batches: tuple[torch.Tensor, torch.Tensor, torch.Tensor]) -> MetricSums:
     sums = MetricSums(torch.tensor([True, False]))
     for batch in batches:
-        sums.update(*batch)
+        sums.add(*batch)
     return sums
 
 
@@ -105,12 +107,23 @@ def test_entropy() -> None:
     assert (entropy(0), entropy(1)) == (0, 0)
 
 
-def _exact_auc(world: World, shares: list[list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]]) -> dict[int, float]:
-    batches = shares[world.rank]
+Batch = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+
+
+def _filled(batches: list[Batch]) -> ExactAuc:
     exact = ExactAuc(torch.tensor([True, False]), sum(len(logits_BT) for logits_BT, _, _ in batches))
-    for batch in batches:
-        exact.update(*batch)
-    return exact.compute(world)
+    for logits_BT, labels_BT, weights_BT in batches:
+        exact.update(StepOutput(logits_BT, labels_BT, weights_BT, torch.zeros(2), torch.arange(len(logits_BT))))
+    return exact
+
+
+def _exact_auc(world: World, shares: list[list[Batch]]) -> list[TaskValues]:
+    return _filled(shares[world.rank]).compute(world)
+
+
+def _values(auc: Any) -> list[TaskValues]:
+    """Of a binary task with this exact AUC, and of a regression task."""
+    return [{"auc": auc, "auc_error": None if auc is None else 0.0}, {}]
 
 
 @pytest.mark.parametrize("ranks", [1, 2])
@@ -123,17 +136,13 @@ def test_exact_auc_against_scikit_learn(ranks: int) -> None:
     found = run_on_ranks(ranks, _exact_auc, [batches[rank::ranks] for rank in range(ranks)])
     logits_BT, labels_BT, weights_BT = (torch.cat(parts).double().numpy() for parts in zip(*batches, strict=True))
     expected = roc_auc_score(labels_BT[:, 0], logits_BT[:, 0], sample_weight=weights_BT[:, 0])
-    assert found == [{0: pytest.approx(expected, rel=1e-12)}] * ranks
+    assert found == [_values(pytest.approx(expected, rel=1e-12))] * ranks
 
 
 def _exact_auc_by(
-    world: World, shares: list[list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]], groups: list[list[torch.Tensor]]
+    world: World, shares: list[list[Batch]], groups: list[list[torch.Tensor]]
 ) -> dict[int, list[float | None]]:
-    batches = shares[world.rank]
-    exact = ExactAuc(torch.tensor([True, False]), sum(len(logits_BT) for logits_BT, _, _ in batches))
-    for batch in batches:
-        exact.update(*batch)
-    return exact.compute_by(world, torch.cat(groups[world.rank]), 6)
+    return _filled(shares[world.rank]).compute_by(world, torch.cat(groups[world.rank]), 6)
 
 
 @pytest.mark.parametrize("ranks", [1, 2])
@@ -162,12 +171,23 @@ def test_exact_auc_tells_apart_what_the_histogram_does_not() -> None:
     batch = (logits_BT, torch.tensor([[0.0, 0.0], [1.0, 0.0]]), torch.ones(2, 2))
     coarse = _sums(batch).compute()[0]
     assert (coarse.auc, coarse.auc_error) == (0.5, 0.5)
-    assert run_on_ranks(1, _exact_auc, [[batch]]) == [{0: 1.0}]
+    assert run_on_ranks(1, _exact_auc, [[batch]]) == [_values(1.0)]
 
 
 def test_exact_auc_of_labels_all_alike_is_not_defined() -> None:
     batch = (torch.randn(5, 2), torch.ones(5, 2), torch.ones(5, 2))
-    assert run_on_ranks(1, _exact_auc, [[batch]]) == [{0: None}]
+    assert run_on_ranks(1, _exact_auc, [[batch]]) == [_values(None)]
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_exact_auc_of_predictions_that_are_not_finite_is_not_defined(value: float) -> None:
+    logits_BT, labels_BT, weights_BT = _random_rows(50, 3)
+    weights_BT[3] = 0
+    logits_BT[3] = value
+    (counted,) = run_on_ranks(1, _exact_auc, [[(logits_BT, labels_BT, weights_BT)]])
+    assert counted[0]["auc"] is not None
+    weights_BT[3] = 1
+    assert run_on_ranks(1, _exact_auc, [[(logits_BT, labels_BT, weights_BT)]]) == [_values(None)]
 
 
 def test_margin_shows_where_it_would_change_a_figure() -> None:

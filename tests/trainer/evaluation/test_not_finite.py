@@ -14,7 +14,7 @@ from tests.trainer.datasets import make_config, write_dataset
 from trainer.config.run_config import Config
 from trainer.distributed.world import World
 from trainer.evaluation.evaluate_run import evaluate_run
-from trainer.evaluation.predict import predict_run
+from trainer.prediction.predict import predict_run
 from trainer.train import train
 
 

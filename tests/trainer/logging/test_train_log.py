@@ -18,7 +18,8 @@ from tests.trainer.datasets import make_config
 from trainer.checkpoint.storage import State
 from trainer.config.run_config import Config
 from trainer.distributed.world import World
-from trainer.logging.train_log import TrainLog, total_loss
+from trainer.logging.train_log import TrainLog
+from trainer.logging.window import total_loss
 from trainer.run.directory import RunDirectory, read_records
 
 BATCH, BATCHES = 64, 5

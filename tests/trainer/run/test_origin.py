@@ -19,7 +19,7 @@ from trainer.checkpoint.storage import STATE_FILE, read_state
 from trainer.config.run_config import Config
 from trainer.distributed.world import World
 from trainer.evaluation.evaluate_run import evaluate_run
-from trainer.evaluation.predict import predict_run
+from trainer.prediction.predict import predict_run
 from trainer.run.directory import RunDirectory
 from trainer.train import train
 

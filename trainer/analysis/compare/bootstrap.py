@@ -14,7 +14,7 @@ Two things make a difference uncertain, and which of them an interval holds says
   over draws between differences that share no model. Noise of the rows that differs from model to model is in SE
   already; σ² is what the rows do to all of them alike, and does not shrink with more seeds.
 
-What is drawn must be independent. Rows of one user are not: `trainer.evaluation.test_units` puts them into one bucket.
+What is drawn must be independent. Rows of one user are not: `trainer.evaluation.row_buckets` puts them into one bucket.
 Where a few buckets hold most of the loss, as those of heavy users do, draws vary too little: as if a variance were
 divided by n in place of n - 1, and the normal distribution taken for Student's t. Intervals are widened by both, with
 the effective number of buckets for n: (Σ loss)² / Σ loss² (Kish, Survey Sampling, 1965).

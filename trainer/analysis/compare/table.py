@@ -8,7 +8,7 @@ from rich.table import Table
 
 from trainer.analysis.compare.bootstrap import RESAMPLES
 from trainer.analysis.compare.compare import Difference
-from trainer.evaluation.bucket_sums import BUCKETS
+from trainer.evaluation.row_buckets import BUCKETS
 
 UNDEFINED = "–"
 

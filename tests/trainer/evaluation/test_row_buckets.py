@@ -21,9 +21,9 @@ from trainer.analysis.compare.compare import compare_runs
 from trainer.config.run_config import Config
 from trainer.distributed.world import World
 from trainer.errors import ConfigError
-from trainer.evaluation.bucket_sums import BUCKETS, read_buckets
+from trainer.evaluation.bucket_sums import read_buckets
 from trainer.evaluation.evaluate_run import evaluate_run
-from trainer.evaluation.test_units import bucket_rows, unit_codes
+from trainer.evaluation.row_buckets import BUCKETS, bucket_rows, unit_codes
 from trainer.run.directory import RunDirectory, read_records
 from trainer.train import train
 

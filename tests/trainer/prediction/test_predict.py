@@ -21,8 +21,9 @@ from tests.trainer.test_cli import command
 from trainer.datasets import test_reading as reading_of_test_set
 from trainer.distributed.world import World
 from trainer.evaluation.evaluate_run import evaluate_run
-from trainer.evaluation.predict import predict_run
-from trainer.evaluation.prediction_files import LaneFile, Output
+from trainer.prediction.lane_file import LaneFile
+from trainer.prediction.output_folder import OutputFolder
+from trainer.prediction.predict import predict_run
 from trainer.train import train
 
 COPIED = ["user", "video", "recent", "age", "rare"]
@@ -185,13 +186,13 @@ def test_fewer_rows_than_lanes_make_fewer_files(dataset: Path, run: Path, tmp_pa
 def test_output_row_groups_are_bounded_by_rows_and_by_copied_bytes(
     dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, most_bytes: int, expected: list[int]
 ) -> None:
-    monkeypatch.setattr("trainer.evaluation.prediction_files.ROW_GROUP_BYTES", most_bytes)
+    monkeypatch.setattr("trainer.prediction.lane_file.ROW_GROUP_BYTES", most_bytes)
     rows, batch = 300_000, 5_000
     write_dataset(tmp_path / "data", rows, seed=3, rows_per_group=40_000)
     config = make_config(dataset, data={"lanes": 1, "global_batch_size": batch})
     reading = reading_of_test_set(config, read_manifest(str(tmp_path / "data"), cache=None), config.data.lanes)
     schema = pa.schema([("row", pa.int64()), ("click", pa.float32()), ("user", pa.int64())])
-    output = Output((tmp_path / "out").as_uri())
+    output = OutputFolder((tmp_path / "out").as_uri())
     output.create()
     file = LaneFile(output, 0, schema, reading, ["user"])
     for start in range(0, rows, batch):
