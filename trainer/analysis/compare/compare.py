@@ -16,7 +16,7 @@ from trainer.analysis.compare.bootstrap import FEWEST_BUCKETS, Estimate, Floats,
 from trainer.analysis.compare.seed_groups import Group, Run, group_runs, read_run
 from trainer.errors import ConfigError
 from trainer.evaluation.bucket_sums import Buckets, TaskBuckets
-from trainer.evaluation.metrics import MetricSums, entropy
+from trainer.evaluation.metrics import MetricSums, normalized_entropy
 
 EXAMPLES, WEIGHT, LOSS, LABEL = (MetricSums.NAMES.index(name) for name in ("examples", "weight", "loss", "label"))
 """Rows of a task's sums."""
@@ -67,6 +67,20 @@ class Difference:
         """Whether the interval lies on one side of 0, whatever it speaks of."""
         low, high = self.low_percent, self.high_percent
         return low is not None and high is not None and (low > 0 or high < 0) and not is_rounding(self.relative_percent)
+
+    @property
+    def verdict(self) -> str:
+        """What the difference says, in words; "better" is a lower NE or MSE.
+
+        Better and worse are said of heads, which takes several seeds. Of two trained models it is lower and higher.
+        """
+        if self.relative_percent is None:
+            return "not defined"
+        if not self.one_sided:
+            return "not told apart"
+
+        lower, higher = ("lower", "higher") if self.significant is None else ("better", "worse")
+        return higher if self.relative_percent > 0 else lower
 
 
 def is_rounding(relative_percent: float | None) -> bool:
@@ -261,10 +275,10 @@ def _mean_value(tasks: Iterable[TaskBuckets]) -> float | None:
 def metric_value(kind: str, sums_6K: Floats) -> float | None:
     """NE of a binary task, MSE of a regression task; None where it is not defined."""
     weight, loss, label = (float(sums_6K[row].sum()) for row in (WEIGHT, LOSS, LABEL))
-    if weight == 0:
+    if weight == 0 or not np.isfinite(loss):
         return None
-    scale = entropy(label / weight) if kind == "binary" else 1.0
-    return loss / weight / scale if scale > 0 and np.isfinite(loss) else None
+    mean_loss = loss / weight
+    return normalized_entropy(mean_loss, label / weight) if kind == "binary" else mean_loss
 
 
 def _not_compared(baseline: Group, group: Group) -> list[str]:

@@ -66,14 +66,8 @@ def _cell(entry: Difference) -> str:
     error = "" if entry.standard_error_percent is None else f" ± {entry.standard_error_percent:.3f}"
     known = entry.low_percent is not None
     interval = f" [{entry.low_percent:+z.3f}, {entry.high_percent:+z.3f}]" if known else " [too few rows]"
-    return f"{entry.relative_percent:+z.3f}{error}{interval}{_mark(entry)}"
-
-
-def _mark(entry: Difference) -> str:
-    if not entry.one_sided or entry.relative_percent is None:
-        return ""
-    words = ("lower", "higher") if entry.significant is None else ("better", "worse")
-    return " " + words[entry.relative_percent > 0]
+    mark = f" {entry.verdict}" if entry.one_sided else ""
+    return f"{entry.relative_percent:+z.3f}{error}{interval}{mark}"
 
 
 def _unit_note(entry: Difference) -> str:

@@ -123,7 +123,7 @@ def _verdict(comparisons: Comparisons, differences: list[Difference]) -> list[Co
 
     findings: list[Content] = []
     for word in WORDS:
-        tasks = [_with_percent(entry) for entry in differences if _word(entry) == word]
+        tasks = [_with_percent(entry) for entry in differences if entry.verdict == word]
         if tasks:
             separator = "; " if findings else ""
             findings += [separator, element("span", word, class_=_colour(word)), f" on {', '.join(tasks)}"]
@@ -140,17 +140,6 @@ def _with_percent(entry: Difference) -> str:
 def _signed(percent: float) -> str:
     """A relative difference with its sign; a zero has no minus."""
     return decimal(percent, "+z.3f")
-
-
-def _word(entry: Difference) -> str:
-    """As in `adatt compare`: better and worse are said of heads, lower and higher of two trained models."""
-    if entry.relative_percent is None:
-        return "not defined"
-    if not entry.one_sided:
-        return "not told apart"
-
-    lower, higher = ("lower", "higher") if entry.significant is None else ("better", "worse")
-    return higher if entry.relative_percent > 0 else lower
 
 
 def _colour(word: str) -> str | None:
@@ -255,8 +244,7 @@ def _cell(entry: Difference | None) -> Content:
     if entry.standard_error_percent is not None:
         text += f" ± {entry.standard_error_percent:.3f}"
 
-    word = _word(entry)
-    mark = element("span", f" {word}", class_=_colour(word)) if entry.one_sided else None
+    mark = element("span", f" {entry.verdict}", class_=_colour(entry.verdict)) if entry.one_sided else None
 
     interval = "too few rows for an interval"
     if entry.low_percent is not None and entry.high_percent is not None:
