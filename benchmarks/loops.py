@@ -14,15 +14,12 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from models.heads.adatt import AdaTTConfig
-from models.heads.adatt_sp import AdaTTSpConfig
+from models.heads.adatt import AdaTTConfig, AdaTTSpConfig
 from models.heads.base import HeadConfig, experts_per_task
 from models.heads.cross_stitch import CrossStitchConfig
-from models.heads.ml_mmoe import MLMMoEConfig
-from models.heads.mmoe import MMoEConfig
+from models.heads.mmoe import MLMMoEConfig, MMoEConfig
 from models.heads.ple import PLEConfig
-from models.heads.shared_bottom import SharedBottomConfig
-from models.heads.single_task import SingleTaskConfig
+from models.heads.shared_bottom import SharedBottomConfig, SingleTaskConfig
 
 
 def build_loop(config: HeadConfig, num_features: int, num_tasks: int) -> nn.Module:
@@ -177,7 +174,7 @@ class UnitLoop(nn.Module):
     """What AdaTT and PLE share: units with experts of their own, the shared ones last; gates on the unit's input."""
 
     def __init__(
-        self, config: AdaTTSpConfig | PLEConfig, num_features: int, num_tasks: int, shared_experts: int
+        self, config: AdaTTSpConfig | AdaTTConfig | PLEConfig, num_features: int, num_tasks: int, shared_experts: int
     ) -> None:
         super().__init__()
         counts = experts_per_task(config.task_experts, num_tasks) + ([shared_experts] if shared_experts else [])
@@ -241,7 +238,9 @@ class PLELoop(UnitLoop):
 class AdaTTLoop(UnitLoop):
     """adatt and adatt_sp: every gate sees all experts; native experts are added once more."""
 
-    def __init__(self, config: AdaTTSpConfig, num_features: int, num_tasks: int, shared_experts: int) -> None:
+    def __init__(
+        self, config: AdaTTSpConfig | AdaTTConfig, num_features: int, num_tasks: int, shared_experts: int
+    ) -> None:
         super().__init__(config, num_features, num_tasks, shared_experts)
         self.has_native = config.native_fusion
         if self.has_native and max(self.counts) > 1:

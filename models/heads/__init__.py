@@ -4,15 +4,12 @@ from typing import Annotated, get_args
 
 from pydantic import Field
 
-from models.heads.adatt import AdaTTConfig
-from models.heads.adatt_sp import AdaTTSpConfig
+from models.heads.adatt import AdaTTConfig, AdaTTSpConfig
 from models.heads.base import HeadConfig
 from models.heads.cross_stitch import CrossStitchConfig
-from models.heads.ml_mmoe import MLMMoEConfig
-from models.heads.mmoe import MMoEConfig
+from models.heads.mmoe import MLMMoEConfig, MMoEConfig
 from models.heads.ple import PLEConfig
-from models.heads.shared_bottom import SharedBottomConfig
-from models.heads.single_task import SingleTaskConfig
+from models.heads.shared_bottom import SharedBottomConfig, SingleTaskConfig
 
 AnyHeadConfig = Annotated[
     SharedBottomConfig
@@ -25,7 +22,7 @@ AnyHeadConfig = Annotated[
     | AdaTTConfig,
     Field(discriminator="head"),
 ]
-"""Every head: one entry here, one file beside this one."""
+"""Every head: one entry here, its class in a file beside this one."""
 HEADS: dict[str, type[HeadConfig]] = {
     head.model_fields["head"].default: head for head in get_args(get_args(AnyHeadConfig)[0])
 }

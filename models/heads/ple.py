@@ -11,7 +11,7 @@ from typing import Literal
 from pydantic import Field
 
 from models.heads.base import Head, HeadConfig, TaskExperts, experts_per_task
-from models.heads.gated import GatedHead, LevelPlan
+from models.heads.gated import FusionLevel, GatedHead, LevelPlan, LevelWidths, towers_above
 
 
 class PLEConfig(HeadConfig):
@@ -24,13 +24,25 @@ class PLEConfig(HeadConfig):
     """Shared experts per level; with 0, adatt is exactly adatt_sp, and in ple no task learns from another."""
 
     def build(self, num_features: int, num_tasks: int) -> Head:
-        """The head; ValueError where the numbers do not fit together."""
-        tasks = experts_per_task(self.task_experts, num_tasks)
-        units = tasks + ([self.shared_experts] if self.shared_experts else [])
-        everything = LevelPlan(units, [])
-        shared = list(range(sum(tasks), sum(units)))
-        of_tasks = [everything.experts_of(task) + shared for task in range(num_tasks)]
-        of_shared = [list(range(sum(units)))] if shared else []
-        plans = [LevelPlan(units, of_tasks + of_shared)] * (len(self.levels) - 1) + [LevelPlan(units, of_tasks)]
+        """The head; raises ValueError if the numbers do not fit together."""
+        levels: list[FusionLevel] = []
+        inputs = num_features
+        for index, layers in enumerate(self.levels):
+            is_last = index == len(self.levels) - 1
+            plan = self._plan(num_tasks, is_last=is_last)
+            levels.append(FusionLevel(plan, LevelWidths(inputs, inputs, layers), self))
+            inputs = layers[-1]
+        return GatedHead(levels, towers_above(levels, num_tasks, self), gates_read="unit")
 
-        return GatedHead(self, num_features, num_tasks, list(zip(plans, self.levels, strict=True)), gates_read="unit")
+    def _plan(self, num_tasks: int, *, is_last: bool) -> LevelPlan:
+        """Who sees what on a level: a task its own and the shared experts, the shared unit all."""
+        of_tasks = experts_per_task(self.task_experts, num_tasks)
+        units = [*of_tasks, self.shared_experts] if self.shared_experts else of_tasks
+        all_experts = list(range(sum(units)))
+        shared = all_experts[sum(of_tasks) :]
+
+        owned = LevelPlan(units, sees=[])
+        sees = [owned.experts_of(task) + shared for task in range(num_tasks)]
+        if shared and not is_last:
+            sees.append(all_experts)
+        return LevelPlan(units, sees)

@@ -1,5 +1,8 @@
 """Shared-bottom (Caruana, 1997): one trunk for all tasks, one tower for each. The usual baseline.
 
+`single_task` is the control: every task has a trunk of its own too, so that none learns from another in the head. The
+embedding tables are shared with the other tasks even so.
+
 Shapes: B rows, F features, T tasks.
 """
 
@@ -19,6 +22,16 @@ class SharedBottomConfig(HeadConfig):
     def build(self, num_features: int, num_tasks: int) -> Head:
         """The head."""
         return TrunkHead(self, num_features, num_tasks, num_trunks=1)
+
+
+class SingleTaskConfig(HeadConfig):
+    """A trunk and a tower for each task."""
+
+    head: Literal["single_task"] = "single_task"
+
+    def build(self, num_features: int, num_tasks: int) -> Head:
+        """The head."""
+        return TrunkHead(self, num_features, num_tasks, num_trunks=num_tasks)
 
 
 class TrunkHead(Head):

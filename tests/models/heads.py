@@ -13,15 +13,12 @@ from torch import nn
 
 from benchmarks.loops import build_loop
 from models.heads import AnyHeadConfig
-from models.heads.adatt import AdaTTConfig
-from models.heads.adatt_sp import AdaTTSpConfig
+from models.heads.adatt import AdaTTConfig, AdaTTSpConfig
 from models.heads.base import Head, HeadConfig, experts_per_task
 from models.heads.cross_stitch import CrossStitchConfig, Stitch
-from models.heads.ml_mmoe import MLMMoEConfig
-from models.heads.mmoe import MMoEConfig
+from models.heads.mmoe import MLMMoEConfig, MMoEConfig
 from models.heads.ple import PLEConfig
-from models.heads.shared_bottom import SharedBottomConfig
-from models.heads.single_task import SingleTaskConfig
+from models.heads.shared_bottom import SharedBottomConfig, SingleTaskConfig
 from models.per_layer_state import State, per_module_gradients, per_module_state
 
 ROWS, FEATURES = 5, 3

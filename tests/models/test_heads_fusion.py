@@ -9,10 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from models.heads.adatt_sp import AdaTTSpConfig
+from models.heads.adatt import AdaTTConfig, AdaTTSpConfig
 from models.heads.base import HeadConfig
-from models.heads.ml_mmoe import MLMMoEConfig
-from models.heads.mmoe import MMoEConfig
+from models.heads.mmoe import MLMMoEConfig, MMoEConfig
 from models.heads.ple import PLEConfig
 from tests.models.heads import (
     FIXED,
@@ -34,7 +33,7 @@ each_gated_head = pytest.mark.parametrize("kind", GATED, ids=ids)
 def native_by_hand(config: HeadConfig, loop_level: nn.Module, units: list[int]) -> torch.Tensor:
     """native_UE: v or 1 on a unit's own experts in AdaTT, else 0."""
     native_UE = torch.zeros(len(loop_level.gates), len(units), dtype=torch.float64)
-    if isinstance(config, AdaTTSpConfig) and config.native_fusion:
+    if isinstance(config, AdaTTSpConfig | AdaTTConfig) and config.native_fusion:
         learned = getattr(loop_level, "native", None)
         for unit, row_E in enumerate(native_UE):
             own = [expert for expert, owner in enumerate(units) if owner == unit]

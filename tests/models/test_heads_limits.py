@@ -9,16 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional
 
-from models.heads.adatt import AdaTTConfig
-from models.heads.adatt_sp import AdaTTSpConfig
+from models.heads.adatt import AdaTTConfig, AdaTTSpConfig
 from models.heads.base import Head, HeadConfig
 from models.heads.cross_stitch import CrossStitchConfig, Stitch
 from models.heads.gated import FusionLevel
-from models.heads.ml_mmoe import MLMMoEConfig
-from models.heads.mmoe import MMoEConfig
+from models.heads.mmoe import MLMMoEConfig, MMoEConfig
 from models.heads.ple import PLEConfig
-from models.heads.shared_bottom import SharedBottomConfig
-from models.heads.single_task import SingleTaskConfig
+from models.heads.shared_bottom import SharedBottomConfig, SingleTaskConfig
 from models.per_layer_state import State, load_per_module_state, per_module_gradients, per_module_state
 from tests.models.heads import (
     EDGES,
