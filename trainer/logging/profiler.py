@@ -21,15 +21,19 @@ def profiled(pipeline: GuardedPipeline, folder: Path, world: World, log: TrainLo
     written: list[Path] = []
 
     def on_trace(profiler: profile) -> None:
-        if not written:  # at the end of the context it is called again, whatever has been recorded
+        # At the end of the context the profiler calls this once more, whatever it has recorded.
+        if not written:
             write(profiler)
             written.append(folder)
             log.print(f"steps traced: {folder}")
 
-    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if torch.cuda.is_available() else [])]
+    activities = [ProfilerActivity.CPU]
+    if torch.cuda.is_available():
+        activities.append(ProfilerActivity.CUDA)
     steps = schedule(wait=SKIPPED_STEPS, warmup=WARM_UP_STEPS, active=RECORDED_STEPS, repeat=1)
     with profile(activities=activities, schedule=steps, on_trace_ready=on_trace) as pipeline.profiler:
         yield
+
     if not written:
         needed = SKIPPED_STEPS + WARM_UP_STEPS + RECORDED_STEPS
         log.warn(f"--profile: no trace, since this start had fewer than {needed} steps to train")

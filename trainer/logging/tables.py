@@ -1,4 +1,4 @@
-"""Tables for people: the plan, an evaluation, the result of a run."""
+"""Tables for people: the sharding plan, an evaluation, the result of a run."""
 
 from typing import Any
 
@@ -9,8 +9,20 @@ from trainer.evaluation.auc import margin
 from trainer.sharding.plan import Placement
 
 Record = dict[str, Any]
+"""As in evaluations.jsonl."""
 MOST_VALUES_SHOWN = 20
 """Of a column of `evaluate.by`, in a terminal."""
+EVALUATION_TITLES = {
+    "ne": "NE",
+    "oracle_ne": "oracle NE",
+    "auc": "AUC",
+    "log_loss": "log loss",
+    "calibration": "calibration",
+    "mse": "MSE",
+    "oracle_mse": "oracle MSE",
+    "nmse": "normalised MSE",
+}
+"""Columns of the table of an evaluation, by the keys of its records."""
 
 
 def plan_table(placements: list[Placement]) -> Table:
@@ -18,6 +30,7 @@ def plan_table(placements: list[Placement]) -> Table:
     table = Table(title="embedding tables")
     for name in ("table", "rows", "dim", "sharding", "ranks", "MiB"):
         table.add_column(name, justify="left" if name in ("table", "sharding") else "right")
+
     for entry in placements:
         sharding = f"{entry.sharding} ({entry.note})" if entry.note else entry.sharding
         mebibytes = f"{entry.bytes / 2**20:,.1f}"
@@ -26,84 +39,117 @@ def plan_table(placements: list[Placement]) -> Table:
 
 
 def evaluation_table(records: list[Record]) -> Table:
-    """Every metric of one evaluation, a task a row."""
+    """Every metric of one evaluation, a task a row; metrics that no task has are left out."""
     samples, milestone = records[0]["samples"], records[0]["milestone"]
     heading, exact = count_heading(samples, milestone), f"{samples:,}"
-    table = Table(title=f"evaluation at {heading} samples{f' ({exact})' * (heading != exact)}")
-    names = {"ne": "NE", "oracle_ne": "oracle NE", "auc": "AUC", "log_loss": "log loss", "calibration": "calibration"}
-    names |= {"mse": "MSE", "oracle_mse": "oracle MSE", "nmse": "normalised MSE"}
-    shown = {key: title for key, title in names.items() if any(record.get(key) is not None for record in records)}
+    remark = f" ({exact})" if heading != exact else ""
+    table = Table(title=f"evaluation at {heading} samples{remark}")
+
     table.add_column("task")
     table.add_column("examples", justify="right")
-    for title in shown.values():
-        table.add_column(title, justify="right")
+    keys = [key for key in EVALUATION_TITLES if _is_defined(key, records)]
+    for key in keys:
+        table.add_column(EVALUATION_TITLES[key], justify="right")
+
     for record in records:
-        margins = {"auc": margin(record.get("auc_error"))}
-        cells = [number_cell(record.get(key)) + margins.get(key, "") for key in shown]
+        cells = [_metric_cell(record, key) for key in keys]
         table.add_row(record["task"], f"{record['examples']:,}", *cells)
     return table
+
+
+def _is_defined(key: str, records: list[Record]) -> bool:
+    """Whether a metric is defined for any task."""
+    return any(record.get(key) is not None for record in records)
+
+
+def _metric_cell(record: Record, key: str) -> str:
+    cell = number_cell(record.get(key))
+    return cell + margin(record.get("auc_error")) if key == "auc" else cell
 
 
 def by_table(column: str, records: list[Record], whole: str) -> Table:
     """NE (MSE for regression) of each task for every value of a column, or for those with most examples.
 
-    `whole` says where all of them are.
+    `whole` says where all of them can be found.
     """
-    of_value: dict[Any, list[Record]] = {}
+    records_of_value: dict[Any, list[Record]] = {}
     for record in records:
-        of_value.setdefault(record["value"], []).append(record)
-    examples = {value: max(record["examples"] for record in found) for value, found in of_value.items()}
-    largest = sorted(of_value, key=lambda value: -examples[value])[:MOST_VALUES_SHOWN]
-    left_out = len(of_value) - len(largest)
-    caption = f"{left_out:,} values with fewer examples are left out: {whole} has all {len(of_value):,}"
-    table = Table(
-        title=f"by {column}: NE of binary tasks, MSE of regression tasks", caption=caption if left_out else None
-    )
-    for name in (column, "examples", *dict.fromkeys(record["task"] for record in records)):
+        records_of_value.setdefault(record["value"], []).append(record)
+    examples = {}
+    for value, records_of_tasks in records_of_value.items():
+        examples[value] = max(record["examples"] for record in records_of_tasks)
+
+    num_values = len(records_of_value)
+    shown, caption = list(records_of_value), None
+    if num_values > MOST_VALUES_SHOWN:
+        shown = sorted(shown, key=lambda value: -examples[value])[:MOST_VALUES_SHOWN]
+        left_out = num_values - MOST_VALUES_SHOWN
+        caption = f"{left_out:,} values with fewer examples are left out: {whole} has all {num_values:,}"
+
+    title = f"by {column}: NE of binary tasks, MSE of regression tasks"
+    table = Table(title=title, caption=caption)
+    tasks = dict.fromkeys(record["task"] for record in records)
+    for name in (column, "examples", *tasks):
         table.add_column(name, justify="right")
-    for value in largest if left_out else of_value:
-        metrics = (record["ne"] if record["kind"] == "binary" else record["mse"] for record in of_value[value])
-        table.add_row("–" if value is None else str(value), f"{examples[value]:,}", *map(number_cell, metrics))
+
+    for value in shown:
+        name = "–" if value is None else str(value)
+        cells = [number_cell(_main_metric(record)) for record in records_of_value[value]]
+        table.add_row(name, f"{examples[value]:,}", *cells)
     return table
 
 
 def result_table(records: list[Record]) -> Table:
-    """NE (MSE for regression) of each task at each evaluation, and the best reachable value where it is known."""
-    records = [record for record in records if record["by"] is None]
+    """NE (MSE for regression) of each task at each evaluation, and the best reachable value if it is known."""
+    of_whole_set = [record for record in records if record["by"] is None]
     table = Table(title="result: NE of binary tasks, MSE of regression tasks (lower is better)")
     table.add_column("task")
     table.add_column("metric")
-    points = list(dict.fromkeys((record["samples"], record["milestone"]) for record in records))
+
+    # Milestones that fall on one batch have the same samples, but a column each.
+    points = dict.fromkeys((record["samples"], record["milestone"]) for record in of_whole_set)
     for samples, milestone in points:
         table.add_column(count_heading(samples, milestone), justify="right")
-    value = {(record["task"], record["samples"]): record for record in records}
-    with_oracle = any(_main(record, "oracle_") is not None for record in records)
+    with_oracle = any(_oracle_metric(record) is not None for record in of_whole_set)
     if with_oracle:
         table.add_column("oracle", justify="right")
-    for task in dict.fromkeys(record["task"] for record in records):
-        row = [value.get((task, samples)) for samples, _ in points]
-        last = next(record for record in reversed(row) if record is not None)
-        cells = [number_cell(_main(record)) if record else "" for record in row]
-        table.add_row(
-            task,
-            "NE" if last["kind"] == "binary" else "MSE",
-            *cells,
-            *([number_cell(_main(last, "oracle_"))] * with_oracle),
-        )
+
+    record_at = {(record["task"], record["samples"]): record for record in of_whole_set}
+    for task in dict.fromkeys(record["task"] for record in of_whole_set):
+        row = [record_at.get((task, samples)) for samples, _ in points]
+        newest = [record for record in row if record is not None][-1]
+        cells = [number_cell(_main_metric(record)) if record else "" for record in row]
+        if with_oracle:
+            cells.append(number_cell(_oracle_metric(newest)))
+        table.add_row(task, _main_key(newest).upper(), *cells)
     return table
 
 
-def _main(record: Record, prefix: str = "") -> float | None:
-    value = record.get(prefix + ("ne" if record["kind"] == "binary" else "mse"))
-    return None if value is None else float(value)
+def _main_key(record: Record) -> str:
+    return "ne" if record["kind"] == "binary" else "mse"
+
+
+def _main_metric(record: Record) -> float | None:
+    """NE of a binary task, MSE of a regression task."""
+    value: float | None = record.get(_main_key(record))
+    return value
+
+
+def _oracle_metric(record: Record) -> float | None:
+    """What the true conditional means would score in the main metric."""
+    value: float | None = record.get(f"oracle_{_main_key(record)}")
+    return value
 
 
 def number_cell(value: float | None) -> str:
-    """A metric to four places, – where it is unknown."""
+    """A metric to four places, – if it is not defined."""
     return "–" if value is None else f"{value:.4f}"
 
 
 def _ranges(ranks: tuple[int, ...]) -> str:
-    if len(ranks) > 2 and ranks == tuple(range(ranks[0], ranks[-1] + 1)):
-        return f"{ranks[0]}–{ranks[-1]}"
+    """`0–7` for more than two ranks without a gap, else every rank."""
+    if len(ranks) > 2:
+        first, last = ranks[0], ranks[-1]
+        if ranks == tuple(range(first, last + 1)):
+            return f"{first}–{last}"
     return ", ".join(map(str, ranks))

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import tomli_w
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from torch.utils.tensorboard import SummaryWriter
@@ -28,9 +29,10 @@ HPARAMS = {
     "samples": ("train", "samples"),
 }
 """What TensorBoard's HPARAMS page compares runs by, and where it stands in the config."""
-
 EVALUATION_KEYS = ("ne", "auc", "log_loss", "calibration", "mse", "nmse")
-"""Metrics of an evaluation that are drawn."""
+"""Metrics that have a curve over the evaluations."""
+RESULT_KEYS = ("ne", "auc", "mse")
+"""Metrics of the last evaluation that stand on the HPARAMS page."""
 
 
 class TensorBoardWriter:
@@ -41,49 +43,51 @@ class TensorBoardWriter:
         self._start = start
 
     def describe(self, config: dict[str, Any], placements: list[Placement]) -> None:
-        """The resolved config and the sharding plan, as text."""
+        """Adds the resolved config and the sharding plan, as text."""
         self._writer.add_text("config", _indented(tomli_w.dumps(config)), self._start)
-        rows = [
+        lines = [
             f"{entry.table}: {entry.rows:,} x {entry.dim}, {entry.sharding} on {entry.ranks}" for entry in placements
         ]
-        self._writer.add_text("plan", _indented("\n".join(rows)), self._start)
+        self._writer.add_text("plan", _indented("\n".join(lines)), self._start)
 
     def add_scalars(self, values: dict[str, float | None], samples: int) -> None:
-        """Numbers by name; those that are None are not defined here."""
+        """Adds numbers by name; those that are None are not defined here."""
         for name, value in values.items():
             if value is not None:
                 self._writer.add_scalar(name, value, samples)
 
     def add_evaluation(self, records: list[dict[str, Any]], samples: int) -> None:
-        """The metrics of each task on the whole test set."""
+        """Adds the metrics of each task on the whole test set."""
         for record in records:
-            metrics = {key: record[key] for key in EVALUATION_KEYS}
-            self.add_scalars({f"evaluation/{key}/{record['task']}": value for key, value in metrics.items()}, samples)
+            self.add_scalars({f"evaluation/{key}/{record['task']}": record[key] for key in EVALUATION_KEYS}, samples)
 
     def add_fusion(self, levels: list[dict[str, Any]], samples: int, image: Path) -> None:
-        """Heat maps of the mean fusion weights, here and as a PNG; nothing without gates."""
-        if levels:
-            figure = fusion_figure(levels)
-            image.parent.mkdir(parents=True, exist_ok=True)
-            with replaced(image) as file:
-                figure.savefig(file, format="png", dpi=120)
-            self._writer.add_figure("fusion", figure, samples, close=False)
+        """Adds heat maps of the mean fusion weights, here and as a PNG at `image`; none if there are no gates."""
+        if not levels:
+            return
+        figure = fusion_figure(levels)
+
+        image.parent.mkdir(parents=True, exist_ok=True)
+        with replaced(image) as file:
+            figure.savefig(file, format="png", dpi=120)
+        self._writer.add_figure("fusion", figure, samples, close=False)
 
     def add_result(self, config: dict[str, Any], records: list[dict[str, Any]]) -> None:
-        """The run as a line of the HPARAMS page, with the metrics of its last evaluation."""
-        values = {name: _at(config, path) for name, path in HPARAMS.items()}
-        chosen = {
-            name: value if isinstance(value, str | int | float) else str(value)
-            for name, value in values.items()
-            if value is not None
-        }
-        metrics = {
-            f"final/{key}/{record['task']}": record[key]
-            for record in records
-            for key in ("ne", "auc", "mse")
-            if record[key] is not None
-        }
-        self._writer.add_hparams(chosen, metrics, run_name=".")
+        """Adds the run as a line of the HPARAMS page, with the metrics of its last evaluation."""
+        hparams: dict[str, str | int | float] = {}
+        for name, path in HPARAMS.items():
+            value = _value_at(config, path)
+            if value is not None:
+                hparams[name] = value if isinstance(value, str | int | float) else str(value)
+
+        metrics = {}
+        for record in records:
+            for key in RESULT_KEYS:
+                if record[key] is not None:
+                    metrics[f"final/{key}/{record['task']}"] = record[key]
+
+        # The run's own folder, not one below it, so that the line has the curves of the run.
+        self._writer.add_hparams(hparams, metrics, run_name=".")
 
     def close(self) -> None:
         """Writes what is left."""
@@ -94,22 +98,32 @@ def fusion_figure(levels: list[dict[str, Any]]) -> Figure:
     """A heat map for each level: how much each output takes from each expert."""
     widths = [len(level["experts"]) for level in levels]
     heights = [len(level["units"]) for level in levels]
-    figure = Figure(
-        figsize=(2 + 0.6 * max(widths), sum(0.8 + 0.45 * height for height in heights)), layout="constrained"
-    )
+    width = 2 + 0.6 * max(widths)
+    height = sum(0.8 + 0.45 * num_units for num_units in heights)
+
+    figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.subplots(len(levels), 1, squeeze=False, height_ratios=heights)[:, 0]
-    for number, (level, axis) in enumerate(zip(levels, axes, strict=True)):
-        largest = max(abs(weight) for row in level["weights"] for weight in row) or 1.0
-        axis.imshow(level["weights"], cmap="RdBu", vmin=-largest, vmax=largest, aspect="auto")
-        axis.set_xticks(range(len(level["experts"])), level["experts"], rotation=30, ha="right", fontsize=8)
-        axis.set_yticks(range(len(level["units"])), level["units"], fontsize=8)
-        axis.set_title(f"level {number}: mean weight on each expert", fontsize=9)
-        for row, weights in enumerate(level["weights"]):
-            for column, weight in enumerate(weights):
-                colour = "white" if abs(weight) > 0.6 * largest else "black"
-                axis.text(column, row, f"{weight:.2f}", ha="center", va="center", fontsize=7, color=colour)
+    all_axes = figure.subplots(len(levels), 1, squeeze=False, height_ratios=heights)[:, 0]
+    for number, (level, axes) in enumerate(zip(levels, all_axes, strict=True)):
+        axes.set_title(f"level {number}: mean weight on each expert", fontsize=9)
+        _draw_level(axes, level)
     return figure
+
+
+def _draw_level(axes: Axes, level: dict[str, Any]) -> None:
+    """The heat map of one level, with the weight in each cell."""
+    experts, units, rows = level["experts"], level["units"], level["weights"]
+    # Symmetric limits put weight 0 at the white middle of the colour map.
+    largest = max(abs(weight) for weights in rows for weight in weights) or 1.0
+    axes.imshow(rows, cmap="RdBu", vmin=-largest, vmax=largest, aspect="auto")
+    axes.set_xticks(range(len(experts)), experts, rotation=30, ha="right", fontsize=8)
+    axes.set_yticks(range(len(units)), units, fontsize=8)
+
+    for row, weights in enumerate(rows):
+        for column, weight in enumerate(weights):
+            is_dark = abs(weight) > 0.6 * largest
+            colour = "white" if is_dark else "black"
+            axes.text(column, row, f"{weight:.2f}", ha="center", va="center", fontsize=7, color=colour)
 
 
 def _indented(text: str) -> str:
@@ -117,7 +131,8 @@ def _indented(text: str) -> str:
     return "".join(f"    {line}\n" for line in text.splitlines())
 
 
-def _at(values: Any, path: tuple[str, ...]) -> Any:
+def _value_at(values: Any, path: tuple[str, ...]) -> Any:
+    """The value of a nested key; None if there is none."""
     for key in path:
         values = values.get(key) if isinstance(values, dict) else None
     return values
