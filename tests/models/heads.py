@@ -110,7 +110,7 @@ def units_of_experts(config: HeadConfig, tasks: int) -> list[int]:
     """The unit that each expert of a level belongs to; the shared one comes after the tasks."""
     if isinstance(config, MMoEConfig | MLMMoEConfig):
         return list(range(config.experts))
-    assert isinstance(config, AdaTTSpConfig | PLEConfig)
+    assert isinstance(config, AdaTTSpConfig | AdaTTConfig | PLEConfig)
     counts = [*experts_per_task(config.task_experts, tasks), getattr(config, "shared_experts", 0)]
     return [unit for unit, count in enumerate(counts) for _ in range(count)]
 
