@@ -88,14 +88,15 @@ class ExactAuc(Accumulator[list[TaskValues]]):
             # One task after the other: the rows of all ranks are on every rank only for the task at hand.
             weights_M = world.concatenate(self._weights_DN[index])
             logits_M = world.concatenate(self._logits_DN[index])
-            counts_M = weights_M != 0
-            aucs[task] = _areas(logits_M[counts_M], weights_M[counts_M], group_M[counts_M], num_groups)
+            aucs[task] = _areas(logits_M, weights_M, group_M, num_groups)
         return aucs
 
 
 def _areas(logits: torch.Tensor, weights: torch.Tensor, groups: torch.Tensor, num_groups: int) -> list[float | None]:
-    """AUC within each group of rows."""
-    logits, order = logits.sort(stable=True)
+    """AUC within each group of rows, without those of weight 0."""
+    counts = weights != 0
+    weights, groups = weights[counts], groups[counts]
+    logits, order = logits[counts].sort(stable=True)
     weights, groups = weights[order], groups[order]
 
     # A stable sort by group leaves the logits in ascending order within each group.

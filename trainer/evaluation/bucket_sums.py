@@ -7,7 +7,7 @@ given an interval by resampling buckets, without any prediction being kept. A ro
     evaluation ── update, compute ──► BucketSums ──► Buckets ── write_buckets ──► RUN/evaluations/<samples>.parquet
     adatt compare ◄── read_buckets ────────────────────────────────────────────── one row per task and bucket
 
-Shapes: B rows, T tasks, K buckets. The leading 6 is named in `MetricSums.NAMES`.
+Shapes: B rows, T tasks, K buckets, N = T · K. The leading 6 is named in `MetricSums.NAMES`.
 """
 
 import json
@@ -98,6 +98,7 @@ def write_buckets(path: Path, buckets: Buckets) -> None:
     """Writes the sums of an evaluation, replacing the file in one step."""
     table = _as_table(buckets.tasks)
     num_buckets = len(table) // len(buckets.tasks)
+
     metadata = {
         "samples": str(buckets.samples),
         "milestones": json.dumps(buckets.milestones),
@@ -115,34 +116,26 @@ def write_buckets(path: Path, buckets: Buckets) -> None:
 
 def _as_table(tasks: dict[str, TaskBuckets]) -> pa.Table:
     """One row per task and bucket, task after task: columns task, kind, bucket, and one for each sum."""
-    sizes = [task.sums_6K.shape[1] for task in tasks.values()]
-    kinds = [task.kind for task in tasks.values()]
+    names, kinds = list(tasks), [task.kind for task in tasks.values()]
+    sums_6N = np.concatenate([task.sums_6K for task in tasks.values()], axis=1)
+    num_buckets = sums_6N.shape[1] // len(tasks)
+    bucket_K = np.arange(num_buckets, dtype=np.int32)
+
     columns = {
-        "task": pa.array(np.repeat(list(tasks), sizes)),
-        "kind": pa.array(np.repeat(kinds, sizes)),
-        "bucket": pa.array(np.concatenate([np.arange(size, dtype=np.int32) for size in sizes])),
+        "task": pa.array(np.repeat(names, num_buckets)),
+        "kind": pa.array(np.repeat(kinds, num_buckets)),
+        "bucket": pa.array(np.tile(bucket_K, len(tasks))),
     }
-    for row, name in enumerate(MetricSums.NAMES):
-        values = np.concatenate([task.sums_6K[row] for task in tasks.values()])
-        columns[name] = pa.array(values.astype(np.int64) if name == "examples" else values)
+    for name, values_N in zip(MetricSums.NAMES, sums_6N, strict=True):
+        columns[name] = pa.array(values_N)
+    columns["examples"] = columns["examples"].cast(pa.int64())
     return pa.table(columns)
 
 
 def read_buckets(path: Path) -> Buckets:
     """What `write_buckets` wrote; raises ConfigError if the file is something else or cannot be read."""
     try:
-        table = pq.read_table(path)
-        metadata = table.schema.metadata or {}
-        num_buckets = int(metadata[b"buckets"])
-        names = dict.fromkeys(table["task"].to_pylist())
-        return Buckets(
-            samples=int(metadata[b"samples"]),
-            milestones=list(json.loads(metadata[b"milestones"])),
-            fingerprint=metadata[b"test_fingerprint"].decode(),
-            tasks={name: _read_task(table, name, num_buckets) for name in names},
-            unit=metadata.get(b"unit", b"").decode() or None,
-            run=metadata[b"run"].decode() if b"run" in metadata else None,
-        )
+        return _parse(pq.read_table(path))
     except PermissionError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror}); mend its permissions") from error
     except (pa.ArrowException, OSError, KeyError, ValueError) as error:
@@ -150,6 +143,24 @@ def read_buckets(path: Path) -> Buckets:
             f"{path}: not the buckets of an evaluation ({error}); remove it: the run makes its newest ones again when "
             "it is started again"
         ) from error
+
+
+def _parse(table: pa.Table) -> Buckets:
+    """Raises KeyError or ValueError if it is no table of bucket sums."""
+    pairs = table.schema.metadata or {}
+    metadata = {key.decode(): value.decode() for key, value in pairs.items()}
+    num_buckets = int(metadata["buckets"])
+    names = dict.fromkeys(table["task"].to_pylist())
+    tasks = {name: _read_task(table, name, num_buckets) for name in names}
+    milestones = json.loads(metadata["milestones"])
+    return Buckets(
+        samples=int(metadata["samples"]),
+        milestones=list(milestones),
+        fingerprint=metadata["test_fingerprint"],
+        tasks=tasks,
+        unit=metadata.get("unit") or None,
+        run=metadata.get("run"),
+    )
 
 
 def _read_task(table: pa.Table, name: str, num_buckets: int) -> TaskBuckets:

@@ -83,7 +83,8 @@ class MetricsByValue(Accumulator[dict[Any, list[Metrics]]]):
         histogram_size = 2 * len(self._is_binary_T) * self._bins
         place_BT = histogram_places(step.logits_BT.double(), step.labels_BT, self._bins)
         place_BT = place_BT + slot_B[:, None] * histogram_size
-        self._histogram_V2TH.view(-1).index_add_(0, place_BT.view(-1), weights_BT.double().view(-1))
+        flat_histogram = self._histogram_V2TH.view(-1)
+        flat_histogram.index_add_(0, place_BT.view(-1), weights_BT.double().view(-1))
 
         if self._exact is not None:
             stop = self._rows_so_far + len(slot_B)
@@ -108,7 +109,8 @@ class MetricsByValue(Accumulator[dict[Any, list[Metrics]]]):
             metrics = self._metrics_of(value, world)
             for task, aucs_of_values in aucs.items():
                 auc = aucs_of_values[index]
-                metrics[task] = replace(metrics[task], auc=auc, auc_error=None if auc is None else 0.0)
+                error = None if auc is None else 0.0
+                metrics[task] = replace(metrics[task], auc=auc, auc_error=error)
             result[value] = metrics
         return result
 

@@ -73,30 +73,39 @@ def calibration_curve(task: str, sums: MetricSums, index: int, metrics: Metrics)
     below_H = weight_H.cumsum(0) - weight_H / 2
     group_H = (below_H / metrics.weight * GROUPS).long().clamp_(0, GROUPS - 1)
 
+    # One scatter adds up the bins of each group. Groups that no bin belongs to are left out.
+    sums_3H = torch.stack([weight_H, positive_H, weight_H * sums.bin_predictions()])
     sums_3G = torch.zeros(3, GROUPS, dtype=torch.float64)
-    sums_3G.index_add_(1, group_H, torch.stack([weight_H, positive_H, weight_H * sums.bin_predictions()]))
+    sums_3G.index_add_(1, group_H, sums_3H)
     weight_G, positive_G, predicted_G = sums_3G[:, sums_3G[0] > 0]
 
     share_G = (weight_G.cumsum(0) - weight_G / 2) / metrics.weight
-    observed = (positive_G / weight_G).tolist()
-    counts = (weight_G * metrics.examples / metrics.weight).tolist()
-    intervals = [_wilson_interval(rate, count) for rate, count in zip(observed, counts, strict=True)]
+    predicted_G = predicted_G / weight_G
+    observed_G = positive_G / weight_G
+    count_G = weight_G * metrics.examples / metrics.weight
+    low, high = _wilson_intervals(observed_G.tolist(), count_G.tolist())
     return CalibrationCurve(
         task=task,
         share=share_G.tolist(),
-        predicted=(predicted_G / weight_G).tolist(),
-        observed=observed,
-        low=[low for low, _ in intervals],
-        high=[high for _, high in intervals],
+        predicted=predicted_G.tolist(),
+        observed=observed_G.tolist(),
+        low=low,
+        high=high,
     )
 
 
-def _wilson_interval(rate: float, count: float) -> tuple[float, float]:
-    """95 % interval of the true rate, after this rate was observed in `count` rows (Wilson, JASA 1927)."""
-    scale = 1 + _Z**2 / count
-    middle = rate + _Z**2 / (2 * count)
-    half = _Z * math.sqrt(rate * (1 - rate) / count + _Z**2 / (4 * count**2))
-    return max(middle - half, 0.0) / scale, min((middle + half) / scale, 1.0)
+def _wilson_intervals(rates: list[float], counts: list[float]) -> tuple[list[float], list[float]]:
+    """Bounds of the 95 % interval of each true rate, after a rate was observed in so many rows (Wilson, JASA 1927)."""
+    lows, highs = [], []
+    for rate, count in zip(rates, counts, strict=True):
+        scale = 1 + _Z**2 / count
+        middle = rate + _Z**2 / (2 * count)
+        variance = rate * (1 - rate) / count + _Z**2 / (4 * count**2)
+        half = _Z * math.sqrt(variance)
+
+        lows.append(max(middle - half, 0.0) / scale)
+        highs.append(min((middle + half) / scale, 1.0))
+    return lows, highs
 
 
 def write_calibration(path: Path, calibration: Calibration) -> None:

@@ -76,8 +76,5 @@ def _keep_sums(run: RunDirectory, config: Config, result: EvaluationResult, is_u
 def _milestones_at(samples: int, config: Config) -> list[str]:
     """Texts of the milestones that training reaches exactly at this checkpoint."""
     due = Due(batch=config.data.global_batch_size, end=samples)
-    return [
-        milestone.text
-        for milestone in config.evaluate.at_samples
-        if milestone.samples <= samples and due.boundary(milestone.samples) == samples
-    ]
+    reached = [milestone for milestone in config.evaluate.at_samples if milestone.samples <= samples]
+    return [milestone.text for milestone in reached if due.boundary(milestone.samples) == samples]

@@ -59,7 +59,10 @@ class Evaluator:
     """Evaluates the model as it stands at the moment."""
 
     def __init__(self, config: Config, world: World, sharded: ShardedModel, reading: Reading) -> None:
-        self._config, self._world, self._sharded, self._reading = config, world, sharded, reading
+        self._config = config
+        self._world = world
+        self._sharded = sharded
+        self._reading = reading
         self._lanes = world.lanes(reading.lanes)
         # Errors are exchanged while the pipeline's own collectives are under way, which a group apart does not disturb.
         self._errors = world.with_own_group()
@@ -86,15 +89,17 @@ class Evaluator:
         fusion = accumulators.fusion.compute(self._world)
 
         seconds = time.perf_counter() - begin
+        records = [{"samples": samples, "milestone": None, **record, "seconds": seconds} for record in records]
+        sums, tasks = accumulators.bucket_sums.sums, self._config.tasks
         return EvaluationResult(
             samples=samples,
             test_fingerprint=self._reading.manifest.fingerprint,
             unit=self._config.evaluate.unit,
-            tasks=self._config.tasks,
-            records=[{"samples": samples, "milestone": None, **record, "seconds": seconds} for record in records],
-            sums=accumulators.bucket_sums.sums,
+            tasks=tasks,
+            records=records,
+            sums=sums,
             fusion=fusion,
-            calibration=calibration_curves(self._config.tasks, accumulators.bucket_sums.sums, metrics),
+            calibration=calibration_curves(tasks, sums, metrics),
             not_finite=not_finite,
         )
 
@@ -106,19 +111,18 @@ class Evaluator:
             self._bucketing = bucket_rows(config.evaluate.unit, reading.manifest, num_lanes, world)
 
         is_binary_T = torch.tensor([task.binary for task in config.tasks], device=world.device)
-        num_rows = reading.batches_per_epoch * reading.rows_per_lane * num_lanes
-        is_exact = reading.manifest.num_rows <= EXACT_ROWS
-        exact_auc = ExactAuc(is_binary_T, num_rows) if is_exact else None
-        head = cast(Ranker, self._sharded.model.module).head
-        by_value = [
-            MetricsByValue(column, reading.manifest, is_binary_T, num_lanes, exact_auc) for column in config.evaluate.by
-        ]
-        return _Accumulators(
-            bucket_sums=BucketSums(is_binary_T, self._bucketing),
-            task_metrics=self._task_metrics(exact_auc),
-            fusion=FusionMeans(head, [task.name for task in config.tasks]),
-            by_value=by_value,
-        )
+        exact_auc = None
+        if reading.manifest.num_rows <= EXACT_ROWS:
+            num_rows = reading.batches_per_epoch * reading.rows_per_lane * num_lanes
+            exact_auc = ExactAuc(is_binary_T, num_rows)
+
+        manifest, columns = reading.manifest, config.evaluate.by
+        by_value = [MetricsByValue(column, manifest, is_binary_T, num_lanes, exact_auc) for column in columns]
+
+        ranker = cast(Ranker, self._sharded.model.module)
+        fusion = FusionMeans(ranker.head, [task.name for task in config.tasks])
+        bucket_sums = BucketSums(is_binary_T, self._bucketing)
+        return _Accumulators(bucket_sums, self._task_metrics(exact_auc), fusion, by_value)
 
     def _task_metrics(self, exact_auc: ExactAuc | None) -> list[Accumulator[list[TaskValues]]]:
         """Metrics of tasks besides those that follow from `MetricSums`; a new metric is one more line here."""
@@ -132,6 +136,7 @@ class Evaluator:
         reading, pipeline = self._reading, self._sharded.pipeline
         is_on_gpu = self._world.device.type == "cuda"
         batches = stream(reading, self._lanes, 0, threads=self._config.data.threads, pin=is_on_gpu)
+
         self._sharded.model.eval()
         try:
             with closing(batches), torch.no_grad():
@@ -143,6 +148,7 @@ class Evaluator:
                     between()
         finally:
             self._sharded.model.train()
+
         return count_not_finite(reading.columns, batches.not_finite_D, self._world)
 
     def _with_errors_of_all(self, batches: Iterator[Batch]) -> Iterator[Batch]:
@@ -170,28 +176,24 @@ class Evaluator:
     def _records_of_whole_set(self, metrics: list[Metrics], accumulators: _Accumulators) -> list[Record]:
         """A record for each task. Collective: call on all ranks."""
         values = [asdict(metrics_of_task) for metrics_of_task in metrics]
+        # Collectives again: the list has the same order on all ranks.
         for accumulator in accumulators.task_metrics:
-            for values_of_task, more_values in zip(values, accumulator.compute(self._world), strict=True):
-                values_of_task.update(more_values)
+            more_values = accumulator.compute(self._world)
+            for values_of_task, more_of_task in zip(values, more_values, strict=True):
+                values_of_task.update(more_of_task)
+
         assert self._oracle is not None
         return self._records(values, self._oracle, by=None, value=None)
 
     def _records(self, values: list[Record], oracle: dict[str, Metrics], *, by: str | None, value: Any) -> list[Record]:
         """A record for each task that is not auxiliary; `values` are those of all tasks."""
+        no_oracle = Metrics(examples=0, weight=0.0)
         records = []
         for task, values_of_task in zip(self._config.tasks, values, strict=True):
             if task.auxiliary:
                 continue
-            best = oracle.get(task.name)
-            records.append(
-                {
-                    "by": by,
-                    "value": value,
-                    "task": task.name,
-                    "kind": task.kind,
-                    **values_of_task,
-                    "oracle_ne": best.ne if best else None,
-                    "oracle_mse": best.mse if best else None,
-                }
-            )
+            best = oracle.get(task.name, no_oracle)
+            best_values = {"oracle_ne": best.ne, "oracle_mse": best.mse}
+            names = {"by": by, "value": value, "task": task.name, "kind": task.kind}
+            records.append({**names, **values_of_task, **best_values})
         return records

@@ -75,11 +75,13 @@ class FusionMeans(Accumulator[list[dict[str, Any]]]):
     def update(self, step: StepOutput) -> None:
         """Adds the weights of the batch that the head has just seen, without its padding."""
         is_row_B = (step.row_ids_B >= 0).double()
-        sums = [torch.einsum("b,bue->ue", is_row_B, weights_BUE.double()) for weights_BUE in self._observer.take()]
-        if self._sums:
-            self._sums = [total + more for total, more in zip(self._sums, sums, strict=True)]
-        else:
+        weights = self._observer.take()
+        sums = [torch.einsum("b,bue->ue", is_row_B, weights_BUE.double()) for weights_BUE in weights]
+        if not self._sums:
             self._sums = sums
+        else:
+            for total_UE, sums_UE in zip(self._sums, sums, strict=True):
+                total_UE += sums_UE
         self._num_rows = self._num_rows.to(is_row_B.device) + is_row_B.sum()
 
     def compute(self, world: World) -> list[dict[str, Any]]:
@@ -110,8 +112,8 @@ def gate_entropies(observer: GateObserver, weights: list[torch.Tensor]) -> dict[
         entropy_U = -(gate_BUE * gate_BUE.clamp_min(1e-12).log()).sum(dim=2).mean(dim=0)
         units = observer.names[index].units
         for unit, experts, entropy in zip(units, level.plan.sees, entropy_U.tolist(), strict=True):
-            largest = math.log(len(experts))
-            entropies[f"gate_entropy/{index}/{unit}"] = entropy / largest if len(experts) > 1 else 1.0
+            share = entropy / math.log(len(experts)) if len(experts) > 1 else 1.0
+            entropies[f"gate_entropy/{index}/{unit}"] = share
     return entropies
 
 

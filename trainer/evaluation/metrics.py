@@ -18,7 +18,7 @@ Shapes: B rows, T tasks, K buckets of rows, H histogram bins. The leading 6 and 
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch.nn import functional
@@ -60,7 +60,12 @@ class Metrics:
 
 def entropy(rate: float) -> float:
     """Entropy in nats of a binary label with this positive rate; 0 for a rate of 0 or 1."""
-    return -sum(share * math.log(share) for share in (rate, 1 - rate) if share > 0)
+    nats = 0.0
+    for share in (rate, 1 - rate):
+        # The limit of p ln p at p = 0 is 0.
+        if share > 0:
+            nats -= share * math.log(share)
+    return nats
 
 
 def normalized_entropy(log_loss: float, positive_rate: float) -> float | None:
@@ -79,9 +84,10 @@ class MetricSums:
     """What the rows of `sums_6TK` hold."""
 
     def __init__(self, is_binary_T: torch.Tensor, buckets: int = 1, bins: int = BINS) -> None:
-        num_tasks, device = len(is_binary_T), is_binary_T.device
         self._is_binary_T, self._bins = is_binary_T, bins
-        self.sums_6TK = torch.zeros(len(self.NAMES), num_tasks, buckets, dtype=torch.float64, device=device)
+        num_tasks, device = len(is_binary_T), is_binary_T.device
+        shape = (len(self.NAMES), num_tasks, buckets)
+        self.sums_6TK = torch.zeros(shape, dtype=torch.float64, device=device)
         """Number of examples, then sums of weight, weight x loss, and so on."""
         self.histogram_2TH = torch.zeros(2, num_tasks, bins, dtype=torch.float64, device=device)
         """Weight of negatives, and of positives, per bin of the logit."""
@@ -110,7 +116,8 @@ class MetricSums:
         else:
             self.sums_6TK.index_add_(2, bucket_B, sums_6TB)
         place_BT = histogram_places(logits_BT, labels_BT, self._bins)
-        self.histogram_2TH.view(-1).index_add_(0, place_BT.reshape(-1), weights_BT.reshape(-1))
+        flat_histogram = self.histogram_2TH.view(-1)
+        flat_histogram.index_add_(0, place_BT.reshape(-1), weights_BT.reshape(-1))
 
     def _losses(self, logits_BT: torch.Tensor, labels_BT: torch.Tensor) -> torch.Tensor:
         """Log loss or squared error of each row and task."""
@@ -127,16 +134,20 @@ class MetricSums:
 
     def bin_predictions(self) -> torch.Tensor:
         """The probability in the middle of each histogram bin (H)."""
-        middle_H = (torch.arange(self._bins, dtype=torch.float64) + 0.5) / (self._bins / 2) - 1
+        bin_H = torch.arange(self._bins, dtype=torch.float64)
+        middle_H = (bin_H + 0.5) / (self._bins / 2) - 1
         return (middle_H * LOGIT_RANGE).sigmoid()
 
     def compute(self) -> list[Metrics]:
         """Metrics of each task from the sums of all buckets together. Waits for the device."""
         sums_of_tasks = self.sums_6TK.sum(dim=2).t().tolist()
+        is_binary = self._is_binary_T.tolist()
         metrics = []
-        for task, is_binary in enumerate(self._is_binary_T.tolist()):
-            sums = sums_of_tasks[task]
-            metrics.append(_binary(sums, self.histogram_2TH[:, task]) if is_binary else _regression(sums))
+        for task, sums in enumerate(sums_of_tasks):
+            if is_binary[task]:
+                metrics.append(_binary(sums, self.histogram_2TH[:, task]))
+            else:
+                metrics.append(_regression(sums))
         return metrics
 
 
@@ -158,21 +169,21 @@ def _binary(sums: Sequence[float], histogram_2H: torch.Tensor) -> Metrics:
     if weight == 0 or not math.isfinite(loss):
         return Metrics(int(examples), weight)
 
-    log_loss, label_mean = loss / weight, label / weight
+    log_loss = loss / weight
+    label_mean = label / weight
     auc, tied = area_under_curve(histogram_2H)
-    # The histogram tells exactly whether both labels occur; the rate is a rounded sum, and may miss 1 by a little.
-    both_labels = auc is not None
-    return Metrics(
+    metrics = Metrics(
         examples=int(examples),
         weight=weight,
         log_loss=log_loss,
-        ne=normalized_entropy(log_loss, label_mean) if both_labels else None,
-        auc=auc,
-        auc_error=tied / 2 if tied is not None else None,
         calibration=prediction / label if label > 0 else None,
         prediction_mean=prediction / weight,
         label_mean=label_mean,
     )
+    # The histogram tells exactly whether both labels occur; the rate is a rounded sum, and may miss 1 by a little.
+    if auc is None or tied is None:
+        return metrics
+    return replace(metrics, ne=normalized_entropy(log_loss, label_mean), auc=auc, auc_error=tied / 2)
 
 
 def _regression(sums: Sequence[float]) -> Metrics:
@@ -181,13 +192,15 @@ def _regression(sums: Sequence[float]) -> Metrics:
     if weight == 0 or not math.isfinite(loss):
         return Metrics(int(examples), weight)
 
-    mse, label_mean, mean_square = loss / weight, label / weight, label_squared / weight
-    variance = mean_square - label_mean**2
+    mse = loss / weight
+    label_mean = label / weight
+    variance = label_squared / weight - label_mean**2
+    has_variance = variance > ROUNDING * label_squared / weight
     return Metrics(
         examples=int(examples),
         weight=weight,
         mse=mse,
-        nmse=mse / variance if variance > ROUNDING * label_squared / weight else None,
+        nmse=mse / variance if has_variance else None,
         prediction_mean=prediction / weight,
         label_mean=label_mean,
     )

@@ -64,7 +64,8 @@ def _add_row_group(
     columns = {name: _as_column(table[name]) for name in names}
 
     for task in tasks:
-        label_R1, oracle_R1 = columns[task.label], columns[ORACLE_PREFIX + task.label]
+        label_R1 = columns[task.label]
+        oracle_R1 = columns[ORACLE_PREFIX + task.label]
         is_present_R1 = ~(label_R1.isnan() | oracle_R1.isnan())
         weight_R1 = is_present_R1 * columns[weight] if weight else is_present_R1
 

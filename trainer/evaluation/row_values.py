@@ -22,9 +22,11 @@ Encode = Callable[[pa.ChunkedArray, int], Int64]
 
 def is_groupable(kind: pa.DataType) -> bool:
     """Whether a column of this type has values that rows can be grouped by: numbers, booleans, text."""
-    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    is_number = pa.types.is_integer(kind) or pa.types.is_floating(kind)
     is_text = pa.types.is_string(kind) or pa.types.is_large_string(kind)
-    return bool(pa.types.is_boolean(kind) or pa.types.is_integer(kind) or pa.types.is_floating(kind) or is_text)
+    return bool(is_number or is_text or pa.types.is_boolean(kind))
 
 
 class RowValues:
@@ -40,19 +42,22 @@ class RowValues:
         Raises UnreadableError, which names the file, if a row group cannot be read.
         """
         first_row = self._manifest.first_row
+        # The last row group that begins at or before the row; -1 for padding.
         group_B = np.searchsorted(first_row, row_ids_B, side="right") - 1
         is_row_B = row_ids_B >= 0
         codes_B = np.full(len(row_ids_B), padding)
 
         for group in np.unique(group_B[is_row_B]):
-            in_group_B = (group_B == group) & is_row_B
+            in_group_B = group_B == group
             rows = row_ids_B[in_group_B] - first_row[group]
-            codes_B[in_group_B] = self.codes_of_group(int(group))[rows]
+            codes_of_group = self.codes_of_group(int(group))
+            codes_B[in_group_B] = codes_of_group[rows]
         return codes_B
 
     def _read(self, group: int) -> Int64:
         """The code of every row's value in a row group (R)."""
         table = read_row_group(self._manifest, group, [self._column])
         # Text is decoded only when the values are encoded, so that bytes that are no UTF-8 come to light here.
+        first_row = int(self._manifest.first_row[group])
         with damage_named(self._manifest, group):
-            return self._encode(table[self._column], int(self._manifest.first_row[group]))
+            return self._encode(table[self._column], first_row)

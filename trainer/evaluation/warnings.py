@@ -20,7 +20,9 @@ def evaluation_warnings(records: list[Record]) -> list[str]:
 
 def _warning(record: Record) -> str | None:
     task = repr(record["task"])
-    name, value = ("NE", record["ne"]) if record["kind"] == "binary" else ("normalised MSE", record["nmse"])
+    name, value = "NE", record["ne"]
+    if record["kind"] == "regression":
+        name, value = "normalised MSE", record["nmse"]
 
     if record["weight"] == 0:
         return f"no row of the test set counts for task {task}: it has no metrics"

@@ -19,6 +19,7 @@ class ProgressDisplay:
         self._next_line_seconds = 0.0
         self._console: Console | None = make_console() if enabled else None
         self._bar: Progress | None = None
+
         if self._console is not None and self._console.is_terminal:
             self._bar = _make_bar(self._console)
             self._task = self._bar.add_task("training", total=end, completed=start, text="")
@@ -28,12 +29,11 @@ class ProgressDisplay:
         """Shows a training record: samples, speed, loss, and the share of time spent waiting for data."""
         if self._console is None:
             return
+
         samples, speed = record["samples"], record["samples_per_second"]
-        loss = "–" if record["loss"] is None else f"{record['loss']:.4f}"
-        text = (
-            f"{samples:,} of {self._end:,} samples · {speed:,.0f}/s · "
-            f"loss {loss} · data wait {record['data_wait_fraction']:.1%}"
-        )
+        loss, wait = record["loss"], record["data_wait_fraction"]
+        loss_text = "–" if loss is None else f"{loss:.4f}"
+        text = f"{samples:,} of {self._end:,} samples · {speed:,.0f}/s · loss {loss_text} · data wait {wait:.1%}"
 
         if self._bar is not None:
             self._bar.update(self._task, completed=samples, text=text)

@@ -33,8 +33,9 @@ def plan_table(placements: list[Placement]) -> Table:
 
     for entry in placements:
         sharding = f"{entry.sharding} ({entry.note})" if entry.note else entry.sharding
+        rows, dim = f"{entry.rows:,}", str(entry.dim)
         mebibytes = f"{entry.bytes / 2**20:,.1f}"
-        table.add_row(entry.table, f"{entry.rows:,}", str(entry.dim), sharding, _ranges(entry.ranks), mebibytes)
+        table.add_row(entry.table, rows, dim, sharding, _ranges(entry.ranks), mebibytes)
     return table
 
 

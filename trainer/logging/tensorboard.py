@@ -45,9 +45,10 @@ class TensorBoardWriter:
     def describe(self, config: dict[str, Any], placements: list[Placement]) -> None:
         """Adds the resolved config and the sharding plan, as text."""
         self._writer.add_text("config", _indented(tomli_w.dumps(config)), self._start)
-        lines = [
-            f"{entry.table}: {entry.rows:,} x {entry.dim}, {entry.sharding} on {entry.ranks}" for entry in placements
-        ]
+        lines = []
+        for entry in placements:
+            shape = f"{entry.rows:,} x {entry.dim}"
+            lines.append(f"{entry.table}: {shape}, {entry.sharding} on {entry.ranks}")
         self._writer.add_text("plan", _indented("\n".join(lines)), self._start)
 
     def add_scalars(self, values: dict[str, float | None], samples: int) -> None:
@@ -59,7 +60,9 @@ class TensorBoardWriter:
     def add_evaluation(self, records: list[dict[str, Any]], samples: int) -> None:
         """Adds the metrics of each task on the whole test set."""
         for record in records:
-            self.add_scalars({f"evaluation/{key}/{record['task']}": record[key] for key in EVALUATION_KEYS}, samples)
+            task = record["task"]
+            scalars = {f"evaluation/{key}/{task}": record[key] for key in EVALUATION_KEYS}
+            self.add_scalars(scalars, samples)
 
     def add_fusion(self, levels: list[dict[str, Any]], samples: int, image: Path) -> None:
         """Adds heat maps of the mean fusion weights, here and as a PNG at `image`; none if there are no gates."""
@@ -77,8 +80,10 @@ class TensorBoardWriter:
         hparams: dict[str, str | int | float] = {}
         for name, path in HPARAMS.items():
             value = _value_at(config, path)
-            if value is not None:
-                hparams[name] = value if isinstance(value, str | int | float) else str(value)
+            if value is None:
+                continue
+            is_plain = isinstance(value, str | int | float)
+            hparams[name] = value if is_plain else str(value)
 
         metrics = {}
         for record in records:

@@ -41,7 +41,10 @@ class TrainLog:
 
     def __init__(self, config: Config, world: World, run: RunDirectory, state: State, start: int, end: int) -> None:
         """`state` names this start and the datasets, as in its checkpoints."""
-        self._config, self._world, self._run, self._state = config, world, run, state
+        self._config = config
+        self._world = world
+        self._run = run
+        self._state = state
         self._window = TrainingWindow(config.tasks, world)
         self._samples = start
         """At the last record."""
@@ -93,19 +96,22 @@ class TrainLog:
         metrics = self._window.close()
         now = time.perf_counter()
         elapsed = now - self._last
+        trained = samples - self._samples
+        waited = wait_seconds - self._last_wait_seconds
+        self._samples, self._last, self._last_wait_seconds = samples, now, wait_seconds
+
         record: dict[str, Any] = {
             "samples": samples,
             "seconds": now - self._begin,
-            "samples_per_second": (samples - self._samples) / elapsed,
+            "samples_per_second": trained / elapsed,
             "loss": metrics.pop("loss"),
-            "data_wait_fraction": (wait_seconds - self._last_wait_seconds) / elapsed,
+            "data_wait_fraction": waited / elapsed,
             "learning_rate": learning_rate,
             **metrics,
         }
         if self._gates is not None:
             record |= gate_entropies(self._gates, self._newest_gates)
         self._warn_of_not_finite()
-        self._samples, self._last, self._last_wait_seconds = samples, now, wait_seconds
 
         if self._board is not None:
             append_records(self._run.train_log, [record])
@@ -117,6 +123,7 @@ class TrainLog:
         """Warns of each column when it is first seen. Collective: call on all ranks."""
         if self._columns is None:
             return
+
         rows_by_column = count_not_finite(self._columns, self._not_finite_D, self._world)
         new = {column: rows for column, rows in rows_by_column.items() if column not in self._warned_columns}
         for text in describe_not_finite(new, "read for training so far"):
@@ -138,12 +145,16 @@ class TrainLog:
             return
         for text in result.warnings:
             self.warn(text)
+
+        image = self._run.fusion_file(result.samples).with_suffix(".png")
         self._board.add_evaluation(result.of_whole_set, result.samples)
-        self._board.add_fusion(result.fusion, result.samples, self._run.fusion_file(result.samples).with_suffix(".png"))
+        self._board.add_fusion(result.fusion, result.samples, image)
+        # The run's records come last: once they are written, a later start does not evaluate here again.
         write_evaluation(self._run, result, reached, self._state.run, sums_only=False)
 
         for milestone in reached or (None,):
-            self.print(evaluation_table([{**record, "milestone": milestone} for record in result.of_whole_set]))
+            records = [{**record, "milestone": milestone} for record in result.of_whole_set]
+            self.print(evaluation_table(records))
         for column in self._config.evaluate.by:
             of_column = [record for record in result.records if record["by"] == column]
             self.print(by_table(column, of_column, self._run.evaluations.name))

@@ -90,7 +90,8 @@ class CopiedColumns:
         """The columns of the next `num_rows` rows, which must be held."""
         held = pa.concat_tables(self._held)
         rest = held.slice(num_rows)
-        self._held, self._held_rows, self._held_bytes = [rest], rest.num_rows, rest.nbytes
+        self._held = [rest]
+        self._held_rows, self._held_bytes = rest.num_rows, rest.nbytes
         return held.slice(0, num_rows).columns
 
     def close(self) -> None:
@@ -105,8 +106,12 @@ def _read_lane(reading: Reading, lane: int, names: list[str], types: list[pa.Dat
     for task in tasks_of_epoch(reading, range(lane, lane + 1), 0, 0):
         table = read_row_group(reading.manifest, task.group, names)
         where = reading.manifest.describe(task.group)
-        columns = [_cast(table[name], kind, name, where) for name, kind in zip(names, types, strict=True)]
-        yield pa.table(columns, names=numbers).slice(task.start, task.stop - task.start)
+        columns = []
+        for name, kind in zip(names, types, strict=True):
+            columns.append(_cast(table[name], kind, name, where))
+
+        whole_group = pa.table(columns, names=numbers)
+        yield whole_group.slice(task.start, task.stop - task.start)
 
 
 def _cast(column: pa.ChunkedArray, kind: pa.DataType, name: str, where: str) -> pa.ChunkedArray:

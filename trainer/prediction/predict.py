@@ -103,7 +103,7 @@ def _score(config: Config, world: World, sharded: ShardedModel, reading: Reading
     """Fills and completes the files of this rank's lanes. Collective: call on all ranks."""
     # Errors are exchanged while the pipeline's own collectives are under way, which a group apart does not disturb.
     errors = world.with_own_group()
-    num_tasks, num_rows, batch_size = len(config.tasks), reading.manifest.num_rows, reading.global_batch_size
+    num_rows, batch_size = reading.manifest.num_rows, reading.global_batch_size
     is_binary_T = torch.tensor([task.binary for task in config.tasks], device=world.device)
     is_on_gpu = world.device.type == "cuda"
     batches = stream(reading, world.lanes(reading.lanes), 0, threads=config.data.threads, pin=is_on_gpu)
@@ -111,7 +111,7 @@ def _score(config: Config, world: World, sharded: ShardedModel, reading: Reading
 
     sharded.model.eval()
     with closing(batches), torch.no_grad(), progress as advance:
-        unlabelled = _unlabelled(batches, num_tasks, errors)
+        unlabelled = _unlabelled(batches, len(config.tasks), errors)
         for number in range(reading.batches_per_epoch):
             step = sharded.pipeline.progress(unlabelled)
             errors.raise_on_all_ranks(partial(_write, step, is_binary_T, files))
