@@ -24,7 +24,8 @@ from data.stream import stream
 from models.cost import head_cost
 from trainer.build_model import ShardedModel, build_model, build_sharded_model
 from trainer.checkpoint.manager import Checkpoints
-from trainer.checkpoint.storage import State, read_state
+from trainer.checkpoint.state import State
+from trainer.checkpoint.storage import read_state
 from trainer.config.measured import complete
 from trainer.config.run_config import Config
 from trainer.datasets import build_columns, check_lanes, open_dataset, test_reading, train_reading

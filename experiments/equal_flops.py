@@ -21,8 +21,9 @@ from models.cost import head_cost
 from models.heads import HEADS
 from models.heads.base import HeadConfig
 from trainer.build_model import build_model
-from trainer.config.run_config import Config, load_config
-from trainer.run.directory import read_records
+from trainer.config.load import load_config
+from trainer.config.run_config import Config
+from trainer.run.jsonl import read_records
 
 EXPERTS: dict[str, dict[str, int]] = {
     "shared_bottom": {},

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from trainer.config.load import load_config
 from trainer.config.reference import reference
-from trainer.config.run_config import load_config
 
 ROOT = Path(__file__).parents[1]
 

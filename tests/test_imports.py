@@ -31,7 +31,6 @@ LAYERS = (
 STILL_UPWARDS = {
     "trainer.datasets imports trainer.evaluation.row_values",
     "trainer.config.measured imports trainer.evaluation.metrics",
-    "trainer.config.reference imports trainer.run.directory",
 }
 
 

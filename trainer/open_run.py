@@ -11,14 +11,15 @@ from models.heads.base import Head
 from models.ranker import Ranker
 from trainer.build_model import ShardedModel, build_sharded_model
 from trainer.checkpoint.manager import Checkpoints
-from trainer.checkpoint.storage import State
+from trainer.checkpoint.ownership import check_writer
+from trainer.checkpoint.state import State
 from trainer.clock import Clock
+from trainer.config.compatibility import plain
 from trainer.distributed.watchdog import HangWatchdog
 from trainer.distributed.world import World
 from trainer.errors import CheckpointError, ConfigError
 from trainer.inputs import Inputs, check_first_batches, crowded_table_remarks
-from trainer.run.directory import plain
-from trainer.run.origin import check_writer, with_identity
+from trainer.run.origin import with_identity
 from trainer.run.starts import StartLog, read_starts
 
 

@@ -16,7 +16,7 @@ from data.trace import TraceWriter
 from trainer.announce import announce
 from trainer.build_model import ShardedModel
 from trainer.checkpoint.manager import Checkpoints
-from trainer.checkpoint.storage import State
+from trainer.checkpoint.state import State
 from trainer.clock import Clock, Due, Schedule
 from trainer.config.run_config import Config
 from trainer.data_faults import DataFaults

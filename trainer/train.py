@@ -10,7 +10,7 @@ from trainer.config.run_config import Config
 from trainer.distributed.preemption import Stopped
 from trainer.distributed.world import World
 from trainer.errors import RunError
-from trainer.run.directory import read_records
+from trainer.run.jsonl import read_records
 from trainer.session import Components, start
 
 

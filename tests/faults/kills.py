@@ -21,7 +21,8 @@ from tests.trainer.datasets import make_config
 from trainer.checkpoint.storage import list_folders, read_state
 from trainer.config.run_config import Config
 from trainer.distributed.world import World
-from trainer.run.directory import RunDirectory, read_records
+from trainer.run.directory import RunDirectory
+from trainer.run.jsonl import read_records
 from trainer.run.starts import read_starts, surviving
 from trainer.train import train
 

@@ -7,7 +7,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from trainer.config.run_config import Config, parse_config
+from trainer.config.load import parse_config
+from trainer.config.run_config import Config
 
 USERS, VIDEOS = 50, 30
 

@@ -15,10 +15,12 @@ from tests.trainer.training import train_or_explain
 from trainer.analysis.audit.audit import audit_run
 from trainer.checkpoint.selection import checkpoint_name
 from trainer.checkpoint.storage import list_folders
-from trainer.config.run_config import Config, parse_config
+from trainer.config.load import parse_config
+from trainer.config.run_config import Config
 from trainer.distributed.world import World
 from trainer.milestones import missed_milestones
-from trainer.run.directory import RunDirectory, read_records
+from trainer.run.directory import RunDirectory
+from trainer.run.jsonl import read_records
 from trainer.train import train
 
 ROWS, PASS = 600, 576  # 64 × 9

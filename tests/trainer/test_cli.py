@@ -21,7 +21,7 @@ import tomli_w
 from tests.ranks import run_on_ranks
 from tests.trainer.datasets import config_values, write_dataset
 from trainer.cli.app import run
-from trainer.config.run_config import parse_config
+from trainer.config.load import parse_config
 from trainer.distributed.world import World
 from trainer.errors import ConfigError
 
@@ -309,7 +309,7 @@ def test_lanes_must_be_shared_equally(folder: Path) -> None:
 
 def _train_in_world(world: World, config: str) -> tuple[int, str]:
     from data.errors import ExpectedError
-    from trainer.config.run_config import load_config
+    from trainer.config.load import load_config
     from trainer.train import train
 
     try:

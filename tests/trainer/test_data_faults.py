@@ -15,10 +15,12 @@ from tests.ranks import run_on_ranks
 from tests.trainer.datasets import make_config, nothing_to_measure
 from trainer.build_model import ShardedModel
 from trainer.checkpoint.storage import list_folders, read_state
-from trainer.config.run_config import Config, parse_config
+from trainer.config.load import parse_config
+from trainer.config.run_config import Config
 from trainer.distributed.world import World
 from trainer.errors import ConfigError, RunError
-from trainer.run.directory import RunDirectory, read_records
+from trainer.run.directory import RunDirectory
+from trainer.run.jsonl import read_records
 from trainer.train import train
 
 BATCH = 64

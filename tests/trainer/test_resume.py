@@ -20,7 +20,8 @@ from trainer.checkpoint.storage import STATE_FILE, list_folders, read_state
 from trainer.config.run_config import Config
 from trainer.distributed.world import World
 from trainer.errors import RunError
-from trainer.run.directory import RunDirectory, read_records
+from trainer.run.directory import RunDirectory
+from trainer.run.jsonl import read_records
 from trainer.train import train
 
 
@@ -202,7 +203,7 @@ def _command(_: World, config: Config, folder: str) -> tuple[int, str]:
     import torch.distributed as dist
 
     from trainer.cli.app import run
-    from trainer.run.directory import plain
+    from trainer.config.compatibility import plain
 
     dist.destroy_process_group()  # the command starts its own
     path = Path(folder) / "config.toml"

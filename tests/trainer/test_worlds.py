@@ -9,10 +9,12 @@ import torch
 
 from tests.ranks import run_on_ranks
 from tests.trainer.datasets import config_values, make_config
-from trainer.config.run_config import Config, parse_config
+from trainer.config.load import parse_config
+from trainer.config.run_config import Config
 from trainer.distributed.world import World
 from trainer.evaluation.evaluate_run import evaluate_run
-from trainer.run.directory import RunDirectory, read_records
+from trainer.run.directory import RunDirectory
+from trainer.run.jsonl import read_records
 from trainer.train import train
 
 

@@ -16,22 +16,19 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 import torch.distributed.checkpoint as dcp
-from torch.distributed._shard.metadata import ShardMetadata
-from torch.distributed._shard.sharded_tensor import Shard, ShardedTensor
-from torch.distributed.checkpoint.staging import BlockingAsyncStager
-from torch.distributed.remote_device import _remote_device
 from torchrec.distributed.model_parallel import DistributedModelParallel
 
 from data.errors import one_line
 from trainer.build_model import ShardedModel
+from trainer.checkpoint.ownership import ForeignError, check_owner
+from trainer.checkpoint.safe_load import SafePlanner, SafeReader
+from trainer.checkpoint.staging import Stager
+from trainer.checkpoint.state import State
 from trainer.checkpoint.storage import (
-    SafePlanner,
-    SafeReader,
-    State,
     check_files,
     check_index,
     clear_after,
@@ -46,7 +43,7 @@ from trainer.checkpoint.storage import (
 from trainer.console import tell
 from trainer.distributed.world import World
 from trainer.errors import CheckpointError, RunError
-from trainer.run.origin import ForeignError, Origin
+from trainer.run.origin import Origin
 from trainer.sharding.optimizers import Optimizer
 
 FULL_BYTES = 1 << 20
@@ -168,7 +165,7 @@ class Checkpoints:
         """On rank 0, before it is read as a whole."""
         state = check_index(path)
         if self._origin is not None:
-            self._origin.check(path, state)
+            check_owner(path, state, self._origin)
         return state
 
     def _write(self, staged: dict[str, Any], final: Path, state: State, keep: int, on_saved: OnSaved) -> None:
@@ -196,49 +193,6 @@ class Checkpoints:
             function()
         except (CheckpointError, RunError, OSError) as error:
             self._warnings.append(one_line(error))
-
-
-class Stager:
-    """Copies a state to host memory, into the same buffers each time: fresh pages would double the time.
-
-    The buffers are made here: torch's own stager makes them from deep copies, and a shard is a view of the storage that
-    all tables share.
-    """
-
-    def __init__(self, device: torch.device) -> None:
-        self._pinned = device.type == "cuda"
-        self._stager = BlockingAsyncStager(cache_staged_state_dict=True)
-
-    def stage(self, tensors: dict[str, Any]) -> dict[str, Any]:
-        """A copy that training does not touch, until the next call."""
-        if self._stager.state_dict_cache is None:
-            self._stager.state_dict_cache = self._on_host(tensors)
-        return self._stager.stage(tensors)
-
-    def _on_host(self, value: Any) -> Any:
-        """The same structure with buffers of its own in host memory."""
-        if isinstance(value, dict):
-            return {key: self._on_host(entry) for key, entry in value.items()}
-        if isinstance(value, list | tuple):
-            return type(value)(map(self._on_host, value))
-        if isinstance(value, ShardedTensor):
-            return self._shards_on_host(value)
-        if isinstance(value, torch.Tensor):
-            return torch.empty(value.shape, dtype=value.dtype, pin_memory=self._pinned)
-
-        return value
-
-    def _shards_on_host(self, tensor: ShardedTensor) -> ShardedTensor:
-        def on_host(shard: ShardMetadata) -> ShardMetadata:
-            placement = cast(_remote_device, shard.placement)
-            return replace(shard, placement=_remote_device(f"rank:{placement.rank()}/cpu"))
-
-        whole = tensor.metadata()
-        return ShardedTensor._init_from_local_shards_and_global_metadata(
-            [Shard(self._on_host(shard.tensor), on_host(shard.metadata)) for shard in tensor.local_shards()],
-            replace(whole, shards_metadata=[on_host(shard) for shard in whole.shards_metadata]),
-            process_group=tensor._process_group,
-        )
 
 
 def _make_way(final: Path, *, pinned: bool) -> bool:

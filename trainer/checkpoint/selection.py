@@ -7,7 +7,8 @@ from trainer.clock import Due
 from trainer.config.run_config import Config
 from trainer.datasets import end_of_training, train_reading
 from trainer.errors import CheckpointError
-from trainer.run.directory import RunDirectory, read_records
+from trainer.run.directory import RunDirectory
+from trainer.run.jsonl import read_records
 
 
 def checkpoint_name(text: str, run: RunDirectory, config: Config) -> str:

@@ -9,95 +9,20 @@ written and all of them have been flushed to disk. So a folder with a number for
 later. The digests find accidents; against a hostile writer nothing that is read can name code to run.
 """
 
-import io
-import json
 import os
-import pickle
 import shutil
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Self
 
-import torch
 import xxhash
-from pydantic import TypeAdapter, ValidationError
-from torch.distributed.checkpoint import DefaultLoadPlanner, FileSystemReader
-from torch.distributed.checkpoint.metadata import Metadata, StorageMeta
-from torch.distributed.checkpoint.planner import ReadItem
 
 from data.storage.files import open_unlinked
-from data.storage.parsing import parse_json
+from trainer.checkpoint.safe_load import METADATA_FILE, SafeReader
+from trainer.checkpoint.state import FileRecord, State
 from trainer.errors import CheckpointError
-from trainer.run.starts import explain
 
-FORMATS = (1, 2)
-"""Formats of `state.json` that this program reads; it writes the last. The first has no id of the run."""
 STATE_FILE = "state.json"
-METADATA_FILE = ".metadata"
 _CHUNK_BYTES = 1 << 22
-
-
-@dataclass(frozen=True)
-class FileRecord:
-    """A file of a checkpoint."""
-
-    bytes: int
-    digest: str
-    """xxh3-128 of the content."""
-
-
-@dataclass(frozen=True)
-class State:
-    """What a checkpoint says of itself, apart from the tensors."""
-
-    samples: int
-    pinned: bool
-    """Kept for good: a milestone, or the end of a run."""
-    segment: int
-    """The start of the run that wrote it."""
-    world_size: int
-    plan: dict[str, str]
-    """Sharding type of each table."""
-    fingerprints: dict[str, str]
-    """Of the datasets, by use: train, test."""
-    config: dict[str, Any]
-    """The resolved config."""
-    log: dict[str, Any]
-    """Sums of the log since its last record."""
-    versions: dict[str, str]
-    files: dict[str, FileRecord]
-    run: str | None = None
-    """Id of the run."""
-    format: int = FORMATS[-1]
-
-    def to_json(self) -> str:
-        """One JSON object with a digest of itself."""
-        values = asdict(self)
-        return json.dumps(values | {"digest": _digest_of(values)}, indent=1) + "\n"
-
-    @classmethod
-    def from_json(cls, text: str) -> Self:
-        """ValueError where the text is not what `to_json` wrote."""
-        values = parse_json(text)
-        if not isinstance(values, dict) or "digest" not in values:
-            raise ValueError("not the state of a checkpoint")
-        if values.get("format") not in FORMATS:
-            raise ValueError(f"has format {values.get('format')!r}, this program reads {FORMATS}")
-        if values.pop("digest") != _digest_of(values):
-            raise ValueError("does not match its own digest")
-
-        try:
-            return TypeAdapter(cls).validate_json(text, strict=True)
-        except ValidationError as error:
-            raise ValueError(explain(error)) from error
-
-
-def _digest_of(values: dict[str, Any]) -> str:
-    try:
-        text = json.dumps(values, sort_keys=True)
-    except RecursionError as error:
-        raise ValueError("nested too deeply") from error
-    return xxhash.xxh3_128_hexdigest(text.encode())
 
 
 def record_files(folder: Path, rank: int) -> dict[str, FileRecord]:
@@ -253,59 +178,6 @@ def check_index(path: Path) -> State:
         raise CheckpointError(f"{file}: points to {target!r}, which is no file of this checkpoint")
 
     return state
-
-
-class SafeReader(FileSystemReader):
-    """Reads the pickled index through an allow-list; the tensors themselves are read with `weights_only`."""
-
-    def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:  # noqa: ARG002
-        """The index; pickle.UnpicklingError where it names anything but its own parts."""
-        with (Path(self.path) / METADATA_FILE).open("rb") as file:
-            metadata = _IndexUnpickler(file).load()
-
-        if not isinstance(metadata, Metadata):
-            raise pickle.UnpicklingError(f"holds a {type(metadata).__name__}")
-
-        metadata.storage_meta = metadata.storage_meta or StorageMeta()
-        metadata.storage_meta.load_id = self.load_id
-        return metadata
-
-
-class SafePlanner(DefaultLoadPlanner):
-    """Reads what is not a tensor with `weights_only` too."""
-
-    def load_bytes(self, read_item: ReadItem, value: io.BytesIO) -> None:
-        """Puts a value into its place in the state."""
-        plain = io.BytesIO()
-        torch.save(torch.load(value, weights_only=True), plain)  # the default planner unpickles whatever it is given
-        plain.seek(0)
-        super().load_bytes(read_item, plain)
-
-
-_INDEX_PARTS = {
-    "torch": ("Size", "float32", "float64", "float16", "bfloat16", "int64", "int32", "int16", "int8", "uint8", "bool"),
-    "torch.serialization": ("_get_layout",),
-    "torch.distributed.checkpoint.metadata": (
-        "Metadata",
-        "MetadataIndex",
-        "StorageMeta",
-        "BytesStorageMetadata",
-        "TensorStorageMetadata",
-        "TensorProperties",
-        "ChunkStorageMetadata",
-        "_MEM_FORMAT_ENCODING",
-    ),
-    "torch.distributed.checkpoint.filesystem": ("_StorageInfo",),
-    "pathlib": ("PosixPath",),
-}
-"""All that an index is made of. None of these does anything but hold values."""
-
-
-class _IndexUnpickler(pickle.Unpickler):
-    def find_class(self, module: str, name: str) -> Any:
-        if name in _INDEX_PARTS.get(module, ()):
-            return super().find_class(module, name)
-        raise pickle.UnpicklingError(f"names {module}.{name}, which is no part of an index")
 
 
 def _write_flushed(path: Path, text: str) -> None:

@@ -7,7 +7,7 @@ from data.storage.manifest_file import load_manifest
 from trainer.build_model import ShardedModel, build_sharded_model
 from trainer.checkpoint.manager import Checkpoints
 from trainer.checkpoint.selection import checkpoint_name
-from trainer.checkpoint.storage import State
+from trainer.checkpoint.state import State
 from trainer.config.run_config import Config
 from trainer.datasets import check_lanes, check_same_kinds, open_dataset
 from trainer.distributed.world import World

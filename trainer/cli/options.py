@@ -26,7 +26,7 @@ def config_at(path: str, changes: list[str] | None) -> Callable[[], "Config"]:
     """Loads a config file, and the libraries that training needs: a node may lack one."""
 
     def load() -> "Config":
-        from trainer.config.run_config import load_config
+        from trainer.config.load import load_config
 
         config = load_config(path, changes)
         import trainer.train  # noqa: F401

@@ -13,8 +13,8 @@ from models.embedding import TableConfig
 from models.heads import HEADS
 from models.heads.base import HeadConfig
 from models.tasks import TaskConfig
+from trainer.config.compatibility import FREE_KEYS, FREE_SECTIONS
 from trainer.config.run_config import CheckpointConfig, EvaluateConfig, LogConfig, RunConfig, TrainConfig
-from trainer.run.directory import FREE_KEYS, FREE_SECTIONS
 from trainer.sharding.optimizers import DenseOptimizerConfig, SparseOptimizerConfig
 from trainer.sharding.plan import ShardingConfig
 

@@ -1,19 +1,13 @@
 """The configuration of a run: one TOML file, `--set` changes to it, and every rule that holds between keys."""
 
 import difflib
-import json
-import tomllib
-import types
-from pathlib import Path
-from typing import Annotated, Any, Literal, Self, Union, get_args, get_origin
+from typing import Annotated, Literal, Self
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
     BeforeValidator,
     Field,
     PlainSerializer,
-    ValidationError,
     model_validator,
 )
 
@@ -21,14 +15,12 @@ from data.discovery.schema import ORACLE_PREFIX
 from data.features import Features
 from data.reading import DataConfig
 from data.settings import Count, Settings
-from data.storage.parsing import parse_toml
-from data.storage.paths import full_path, local_path
+from data.storage.paths import local_path
 from models.embedding import TableConfig
-from models.heads import HEADS, AnyHeadConfig
+from models.heads import AnyHeadConfig
 from models.tasks import TaskConfig
 from trainer.clock import Milestone, parse_milestone
 from trainer.distributed.world import DeviceName
-from trainer.errors import ConfigError
 from trainer.sharding.optimizers import OptimizerConfig
 from trainer.sharding.plan import ShardingConfig
 
@@ -146,7 +138,7 @@ def _check_features(config: Config) -> None:
         if feature.table not in tables:
             raise ValueError(
                 f"features.sparse: feature {feature.name!r} reads table {feature.table!r}; "
-                f"{_nearest(feature.table, tables)}"
+                f"{nearest(feature.table, tables)}"
             )
 
         if feature.boundaries and rows[feature.table] <= len(feature.boundaries):
@@ -219,121 +211,7 @@ def _refuse_twice(where: str, names: list[str]) -> None:
         raise ValueError(f"{where}: {twice!r} appears twice; names must differ")
 
 
-def load_config(path: str | Path, changes: list[str] | None = None) -> Config:
-    """The config at `path` with `--set` changes applied; ConfigError, in one line, for anything wrong in either."""
-    try:
-        text = full_path(path).read_text(encoding="utf-8-sig")  # some editors begin a file with a byte order mark
-        values = parse_toml(text)
-    except FileNotFoundError as error:
-        raise ConfigError(f"{path}: no such config file") from error
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path}: not UTF-8 text, so not TOML ({error.reason} at byte {error.start})") from error
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from error
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{path}: not valid TOML: {error}") from error
-    except ValueError as error:
-        raise ConfigError(f"CONFIG {error}") from error
-
-    for change in changes or []:
-        _apply(values, change)
-
-    return parse_config(values, str(path))
-
-
-def parse_config(values: dict[str, Any], source: str) -> Config:
-    """The config in parsed TOML; ConfigError names the key."""
-    try:
-        return Config.model_validate_json(json.dumps(values, default=str), strict=True)
-    except RecursionError as error:
-        raise ConfigError(f"{source}: nested too deeply to be a config") from error
-    except ValidationError as error:
-        raise ConfigError(f"{source}: {_explain(error)}") from error
-
-
-def _apply(values: dict[str, Any], change: str) -> None:
-    path, equals, text = change.partition("=")
-    keys = path.strip().split(".")
-    if not equals or not all(keys):
-        raise ConfigError(f"--set {change!r}: write KEY.PATH=VALUE, such as train.samples=300k")
-
-    target: Any = values
-    try:
-        for key in keys[:-1]:
-            target = target[int(key)] if isinstance(target, list) else target.setdefault(key, {})
-        last = keys[-1]
-        target[int(last) if isinstance(target, list) else last] = _toml_value(text.strip())
-    except (ValueError, IndexError, TypeError, AttributeError) as error:
-        raise ConfigError(
-            f"--set {change!r}: the config has no place {path!r}; list entries are numbered from 0"
-        ) from error
-
-
-def _toml_value(text: str) -> Any:
-    """A TOML value, or a bare word taken as a string."""
-    try:
-        return parse_toml(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        return text
-
-
-def _explain(error: ValidationError) -> str:
-    """The first problem in one line: key, what is wrong, the value found."""
-    problem = next((entry for entry in error.errors() if entry["type"] == "extra_forbidden"), error.errors()[0])
-    found, place = problem["input"], problem["loc"]
-    key = ".".join(str(part) for part in _config_path(place))
-    if problem["type"] == "extra_forbidden" and place[0] == "model" and (users := _heads_with(place[-1])):
-        return f"key {key!r} is not used by head {place[1]!r}; remove it (heads that use it: {', '.join(users)})"
-    if problem["type"] == "extra_forbidden":
-        return f"unknown key {key!r}; {_nearest(str(place[-1]), _known_keys(place))}"
-    if problem["type"] == "missing":
-        return f"key {key!r} is missing"
-    if problem["type"] == "union_tag_invalid":
-        return f"{key}.head: unknown head {problem['ctx']['tag']!r}; choose from {problem['ctx']['expected_tags']}"
-    if problem["type"] == "union_tag_not_found":
-        return f"{key}.head is missing; name one of the heads"
-
-    message = problem["msg"].removeprefix("Value error, ")
-    shown = "" if isinstance(found, dict | BaseModel) or problem["type"] == "value_error" else f", not {found!r}"
-    return f"{key}: {message[0].lower() + message[1:]}{shown}" if key else message
-
-
-def _heads_with(key: int | str) -> list[str]:
-    """Names of the heads that have a key."""
-    return [name for name, head in HEADS.items() if key in head.model_fields]
-
-
-def _config_path(place: tuple[int | str, ...]) -> list[int | str]:
-    """The key as the user writes it: pydantic puts the head's name behind `model`, and a tag behind task_experts."""
-    added = {1} | ({3} if "task_experts" in place else set())
-    return [part for index, part in enumerate(place) if not (place[0] == "model" and index in added)]
-
-
-def _known_keys(place: tuple[int | str, ...]) -> set[str]:
-    """The keys that the section at place[:-1] knows."""
-    candidates: list[type[BaseModel]] = [Config]
-    for part in place[:-1]:
-        fields = candidates[0].model_fields
-        if part in fields:
-            candidates = _models_in(fields[str(part)].annotation)
-        elif isinstance(part, str):  # pydantic puts the head's name behind `model`
-            candidates = [model for model in candidates if model.model_fields["head"].default == part]
-
-    return set(candidates[0].model_fields)
-
-
-def _models_in(annotation: Any) -> list[type[BaseModel]]:
-    if (
-        isinstance(annotation, type)
-        and not isinstance(annotation, types.GenericAlias)
-        and issubclass(annotation, BaseModel)
-    ):
-        return [annotation]
-
-    nested = get_args(annotation) if get_origin(annotation) in (Annotated, Union, tuple, types.UnionType) else ()
-    return [model for part in nested for model in _models_in(part)]
-
-
-def _nearest(name: str, known: set[str]) -> str:
+def nearest(name: str, known: set[str]) -> str:
+    """What to write in place of `name`, for a message: the known name that is most like it, or all of them."""
     matches = difflib.get_close_matches(name, sorted(known), n=1)
     return f"did you mean {matches[0]!r}?" if matches else f"known here: {', '.join(sorted(known))}"

@@ -18,59 +18,31 @@ import socket
 import sys
 import threading
 import time
-import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
-from types import FrameType, TracebackType
+from dataclasses import asdict, replace
+from types import TracebackType
 from typing import Any
 
 import torch.distributed as dist
 from torch.distributed.distributed_c10d import _world  # there is no public way to the groups of a process
 
+from trainer.distributed.hang_report import (
+    MAIN,
+    WAY_OUT,
+    Place,
+    Report,
+    current_stacks,
+    describe_hang,
+    headline,
+    innermost,
+    rank_name,
+    stack_lines,
+)
 from trainer.distributed.world import World
 
-PACKAGES = ("data/", "models/", "trainer/")
-MAIN = "main thread"
-FRAMES = 10
-"""So many innermost frames of a stack are shown."""
-NAMED_RANKS = 8
-"""So many ranks are described in a message; the rest are counted."""
 PATIENCE_SECONDS = 5.0
 """Time for the other ranks' reports; each rank looks for an alarm every second."""
-STATES = {
-    "T": "it is stopped, by a signal",
-    "t": "it is stopped, by a debugger",
-    "D": "it waits in the kernel, for a disk or a file server",
-    "Z": "its process has ended",
-}
-"""What the state letters of /proc/PID/status mean for a rank that does not answer."""
-WAY_OUT = "  all ranks end; start again to go on from the newest checkpoint (slow, not hung? raise run.hang_seconds)"
-
-
-@dataclass(frozen=True)
-class Report:
-    """What a rank says of itself."""
-
-    what: str
-    """What it did last, as told to `beat`."""
-    progress: list[int]
-    """Counters that grow in program order, the coarsest first; alike on ranks that have come equally far."""
-    stacks: dict[str, list[str]]
-    """Frames of the main thread and of the project's other threads, the innermost first."""
-    where: str
-    """The main thread's innermost frame, and the project's frame that it was called from."""
-    left: bool = False
-    """Whether it has left the loop."""
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where a rank's process runs."""
-
-    host: str
-    pid: int
 
 
 class HangWatchdog:
@@ -185,10 +157,10 @@ class HangWatchdog:
         if self._store is None:
             _print(describe_hang(self._timeout, 1, {0: report}, {0: place}))
         else:
-            head = _head(self._timeout, report.what)
-            rank = _name(self._world.rank, {self._world.rank: place})
+            head = headline(self._timeout, report.what)
+            rank = rank_name(self._world.rank, {self._world.rank: place})
             where = f"the store that joins the ranks does not answer, its host may hang; {rank} is in {report.where}"
-            _print("\n".join([f"{head}: {where}", *_stack_lines(self._world.rank, report), WAY_OUT]))
+            _print("\n".join([f"{head}: {where}", *stack_lines(self._world.rank, report), WAY_OUT]))
 
         os._exit(1)
 
@@ -202,114 +174,7 @@ class HangWatchdog:
         stacks = current_stacks()
         counts = [_collectives(group) for group in list(_world.pg_map)]
         progress = [self._beats, sum(counts[:1]), self._marks, sum(counts[1:])]
-        return Report(self._what, progress, stacks, _innermost(stacks[MAIN]))
-
-
-def current_stacks() -> dict[str, list[str]]:
-    """The frames of the main thread and of other threads in the project's code, by thread, the innermost first."""
-    names = {thread.ident: thread.name for thread in threading.enumerate()}
-    main = threading.main_thread().ident
-    stacks: dict[str, list[str]] = {MAIN: []}
-
-    for ident, frame in sys._current_frames().items():
-        name = MAIN if ident == main else names.get(ident, "native thread")
-        lines = _lines(frame)
-        if name == MAIN or (not name.startswith("watch") and any(map(_of_project, lines))):
-            stacks[name] = lines
-
-    return stacks
-
-
-def find_guilty(size: int, reports: dict[int, Report]) -> list[int]:
-    """The ranks that the others wait for: those that do not answer, or else those that have come least far."""
-    silent = [rank for rank in range(size) if rank not in reports]
-    least = min(((report.progress, report.left) for report in reports.values()), default=None)
-    return silent or [rank for rank, report in sorted(reports.items()) if (report.progress, report.left) == least]
-
-
-def describe_hang(seconds: float, size: int, reports: dict[int, Report], places: dict[int, Place]) -> str:
-    """The message: who hangs, where, with the stacks of the guilty; one line for each rank that waits."""
-    guilty = find_guilty(size, reports)
-    waiting = [rank for rank in range(size) if rank not in guilty]
-    what = min(reports.values(), key=lambda report: report.progress).what
-    told = [_accusation(rank, reports.get(rank), places) for rank in guilty[:NAMED_RANKS]]
-    lines = [f"{_head(seconds, what)}: {'; '.join(told)}{_more(guilty)}"]
-
-    for rank in guilty[:NAMED_RANKS]:
-        if rank in reports:
-            lines += _stack_lines(rank, reports[rank])
-
-    if waiting:
-        told = [f"rank {rank} in {reports[rank].where}" for rank in waiting[:NAMED_RANKS]]
-        lines.append(f"  meanwhile {'; '.join(told)}{_more(waiting)}")
-
-    return "\n".join([*lines, WAY_OUT])
-
-
-def _head(seconds: float, what: str) -> str:
-    return f"error: no progress for {seconds:g} s in the {what}"
-
-
-def _more(ranks: list[int]) -> str:
-    return f"; and {len(ranks) - NAMED_RANKS} more ranks" if len(ranks) > NAMED_RANKS else ""
-
-
-def _name(rank: int, places: dict[int, Place]) -> str:
-    place = places.get(rank)
-    return f"rank {rank}" + (f" (host {place.host}, pid {place.pid})" if place is not None else "")
-
-
-def _accusation(rank: int, report: Report | None, places: dict[int, Place]) -> str:
-    name = _name(rank, places)
-    if report is None:
-        return f"{name} does not answer: {_silence(places.get(rank))}"
-    return f"{name} has left the training loop" if report.left else f"{name} hangs in {report.where}"
-
-
-def _silence(place: Place | None) -> str:
-    """Why a process does not answer, as far as can be seen from here."""
-    if place is None:
-        return "it has not begun to train"
-    if place.host != socket.gethostname():
-        return "stopped, cut off, or stuck in native code that holds the interpreter"
-
-    try:
-        status = Path(f"/proc/{place.pid}/status").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return "its process has ended"
-
-    letter = status.partition("State:")[2].strip()[:1]
-    return STATES.get(letter, "it is stuck in native code that holds the interpreter")
-
-
-def _stack_lines(rank: int, report: Report) -> list[str]:
-    lines = []
-    for thread, frames in report.stacks.items():
-        lines += [f"  rank {rank}, {thread}, innermost first:", *(f"    {frame}" for frame in frames[:FRAMES])]
-    return lines
-
-
-def _lines(frame: FrameType) -> list[str]:
-    """`function (file:line)` of each frame, the innermost first; no source file is read, a disk may be what hangs."""
-    return [
-        f"{each.f_code.co_name} ({_shorten(each.f_code.co_filename)}:{number})"
-        for each, number in traceback.walk_stack(frame)
-    ]
-
-
-def _innermost(lines: list[str]) -> str:
-    project = next(filter(_of_project, lines), lines[0])
-    return lines[0] if project == lines[0] else f"{lines[0]}, called from {project}"
-
-
-def _shorten(file: str) -> str:
-    """The path from the folder on that it was imported from."""
-    folders = [folder for folder in sys.path if folder and file.startswith(folder.rstrip("/") + "/")]
-    return file.removeprefix(max(folders, key=len, default="").rstrip("/")).lstrip("/") if folders else file
-
-
-def _of_project(line: str) -> bool:
-    return line.partition(" (")[2].startswith(PACKAGES)
+        return Report(self._what, progress, stacks, innermost(stacks[MAIN]))
 
 
 def _collectives(group: dist.ProcessGroup) -> int:

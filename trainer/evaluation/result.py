@@ -10,7 +10,8 @@ from trainer.evaluation.calibration import Calibration, CalibrationCurve, write_
 from trainer.evaluation.gate_stats import write_fusion
 from trainer.evaluation.metrics import MetricSums
 from trainer.evaluation.warnings import describe_not_finite, evaluation_warnings
-from trainer.run.directory import RunDirectory, append_records
+from trainer.run.directory import RunDirectory
+from trainer.run.jsonl import append_records
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,8 @@ from data.columns.decode import Columns
 from data.hashing import Int64
 from models.heads.base import Head
 from models.ranker import StepOutput
-from trainer.checkpoint.storage import State
+from trainer.checkpoint.state import State
+from trainer.config.compatibility import plain
 from trainer.config.run_config import Config
 from trainer.console import visible
 from trainer.distributed.world import World
@@ -32,7 +33,8 @@ from trainer.logging.progress import ProgressDisplay
 from trainer.logging.tables import by_table, evaluation_table, result_table
 from trainer.logging.tensorboard import TensorBoardWriter
 from trainer.logging.window import TrainingWindow
-from trainer.run.directory import RunDirectory, append_records, plain
+from trainer.run.directory import RunDirectory
+from trainer.run.jsonl import append_records
 from trainer.sharding.plan import Placement
 
 

@@ -19,53 +19,31 @@ RUN/trace/               with run.trace: the rows that each rank handed out
 """
 
 import fcntl
-import json
 import os
 import socket
 import stat
 import tomllib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 
 import tomli_w
 
 from data.errors import DataError
 from data.manifest import Manifest, manifest_change
-from data.storage.files import naming, open_unlinked, replace_text
+from data.storage.files import open_unlinked, replace_text
 from data.storage.manifest_file import load_manifest, save_manifest
-from data.storage.parsing import parse_json, parse_toml
+from data.storage.parsing import parse_toml
 from data.storage.paths import local_path
+from trainer.config.compatibility import difference, plain
+from trainer.config.load import parse_config
 from trainer.config.measured import complete_from
-from trainer.config.run_config import Config, parse_config
+from trainer.config.run_config import Config
 from trainer.errors import DISK_FULL, ConfigError
 from trainer.run.entries import check_entries, check_use
+from trainer.run.jsonl import read_records, rewrite_records
 
-FREE_SECTIONS = ("log", "checkpoint", "sharding")
-"""May change between starts of a run: they do not touch what is trained."""
-FREE_KEYS = (
-    "run.dir",
-    "run.device",
-    "run.trace",
-    "run.hang_seconds",
-    "data.train",  # the same data elsewhere has the same fingerprint
-    "data.test",
-    "data.threads",
-    "data.repeat",  # the first pass does not depend on it
-    "data.evaluation_batch_size",
-    "data.on_bad_file",
-    "data.bad_row_groups",
-    "train.samples",
-    "train.on_non_finite",
-    "train.non_finite_batches",
-    "evaluate.at_samples",
-    "evaluate.by",
-    "evaluate.unit",
-)
-
-_LONGEST_SHOWN = 80
-"""Characters of a value in a message."""
 TOKEN = "token-"
 """How the name of a file begins by which the ranks find that they see one folder, at every start."""
 _FIRST_FILES = {"lock", "config.partial"}
@@ -109,9 +87,9 @@ class RunDirectory:
             return
 
         before = self.read_config()
-        differences = _differences(plain(before), plain(complete_from(config, before)))
-        if differences:
-            key, old, new = differences[0]
+        change = difference(plain(before), plain(complete_from(config, before)))
+        if change:
+            key, old, new = change
             raise ConfigError(
                 f"run.dir = {str(self.path)!r} holds a run of another config: {key} was {old}, now {new}; "
                 f"name another folder, remove this one to start anew, or go on with its own config {self.config_file}"
@@ -206,7 +184,7 @@ class RunDirectory:
             save_manifest(manifest, self.manifests[use])
 
         if self.events.exists():
-            _rewrite(self.events, read_records(self.events))
+            rewrite_records(self.events, read_records(self.events))
 
     def _make(self, folder: Path) -> None:
         try:
@@ -265,7 +243,7 @@ class RunDirectory:
             return False
 
         if of_now:
-            _rewrite(self.evaluations, [record for record in records if record["samples"] != samples])
+            rewrite_records(self.evaluations, [record for record in records if record["samples"] != samples])
 
         return True
 
@@ -277,109 +255,9 @@ class RunDirectory:
         """Drops what training has left behind after `samples`, where it is resumed."""
         for path in (self.train_log, self.evaluations):
             if path.exists():
-                _rewrite(path, [record for record in read_records(path) if record["samples"] <= samples])
+                rewrite_records(path, [record for record in read_records(path) if record["samples"] <= samples])
 
         for folder in ("evaluations", "fusion", "calibration"):
             for path in (self.path / folder).glob("**/*.*"):
                 if path.stem.isdecimal() and int(path.stem) > samples:
                     path.unlink()
-
-
-def append_records(path: Path, records: Iterable[dict[str, Any]]) -> None:
-    """Adds lines to a JSONL file."""
-    with naming(path), open(path, "a", encoding="utf-8", opener=open_unlinked) as file:
-        file.writelines(json.dumps(record) + "\n" for record in records)
-
-
-def whole_lines(path: Path) -> list[str]:
-    """The lines of a JSONL file but one that a kill cut short; none where there is no file. ConfigError: unreadable."""
-    try:
-        return path.read_text(encoding="utf-8").split("\n")[:-1]
-    except FileNotFoundError:
-        return []
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(
-            f"{path}: cannot be read ({error}); restore it from a copy, or mend its permissions"
-        ) from error
-
-
-def _rewrite(path: Path, records: list[dict[str, Any]]) -> None:
-    """Replaces a JSONL file in one step."""
-    replace_text(path, "".join(json.dumps(record) + "\n" for record in records))
-
-
-def read_records(path: Path) -> list[dict[str, Any]]:
-    """The records of a JSONL file; a last line that a crash cut short is left out. ConfigError where it is damaged."""
-    records = []
-    for number, line in enumerate(whole_lines(path), start=1):
-        try:
-            record = parse_json(line)
-            if not isinstance(record, dict) or not isinstance(record.get("samples"), int):
-                raise ValueError("it has no samples")
-            records.append(record)
-        except ValueError as error:
-            raise ConfigError(
-                f"{path}: line {number} is not a record ({error}); restore the file from a copy"
-            ) from error
-
-    return records
-
-
-def plain(config: Config) -> dict[str, Any]:
-    """The config as TOML can hold it: without the keys that are None."""
-
-    def without_none(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {key: without_none(entry) for key, entry in value.items() if entry is not None}
-        return [without_none(entry) for entry in value] if isinstance(value, list | tuple) else value
-
-    return without_none(config.model_dump(mode="python"))
-
-
-def difference(before: dict[str, Any], now: dict[str, Any]) -> tuple[str, str, str] | None:
-    """(key, before, now) of the first key of two plain configs that differs and is not free to change; as texts."""
-    return next(iter(_differences(before, now)), None)
-
-
-def _differences(before: Any, now: Any, path: str = "") -> list[tuple[str, str, str]]:
-    """(key, before, now) of every leaf that differs and is not free to change, the values as texts."""
-    if path in (*FREE_SECTIONS, *FREE_KEYS) or before == now:
-        return []
-
-    if isinstance(before, dict) and isinstance(now, dict):
-        keys = dict.fromkeys([*before, *now])
-        return [
-            entry for key in keys for entry in _differences(before.get(key), now.get(key), f"{path}.{key}".strip("."))
-        ]
-
-    if isinstance(before, list) and isinstance(now, list):
-        if len(before) != len(now):
-            return [(path, *_missing_entries(before, now))]
-        pairs = enumerate(zip(before, now, strict=True))
-        return [entry for index, (old, new) in pairs for entry in _differences(old, new, f"{path}.{index}")]
-
-    return [(path, _shown(before), _shown(now))]
-
-
-def _missing_entries(before: list[Any], now: list[Any]) -> tuple[str, str]:
-    """What one of two lists has and the other has not, by name: `with 'hate'`, `without 'hate'`."""
-    old, new = ([_label(entry) for entry in entries] for entries in (before, now))
-    gone, added = [label for label in old if label not in new], [label for label in new if label not in old]
-    if not gone and not added:
-        return f"{len(before)} entries", f"{len(now)} entries"
-    if gone and added:
-        return f"with {', '.join(gone)}", f"with {', '.join(added)}"
-
-    names = ", ".join(gone or added)
-    return (f"with {names}", f"without {names}") if gone else (f"without {names}", f"with {names}")
-
-
-def _label(entry: Any) -> str:
-    """How a list's entry is called in a message."""
-    named = entry.get("name", entry.get("column")) if isinstance(entry, dict) else None
-    return _shown(entry if named is None else named)
-
-
-def _shown(value: Any) -> str:
-    text = "not set" if value is None else repr(value)
-    return text if len(text) <= _LONGEST_SHOWN else f"{text[: _LONGEST_SHOWN - 1]}…"

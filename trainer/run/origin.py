@@ -13,17 +13,13 @@ from typing import Any
 
 from data.storage.files import replace_text
 from data.storage.manifest_file import load_manifest
-from trainer.checkpoint.storage import State
-from trainer.config.run_config import Config, parse_config
-from trainer.errors import CheckpointError, ConfigError
-from trainer.run.directory import RunDirectory, difference, plain
-from trainer.run.starts import RunStart, surviving
+from trainer.config.compatibility import plain
+from trainer.config.run_config import Config
+from trainer.errors import ConfigError
+from trainer.run.directory import RunDirectory
+from trainer.run.starts import RunStart
 
 _ID_BYTES = 16
-
-
-class ForeignError(CheckpointError):
-    """A checkpoint of another run: not damaged, so that no other one is taken in its place."""
 
 
 @dataclass(frozen=True)
@@ -36,16 +32,10 @@ class Origin:
     fingerprints: dict[str, str]
     """Of the datasets, as far as the run's folder tells them."""
 
-    def check(self, path: Path, state: State) -> None:
-        """ForeignError where the checkpoint at `path` belongs to another run."""
-        found = self._difference(path, state)
-        if found:
-            raise ForeignError(f"{path}: is a checkpoint of another run ({found}); move it out of this run's folder")
-
     def check_starts(self, path: Path, segments: Iterable[RunStart]) -> None:
         """ConfigError where the records of starts at `path` are of another run."""
         for segment in segments:
-            found = self._other_identity(segment.run) or self._other_data("train", segment.fingerprint)
+            found = self.other_identity(segment.run) or self.other_data("train", segment.fingerprint)
             if found:
                 raise ConfigError(
                     f"{path}: line {segment.segment + 1} is of a start of another run ({found}); restore the file from "
@@ -56,19 +46,13 @@ class Origin:
         """Whether something with this id may belong to the run."""
         return identity is None or identity == self.identity
 
-    def _difference(self, path: Path, state: State) -> str | None:
-        config = plain(parse_config(state.config, f"{path}: config"))
-        found = difference(config, self.config)
-        if found:
-            return "{} is {} there, {} here".format(*found)
-        problems = [self._other_data(use, fingerprint) for use, fingerprint in state.fingerprints.items()]
-        return next(filter(None, problems), None) or self._other_identity(state.run)
-
-    def _other_data(self, use: str, fingerprint: str) -> str | None:
+    def other_data(self, use: str, fingerprint: str) -> str | None:
+        """How a dataset differs from the run's, for a message; None if it is the same."""
         here = self.fingerprints.get(use, fingerprint)
         return None if fingerprint == here else f"data.{use} has fingerprint {fingerprint!r} there, {here!r} here"
 
-    def _other_identity(self, identity: str | None) -> str | None:
+    def other_identity(self, identity: str | None) -> str | None:
+        """How an id differs from the run's, for a message; None if it may be the same."""
         if self.is_own(identity):
             return None
         return f"its id is {identity!r}, {f'not {self.identity!r}' if self.identity else 'but RUN/identity is missing'}"
@@ -102,19 +86,3 @@ def read_identity(run: RunDirectory) -> str | None:
         raise ConfigError(f"{run.identity}: is empty; restore it from a copy")
 
     return text
-
-
-def check_writer(path: Path, state: State, segments: list[RunStart]) -> None:
-    """CheckpointError where the checkpoint at `path` does not follow from the line of starts."""
-    writer, advice = state.segment, "restore that file from a copy"
-    if writer >= len(segments):
-        raise CheckpointError(
-            f"{path}: was written by start {writer}, counted from 0, but segments.jsonl knows {len(segments)}; {advice}"
-        )
-
-    pieces = surviving(segments)
-    trained = next((piece.segment for piece in pieces if piece.begin < state.samples <= piece.end), writer)
-    if trained != writer or state.samples < segments[writer].begin:
-        raise CheckpointError(
-            f"{path}: was written by start {writer}, but segments.jsonl says that start {trained} got there; {advice}"
-        )

@@ -11,7 +11,7 @@ from data.storage.files import LinkError, open_unlinked, replace_text, replaced
 from data.storage.parsing import parse_json, parse_toml
 from data.storage.paths import full_path, local_path, path_of
 from data.trace import TraceWriter
-from trainer.run.directory import append_records
+from trainer.run.jsonl import append_records
 
 
 def _trace(path: Path) -> None:

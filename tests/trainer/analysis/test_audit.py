@@ -30,9 +30,10 @@ from tests.trainer.datasets import config_values, write_dataset
 from trainer.analysis.audit.audit import Audit, EpochAccount, audit_run
 from trainer.analysis.audit.intervals import expand, intervals_of_epoch
 from trainer.cli.app import run
-from trainer.config.run_config import parse_config
+from trainer.config.load import parse_config
 from trainer.datasets import train_reading
-from trainer.run.directory import RunDirectory, append_records
+from trainer.run.directory import RunDirectory
+from trainer.run.jsonl import append_records
 from trainer.run.starts import StartLog, read_starts
 
 exact = settings(max_examples=60)

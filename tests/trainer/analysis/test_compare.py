@@ -21,7 +21,7 @@ from trainer.analysis.compare.compare import Comparison, Difference, compare_run
 from trainer.analysis.compare.files import curve, json_lines, markdown
 from trainer.analysis.compare.table import comparison_grids, comparison_notes
 from trainer.cli.app import run
-from trainer.config.run_config import parse_config
+from trainer.config.load import parse_config
 from trainer.evaluation.bucket_sums import Buckets, read_buckets, task_buckets, write_buckets
 from trainer.evaluation.metrics import MetricSums
 from trainer.evaluation.row_buckets import BUCKETS

@@ -27,8 +27,9 @@ from trainer.analysis.report.report import write_report
 from trainer.analysis.report.run_records import read_all_records
 from trainer.analysis.report.timeline import timeline
 from trainer.cli.app import run
-from trainer.config.run_config import parse_config
-from trainer.run.directory import append_records, plain
+from trainer.config.compatibility import plain
+from trainer.config.load import parse_config
+from trainer.run.jsonl import append_records
 
 BUCKETS, ROWS = 256, 40
 """Of the test set, and test rows in each of them."""

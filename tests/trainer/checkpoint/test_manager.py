@@ -17,11 +17,13 @@ from torch.distributed.checkpoint.metadata import BytesStorageMetadata, Metadata
 from tests.ranks import run_on_ranks
 from tests.trainer.datasets import make_config
 from trainer.checkpoint.manager import Checkpoints
-from trainer.checkpoint.storage import STATE_FILE, State, read_state, record_file
+from trainer.checkpoint.state import State
+from trainer.checkpoint.storage import STATE_FILE, read_state, record_file
 from trainer.config.run_config import Config
 from trainer.distributed.world import World
 from trainer.errors import CheckpointError
-from trainer.run.directory import RunDirectory, read_records
+from trainer.run.directory import RunDirectory
+from trainer.run.jsonl import read_records
 from trainer.train import train
 
 OLDER, NEWER = "1024", "1536"

@@ -13,12 +13,14 @@ import pytest
 from data.statistics import Moments, Statistics, moments
 from tests.ranks import run_on_ranks
 from tests.trainer.datasets import config_values, make_config
+from trainer.config.load import parse_config
 from trainer.config.measured import complete, complete_from, is_complete, odd_columns, weight_of_rate
-from trainer.config.run_config import Config, parse_config
+from trainer.config.run_config import Config
 from trainer.distributed.world import World
 from trainer.errors import ConfigError
 from trainer.evaluation.evaluate_run import evaluate_run
-from trainer.run.directory import RunDirectory, read_records
+from trainer.run.directory import RunDirectory
+from trainer.run.jsonl import read_records
 from trainer.train import train
 
 WATCH, CLICK, RARE = Moments(3.0, 2.0, 100, 100), Moments(0.25, 0.4, 170_000, 100), Moments(0.0, 0.0, 50, 50)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tests.trainer.datasets import config_values
-from trainer.config.run_config import load_config, parse_config
+from trainer.config.load import load_config, parse_config
 from trainer.errors import ConfigError
 
 WRONG: list[tuple[dict[str, Any], str]] = [

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from tests.trainer.datasets import config_values
-from trainer.config.run_config import parse_config
+from trainer.config.load import parse_config
 from trainer.distributed import agreement
 from trainer.distributed.agreement import Account, account_of, difference
 

@@ -17,12 +17,14 @@ import torch.distributed as dist
 from tests.ranks import collect, run_on_ranks, started_ranks
 from tests.trainer.datasets import config_values, make_config
 from trainer.cli.app import run
-from trainer.config.run_config import Config, load_config
+from trainer.config.load import load_config
+from trainer.config.run_config import Config
 from trainer.distributed.preemption import STOPPED, Stopped, StopRequest
 from trainer.distributed.torchrun_env import announced_ranks
 from trainer.distributed.world import World
 from trainer.process import signals
-from trainer.run.directory import RunDirectory, read_records
+from trainer.run.directory import RunDirectory
+from trainer.run.jsonl import read_records
 from trainer.run.starts import read_starts
 from trainer.train import train
 

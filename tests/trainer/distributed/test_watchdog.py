@@ -20,7 +20,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.ranks import run_on_ranks, started_ranks
-from trainer.distributed.watchdog import NAMED_RANKS, HangWatchdog, Place, Report, describe_hang, find_guilty
+from trainer.distributed.hang_report import NAMED_RANKS, Place, Report, describe_hang, find_guilty
+from trainer.distributed.watchdog import HangWatchdog
 from trainer.distributed.world import World
 
 TIMEOUT = 1.0

@@ -28,7 +28,8 @@ from trainer.evaluation.evaluate_run import evaluate_run
 from trainer.evaluation.metrics import Metrics, MetricSums, entropy
 from trainer.evaluation.row_buckets import BUCKETS, bucket_of
 from trainer.evaluation.row_values import is_groupable
-from trainer.run.directory import RunDirectory, read_records
+from trainer.run.directory import RunDirectory
+from trainer.run.jsonl import read_records
 from trainer.train import train
 
 

@@ -24,7 +24,8 @@ from trainer.errors import ConfigError
 from trainer.evaluation.bucket_sums import read_buckets
 from trainer.evaluation.evaluate_run import evaluate_run
 from trainer.evaluation.row_buckets import BUCKETS, bucket_rows, unit_codes
-from trainer.run.directory import RunDirectory, read_records
+from trainer.run.directory import RunDirectory
+from trainer.run.jsonl import read_records
 from trainer.train import train
 
 EFFECT = 0.02

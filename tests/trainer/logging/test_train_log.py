@@ -15,12 +15,13 @@ from models.losses import loss_sums
 from models.ranker import StepOutput
 from tests.ranks import run_on_ranks
 from tests.trainer.datasets import make_config
-from trainer.checkpoint.storage import State
+from trainer.checkpoint.state import State
 from trainer.config.run_config import Config
 from trainer.distributed.world import World
 from trainer.logging.train_log import TrainLog
 from trainer.logging.window import total_loss
-from trainer.run.directory import RunDirectory, read_records
+from trainer.run.directory import RunDirectory
+from trainer.run.jsonl import read_records
 
 BATCH, BATCHES = 64, 5
 """Rows of a global batch, and batches between two records: a window."""

@@ -24,7 +24,8 @@ from trainer.config.run_config import Config
 from trainer.distributed.preemption import STOPPED
 from trainer.distributed.world import World
 from trainer.process.signals import END_SIGNALS, Interrupted, Interruption
-from trainer.run.directory import RunDirectory, read_records
+from trainer.run.directory import RunDirectory
+from trainer.run.jsonl import read_records
 from trainer.train import train
 
 LONG: dict[str, Any] = {"train": {"samples": "200k"}, "checkpoint": {"every_minutes": 0}}

@@ -13,10 +13,11 @@ from data.errors import ExpectedError
 from tests.ranks import run_on_ranks
 from tests.trainer.datasets import config_values, make_config
 from trainer.cli.app import run
-from trainer.config.run_config import load_config
+from trainer.config.load import load_config
 from trainer.distributed.world import World
 from trainer.errors import ConfigError
-from trainer.run.directory import RunDirectory, read_records
+from trainer.run.directory import RunDirectory
+from trainer.run.jsonl import read_records
 from trainer.train import train
 
 FILES = [

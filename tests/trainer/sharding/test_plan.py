@@ -21,10 +21,11 @@ from data.batch import Batch
 from tests.ranks import run_on_ranks
 from tests.trainer.datasets import make_config
 from trainer.build_model import build_sharded_model
-from trainer.config.run_config import Config, parse_config
+from trainer.config.load import parse_config
+from trainer.config.run_config import Config
 from trainer.distributed.world import World
 from trainer.evaluation.evaluate_run import evaluate_run
-from trainer.run.directory import read_records
+from trainer.run.jsonl import read_records
 from trainer.train import train
 
 Array = np.ndarray[Any, np.dtype[np.float32]]

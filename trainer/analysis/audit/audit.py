@@ -18,11 +18,12 @@ from data.storage.manifest_file import load_manifest
 from trainer.analysis.audit.intervals import Cover, count, intervals_of_epoch
 from trainer.analysis.audit.lineage import Lineage, read_lineage
 from trainer.analysis.audit.trace_check import Trace, compare
+from trainer.checkpoint.ownership import check_owner, check_writer
 from trainer.checkpoint.storage import list_folders, read_state
 from trainer.datasets import end_of_training, train_reading
 from trainer.errors import CheckpointError, ConfigError
 from trainer.run.directory import RunDirectory
-from trainer.run.origin import Origin, check_writer, origin_of
+from trainer.run.origin import Origin, origin_of
 from trainer.run.starts import RunStart, gaps, read_starts, surviving
 
 
@@ -142,7 +143,7 @@ def _broken_origins(run: RunDirectory, origin: Origin, segments: list[RunStart])
         path = run.checkpoints / name
         try:
             state = read_state(path)
-            origin.check(path, state)
+            check_owner(path, state, origin)
             check_writer(path, state, segments)
         except CheckpointError as error:
             if path.exists():  # a run that is being trained deletes its oldest

@@ -14,7 +14,7 @@ from data.reading import Reading
 from data.storage.parsing import parse_json
 from trainer.analysis.audit.intervals import Intervals
 from trainer.errors import ConfigError
-from trainer.run.directory import whole_lines
+from trainer.run.jsonl import whole_lines
 from trainer.run.starts import RunStart, SampleRange, Samples, explain, surviving
 
 

@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from data.counts import parse_count
 from data.manifest import Manifest
 from data.storage.manifest_file import load_manifest
+from trainer.config.compatibility import FREE_KEYS, FREE_SECTIONS, plain
 from trainer.config.run_config import Config
 from trainer.errors import ConfigError
 from trainer.evaluation.bucket_sums import Buckets, TaskBuckets, read_buckets
-from trainer.run.directory import FREE_KEYS, FREE_SECTIONS, RunDirectory, plain
+from trainer.run.directory import RunDirectory
 from trainer.run.origin import read_identity
 
 SAME_HEAD = {*FREE_SECTIONS, *FREE_KEYS, "evaluate", "run.seed"} - {"train.samples"}

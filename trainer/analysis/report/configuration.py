@@ -9,7 +9,7 @@ from models.tasks import TaskConfig
 from trainer.analysis.report.html import Content, element, folded, paragraph, table
 from trainer.analysis.report.results import UNDEFINED
 from trainer.analysis.report.run_records import RunRecords
-from trainer.run.directory import plain
+from trainer.config.compatibility import plain
 
 MANY_ROWS = 25
 """Longer tables are folded."""

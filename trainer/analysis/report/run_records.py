@@ -16,7 +16,8 @@ from trainer.analysis.report.charts import COLOURS
 from trainer.config.run_config import Config
 from trainer.errors import ConfigError
 from trainer.evaluation.calibration import Calibration
-from trainer.run.directory import RunDirectory, whole_lines
+from trainer.run.directory import RunDirectory
+from trainer.run.jsonl import whole_lines
 from trainer.run.starts import RunStart, Samples, explain, read_starts
 
 Value = TypeVar("Value")

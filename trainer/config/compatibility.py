@@ -1,0 +1,90 @@
+"""What of a config may change from one start of a run to the next, and how two configs differ."""
+
+from typing import Any
+
+from trainer.config.run_config import Config
+
+FREE_SECTIONS = ("log", "checkpoint", "sharding")
+"""May change between starts of a run: they do not touch what is trained."""
+FREE_KEYS = (
+    "run.dir",
+    "run.device",
+    "run.trace",
+    "run.hang_seconds",
+    "data.train",  # the same data elsewhere has the same fingerprint
+    "data.test",
+    "data.threads",
+    "data.repeat",  # the first pass does not depend on it
+    "data.evaluation_batch_size",
+    "data.on_bad_file",
+    "data.bad_row_groups",
+    "train.samples",
+    "train.on_non_finite",
+    "train.non_finite_batches",
+    "evaluate.at_samples",
+    "evaluate.by",
+    "evaluate.unit",
+)
+
+_LONGEST_SHOWN = 80
+"""Characters of a value in a message."""
+
+
+def plain(config: Config) -> dict[str, Any]:
+    """The config as TOML can hold it: without the keys that are None."""
+
+    def without_none(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: without_none(entry) for key, entry in value.items() if entry is not None}
+        return [without_none(entry) for entry in value] if isinstance(value, list | tuple) else value
+
+    return without_none(config.model_dump(mode="python"))
+
+
+def difference(before: dict[str, Any], now: dict[str, Any]) -> tuple[str, str, str] | None:
+    """(key, before, now) of the first key of two plain configs that differs and is not free to change; as texts."""
+    return next(iter(_differences(before, now)), None)
+
+
+def _differences(before: Any, now: Any, path: str = "") -> list[tuple[str, str, str]]:
+    """(key, before, now) of every leaf that differs and is not free to change, the values as texts."""
+    if path in (*FREE_SECTIONS, *FREE_KEYS) or before == now:
+        return []
+
+    if isinstance(before, dict) and isinstance(now, dict):
+        keys = dict.fromkeys([*before, *now])
+        return [
+            entry for key in keys for entry in _differences(before.get(key), now.get(key), f"{path}.{key}".strip("."))
+        ]
+
+    if isinstance(before, list) and isinstance(now, list):
+        if len(before) != len(now):
+            return [(path, *_missing_entries(before, now))]
+        pairs = enumerate(zip(before, now, strict=True))
+        return [entry for index, (old, new) in pairs for entry in _differences(old, new, f"{path}.{index}")]
+
+    return [(path, _shown(before), _shown(now))]
+
+
+def _missing_entries(before: list[Any], now: list[Any]) -> tuple[str, str]:
+    """What one of two lists has and the other has not, by name: `with 'hate'`, `without 'hate'`."""
+    old, new = ([_label(entry) for entry in entries] for entries in (before, now))
+    gone, added = [label for label in old if label not in new], [label for label in new if label not in old]
+    if not gone and not added:
+        return f"{len(before)} entries", f"{len(now)} entries"
+    if gone and added:
+        return f"with {', '.join(gone)}", f"with {', '.join(added)}"
+
+    names = ", ".join(gone or added)
+    return (f"with {names}", f"without {names}") if gone else (f"without {names}", f"with {names}")
+
+
+def _label(entry: Any) -> str:
+    """How a list's entry is called in a message."""
+    named = entry.get("name", entry.get("column")) if isinstance(entry, dict) else None
+    return _shown(entry if named is None else named)
+
+
+def _shown(value: Any) -> str:
+    text = "not set" if value is None else repr(value)
+    return text if len(text) <= _LONGEST_SHOWN else f"{text[: _LONGEST_SHOWN - 1]}…"

@@ -1,0 +1,130 @@
+"""A config is loaded: TOML and `--set` changes to it become a checked `Config`, or one line that says what is wrong."""
+
+import json
+import tomllib
+import types
+from pathlib import Path
+from typing import Annotated, Any, Union, get_args, get_origin
+
+from pydantic import BaseModel, ValidationError
+
+from data.storage.parsing import parse_toml
+from data.storage.paths import full_path
+from models.heads import HEADS
+from trainer.config.run_config import Config, nearest
+from trainer.errors import ConfigError
+
+
+def load_config(path: str | Path, changes: list[str] | None = None) -> Config:
+    """The config at `path` with `--set` changes applied; ConfigError, in one line, for anything wrong in either."""
+    try:
+        text = full_path(path).read_text(encoding="utf-8-sig")  # some editors begin a file with a byte order mark
+        values = parse_toml(text)
+    except FileNotFoundError as error:
+        raise ConfigError(f"{path}: no such config file") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: not UTF-8 text, so not TOML ({error.reason} at byte {error.start})") from error
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from error
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path}: not valid TOML: {error}") from error
+    except ValueError as error:
+        raise ConfigError(f"CONFIG {error}") from error
+
+    for change in changes or []:
+        _apply(values, change)
+
+    return parse_config(values, str(path))
+
+
+def parse_config(values: dict[str, Any], source: str) -> Config:
+    """The config in parsed TOML; ConfigError names the key."""
+    try:
+        return Config.model_validate_json(json.dumps(values, default=str), strict=True)
+    except RecursionError as error:
+        raise ConfigError(f"{source}: nested too deeply to be a config") from error
+    except ValidationError as error:
+        raise ConfigError(f"{source}: {_explain(error)}") from error
+
+
+def _apply(values: dict[str, Any], change: str) -> None:
+    path, equals, text = change.partition("=")
+    keys = path.strip().split(".")
+    if not equals or not all(keys):
+        raise ConfigError(f"--set {change!r}: write KEY.PATH=VALUE, such as train.samples=300k")
+
+    target: Any = values
+    try:
+        for key in keys[:-1]:
+            target = target[int(key)] if isinstance(target, list) else target.setdefault(key, {})
+        last = keys[-1]
+        target[int(last) if isinstance(target, list) else last] = _toml_value(text.strip())
+    except (ValueError, IndexError, TypeError, AttributeError) as error:
+        raise ConfigError(
+            f"--set {change!r}: the config has no place {path!r}; list entries are numbered from 0"
+        ) from error
+
+
+def _toml_value(text: str) -> Any:
+    """A TOML value, or a bare word taken as a string."""
+    try:
+        return parse_toml(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def _explain(error: ValidationError) -> str:
+    """The first problem in one line: key, what is wrong, the value found."""
+    problem = next((entry for entry in error.errors() if entry["type"] == "extra_forbidden"), error.errors()[0])
+    found, place = problem["input"], problem["loc"]
+    key = ".".join(str(part) for part in _config_path(place))
+    if problem["type"] == "extra_forbidden" and place[0] == "model" and (users := _heads_with(place[-1])):
+        return f"key {key!r} is not used by head {place[1]!r}; remove it (heads that use it: {', '.join(users)})"
+    if problem["type"] == "extra_forbidden":
+        return f"unknown key {key!r}; {nearest(str(place[-1]), _known_keys(place))}"
+    if problem["type"] == "missing":
+        return f"key {key!r} is missing"
+    if problem["type"] == "union_tag_invalid":
+        return f"{key}.head: unknown head {problem['ctx']['tag']!r}; choose from {problem['ctx']['expected_tags']}"
+    if problem["type"] == "union_tag_not_found":
+        return f"{key}.head is missing; name one of the heads"
+
+    message = problem["msg"].removeprefix("Value error, ")
+    shown = "" if isinstance(found, dict | BaseModel) or problem["type"] == "value_error" else f", not {found!r}"
+    return f"{key}: {message[0].lower() + message[1:]}{shown}" if key else message
+
+
+def _heads_with(key: int | str) -> list[str]:
+    """Names of the heads that have a key."""
+    return [name for name, head in HEADS.items() if key in head.model_fields]
+
+
+def _config_path(place: tuple[int | str, ...]) -> list[int | str]:
+    """The key as the user writes it: pydantic puts the head's name behind `model`, and a tag behind task_experts."""
+    added = {1} | ({3} if "task_experts" in place else set())
+    return [part for index, part in enumerate(place) if not (place[0] == "model" and index in added)]
+
+
+def _known_keys(place: tuple[int | str, ...]) -> set[str]:
+    """The keys that the section at place[:-1] knows."""
+    candidates: list[type[BaseModel]] = [Config]
+    for part in place[:-1]:
+        fields = candidates[0].model_fields
+        if part in fields:
+            candidates = _models_in(fields[str(part)].annotation)
+        elif isinstance(part, str):  # pydantic puts the head's name behind `model`
+            candidates = [model for model in candidates if model.model_fields["head"].default == part]
+
+    return set(candidates[0].model_fields)
+
+
+def _models_in(annotation: Any) -> list[type[BaseModel]]:
+    if (
+        isinstance(annotation, type)
+        and not isinstance(annotation, types.GenericAlias)
+        and issubclass(annotation, BaseModel)
+    ):
+        return [annotation]
+
+    nested = get_args(annotation) if get_origin(annotation) in (Annotated, Union, tuple, types.UnionType) else ()
+    return [model for part in nested for model in _models_in(part)]
