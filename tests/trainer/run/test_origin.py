@@ -141,7 +141,7 @@ _IN_USE = " is not empty; choose another folder or remove it"
 
 def _without_id(values: dict[str, Any]) -> str:
     """The state as the first format wrote it."""
-    from trainer.checkpoint.storage import _digest_of
+    from trainer.checkpoint.state import _digest_of
 
     del values["run"]
     values["format"] = 1
