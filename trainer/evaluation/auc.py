@@ -60,10 +60,13 @@ class ExactAuc(Accumulator[list[TaskValues]]):
         """Keeps the rows of a step. Asynchronous."""
         stop = self._rows_so_far + len(step.logits_BT)
         rows = slice(self._rows_so_far, stop)
-        signed_BT = torch.where(step.labels_BT > 0.5, step.weights_BT, -step.weights_BT)
-        self._logits_DN[:, rows] = step.logits_BT[:, self._tasks_D].t()
-        self._weights_DN[:, rows] = signed_BT[:, self._tasks_D].t()
         self._rows_so_far = stop
+
+        signed_BT = torch.where(step.labels_BT > 0.5, step.weights_BT, -step.weights_BT)
+        logits_BD = step.logits_BT[:, self._tasks_D]
+        weights_BD = signed_BT[:, self._tasks_D]
+        self._logits_DN[:, rows] = logits_BD.t()
+        self._weights_DN[:, rows] = weights_BD.t()
 
     def compute(self, world: World) -> list[TaskValues]:
         """`auc` of each binary task, tied logits counting one half. Collective: call on all ranks."""
@@ -83,11 +86,13 @@ class ExactAuc(Accumulator[list[TaskValues]]):
         """
         # All ranks have equally many rows and tasks, so that they gather tensors of one shape, equally often.
         group_M = world.concatenate(group_N)
+
         aucs = {}
         for index, task in enumerate(self._tasks_D.tolist()):
             # One task after the other: the rows of all ranks are on every rank only for the task at hand.
             weights_M = world.concatenate(self._weights_DN[index])
             logits_M = world.concatenate(self._logits_DN[index])
+
             aucs[task] = _areas(logits_M, weights_M, group_M, num_groups)
         return aucs
 
@@ -114,6 +119,7 @@ def _area(logits: torch.Tensor, weights: torch.Tensor) -> float | None:
     """
     if not logits.isfinite().all():
         return None
+
     distinct_L, index = logits.unique_consecutive(return_inverse=True)
     weights_2L = torch.zeros(2, len(distinct_L), dtype=torch.float64, device=logits.device)
 

@@ -106,6 +106,7 @@ def write_buckets(path: Path, buckets: Buckets) -> None:
         "buckets": str(num_buckets),
         "unit": buckets.unit or "",
     }
+    # Evaluations of before runs had ids have none.
     if buckets.run:
         metadata["run"] = buckets.run
 
@@ -116,7 +117,8 @@ def write_buckets(path: Path, buckets: Buckets) -> None:
 
 def _as_table(tasks: dict[str, TaskBuckets]) -> pa.Table:
     """One row per task and bucket, task after task: columns task, kind, bucket, and one for each sum."""
-    names, kinds = list(tasks), [task.kind for task in tasks.values()]
+    names = list(tasks)
+    kinds = [task.kind for task in tasks.values()]
     sums_6N = np.concatenate([task.sums_6K for task in tasks.values()], axis=1)
     num_buckets = sums_6N.shape[1] // len(tasks)
     bucket_K = np.arange(num_buckets, dtype=np.int32)
@@ -149,10 +151,11 @@ def _parse(table: pa.Table) -> Buckets:
     """Raises KeyError or ValueError if it is no table of bucket sums."""
     pairs = table.schema.metadata or {}
     metadata = {key.decode(): value.decode() for key, value in pairs.items()}
+    milestones = json.loads(metadata["milestones"])
     num_buckets = int(metadata["buckets"])
+
     names = dict.fromkeys(table["task"].to_pylist())
     tasks = {name: _read_task(table, name, num_buckets) for name in names}
-    milestones = json.loads(metadata["milestones"])
     return Buckets(
         samples=int(metadata["samples"]),
         milestones=list(milestones),
@@ -170,5 +173,6 @@ def _read_task(table: pa.Table, name: str, num_buckets: int) -> TaskBuckets:
     if rows["bucket"].to_pylist() != list(range(num_buckets)):
         raise ValueError(f"buckets of task {name!r} are missing")
 
-    columns = [rows[column].to_numpy().astype(np.float64) for column in MetricSums.NAMES]
-    return TaskBuckets(rows["kind"][0].as_py(), np.stack(columns))
+    columns = [rows[column].to_numpy() for column in MetricSums.NAMES]
+    sums_6K = np.stack(columns).astype(np.float64)
+    return TaskBuckets(rows["kind"][0].as_py(), sums_6K)

@@ -83,8 +83,8 @@ class MetricsByValue(Accumulator[dict[Any, list[Metrics]]]):
         histogram_size = 2 * len(self._is_binary_T) * self._bins
         place_BT = histogram_places(step.logits_BT.double(), step.labels_BT, self._bins)
         place_BT = place_BT + slot_B[:, None] * histogram_size
-        flat_histogram = self._histogram_V2TH.view(-1)
-        flat_histogram.index_add_(0, place_BT.view(-1), weights_BT.double().view(-1))
+        flat_histogram, flat_weights = self._histogram_V2TH.view(-1), weights_BT.double().view(-1)
+        flat_histogram.index_add_(0, place_BT.view(-1), flat_weights)
 
         if self._exact is not None:
             stop = self._rows_so_far + len(slot_B)

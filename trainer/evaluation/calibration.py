@@ -68,10 +68,12 @@ def calibration_curve(task: str, sums: MetricSums, index: int, metrics: Metrics)
     """
     if metrics.log_loss is None:
         return None
+
     negative_H, positive_H = sums.histogram_2TH[:, index].cpu()
     weight_H = negative_H + positive_H
     below_H = weight_H.cumsum(0) - weight_H / 2
-    group_H = (below_H / metrics.weight * GROUPS).long().clamp_(0, GROUPS - 1)
+    group_H = (below_H / metrics.weight * GROUPS).long()
+    group_H.clamp_(0, GROUPS - 1)
 
     # One scatter adds up the bins of each group. Groups that no bin belongs to are left out.
     sums_3H = torch.stack([weight_H, positive_H, weight_H * sums.bin_predictions()])
@@ -83,6 +85,7 @@ def calibration_curve(task: str, sums: MetricSums, index: int, metrics: Metrics)
     predicted_G = predicted_G / weight_G
     observed_G = positive_G / weight_G
     count_G = weight_G * metrics.examples / metrics.weight
+
     low, high = _wilson_intervals(observed_G.tolist(), count_G.tolist())
     return CalibrationCurve(
         task=task,
@@ -100,8 +103,8 @@ def _wilson_intervals(rates: list[float], counts: list[float]) -> tuple[list[flo
     for rate, count in zip(rates, counts, strict=True):
         scale = 1 + _Z**2 / count
         middle = rate + _Z**2 / (2 * count)
-        variance = rate * (1 - rate) / count + _Z**2 / (4 * count**2)
-        half = _Z * math.sqrt(variance)
+        sampling = rate * (1 - rate) / count
+        half = _Z * math.sqrt(sampling + _Z**2 / (4 * count**2))
 
         lows.append(max(middle - half, 0.0) / scale)
         highs.append(min((middle + half) / scale, 1.0))

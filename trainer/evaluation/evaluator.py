@@ -79,8 +79,8 @@ class Evaluator:
         accumulators = self._empty_accumulators()
         not_finite = self._add_all_batches(accumulators, between)
         if self._oracle is None:
-            config = self._config
-            self._oracle = oracle_metrics(self._reading.manifest, config.tasks, config.data.weight, self._world)
+            manifest, weight = self._reading.manifest, self._config.data.weight
+            self._oracle = oracle_metrics(manifest, self._config.tasks, weight, self._world)
 
         # Each `compute` below issues collectives: the order is the same on all ranks.
         records = self._records_by_value(accumulators)
@@ -89,6 +89,7 @@ class Evaluator:
         fusion = accumulators.fusion.compute(self._world)
 
         seconds = time.perf_counter() - begin
+
         records = [{"samples": samples, "milestone": None, **record, "seconds": seconds} for record in records]
         sums, tasks = accumulators.bucket_sums.sums, self._config.tasks
         return EvaluationResult(
@@ -133,7 +134,7 @@ class Evaluator:
 
     def _add_all_batches(self, accumulators: _Accumulators, between: Callable[[], None]) -> dict[str, int]:
         """Adds every row of the test set; returns the rows with NaN or ±inf by column. Collective."""
-        reading, pipeline = self._reading, self._sharded.pipeline
+        reading = self._reading
         is_on_gpu = self._world.device.type == "cuda"
         batches = stream(reading, self._lanes, 0, threads=self._config.data.threads, pin=is_on_gpu)
 
@@ -141,8 +142,9 @@ class Evaluator:
         try:
             with closing(batches), torch.no_grad():
                 checked_batches = self._with_errors_of_all(batches)
+
                 for _ in range(reading.batches_per_epoch):
-                    step = pipeline.progress(checked_batches)
+                    step = self._sharded.pipeline.progress(checked_batches)
                     for accumulator in accumulators:
                         self._update(accumulator, step)
                     between()
@@ -168,7 +170,8 @@ class Evaluator:
         """Records of every value and task for each column of `evaluate.by`. Collective: call on all ranks."""
         records = []
         for column, by_value in zip(self._config.evaluate.by, accumulators.by_value, strict=True):
-            for value, metrics in by_value.compute(self._world).items():
+            metrics_of_values = by_value.compute(self._world)
+            for value, metrics in metrics_of_values.items():
                 values = [asdict(metrics_of_task) for metrics_of_task in metrics]
                 records += self._records(values, {}, by=column, value=value)
         return records
@@ -192,6 +195,7 @@ class Evaluator:
         for task, values_of_task in zip(self._config.tasks, values, strict=True):
             if task.auxiliary:
                 continue
+
             best = oracle.get(task.name, no_oracle)
             best_values = {"oracle_ne": best.ne, "oracle_mse": best.mse}
             names = {"by": by, "value": value, "task": task.name, "kind": task.kind}

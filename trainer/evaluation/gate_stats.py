@@ -27,14 +27,16 @@ class GateObserver:
     def __init__(self, head: Head, tasks: Sequence[str], *, training: bool) -> None:
         self.names = head.fusion_names(tasks)
         self.levels = [module for module in head.modules() if isinstance(module, FusionLevel)]
-        self._batches: list[list[torch.Tensor]] = [[] for _ in self.levels]
+        self._batches: list[list[torch.Tensor]] = []
         """weights_BUE of each level in the forward passes since the last `take`."""
-        self.native: list[torch.Tensor | None] = [None for _ in self.levels]
+        self.native: list[torch.Tensor | None] = []
         """native_UE of each level in its last forward pass: by the next log point the optimizer has changed them."""
 
         self._training = training
         self._hooks = []
         for index, level in enumerate(self.levels):
+            self._batches.append([])
+            self.native.append(None)
             self._hooks.append(level.register_forward_hook(partial(self._keep, index)))
 
     def take(self) -> list[torch.Tensor]:
@@ -82,6 +84,7 @@ class FusionMeans(Accumulator[list[dict[str, Any]]]):
         else:
             for total_UE, sums_UE in zip(self._sums, sums, strict=True):
                 total_UE += sums_UE
+
         self._num_rows = self._num_rows.to(is_row_B.device) + is_row_B.sum()
 
     def compute(self, world: World) -> list[dict[str, Any]]:
@@ -104,7 +107,8 @@ def gate_entropies(observer: GateObserver, weights: list[torch.Tensor]) -> dict[
     """
     entropies = {}
     for index, (level, weights_BUE) in enumerate(zip(observer.levels, weights, strict=False)):
-        gate_BUE, native_UE = weights_BUE.double(), observer.native[index]
+        gate_BUE = weights_BUE.double()
+        native_UE = observer.native[index]
         if native_UE is not None:
             gate_BUE = gate_BUE - native_UE
 

@@ -100,7 +100,9 @@ class MetricSums:
         bucket_B: torch.Tensor | None = None,
     ) -> None:
         """Adds rows, into the first bucket if none is given; those of weight 0 count nowhere. Asynchronous."""
-        logits_BT, labels_BT, weights_BT = logits_BT.double(), labels_BT.double(), weights_BT.double()
+        logits_BT = logits_BT.double()
+        labels_BT = labels_BT.double()
+        weights_BT = weights_BT.double()
         loss_BT = self._losses(logits_BT, labels_BT)
         predictions_BT = torch.where(self._is_binary_T, logits_BT.sigmoid(), logits_BT)
         ones_BT = torch.ones_like(loss_BT)
@@ -109,12 +111,13 @@ class MetricSums:
         # A row of weight 0 may have an infinite loss, and 0 x infinity is NaN: so its values are replaced by 0 first.
         counts_BT = weights_BT > 0
         weighted = [torch.where(counts_BT, values_BT, 0) * weights_BT for values_BT in values]
-        sums_6TB = torch.stack([counts_BT, *weighted]).transpose(1, 2)
 
+        sums_6TB = torch.stack([counts_BT, *weighted]).transpose(1, 2)
         if bucket_B is None:
             self.sums_6TK[:, :, 0] += sums_6TB.sum(dim=2)
         else:
             self.sums_6TK.index_add_(2, bucket_B, sums_6TB)
+
         place_BT = histogram_places(logits_BT, labels_BT, self._bins)
         flat_histogram = self.histogram_2TH.view(-1)
         flat_histogram.index_add_(0, place_BT.reshape(-1), weights_BT.reshape(-1))
@@ -142,6 +145,7 @@ class MetricSums:
         """Metrics of each task from the sums of all buckets together. Waits for the device."""
         sums_of_tasks = self.sums_6TK.sum(dim=2).t().tolist()
         is_binary = self._is_binary_T.tolist()
+
         metrics = []
         for task, sums in enumerate(sums_of_tasks):
             if is_binary[task]:
@@ -158,7 +162,9 @@ def histogram_places(logits_BT: torch.Tensor, labels_BT: torch.Tensor, bins: int
 
     # Clamped as floats: the conversion to integers would wrap huge logits around.
     inside_BT = (logits_BT / LOGIT_RANGE).clamp(-1, 1).nan_to_num()
-    bin_BT = ((inside_BT + 1) * (bins / 2)).long().clamp_max_(bins - 1)
+    bin_BT = ((inside_BT + 1) * (bins / 2)).long()
+    bin_BT.clamp_max_(bins - 1)
+
     is_positive_BT = (labels_BT > 0.5).long()
     return (is_positive_BT * num_tasks + task_T) * bins + bin_BT
 
@@ -171,16 +177,18 @@ def _binary(sums: Sequence[float], histogram_2H: torch.Tensor) -> Metrics:
 
     log_loss = loss / weight
     label_mean = label / weight
-    auc, tied = area_under_curve(histogram_2H)
+    calibration = prediction / label if label > 0 else None
     metrics = Metrics(
         examples=int(examples),
         weight=weight,
         log_loss=log_loss,
-        calibration=prediction / label if label > 0 else None,
+        calibration=calibration,
         prediction_mean=prediction / weight,
         label_mean=label_mean,
     )
+
     # The histogram tells exactly whether both labels occur; the rate is a rounded sum, and may miss 1 by a little.
+    auc, tied = area_under_curve(histogram_2H)
     if auc is None or tied is None:
         return metrics
     return replace(metrics, ne=normalized_entropy(log_loss, label_mean), auc=auc, auc_error=tied / 2)
@@ -196,11 +204,12 @@ def _regression(sums: Sequence[float]) -> Metrics:
     label_mean = label / weight
     variance = label_squared / weight - label_mean**2
     has_variance = variance > ROUNDING * label_squared / weight
+    nmse = mse / variance if has_variance else None
     return Metrics(
         examples=int(examples),
         weight=weight,
         mse=mse,
-        nmse=mse / variance if has_variance else None,
+        nmse=nmse,
         prediction_mean=prediction / weight,
         label_mean=label_mean,
     )

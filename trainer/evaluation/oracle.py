@@ -27,8 +27,10 @@ def oracle_metrics(
     `weight` is the column of row weights. Each rank reads a share of the row groups. Collective: call on all ranks.
     """
     tasks = tuple(task for task in tasks if _has_oracle(manifest, task))
-    sums = {task.name: MetricSums(torch.tensor([task.binary])) for task in tasks}
     num_groups = len(manifest.rows) if tasks else 0
+    sums = {}
+    for task in tasks:
+        sums[task.name] = MetricSums(torch.tensor([task.binary]))
 
     def read_share() -> None:
         for group in range(world.rank, num_groups, world.size):
@@ -36,6 +38,7 @@ def oracle_metrics(
 
     # A row group that one rank cannot read ends all ranks, before they add up their sums.
     world.raise_on_all_ranks(read_share)
+
     metrics = {}
     for name, sums_of_task in sums.items():
         sums_of_task.add_over_ranks(world)

@@ -82,7 +82,9 @@ def _few_units(values: RowValues, num_groups: int, world: World) -> Int64 | None
     # Each rank reads a share of the row groups. An unreadable one must end all ranks before they gather.
     codes_of_ranks = world.gather(world.raise_on_all_ranks(read_share))
     all_codes = set[int]().union(*codes_of_ranks)
-    return np.array(sorted(all_codes), np.int64) if len(all_codes) <= BUCKETS else None
+    if len(all_codes) > BUCKETS:
+        return None
+    return np.array(sorted(all_codes), np.int64)
 
 
 def unit_codes(values: pa.ChunkedArray, first_row: int) -> Int64:
@@ -93,7 +95,8 @@ def unit_codes(values: pa.ChunkedArray, first_row: int) -> Int64:
     if pa.types.is_dictionary(values.type):
         values = values.cast(values.type.value_type)
     if pa.types.is_floating(values.type):
-        values = pc.if_else(pc.is_nan(values), pa.scalar(None, values.type), values)
+        missing = pa.scalar(None, values.type)
+        values = pc.if_else(pc.is_nan(values), missing, values)
     is_missing_R = values.is_null().to_numpy()
 
     rows_R = np.arange(first_row, first_row + len(values), dtype=np.uint64)

@@ -42,7 +42,8 @@ def plan_table(placements: list[Placement]) -> Table:
 def evaluation_table(records: list[Record]) -> Table:
     """Every metric of one evaluation, a task a row; metrics that no task has are left out."""
     samples, milestone = records[0]["samples"], records[0]["milestone"]
-    heading, exact = count_heading(samples, milestone), f"{samples:,}"
+    heading = count_heading(samples, milestone)
+    exact = f"{samples:,}"
     remark = f" ({exact})" if heading != exact else ""
     table = Table(title=f"evaluation at {heading} samples{remark}")
 
@@ -76,6 +77,7 @@ def by_table(column: str, records: list[Record], whole: str) -> Table:
     records_of_value: dict[Any, list[Record]] = {}
     for record in records:
         records_of_value.setdefault(record["value"], []).append(record)
+
     examples = {}
     for value, records_of_tasks in records_of_value.items():
         examples[value] = max(record["examples"] for record in records_of_tasks)
@@ -108,17 +110,21 @@ def result_table(records: list[Record]) -> Table:
     table.add_column("metric")
 
     # Milestones that fall on one batch have the same samples, but a column each.
-    points = dict.fromkeys((record["samples"], record["milestone"]) for record in of_whole_set)
+    pairs = [(record["samples"], record["milestone"]) for record in of_whole_set]
+    points = dict.fromkeys(pairs)
     for samples, milestone in points:
         table.add_column(count_heading(samples, milestone), justify="right")
+
     with_oracle = any(_oracle_metric(record) is not None for record in of_whole_set)
     if with_oracle:
         table.add_column("oracle", justify="right")
 
     record_at = {(record["task"], record["samples"]): record for record in of_whole_set}
-    for task in dict.fromkeys(record["task"] for record in of_whole_set):
+    tasks = dict.fromkeys(record["task"] for record in of_whole_set)
+    for task in tasks:
         row = [record_at.get((task, samples)) for samples, _ in points]
         newest = [record for record in row if record is not None][-1]
+
         cells = [number_cell(_main_metric(record)) if record else "" for record in row]
         if with_oracle:
             cells.append(number_cell(_oracle_metric(newest)))

@@ -45,6 +45,7 @@ class TensorBoardWriter:
     def describe(self, config: dict[str, Any], placements: list[Placement]) -> None:
         """Adds the resolved config and the sharding plan, as text."""
         self._writer.add_text("config", _indented(tomli_w.dumps(config)), self._start)
+
         lines = []
         for entry in placements:
             shape = f"{entry.rows:,} x {entry.dim}"
@@ -57,6 +58,11 @@ class TensorBoardWriter:
             if value is not None:
                 self._writer.add_scalar(name, value, samples)
 
+    def add_training(self, record: dict[str, Any], samples: int) -> None:
+        """Adds a record of train.jsonl."""
+        values = {key: value for key, value in record.items() if key != "samples"}
+        self.add_scalars({f"train/{key}": value for key, value in values.items()}, samples)
+
     def add_evaluation(self, records: list[dict[str, Any]], samples: int) -> None:
         """Adds the metrics of each task on the whole test set."""
         for record in records:
@@ -68,11 +74,13 @@ class TensorBoardWriter:
         """Adds heat maps of the mean fusion weights, here and as a PNG at `image`; none if there are no gates."""
         if not levels:
             return
+
         figure = fusion_figure(levels)
 
         image.parent.mkdir(parents=True, exist_ok=True)
         with replaced(image) as file:
             figure.savefig(file, format="png", dpi=120)
+
         self._writer.add_figure("fusion", figure, samples, close=False)
 
     def add_result(self, config: dict[str, Any], records: list[dict[str, Any]]) -> None:
@@ -80,10 +88,9 @@ class TensorBoardWriter:
         hparams: dict[str, str | int | float] = {}
         for name, path in HPARAMS.items():
             value = _value_at(config, path)
-            if value is None:
-                continue
-            is_plain = isinstance(value, str | int | float)
-            hparams[name] = value if is_plain else str(value)
+            if value is not None:
+                is_plain = isinstance(value, str | int | float)
+                hparams[name] = value if is_plain else str(value)
 
         metrics = {}
         for record in records:
@@ -101,14 +108,15 @@ class TensorBoardWriter:
 
 def fusion_figure(levels: list[dict[str, Any]]) -> Figure:
     """A heat map for each level: how much each output takes from each expert."""
-    widths = [len(level["experts"]) for level in levels]
-    heights = [len(level["units"]) for level in levels]
-    width = 2 + 0.6 * max(widths)
-    height = sum(0.8 + 0.45 * num_units for num_units in heights)
+    num_experts = [len(level["experts"]) for level in levels]
+    num_units = [len(level["units"]) for level in levels]
+    width = 2 + 0.6 * max(num_experts)
+    height = sum(0.8 + 0.45 * units for units in num_units)
 
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
-    all_axes = figure.subplots(len(levels), 1, squeeze=False, height_ratios=heights)[:, 0]
+
+    all_axes = figure.subplots(len(levels), 1, squeeze=False, height_ratios=num_units)[:, 0]
     for number, (level, axes) in enumerate(zip(levels, all_axes, strict=True)):
         axes.set_title(f"level {number}: mean weight on each expert", fontsize=9)
         _draw_level(axes, level)
@@ -117,10 +125,13 @@ def fusion_figure(levels: list[dict[str, Any]]) -> Figure:
 
 def _draw_level(axes: Axes, level: dict[str, Any]) -> None:
     """The heat map of one level, with the weight in each cell."""
-    experts, units, rows = level["experts"], level["units"], level["weights"]
+    experts, units = level["experts"], level["units"]
+    rows = level["weights"]
+
     # Symmetric limits put weight 0 at the white middle of the colour map.
     largest = max(abs(weight) for weights in rows for weight in weights) or 1.0
     axes.imshow(rows, cmap="RdBu", vmin=-largest, vmax=largest, aspect="auto")
+
     axes.set_xticks(range(len(experts)), experts, rotation=30, ha="right", fontsize=8)
     axes.set_yticks(range(len(units)), units, fontsize=8)
 

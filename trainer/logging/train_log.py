@@ -75,7 +75,8 @@ class TrainLog:
     def watch_gates(self, head: Head) -> None:
         """Adds the entropy of each gate, on the newest batch of rank 0, to the records."""
         if self._world.is_rank_zero:
-            self._gates = GateObserver(head, [task.name for task in self._config.tasks], training=True)
+            tasks = [task.name for task in self._config.tasks]
+            self._gates = GateObserver(head, tasks, training=True)
 
     def watch_data(self, columns: Columns, not_finite_D: Int64) -> None:
         """Warns at each record of further dense columns with numbers that are not finite.
@@ -117,8 +118,7 @@ class TrainLog:
 
         if self._board is not None:
             append_records(self._run.train_log, [record])
-            scalars = {f"train/{key}": value for key, value in record.items() if key != "samples"}
-            self._board.add_scalars(scalars, samples)
+            self._board.add_training(record, samples)
             self._display.show(record)
 
     def _warn_of_not_finite(self) -> None:
@@ -127,10 +127,11 @@ class TrainLog:
             return
 
         rows_by_column = count_not_finite(self._columns, self._not_finite_D, self._world)
-        new = {column: rows for column, rows in rows_by_column.items() if column not in self._warned_columns}
-        for text in describe_not_finite(new, "read for training so far"):
+        for column in self._warned_columns & rows_by_column.keys():
+            del rows_by_column[column]
+        for text in describe_not_finite(rows_by_column, "read for training so far"):
             self.warn(text)
-        self._warned_columns |= new.keys()
+        self._warned_columns |= rows_by_column.keys()
 
     @contextmanager
     def pause(self) -> Iterator[None]:
@@ -145,6 +146,7 @@ class TrainLog:
         """Writes and prints an evaluation, once for each milestone that was reached; on rank 0."""
         if self._board is None:
             return
+
         for text in result.warnings:
             self.warn(text)
 
@@ -157,6 +159,7 @@ class TrainLog:
         for milestone in reached or (None,):
             records = [{**record, "milestone": milestone} for record in result.of_whole_set]
             self.print(evaluation_table(records))
+
         for column in self._config.evaluate.by:
             of_column = [record for record in result.records if record["by"] == column]
             self.print(by_table(column, of_column, self._run.evaluations.name))
@@ -172,6 +175,7 @@ class TrainLog:
         if self._board is not None:
             of_whole_set = [record for record in records if record["by"] is None]
             newest = of_whole_set[-1]["samples"]
+
             of_newest = [record for record in of_whole_set if record["samples"] == newest]
             self._board.add_result(plain(self._config), of_newest)
 
@@ -184,7 +188,8 @@ class TrainLog:
 
     def warn(self, text: str) -> None:
         """Prints a warning; on rank 0."""
-        self._display.print(Text.assemble(("warning:", "yellow"), f" {visible(text)}"), soft_wrap=True)
+        line = Text.assemble(("warning:", "yellow"), f" {visible(text)}")
+        self._display.print(line, soft_wrap=True)
 
     def print(self, *what: Any) -> None:
         """Prints a table or text above the progress bar; on rank 0."""

@@ -18,9 +18,10 @@ class TrainingWindow:
 
     def __init__(self, tasks: tuple[TaskConfig, ...], world: World) -> None:
         self._tasks, self._world = tasks, world
+        device = world.device
         self._weight_T = torch.tensor([task.loss_weight for task in tasks], dtype=torch.float64)
-        self._is_binary_T = torch.tensor([task.binary for task in tasks], device=world.device)
-        self._sums_4T = torch.zeros(4, len(tasks), dtype=torch.float64, device=world.device)
+        self._is_binary_T = torch.tensor([task.binary for task in tasks], device=device)
+        self._sums_4T = torch.zeros(4, len(tasks), dtype=torch.float64, device=device)
         """Of this rank."""
 
     def add(self, step: StepOutput) -> None:
@@ -63,7 +64,9 @@ def total_loss(sums_4T: torch.Tensor, weight_T: torch.Tensor) -> float | None:
     counts_T = rows_T > 0
     if not counts_T.any():
         return None
-    return float((weight_T * loss_T / rows_T)[counts_T].sum())
+
+    mean_T = weight_T * loss_T / rows_T
+    return float(mean_T[counts_T].sum())
 
 
 def window_metrics(task: TaskConfig, sums: list[float]) -> dict[str, float | None]:
@@ -71,6 +74,7 @@ def window_metrics(task: TaskConfig, sums: list[float]) -> dict[str, float | Non
     loss, weight, prediction, label = sums
     mean_loss = loss / weight if weight else None
     label_mean = label / weight if weight else None
+
     metrics = {f"loss/{task.name}": mean_loss, f"label_mean/{task.name}": label_mean}
     if not task.binary:
         return metrics | {f"mse/{task.name}": mean_loss}

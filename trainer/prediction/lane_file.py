@@ -99,5 +99,6 @@ class LaneFile:
         self._held_rows = 0
 
     def _open(self) -> pq.ParquetWriter:
-        path, filesystem = self._folder.path(self.name), self._folder.filesystem
+        path = self._folder.path(self.name)
+        filesystem = self._folder.filesystem
         return pq.ParquetWriter(path, self._schema, filesystem=filesystem, compression="zstd", write_page_checksum=True)

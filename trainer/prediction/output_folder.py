@@ -70,13 +70,15 @@ class OutputFolder:
         """Whether the folder is below another one, also by way of links."""
         inner, outer = self._root, root
         if isinstance(self.filesystem, fs.LocalFileSystem):
-            inner, outer = os.path.realpath(inner), os.path.realpath(outer)
+            inner = os.path.realpath(inner)
+            outer = os.path.realpath(outer)
         return f"{inner}/".startswith(f"{outer}/")
 
     def create(self) -> None:
         """Makes the folder."""
         with self.explained():
-            self._was_made_here = self.filesystem.get_file_info(self._root).type == fs.FileType.NotFound
+            info = self.filesystem.get_file_info(self._root)
+            self._was_made_here = info.type == fs.FileType.NotFound
             self.filesystem.create_dir(self._root, recursive=True)
 
     def finish(self, names: list[str], scored: Scored) -> None:
@@ -87,6 +89,7 @@ class OutputFolder:
                 raise DataError(
                     f"--out {self._uri}: {missing[0]} has been written, but not here; name storage that all nodes share"
                 )
+
             with self.filesystem.open_output_stream(self.path(MARKER)) as stream:
                 stream.write(json.dumps(asdict(scored)).encode() + b"\n")
 

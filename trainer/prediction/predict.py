@@ -60,7 +60,9 @@ def predict_run(path: str, checkpoint: str, data: str, out: str, columns: str, w
     reading = test_reading(config, manifest, trained.config.data.lanes)
     schema = output_schema(manifest, tasks, copied)
     names = list(copied.values())
-    files = [LaneFile(folder, lane, schema, reading, names) for lane in world.lanes(reading.lanes)]
+    lanes = world.lanes(reading.lanes)
+    files = [LaneFile(folder, lane, schema, reading, names) for lane in lanes]
+
     with _removed_after_errors(folder, files, world):
         world.on_rank_zero(folder.create)
         _score(trained.config, world, sharded, reading, files)
@@ -106,7 +108,8 @@ def _score(config: Config, world: World, sharded: ShardedModel, reading: Reading
     num_rows, batch_size = reading.manifest.num_rows, reading.global_batch_size
     is_binary_T = torch.tensor([task.binary for task in config.tasks], device=world.device)
     is_on_gpu = world.device.type == "cuda"
-    batches = stream(reading, world.lanes(reading.lanes), 0, threads=config.data.threads, pin=is_on_gpu)
+    lanes = world.lanes(reading.lanes)
+    batches = stream(reading, lanes, 0, threads=config.data.threads, pin=is_on_gpu)
     progress = count_progress("scoring rows", num_rows) if world.is_rank_zero else nullcontext(lambda _: None)
 
     sharded.model.eval()
@@ -143,7 +146,8 @@ def _write(step: StepOutput, is_binary_T: torch.Tensor, files: list[LaneFile]) -
     for file, row_ids_R, predictions_RT in zip(files, row_ids_of_lanes, predictions_of_lanes, strict=True):
         # Padding, with row ids below 0, comes last in its lane.
         num_rows = int((row_ids_R >= 0).sum())
-        file.add(row_ids_R[:num_rows].numpy(), predictions_RT[:num_rows].numpy())
+        row_ids_R, predictions_RT = row_ids_R[:num_rows], predictions_RT[:num_rows]
+        file.add(row_ids_R.numpy(), predictions_RT.numpy())
 
 
 def _finish(files: list[LaneFile]) -> None:
