@@ -35,21 +35,22 @@ def assemble(columns: Columns, slices: list[list[Slice]], rows_per_lane: int) ->
         if missing:
             pieces.append(Slice(padding(columns, missing), 0, missing))
 
-    labels_BT = np.concatenate([rows.labels_RT[start:stop] for rows, start, stop in pieces])
-    weights_B = np.concatenate([rows.weights_R[start:stop] for rows, start, stop in pieces])
-    dense_BD = np.concatenate([rows.dense_RD[start:stop] for rows, start, stop in pieces])
-    row_ids_B = np.concatenate([rows.row_ids_R[start:stop] for rows, start, stop in pieces])
+    labels = [rows.labels_RT[start:stop] for rows, start, stop in pieces]
+    weights = [rows.weights_R[start:stop] for rows, start, stop in pieces]
+    dense = [rows.dense_RD[start:stop] for rows, start, stop in pieces]
+    row_ids = [rows.row_ids_R[start:stop] for rows, start, stop in pieces]
+    labels_BT = np.concatenate(labels)
 
     # From here on missing labels are told by the mask: a NaN would survive a product with weight 0.
     mask_BT = ~np.isnan(labels_BT)
     labels_BT = np.where(mask_BT, labels_BT, np.float32(0))
     return Batch(
         sparse=_keyed_jagged(columns, pieces),
-        dense_BD=torch.from_numpy(dense_BD),
+        dense_BD=torch.from_numpy(np.concatenate(dense)),
         labels_BT=torch.from_numpy(labels_BT),
         label_mask_BT=torch.from_numpy(mask_BT),
-        weights_B=torch.from_numpy(weights_B),
-        row_ids_B=torch.from_numpy(row_ids_B),
+        weights_B=torch.from_numpy(np.concatenate(weights)),
+        row_ids_B=torch.from_numpy(np.concatenate(row_ids)),
     )
 
 
@@ -78,8 +79,9 @@ def _keyed_jagged(columns: Columns, pieces: list[Slice]) -> KeyedJaggedTensor:
             values.append(ids[offsets[start] : offsets[stop]])
             lengths.append(np.diff(offsets[start : stop + 1]))
 
+    int32_lengths = np.concatenate(lengths).astype(np.int32)  # as fbgemm takes them
     return KeyedJaggedTensor(
         keys=[feature.name for feature in columns.features.sparse],
         values=torch.from_numpy(np.concatenate(values)),
-        lengths=torch.from_numpy(np.concatenate(lengths).astype(np.int32)),
+        lengths=torch.from_numpy(int32_lengths),
     )

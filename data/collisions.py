@@ -38,7 +38,12 @@ class Crowding:
     @property
     def share(self) -> float:
         """Expected share of the ids that share a row with another."""
-        return -math.expm1(max(self.ids - 1, 0) * math.log1p(-1 / self.rows)) if self.rows > 1 else float(self.ids > 1)
+        if self.rows <= 1:
+            return float(self.ids > 1)
+
+        # 1 - (1 - 1/rows)^(ids - 1), without loss of digits where it is small
+        log_alone = max(self.ids - 1, 0) * math.log1p(-1 / self.rows)
+        return -math.expm1(log_alone)
 
     @property
     def good_rows(self) -> int:
@@ -48,11 +53,9 @@ class Crowding:
         return math.ceil(needed / unit) * unit
 
     def __str__(self) -> str:
-        return (
-            f"table {self.table!r} has {self.rows:,} rows for {self.ids:,} ids ({self.source}): about {self.share:.0%} "
-            f"of them share a row with another id, and are taken for one; rows = {self.good_rows:_} makes it "
-            f"{GOOD_SHARE:.0%}"
-        )
+        sizes = f"table {self.table!r} has {self.rows:,} rows for {self.ids:,} ids ({self.source})"
+        share = f"about {self.share:.0%} of them share a row with another id, and are taken for one"
+        return f"{sizes}: {share}; rows = {self.good_rows:_} makes it {GOOD_SHARE:.0%}"
 
 
 def crowded_tables(reading: Reading) -> list[Crowding]:
@@ -78,13 +81,16 @@ def hashed_tables(reading: Reading) -> list[Crowding]:
     found = []
     for table, sample in parts.items():
         columns = [described.get(feature.column) for feature in hashed if feature.table == table]
-        known = [column.cardinality for column in columns if column is not None and column.cardinality is not None]
+        cardinalities = [column.cardinality if column is not None else None for column in columns]
+        known = [cardinality for cardinality in cardinalities if cardinality is not None]
         if len(known) == len(columns):
-            number, source = max(known), "schema.json"
+            num_ids, source = max(known), "schema.json"
         else:
-            number, source = estimate_ids(sample, sampled_rows, reading.batches_per_epoch * reading.global_batch_size)
+            all_rows = reading.batches_per_epoch * reading.global_batch_size
+            num_ids, source = estimate_ids(sample, sampled_rows, all_rows)
 
-        found.append(Crowding(table, reading.columns.table_rows[table], number, source))
+        num_rows = reading.columns.table_rows[table]
+        found.append(Crowding(table, num_rows, num_ids, source))
 
     return found
 
@@ -100,7 +106,8 @@ def estimate_ids(parts: Iterable[Int64], sampled_rows: int, all_rows: int) -> tu
     if sampled_rows >= all_rows:
         return len(counts), "all rows"
 
-    once, twice = int((counts == 1).sum()), int((counts == 2).sum())
+    once = int((counts == 1).sum())
+    twice = int((counts == 2).sum())
     unseen = once * (once - 1) // (2 * (twice + 1))
     most_unseen = len(ids) * (all_rows - sampled_rows) // max(sampled_rows, 1)
 
@@ -117,7 +124,8 @@ def _first_ids(reading: Reading, features: Features) -> Iterator[tuple[int, list
         if left <= 0:
             return
         try:
-            rows = read_rows(reading, replace(task, stop=min(task.stop, task.start + share)))
+            stop = min(task.stop, task.start + share)
+            rows = read_rows(reading, replace(task, stop=stop))
         except UnreadableError:  # an error, or left out, where its batch is read
             continue
 

@@ -30,16 +30,19 @@ def mix(values: UInt64) -> UInt64:
 
 def fold(ids: Int64, rows: int) -> Int64:
     """Ids of any size → table rows 0 … rows-1; equal ids always meet the same row."""
-    return (mix(ids.view(np.uint64)) % np.uint64(rows)).view(np.int64)
+    mixed = mix(ids.view(np.uint64))
+    return (mixed % np.uint64(rows)).view(np.int64)
 
 
 def hash_texts(texts: list[str] | list[bytes]) -> Int64:
     """XXH3-64 (seed 0) of the UTF-8 bytes of each text, or of bytes as they are: the id that it stands for."""
-    hashes = [xxhash.xxh3_64_intdigest(text.encode() if isinstance(text, str) else text) for text in texts]
+    contents = [text.encode() if isinstance(text, str) else text for text in texts]
+    hashes = [xxhash.xxh3_64_intdigest(content) for content in contents]
     return np.array(hashes, np.uint64).view(np.int64)
 
 
 def permutation(count: int, *key: object) -> Int64:
     """A random order of 0 … count-1 that depends on `key` alone."""
     base = mix(np.array([stable_seed(*key)], np.uint64))
-    return np.argsort(mix(np.arange(count, dtype=np.uint64) ^ base), kind="stable")
+    keys = mix(np.arange(count, dtype=np.uint64) ^ base)
+    return np.argsort(keys, kind="stable")

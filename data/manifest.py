@@ -92,7 +92,7 @@ class Manifest:
     def schemas(self) -> list[tuple[str, pa.Schema]]:
         """Every way in which files store columns, with the path of the first that does it so."""
         first_with_rows = int(np.flatnonzero(self.rows)[0])
-        others = [(self._path_of(name), schema) for name, schema in self.other_schemas]
+        others = [(self._path_of(file), schema) for file, schema in self.other_schemas]
         return [(self.path(first_with_rows), self.schema), *others]
 
     def path(self, group: int) -> str:
@@ -113,7 +113,8 @@ def manifest_change(before: Manifest, now: Manifest) -> str | None:
         return None
 
     old, new = _states(before), _states(now)
-    name = next(name for name in sorted({*old, *new}) if old.get(name) != new.get(name))
+    names = sorted({*old, *new})
+    name = next(name for name in names if old.get(name) != new.get(name))
     shown = name or PurePosixPath(now.root).name
     if name not in old:
         return f"{shown} is new"

@@ -37,19 +37,25 @@ class Order:
 def order(rows: Int64, window: Int64, *, name: OrderName, seed: int, epoch: int, lanes: int) -> Order:
     """Order of one pass. `rows`: rows of each group; `window`: number of its time window; both in path order."""
     sequence = _sequence(len(rows), window, name, seed, epoch)
-    cuts, cut_lane = _lane_cuts(rows, window if name == "chronological" else np.zeros_like(window), lanes)
+    kept_windows = window if name == "chronological" else np.zeros_like(window)
+    cuts, cut_lane = _lane_cuts(rows, kept_windows, lanes)
+
+    # Row groups laid end to end, cut wherever one ends or a lane's share does: each stretch between is a segment.
     group_end = np.cumsum(rows[sequence])
     group_begin = group_end - rows[sequence]
     edges = np.unique(np.concatenate([[0], group_end, cuts]))
     begin, end = edges[:-1], edges[1:]
-    place = np.searchsorted(group_end, begin, side="right")
+
+    index = np.searchsorted(group_end, begin, side="right")
     lane = cut_lane[np.searchsorted(cuts, begin, side="right")]
     by_lane = np.argsort(lane, kind="stable")
 
+    start = begin - group_begin[index]
+    stop = end - group_begin[index]
     return Order(
-        group=sequence[place][by_lane],
-        start=(begin - group_begin[place])[by_lane],
-        stop=(end - group_begin[place])[by_lane],
+        group=sequence[index][by_lane],
+        start=start[by_lane],
+        stop=stop[by_lane],
         lane_begin=np.searchsorted(lane[by_lane], np.arange(lanes + 1)),
     )
 
@@ -77,4 +83,5 @@ def _lane_cuts(rows: Int64, window: Int64, lanes: int) -> tuple[Int64, Int64]:
     window_end = np.cumsum(np.bincount(window, weights=rows).astype(np.int64))
     had = (window_end[:, None] + np.arange(lanes)) // lanes
     share = np.diff(had, axis=0, prepend=0)
-    return np.cumsum(share.ravel()), np.tile(np.arange(lanes), len(window_end))
+    lane_of_share = np.tile(np.arange(lanes), len(window_end))
+    return np.cumsum(share.ravel()), lane_of_share

@@ -44,8 +44,9 @@ def tasks_of_epoch(reading: Reading, lanes: range, epoch: int, skip_batches: int
 
     tasks = []
     for lane in lanes:
-        part = slice(layout.lane_begin[lane], layout.lane_begin[lane + 1])
-        group, start, stop = layout.group[part], layout.start[part], layout.stop[part]
+        of_lane = slice(layout.lane_begin[lane], layout.lane_begin[lane + 1])
+        group = layout.group[of_lane]
+        start, stop = layout.start[of_lane], layout.stop[of_lane]
 
         # The lane's segments lie end to end. Those that reach below `begin` or beyond `end` are cut there.
         lane_stop = np.cumsum(stop - start)
@@ -77,7 +78,9 @@ def read_rows(reading: Reading, task: ReadTask) -> Rows:
     table = read_row_group(manifest, task.group, reading.columns.names)
     num_rows = table.num_rows
     shuffled = group_rows(task.group, num_rows, name=reading.order, seed=reading.seed, epoch=task.epoch)
-    chosen = np.arange(task.start, task.stop) if shuffled is None else shuffled[task.start : task.stop]
+    chosen = np.arange(task.start, task.stop)
+    if shuffled is not None:
+        chosen = shuffled[chosen]
 
     def where(row: int) -> str:
         return f"row {chosen[row]} of {manifest.describe(task.group)}"

@@ -63,7 +63,8 @@ def measure(reading: Reading) -> Statistics:
     """Statistics of the columns that `reading` decodes; DataError if a value is bad."""
     columns = reading.columns
     outcomes = replace(columns, features=Features())
-    dense = [dict.fromkeys(_transforms(feature), Moments()) for feature in columns.features.dense]
+    transforms = map(_transforms, columns.features.dense)
+    dense = [dict.fromkeys(names, Moments()) for names in transforms]
     labels = [Moments() for _ in columns.labels]
 
     for table, where in _sample(reading):
@@ -71,11 +72,13 @@ def measure(reading: Reading) -> Statistics:
             values_R = read_exactly(table[feature.column].combine_chunks())
             _check_range(values_R, feature, known, where)
             for transform, before in known.items():
-                known[transform] = join(before, moments(transform_numbers(values_R, transform)))
+                transformed_R = transform_numbers(values_R, transform)
+                known[transform] = join(before, moments(transformed_R))
 
         rows = decode(table, outcomes, where)
         for index, labels_R in enumerate(rows.labels_RT.T):
-            labels[index] = join(labels[index], moments(labels_R.astype(np.float64), rows.weights_R))
+            of_group = moments(labels_R.astype(np.float64), rows.weights_R)
+            labels[index] = join(labels[index], of_group)
 
     return Statistics(tuple(dense), tuple(labels))
 
@@ -91,10 +94,8 @@ def _check_range(values_R: Float64, feature: DenseFeature, transforms: Iterable[
     too_large_R = np.isfinite(values_R) & (np.abs(values_R) > LARGEST)
     if too_large_R.any():
         row = int(np.argmax(too_large_R))
-        raise DataError(
-            f"{where(row)}: column {feature.column!r} is {values_R[row]:g}, more than {LARGEST:.2g}, the largest "
-            "float32; write null where it is no value, or set transform = 'log1p'"
-        )
+        found = f"column {feature.column!r} is {values_R[row]:g}, more than {LARGEST:.2g}, the largest float32"
+        raise DataError(f"{where(row)}: {found}; write null where it is no value, or set transform = 'log1p'")
 
 
 def _transforms(feature: DenseFeature) -> tuple[Transform, ...]:
@@ -157,7 +158,8 @@ def sampled_groups(rows: Int64) -> list[int]:
         return list(range(num_groups))
 
     wanted = min(math.ceil(num_groups * ROWS / num_rows), num_groups)
-    places = (2 * np.arange(wanted) + 1) * num_rows // (2 * wanted)
+    odd = 2 * np.arange(wanted) + 1
+    places = odd * num_rows // (2 * wanted)  # the middles of `wanted` equal stretches
     groups = np.searchsorted(np.cumsum(rows), places, side="right")
 
     return np.unique(groups).tolist()

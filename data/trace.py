@@ -27,7 +27,8 @@ class TraceWriter:
         self._path = path
         with naming(path):
             self._file = open(path, "wb", opener=open_unlinked)  # noqa: SIM115 - closed by close()
-            self._stream = pa.ipc.new_stream(self._file, _SCHEMA.with_metadata({_RUN: run} if run else None))
+            schema = _SCHEMA.with_metadata({_RUN: run} if run else None)
+            self._stream = pa.ipc.new_stream(self._file, schema)
             self._file.flush()
 
     def write(self, samples: int, rows: Int64) -> None:

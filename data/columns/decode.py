@@ -45,8 +45,10 @@ class Columns:
     @property
     def names(self) -> list[str]:
         """The columns to read, each once."""
-        labels = [label.column for label in self.labels]
-        return list(dict.fromkeys([*self.features.columns, *labels, *([self.weight] if self.weight else [])]))
+        names = [*self.features.columns, *(label.column for label in self.labels)]
+        if self.weight:
+            names.append(self.weight)
+        return list(dict.fromkeys(names))
 
     @property
     def ids(self) -> set[str]:
@@ -90,25 +92,37 @@ def decode(table: pa.Table, columns: Columns, where: Where) -> Rows:
         chunked = as_plain(table[name])
         return chunked.chunk(0) if chunked.num_chunks else pa.array([], chunked.type)
 
-    dense = [_dense(column(entry.column), entry, where) for entry in columns.features.dense]
-    labels = [_label(column(entry.column), entry, where) for entry in columns.labels]
-    ids = [
-        _ids(column(entry.column), entry, columns.table_rows[entry.table], where) for entry in columns.features.sparse
-    ]
-    ones = np.ones(table.num_rows, np.float32)
+    ids: list[Jagged] = []
+    for feature in columns.features.sparse:
+        num_table_rows = columns.table_rows[feature.table]
+        ids.append(_ids(column(feature.column), feature, num_table_rows, where))
 
+    dense: list[Float32] = []
+    not_finite: list[int] = []
+    for entry in columns.features.dense:
+        values_R, count = _dense(column(entry.column), entry, where)
+        dense.append(values_R)
+        not_finite.append(count)
+
+    num_rows = table.num_rows
+    labels = [_label(column(label.column), label, where) for label in columns.labels]
+    weights_R = np.ones(num_rows, np.float32)
+    if columns.weight:
+        weights_R = _weights(column(columns.weight), columns.weight, where)
     return Rows(
         ids=tuple(ids),
-        dense_RD=_stack([values for values, _ in dense], table.num_rows),
-        labels_RT=_stack(labels, table.num_rows),
-        weights_R=_weights(column(columns.weight), columns.weight, where) if columns.weight else ones,
-        row_ids_R=np.full(table.num_rows, -1, np.int64),
-        not_finite_D=np.array([count for _, count in dense], np.int64),
+        dense_RD=_stack(dense, num_rows),
+        labels_RT=_stack(labels, num_rows),
+        weights_R=weights_R,
+        row_ids_R=np.full(num_rows, -1, np.int64),
+        not_finite_D=np.array(not_finite, np.int64),
     )
 
 
-def _stack(columns: list[Float32], rows: int) -> Float32:
-    return np.stack(columns, axis=1) if columns else np.zeros((rows, 0), np.float32)
+def _stack(columns: list[Float32], num_rows: int) -> Float32:
+    if not columns:
+        return np.zeros((num_rows, 0), np.float32)
+    return np.stack(columns, axis=1)
 
 
 def check_type(name: str, kind: pa.DataType, columns: Columns) -> str | None:
@@ -126,7 +140,8 @@ def check_type(name: str, kind: pa.DataType, columns: Columns) -> str | None:
 
 def _dense(array: pa.Array, feature: DenseFeature, where: Where) -> tuple[Float32, int]:
     """The feature, 0 where it is missing, and how many rows hold NaN or ±inf, which count as missing."""
-    values = scale_numbers(array, feature.transform or "none", feature.mean or 0.0, feature.scale or 1.0)
+    transform, mean, scale = feature.transform or "none", feature.mean or 0.0, feature.scale or 1.0
+    values = scale_numbers(array, transform, mean, scale)
     finite = np.isfinite(values)
     if finite.all():
         return values, 0
@@ -140,15 +155,16 @@ def _dense(array: pa.Array, feature: DenseFeature, where: Where) -> tuple[Float3
             f"{_LARGEST}; write null where it is no value, or set transform = 'log1p' or a larger scale"
         )
 
-    return np.where(missing, np.float32(0), values), int(missing.sum()) - array.null_count
+    not_finite = int(missing.sum()) - array.null_count
+    return np.where(missing, np.float32(0), values), not_finite
 
 
 def _label(array: pa.Array, label: Label, where: Where) -> Float32:
     numbers = read_numbers(array)
     values = to_float32(numbers)
     valid = array.is_valid().to_numpy(zero_copy_only=False) if array.null_count else True
-    wrong = valid & ~((numbers == 0) | (numbers == 1) if label.binary else np.isfinite(values))
-
+    allowed = (numbers == 0) | (numbers == 1) if label.binary else np.isfinite(values)
+    wrong = valid & ~allowed
     if np.any(wrong):
         row = int(np.argmax(wrong))
         rule = "a binary label is 0, 1 or null" if label.binary else "a label is a finite number or null"
@@ -162,12 +178,10 @@ def _weights(array: pa.Array, name: str, where: Where) -> Float32:
     numbers = read_numbers(array)
     values = to_float32(numbers)
     wrong = ~(np.isfinite(values) & (numbers >= 0))
-
     if np.any(wrong):
         row = int(np.argmax(wrong))
-        raise DataError(
-            f"{where(row)}: weight {name!r} is {array[row]}; a weight is a number ≥ 0{_limit(numbers[row])}"
-        )
+        rule = f"a weight is a number ≥ 0{_limit(numbers[row])}"
+        raise DataError(f"{where(row)}: weight {name!r} is {array[row]}; {rule}")
 
     return values
 
@@ -179,7 +193,8 @@ def _limit(number: float) -> str:
 
 def _ids(array: pa.Array, feature: SparseFeature, rows: int, where: Where) -> Jagged:
     if feature.boundaries and pa.types.is_floating(array.type):
-        array = pc.if_else(pc.is_nan(array), pa.scalar(None, array.type), array)  # as null: no bucket
+        null = pa.scalar(None, array.type)
+        array = pc.if_else(pc.is_nan(array), null, array)  # NaN lies in no bucket, as null does
 
     values, offsets = _flatten(array)
     if feature.boundaries:
@@ -195,12 +210,11 @@ def _ids(array: pa.Array, feature: SparseFeature, rows: int, where: Where) -> Ja
 
     wrong = numbers.view(np.uint64) >= np.uint64(rows)
     if np.any(wrong):
-        place = int(np.argmax(wrong))
-        row = int(np.searchsorted(offsets, place, side="right")) - 1
-        raise DataError(
-            f"{where(row)}: column {feature.column!r} holds id {values[place]}, but table {feature.table!r} has rows "
-            f"0 to {rows - 1}; give it more rows or set hash = true"
-        )
+        index = int(np.argmax(wrong))
+        row = int(np.searchsorted(offsets, index, side="right")) - 1
+        holds = f"{where(row)}: column {feature.column!r} holds id {values[index]}"
+        limit = f"table {feature.table!r} has rows 0 to {rows - 1}"
+        raise DataError(f"{holds}, but {limit}; give it more rows or set hash = true")
 
     return Jagged(numbers, offsets)
 
@@ -211,13 +225,17 @@ def _flatten(array: pa.Array) -> tuple[pa.Array, Int64]:
         lengths = array.is_valid().to_numpy(zero_copy_only=False).astype(np.int64)
         return array.drop_null(), _offsets(lengths)
 
-    lengths = pc.list_value_length(array).fill_null(0).to_numpy(zero_copy_only=False).astype(np.int64)
+    list_lengths = pc.list_value_length(array).fill_null(0)
+    lengths = list_lengths.to_numpy(zero_copy_only=False).astype(np.int64)
     values = as_plain(array.flatten())
-    if values.null_count:
-        row_of_value = np.repeat(np.arange(len(lengths)), lengths)[values.is_valid().to_numpy(zero_copy_only=False)]
-        return values.drop_null(), _offsets(np.bincount(row_of_value, minlength=len(lengths)))
+    if not values.null_count:
+        return values, _offsets(lengths)
 
-    return values, _offsets(lengths)
+    # Ids that are null are left out: a row is as long as it has others.
+    is_valid = values.is_valid().to_numpy(zero_copy_only=False)
+    row_of_value = np.repeat(np.arange(len(lengths)), lengths)
+    lengths = np.bincount(row_of_value[is_valid], minlength=len(lengths))
+    return values.drop_null(), _offsets(lengths)
 
 
 def _offsets(lengths: Int64) -> Int64:

@@ -39,14 +39,12 @@ def stored_type(manifest: Manifest, name: str, *, as_number: bool) -> pa.DataTyp
     Of several types that are alike, the first file's. A column of nulls alone fits every other.
     """
     found = _types_by_file(manifest, name)
-    first, first_path = next(((entry, path) for entry, path in found if not pa.types.is_null(entry)), found[0])
-
-    for other, path in found:
-        if not pa.types.is_null(other) and not alike(first, other, as_number=as_number):
-            raise DataError(
-                f"{path}: column {name!r} is {kind_of(other)} ({other}), but {kind_of(first)} ({first}) in "
-                f"{first_path}; write both alike"
-            )
+    with_values = [(stored, path) for stored, path in found if not pa.types.is_null(stored)]
+    first, first_path = (with_values or found)[0]
+    for other, path in with_values:
+        if not alike(first, other, as_number=as_number):
+            here, there = f"{kind_of(other)} ({other})", f"{kind_of(first)} ({first})"
+            raise DataError(f"{path}: column {name!r} is {here}, but {there} in {first_path}; write both alike")
 
     return readable(first)
 
@@ -83,7 +81,8 @@ def readable(stored: pa.DataType) -> pa.DataType:
 
 def as_readable(table: pa.Table) -> pa.Table:
     """The table with columns of the types that `readable` gives."""
-    wanted = pa.schema([field.with_type(readable(field.type)) for field in table.schema])
+    fields = [field.with_type(readable(field.type)) for field in table.schema]
+    wanted = pa.schema(fields)
     return table if table.schema.equals(wanted) else table.cast(wanted)
 
 

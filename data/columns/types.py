@@ -22,7 +22,8 @@ def plain_type(kind: pa.DataType) -> pa.DataType:
     if types.is_binary_view(kind):
         return pa.large_binary()
 
-    return plain_type(kind.value_type) if types.is_dictionary(kind) and not is_text(kind) else kind
+    is_encoded = types.is_dictionary(kind) and not is_text(kind)
+    return plain_type(kind.value_type) if is_encoded else kind
 
 
 def as_plain(values: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
@@ -34,7 +35,8 @@ def as_plain(values: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
 def is_list(kind: pa.DataType) -> bool:
     """Whether a row holds several values."""
     is_view = types.is_list_view(kind) or types.is_large_list_view(kind)
-    return bool(types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind) or is_view)
+    is_of_any_length = types.is_list(kind) or types.is_large_list(kind)
+    return bool(is_of_any_length or types.is_fixed_size_list(kind) or is_view)
 
 
 def element_type(kind: pa.DataType) -> pa.DataType:
@@ -120,7 +122,10 @@ def _advice_for_nested(kind: pa.DataType) -> str | None:
 
 def missing_column_hint(manifest: Manifest, name: str) -> str:
     """What to add to the message that a dataset has no such column: where the name is known from."""
-    keys = {part for file in manifest.files for part in file.split("/")[:-1] if part.startswith(f"{name}=")}
+    folders: set[str] = set()
+    for file in manifest.files:
+        folders.update(file.split("/")[:-1])
+    keys = [folder for folder in folders if folder.startswith(f"{name}=")]
     if keys:
         return (
             f"; a folder is called {min(keys)!r}, but the keys of folders are not read as columns: "

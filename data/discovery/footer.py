@@ -52,7 +52,8 @@ def read_footer(filesystem: fs.FileSystem, info: fs.FileInfo) -> Footer:
     if sum(rows) != total or min(rows, default=0) < 0:
         raise _unreadable(info.path, f"its row groups hold {sum(rows)} rows, its footer says {total}")
 
-    return Footer(rows, [group.total_byte_size for group in groups], schema, hashlib.sha256(tail).hexdigest())
+    sizes = [group.total_byte_size for group in groups]
+    return Footer(rows, sizes, schema, digest=hashlib.sha256(tail).hexdigest())
 
 
 def types_named(schema: pa.Schema, name: str) -> list[pa.DataType]:
@@ -64,9 +65,9 @@ def same_columns(one: pa.Schema, other: pa.Schema) -> bool:
     """Whether two files store columns alike; they are read by name, so their order is free, and so is `not null`."""
     if one.equals(other):
         return True
-    return set(one.names) == set(other.names) and all(
-        types_named(one, name) == types_named(other, name) for name in one.names
-    )
+    if set(one.names) != set(other.names):
+        return False
+    return all(types_named(one, name) == types_named(other, name) for name in one.names)
 
 
 def _unreadable(path: str, reason: str) -> UnreadableError:

@@ -61,8 +61,8 @@ def list_dataset(filesystem: fs.FileSystem, root: str, uri: str) -> Listing:
 
     found.sort(key=lambda entry: entry.path)
     files = tuple(entry for entry in found if entry.is_file and entry.path.endswith(".parquet"))
-    known = {*(below(root, entry) for entry in files), SCHEMA_FILE}
-    others = [entry for entry in found if below(root, entry) not in known]
+    used = {SCHEMA_FILE, *(below(root, entry) for entry in files)}
+    others = [entry for entry in found if below(root, entry) not in used]
     _refuse_data(filesystem, root, uri, others)
     unread = tuple(below(root, entry) for entry in others)
 
@@ -81,8 +81,11 @@ def below(root: str, info: fs.FileInfo) -> str:
 def first_names(names: tuple[str, ...] | list[str], count: int | None = None, kind: str = "other file") -> str:
     """`7 other files: a, b, c, …`; `count` is given where `names` are the first of more."""
     count = count or len(names)
-    more = ", …" if count > SHOWN else ""
-    return f"{count:,} {kind}{'s' * (count > 1)}: {', '.join(map(_printable, names[:SHOWN]))}{more}"
+    shown = ", ".join(map(_printable, names[:SHOWN]))
+    if count > SHOWN:
+        shown += ", …"
+    plural = "s" if count > 1 else ""
+    return f"{count:,} {kind}{plural}: {shown}"
 
 
 def _printable(name: str) -> str:
@@ -138,7 +141,8 @@ def _look(entry: os.DirEntry[str]) -> tuple[fs.FileInfo, os.stat_result | None]:
     if stat.S_ISDIR(state.st_mode):
         return fs.FileInfo(path, fs.FileType.Directory), state
     if stat.S_ISREG(state.st_mode):
-        return fs.FileInfo(path, fs.FileType.File, mtime_ns=state.st_mtime_ns, size=state.st_size), state
+        info = fs.FileInfo(path, fs.FileType.File, mtime_ns=state.st_mtime_ns, size=state.st_size)
+        return info, state
 
     return fs.FileInfo(path, fs.FileType.Unknown), state
 
@@ -175,20 +179,22 @@ class _Seen:
 
 def _refuse_data(filesystem: fs.FileSystem, root: str, uri: str, others: list[fs.FileInfo]) -> None:
     """DataError where files that are not read look like Parquet: by their names, then by the first bytes of some."""
-    gone = [entry for entry in others if entry.type == fs.FileType.NotFound and _is_named_parquet(entry)]
+    named = [entry for entry in others if _is_named_parquet(entry)]
+    gone = [entry for entry in named if entry.type == fs.FileType.NotFound]
     if gone:
         raise DataError(f"dataset {uri}: {below(root, gone[0])} is a link that leads nowhere; mend or remove it")
 
-    strange = [entry for entry in others if entry.type == fs.FileType.Unknown and _is_named_parquet(entry)]
+    strange = [entry for entry in named if entry.type == fs.FileType.Unknown]
     if strange:
         raise DataError(f"dataset {uri}: {below(root, strange[0])} is no regular file; remove it")
 
-    alike = [entry for entry in others if _is_named_parquet(entry)] or _with_magic(filesystem, others)
+    alike = named or _with_magic(filesystem, others)
     if alike:
         names = first_names([below(root, entry) for entry in alike], kind="file")
+        verb = "looks" if len(alike) == 1 else "look"
         raise DataError(
-            f"dataset {uri}: {names} look{'s' * (len(alike) == 1)} like data, but only names that end in .parquet are "
-            "read; unpack or rename what belongs to it, and move away what does not"
+            f"dataset {uri}: {names} {verb} like data, but only names that end in .parquet are read; unpack or rename "
+            "what belongs to it, and move away what does not"
         )
 
 
@@ -203,7 +209,10 @@ def _with_magic(filesystem: fs.FileSystem, others: list[fs.FileInfo]) -> list[fs
         if entry.is_file and entry.size >= SMALLEST_BYTES:
             by_suffix[PurePosixPath(entry.base_name).suffix.lower()].append(entry)
 
-    chosen = [entry for entries in by_suffix.values() for entry in entries[:LOOKS_PER_SUFFIX]][:LOOKS]
+    chosen: list[fs.FileInfo] = []
+    for entries in by_suffix.values():
+        chosen += entries[:LOOKS_PER_SUFFIX]
+    del chosen[LOOKS:]
     if not chosen:
         return []
 

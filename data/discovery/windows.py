@@ -54,7 +54,8 @@ def number_windows(names: Iterable[str]) -> Int64:
     """The place in time of each window's name, from 0; names that differ in leading zeros only are one window."""
     names = list(names)
     keys = {name: _time_key(name) for name in set(names)}
-    places = {key: place for place, key in enumerate(sorted(set(keys.values())))}
+    ordered = sorted(set(keys.values()))
+    places = {key: place for place, key in enumerate(ordered)}
     return np.array([places[keys[name]] for name in names], np.int64)
 
 
@@ -88,15 +89,17 @@ def _tokens(part: str) -> tuple[Token, ...]:
 
     if number:
         fraction, exponent = number.groups()
-        return _text(key + equals), _number(value), _text("." * len(fraction or "") if not exponent else "")
+        digits = 0 if exponent else len(fraction or "")
+        return _text(key + equals), _number(value), _text("." * digits)
 
     pieces = NUMBER.split(value)
     pieces[0] = key + equals + pieces[0]
 
-    for place in range(2, len(pieces) - 1, 2):
-        pieces[place] += "." * len(pieces[place + 1]) if pieces[place] == "." else ""
-
-    return tuple(_number(piece) if place % 2 else _text(piece) for place, piece in enumerate(pieces))
+    # Texts and numbers alternate. The text before a fraction counts its digits.
+    for index in range(2, len(pieces) - 1, 2):
+        if pieces[index] == ".":
+            pieces[index] += "." * len(pieces[index + 1])
+    return tuple(_number(piece) if index % 2 else _text(piece) for index, piece in enumerate(pieces))
 
 
 def _text(text: str) -> Token:
@@ -136,16 +139,23 @@ def _problem_between(first: str, other: str) -> str | None:
         if TWELVE_HOURS.search(name):
             return f"{part!r} counts hours to 12"
 
-    texts = [[text for _, _, text in _tokens(part)] for part in (first, other)]
-    return None if texts[0] == texts[1] else f"nothing tells whether {first!r} or {other!r} comes first"
+    if _texts(first) == _texts(other):
+        return None
+    return f"nothing tells whether {first!r} or {other!r} comes first"
+
+
+def _texts(part: str) -> list[str]:
+    """What stands around the numbers of a name."""
+    return [text for _, _, text in _tokens(part)]
 
 
 def _unlike_depth(names: list[str]) -> str | None:
     name_by_key = {_time_key(name): name for name in names}
     for key, inner in name_by_key.items():
-        outer = next((name_by_key[key[:depth]] for depth in range(1, len(key)) if key[:depth] in name_by_key), None)
-        if outer:
-            return f"nothing tells whether the files in {outer!r} or those in {inner!r} come first"
+        for depth in range(1, len(key)):
+            outer = name_by_key.get(key[:depth])
+            if outer:
+                return f"nothing tells whether the files in {outer!r} or those in {inner!r} come first"
     return None
 
 

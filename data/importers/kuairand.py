@@ -127,13 +127,15 @@ def import_kuairand(source: Path, out: Path, test_days: int = 2, include_random:
         log = _read_logs(folder, include_random)
         rows = _drop_repeats(log)
         train, test = _split_days(rows, test_days, folder)
-        table = _join(rows, _read_users(folder / USERS_FILE), _read_videos(folder / VIDEOS_FILE), train)
+        users, videos = _read_users(folder / USERS_FILE), _read_videos(folder / VIDEOS_FILE)
+        table = _join(rows, users, videos, train)
         columns = tuple(_with_cardinality(column, table[column.name]) for column in COLUMNS)
         train_rows = _write_days(staged / "train", table, train)
         test_rows = _write_days(staged / "test", table, test)
         write_schema(staged, columns)
 
-    return ImportSummary(log.num_rows, log.num_rows - rows.num_rows, train_rows, test_rows, train, test, columns)
+    repeats = log.num_rows - rows.num_rows
+    return ImportSummary(log.num_rows, repeats, train_rows, test_rows, train, test, columns)
 
 
 def _locate(source: Path) -> Path:
@@ -141,7 +143,9 @@ def _locate(source: Path) -> Path:
     if not source.is_dir():
         raise DataError(f"{source}: no such folder; give the one that holds the unpacked KuaiRand-Pure release")
 
-    folder = next((place for place in (source, source / "data") if any(place.glob("log_*.csv"))), source)
+    folder = source if any(source.glob("log_*.csv")) else source / "data"
+    if not any(folder.glob("log_*.csv")):
+        folder = source
     for pattern in ("log_standard_*.csv", USERS_FILE, VIDEOS_FILE):
         if not any(folder.glob(pattern)):
             raise DataError(f"{folder / pattern}: no such file; {OFFICIAL}")
@@ -158,7 +162,8 @@ def _read_logs(folder: Path, include_random: bool) -> pa.Table:
 def _read_log(path: Path) -> pa.Table:
     log = _read_csv(path, {column.name: pa.int64() for column in LOG_COLUMNS}, null_values=[])
     for name in BINARY:
-        wrong = pc.filter(log[name], pc.invert(pc.is_in(log[name], value_set=pa.array([0, 1]))))
+        is_label = pc.is_in(log[name], value_set=pa.array([0, 1]))
+        wrong = pc.filter(log[name], pc.invert(is_label))
         if len(wrong):
             raise DataError(f"{path}: column {name!r} holds {wrong[0]}, but a label is 0 or 1; {OFFICIAL}")
     return log
@@ -169,7 +174,8 @@ def _read_users(path: Path) -> pa.Table:
 
 
 def _read_videos(path: Path) -> pa.Table:
-    types = {column.name: CSV_TYPES[column.type] for column in VIDEO_COLUMNS} | {"upload_dt": pa.date32()}
+    types = {column.name: CSV_TYPES[column.type] for column in VIDEO_COLUMNS}
+    types["upload_dt"] = pa.date32()
     table = _read_features(path, "video_id", types)
     with _explained(path, "column 'tag': "):
         tags = _parse_tags(table["tag"])
@@ -241,12 +247,17 @@ def _split_days(rows: pa.Table, test_days: int, folder: Path) -> tuple[tuple[int
 
 def _join(rows: pa.Table, users: pa.Table, videos: pa.Table, train_days: tuple[int, ...]) -> pa.Table:
     """Every column of SCHEMA, in the order of `rows`; nulls where a user or video has no features."""
-    users, videos = _look_up(users, rows["user_id"], "user_id"), _look_up(videos, rows["video_id"], "video_id")
-    sources = {column: table[column] for table in (users, videos, rows) for column in table.column_names}
+    users = _look_up(users, rows["user_id"], "user_id")
+    videos = _look_up(videos, rows["video_id"], "video_id")
+    sources: dict[str, pa.ChunkedArray] = {}
+    for table in (users, videos, rows):
+        sources |= {column: table[column] for column in table.column_names}
     sources |= _derive(rows, videos["upload_dt"])
     sources |= history_features(pa.table(sources), train_days)
-    sources["tag"] = pc.coalesce(sources["tag"], pa.scalar([], TYPES[LIST]))
-    return pa.table({field.name: sources[field.name].cast(field.type) for field in SCHEMA}, SCHEMA)
+    no_tags = pa.scalar([], TYPES[LIST])
+    sources["tag"] = pc.coalesce(sources["tag"], no_tags)
+    arrays = {field.name: sources[field.name].cast(field.type) for field in SCHEMA}
+    return pa.table(arrays, SCHEMA)
 
 
 def _look_up(features: pa.Table, ids: pa.ChunkedArray, key: str) -> pa.Table:
@@ -268,12 +279,15 @@ def _derive(rows: pa.Table, upload_dates: pa.ChunkedArray) -> dict[str, pa.Chunk
 def _with_cardinality(column: Column, values: pa.ChunkedArray) -> Column:
     if column.role != "feature" or column.type not in ("int64", LIST):
         return column
-    largest = pc.max(pc.list_flatten(values) if column.type == LIST else values).as_py()
+    ids = pc.list_flatten(values) if column.type == LIST else values
+    largest = pc.max(ids).as_py()
     return replace(column, cardinality=None if largest is None else largest + 1)
 
 
 def _write_days(folder: Path, table: pa.Table, days: tuple[int, ...]) -> int:
     """One file per day; returns the rows of all."""
-    return sum(
-        write_parquet(folder / f"{day}.parquet", SCHEMA, [table.filter(pc.equal(table["date"], day))]) for day in days
-    )
+    num_rows = 0
+    for day in days:
+        of_day = table.filter(pc.equal(table["date"], day))
+        num_rows += write_parquet(folder / f"{day}.parquet", SCHEMA, [of_day])
+    return num_rows

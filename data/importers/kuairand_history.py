@@ -118,7 +118,8 @@ class _Log:
             outcomes_NS[counted_N, position] = rows[statistic.outcome].to_numpy()[counted_N]
 
         periods = range(len(train_days) + 1)
-        return cls(tuple(np.flatnonzero(period_N == period) for period in periods), counted_N, outcomes_NS)
+        rows_by_period = [np.flatnonzero(period_N == period) for period in periods]
+        return cls(tuple(rows_by_period), counted_N, outcomes_NS)
 
     def earlier_sums(self, codes_N: Int64, num_ids: int) -> Float64:
         """[N, S]: the sums over the earlier days' rows with the same code; 0 for the code `num_ids`, a null id."""

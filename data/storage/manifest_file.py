@@ -70,7 +70,8 @@ def _write(manifest: Manifest, path: Path, listing: str) -> None:
     """Raises OSError if it cannot be written; nothing is left of it then."""
     texts: dict[str, Any] = {name: getattr(manifest, name) for name in _TEXTS}
     texts["other_schemas"] = [(name, _to_bytes(schema).hex()) for name, schema in manifest.other_schemas]
-    encoded, schema = json.dumps(texts).encode(), _to_bytes(manifest.schema)
+    encoded = json.dumps(texts).encode()
+    schema = _to_bytes(manifest.schema)
 
     table = pa.table({name: getattr(manifest, name) for name in _ARRAYS})
     digest = _digest(table, listing.encode(), encoded, schema)
@@ -113,7 +114,8 @@ def _from_table(table: pa.Table) -> Manifest:
 def _digest(table: pa.Table, *texts: bytes) -> str:
     """Of everything that a manifest's file holds."""
     arrays = [table[name].to_numpy().astype("<i8").tobytes() for name in _ARRAYS]
-    return digest_of([FORMAT, *texts, *(hashlib.sha256(array).hexdigest() for array in arrays)])
+    digests = [hashlib.sha256(array).hexdigest() for array in arrays]
+    return digest_of([FORMAT, *texts, *digests])
 
 
 def _to_bytes(schema: pa.Schema) -> bytes:

@@ -74,4 +74,5 @@ def _normalized_entropy(sums_3: Doubles, rows: int) -> float | None:
     if not 0 < positives < rows:
         return None
     rate = positives / rows
-    return loss / rows / -(rate * math.log(rate) + (1 - rate) * math.log1p(-rate))
+    entropy = -(rate * math.log(rate) + (1 - rate) * math.log1p(-rate))
+    return loss / rows / entropy

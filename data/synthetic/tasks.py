@@ -111,7 +111,10 @@ def build_label_model(seed: int, group: TaskGroup) -> LabelModel:
     shown = draw_impressions(world, random, times_of_day(random, _CALIBRATION_ROWS) // HOUR_MS)
     signals = _fit_signals(world, shown)
     signal_BC, tab_B = hidden_signals(world, signals, shown), shown.context["tab"]
-    tasks = (_fit_task(task, random_stream(seed, 2, task.number), signal_BC, tab_B) for task in TASK_GROUPS[group])
+    tasks: list[TaskModel] = []
+    for task in TASK_GROUPS[group]:
+        of_task = random_stream(seed, 2, task.number)
+        tasks.append(_fit_task(task, of_task, signal_BC, tab_B))
     return LabelModel(signals, tuple(tasks))
 
 
@@ -151,7 +154,8 @@ def _parts(world: HiddenWorld, numbers_DB: Floats, shown: Impressions) -> Iterat
     yield world.video_effect_VC[video_B]
     yield _context_effect(world, shown.context)
     yield np.einsum("bck,bck->bc", world.user_taste_UCK[user_B], world.video_taste_VCK[video_B])
-    hidden_HB = np.tanh(world.mlp_in_HD @ numbers_DB + world.mlp_tab_HT[:, tab_B])
+    of_tab_HB = world.mlp_tab_HT[:, tab_B]
+    hidden_HB = np.tanh(world.mlp_in_HD @ numbers_DB + of_tab_HB)
     yield (world.mlp_out_CH @ hidden_HB).T
     yield _history_match(world, shown)[:, None] * _HISTORY_EFFECT_C
 
@@ -165,7 +169,8 @@ def _history_match(world: HiddenWorld, shown: Impressions) -> Floats:
     """match_B: share of the recent videos that have the category of the one shown; 0 without history."""
     length_B = np.diff(shown.recent_offsets_B)
     row_N = np.repeat(np.arange(len(length_B)), length_B)
-    same_N = world.category_V[shown.recent_videos_N] == world.category_V[shown.video_B][row_N]
+    category_B = world.category_V[shown.video_B]
+    same_N = world.category_V[shown.recent_videos_N] == category_B[row_N]
     same_B = np.bincount(row_N[same_N], minlength=len(length_B))
     return (same_B / np.maximum(length_B, 1)).astype(np.float32)
 
@@ -176,7 +181,8 @@ def _log_numbers(shown: Impressions) -> Floats:
 
 def _fit_signals(world: HiddenWorld, shown: Impressions) -> SignalModel:
     log_DB = _log_numbers(shown)
-    mean_D1, deviation_D1 = np.nanmean(log_DB, 1, keepdims=True), np.nanstd(log_DB, 1, keepdims=True)
+    mean_D1 = np.nanmean(log_DB, 1, keepdims=True)
+    deviation_D1 = np.nanstd(log_DB, 1, keepdims=True)
     numbers_DB = _standardise(log_DB, mean_D1, deviation_D1)
     parts = list(_parts(world, numbers_DB, shown))
     deviation_PC = np.stack([part_BC.std(0) for part_BC in parts])
@@ -200,7 +206,8 @@ def _intercept(logit_B: Floats, rate: float) -> float:
     low, high = -40.0, 40.0
     for _ in range(50):
         middle = (low + high) / 2
-        too_low = _sigmoid(logit_B + np.float32(middle)).mean(dtype=np.float64) < rate
+        mean = _sigmoid(logit_B + np.float32(middle)).mean(dtype=np.float64)
+        too_low = mean < rate
         low, high = (middle, high) if too_low else (low, middle)
     return low
 

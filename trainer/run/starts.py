@@ -160,6 +160,11 @@ class SampleRange:
     begin: int
     end: int
 
+    @property
+    def num_samples(self) -> int:
+        """Samples in it."""
+        return self.end - self.begin
+
 
 def surviving(segments: Iterable[RunStart]) -> list[SampleRange]:
     """The pieces that the newest weights have seen, in order of samples; none is empty, no two overlap."""

@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from data.reading import Reading
 from data.storage.manifest_file import load_manifest
 from trainer.analysis.audit.intervals import Cover, count, intervals_of_epoch
 from trainer.analysis.audit.lineage import Lineage, read_lineage
@@ -92,104 +93,117 @@ def audit_run(path: str | Path) -> Audit:
     manifest = load_manifest(run.manifests["train"])
     origin = origin_of(run, config)
     reading = train_reading(config, manifest)
-    segments = read_starts(run.segments)
-    if not segments:
+    starts = read_starts(run.segments)
+    if not starts:
         raise ConfigError(f"{run.segments}: no start is recorded here; train the run first")
 
-    line = read_lineage(segments, run.events, reading, end_of_training(config, reading))
-    trace = Trace(run, origin, segments, line.pieces)
-    broken = [*_broken_records(segments, line), *_broken_origins(run, origin, segments), *trace.missing]
-    accounts: list[EpochAccount] = []
+    lineage = read_lineage(starts, run.events, reading, end_of_training(config, reading))
+    trace = Trace(run, origin, starts, lineage.ranges)
+    broken = list(_broken_records(starts, lineage))
+    broken += _broken_origins(run, origin, starts)
+    broken += trace.missing
 
-    for epochs in line.stretches(each=bool(trace.files)):
-        account, problems = _audit_epochs(line, epochs, trace)
+    accounts: list[EpochAccount] = []
+    for epochs in lineage.stretches(each=bool(trace.files)):
+        account, problems = _audit_epochs(lineage, epochs, trace)
         accounts.append(account)
         broken += problems
 
     return Audit(tuple(_folded(accounts)), tuple(broken), manifest.left_out)
 
 
-def _broken_records(segments: list[RunStart], line: Lineage) -> Iterator[str]:
+def _broken_records(starts: list[RunStart], lineage: Lineage) -> Iterator[str]:
     """Promises that the records of the starts alone show to be broken."""
-    reading, reached = line.reading, segments[-1].reached
-    for begin, end in gaps(surviving(segments), reached):
+    reading, reached = lineage.reading, starts[-1].reached
+    for begin, end in gaps(surviving(starts), reached):
         yield f"samples {begin:,} to {end:,}: no start accounts for them, but a later one goes on from there"
 
-    if reached > line.end:
-        yield f"trained to {reached:,} samples, but train.samples ends the run at {line.end:,}"
+    if reached > lineage.end:
+        yield f"trained to {reached:,} samples, but train.samples ends the run at {lineage.end:,}"
 
-    for segment in segments:
-        start = f"start {segment.segment}"
-        if segment.fingerprint != reading.manifest.fingerprint:
-            yield (
-                f"{start} trained on other data: fingerprint {segment.fingerprint!r}, "
-                f"the run's dataset has {reading.manifest.fingerprint!r}"
-            )
-
-        for key, samples in (("from", segment.begin), ("to", segment.reached)):
-            if samples % reading.global_batch_size:
-                yield f"{start}: {key} = {samples:,} is no multiple of the batch of {reading.global_batch_size:,}"
-        if reading.lanes % segment.world_size:
-            yield f"{start}: its {segment.world_size} ranks do not divide the {reading.lanes} lanes"
+    for start in starts:
+        for problem in _broken_start(start, reading):
+            yield f"start {start.segment}{problem}"
 
 
-def _broken_origins(run: RunDirectory, origin: Origin, segments: list[RunStart]) -> Iterator[str]:
+def _broken_start(start: RunStart, reading: Reading) -> Iterator[str]:
+    fingerprint = reading.manifest.fingerprint
+    if start.fingerprint != fingerprint:
+        data = f"fingerprint {start.fingerprint!r}, the run's dataset has {fingerprint!r}"
+        yield f" trained on other data: {data}"
+
+    batch = reading.global_batch_size
+    for key, samples in (("from", start.begin), ("to", start.reached)):
+        if samples % batch:
+            yield f": {key} = {samples:,} is no multiple of the batch of {batch:,}"
+
+    if reading.lanes % start.world_size:
+        yield f": its {start.world_size} ranks do not divide the {reading.lanes} lanes"
+
+
+def _broken_origins(run: RunDirectory, origin: Origin, starts: list[RunStart]) -> Iterator[str]:
     """Starts and checkpoints that are not of this run, or do not belong together."""
-    for segment in segments:
-        if not origin.is_own(segment.run):
-            yield f"start {segment.segment} is of another run (its id is {segment.run!r}, not {origin.identity!r})"
+    for start in starts:
+        if not origin.is_own(start.run):
+            yield f"start {start.segment} is of another run (its id is {start.run!r}, not {origin.identity!r})"
 
     for name in list_folders(run.checkpoints):
         path = run.checkpoints / name
         try:
             state = read_state(path)
             check_owner(path, state, origin)
-            check_writer(path, state, segments)
+            check_writer(path, state, starts)
         except CheckpointError as error:
-            if path.exists():  # a run that is being trained deletes its oldest
+            # A run that is being trained deletes its oldest checkpoints meanwhile.
+            if path.exists():
                 yield f"checkpoint {error}"
 
 
-def _audit_epochs(line: Lineage, epochs: range, trace: Trace) -> tuple[EpochAccount, list[str]]:
+def _audit_epochs(lineage: Lineage, epochs: range, trace: Trace) -> tuple[EpochAccount, list[str]]:
     """The account of epochs that are like the first of them, and what does not add up, in words."""
     epoch = epochs[0]
-    if not line.parts(epoch):
-        return _account(line, epochs, Cover(0, 0, 0)), []
+    if not lineage.parts(epoch):
+        return _account(lineage, epochs, Cover(0, 0, 0)), []
 
-    layout = intervals_of_epoch(line.reading, epoch)
-    trained, unreadable = line.rows(line.trained_parts(epoch), epoch, layout), line.unreadable_rows(epoch, layout)
-    account = _account(line, epochs, count(trained, unreadable, line.reading.manifest.first_row))
+    layout = intervals_of_epoch(lineage.reading, epoch)
+    trained = lineage.rows(lineage.trained_parts(epoch), epoch, layout)
+    unreadable = lineage.unreadable_rows(epoch, layout)
+    cover = count(trained, unreadable, lineage.reading.manifest.first_row)
+    account = _account(lineage, epochs, cover)
+
     problems = []
-
     if account.trained_more:
         problems.append(f"{account.name}: {account.trained_more:,} rows were trained more than once")
 
     if account.unexplained:
         problems.append(f"{account.name}: {account.unexplained:,} rows were never trained, and nothing explains it")
 
-    traced, differences = compare(line, epoch, layout, trace)
+    traced, differences = compare(lineage, epoch, layout, trace)
     return replace(account, traced=traced), [*problems, *differences]
 
 
-def _account(line: Lineage, epochs: range, cover: Cover) -> EpochAccount:
-    begin, end = epochs[0] * line.epoch_samples, (epochs[0] + 1) * line.epoch_samples
+def _account(lineage: Lineage, epochs: range, cover: Cover) -> EpochAccount:
+    epoch = epochs[0]
+    begin = epoch * lineage.epoch_samples
+    end = begin + lineage.epoch_samples
 
     def inside(samples: int) -> int:
         return min(max(samples, begin), end)
 
-    reached, planned = inside(line.reached), inside(max(line.end, line.reached))
-    survived = sum(part.end - part.begin for part in line.parts(epochs[0]))
-    kept = sum(part.end - part.begin for part in line.trained_parts(epochs[0]))
+    reached = inside(lineage.reached)
+    planned = inside(max(lineage.end, lineage.reached))
+    survived = sum(part.num_samples for part in lineage.parts(epoch))
+    kept = sum(part.num_samples for part in lineage.trained_parts(epoch))
 
     return EpochAccount(
-        first_epoch=epochs[0],
+        first_epoch=epoch,
         last_epoch=epochs[-1],
-        rows=line.reading.manifest.num_rows,
+        rows=lineage.reading.manifest.num_rows,
         trained_once=cover.once,
         trained_more=cover.more,
         beyond_end=end - planned,
         not_reached=planned - reached,
-        incomplete_batch=line.reading.dropped_rows,
+        incomplete_batch=lineage.reading.dropped_rows,
         skipped_batch=survived - kept,
         unreadable=cover.excepted,
         lost=reached - begin - survived,

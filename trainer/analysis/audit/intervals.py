@@ -30,22 +30,27 @@ class Intervals:
         after = np.minimum(self.lane_row + self.stop - self.start, end)
         kept = first < after
         offset = self.start - self.lane_row
-        return Intervals(self.group[kept], (first + offset)[kept], (after + offset)[kept], first[kept])
+        start, stop = first + offset, after + offset
+        return Intervals(self.group[kept], start[kept], stop[kept], lane_row=first[kept])
 
     def in_group(self, group: int, start: int, stop: int) -> "Intervals":
         """What lies in the rows start … stop of a group's order."""
-        first, after = np.maximum(self.start, start), np.minimum(self.stop, stop)
+        first = np.maximum(self.start, start)
+        after = np.minimum(self.stop, stop)
         kept = (self.group == group) & (first < after)
-        return Intervals(self.group[kept], first[kept], after[kept], (self.lane_row + first - self.start)[kept])
+
+        lane_row = self.lane_row + first - self.start
+        return Intervals(self.group[kept], first[kept], after[kept], lane_row[kept])
 
     @classmethod
     def join(cls, parts: Iterable["Intervals"]) -> "Intervals":
         """All of them."""
-        found = list(parts)
-        nothing = np.zeros(0, np.int64)
-        return cls(
-            *(np.concatenate([nothing, *(getattr(part, field.name) for part in found)]) for field in fields(cls))
-        )
+        joined = list(parts)
+        columns: dict[str, Int64] = {}
+        for field in fields(cls):
+            arrays = [getattr(part, field.name) for part in joined]
+            columns[field.name] = np.concatenate([np.zeros(0, np.int64), *arrays])
+        return cls(**columns)
 
 
 def intervals_of_epoch(reading: Reading, epoch: int) -> Intervals:
@@ -55,9 +60,11 @@ def intervals_of_epoch(reading: Reading, epoch: int) -> Intervals:
         manifest.rows, manifest.window, name=reading.order, seed=reading.seed, epoch=epoch, lanes=reading.lanes
     )
     ends = np.concatenate([[0], np.cumsum(layout.stop - layout.start)])
-    lane_start = np.repeat(ends[layout.lane_begin[:-1]], np.diff(layout.lane_begin))
-
-    return Intervals(layout.group, layout.start, layout.stop, ends[:-1] - lane_start)
+    # Segments are numbered through all lanes; a segment's place in its own lane counts from where the lane begins.
+    lane_starts = ends[layout.lane_begin[:-1]]
+    segments_per_lane = np.diff(layout.lane_begin)
+    lane_row = ends[:-1] - np.repeat(lane_starts, segments_per_lane)
+    return Intervals(layout.group, layout.start, layout.stop, lane_row)
 
 
 @dataclass(frozen=True)
@@ -75,15 +82,16 @@ def count(trained: Intervals, excepted: Intervals, first_row: Int64) -> Cover:
     ends = [first_row[part.group] + part.stop for part in (trained, excepted)]
     points = np.unique(np.concatenate([*begins, *ends]))
     rows = np.diff(points)
-    times, exceptions = (_depth(points, begin, end) for begin, end in zip(begins, ends, strict=True))
+    times = _depth(points, begins[0], ends[0])
+    is_excepted = _depth(points, begins[1], ends[1]) > 0
 
     def total(where: NDArray[np.bool_]) -> int:
         return int(rows[where].sum())
 
     return Cover(
-        once=total((times == 1) & (exceptions == 0)),
-        more=total((times > 1) & (exceptions == 0)),
-        excepted=total((times > 0) & (exceptions > 0)),
+        once=total((times == 1) & ~is_excepted),
+        more=total((times > 1) & ~is_excepted),
+        excepted=total((times > 0) & is_excepted),
     )
 
 
@@ -97,12 +105,18 @@ def _depth(points: Int64, begin: Int64, end: Int64) -> Int64:
 def expand(reading: Reading, epoch: int, intervals: Intervals) -> tuple[Int64, Int64]:
     """Every single row: the global batch of the epoch that it belongs to, and its number in the dataset."""
     first_row, sizes = reading.manifest.first_row, reading.manifest.rows
-    batches, rows = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
+    batches = [np.zeros(0, np.int64)]
+    rows = [np.zeros(0, np.int64)]
 
-    for index, group in enumerate(intervals.group.tolist()):
-        start, stop, lane_row = (int(array[index]) for array in (intervals.start, intervals.stop, intervals.lane_row))
-        places = group_rows(group, int(sizes[group]), name=reading.order, seed=reading.seed, epoch=epoch)
-        rows.append(first_row[group] + (np.arange(start, stop) if places is None else places[start:stop]))
-        batches.append(np.arange(lane_row, lane_row + stop - start) // reading.rows_per_lane)
+    columns = (intervals.group, intervals.start, intervals.stop, intervals.lane_row)
+    for group, start, stop, lane_row in zip(*(column.tolist() for column in columns), strict=True):
+        chosen = np.arange(start, stop)
+        shuffled = group_rows(group, int(sizes[group]), name=reading.order, seed=reading.seed, epoch=epoch)
+        if shuffled is not None:
+            chosen = shuffled[chosen]
+        rows.append(first_row[group] + chosen)
+
+        lane_rows = np.arange(lane_row, lane_row + stop - start)
+        batches.append(lane_rows // reading.rows_per_lane)
 
     return np.concatenate(batches), np.concatenate(rows)

@@ -18,7 +18,7 @@ from trainer.run.jsonl import whole_lines
 from trainer.run.starts import RunStart, SampleRange, Samples, explain, surviving
 
 
-class SkippedBatch(BaseModel):
+class SkippedBatchEvent(BaseModel):
     """A batch without an update, since a loss or gradient was not finite."""
 
     event: Literal["skipped_batch"]
@@ -27,7 +27,7 @@ class SkippedBatch(BaseModel):
     """At which the batch begins."""
 
 
-class SkippedRows(BaseModel):
+class SkippedRowsEvent(BaseModel):
     """Rows start … stop of a row group's order in an epoch that could not be read."""
 
     event: Literal["skipped_rows"]
@@ -39,7 +39,10 @@ class SkippedRows(BaseModel):
     stop: int
 
 
-_EVENTS: dict[Any, type[SkippedBatch | SkippedRows]] = {"skipped_batch": SkippedBatch, "skipped_rows": SkippedRows}
+_EVENTS: dict[Any, type[SkippedBatchEvent | SkippedRowsEvent]] = {
+    "skipped_batch": SkippedBatchEvent,
+    "skipped_rows": SkippedRowsEvent,
+}
 
 
 @dataclass(frozen=True)
@@ -50,7 +53,7 @@ class Unreadable:
     group: int
     start: int
     stop: int
-    piece: SampleRange
+    range: SampleRange
     """What survives of that start."""
 
 
@@ -59,7 +62,7 @@ class Lineage:
     """What the newest weights have seen; all in whole batches."""
 
     reading: Reading
-    pieces: list[SampleRange]
+    ranges: list[SampleRange]
     reached: int
     end: int
     """Samples at which training ends."""
@@ -75,20 +78,29 @@ class Lineage:
     def stretches(self, *, each: bool) -> list[range]:
         """All epochs, in ranges of such as are like the first of them; `each`: those that were begun one by one."""
         size, batch = self.epoch_samples, self.reading.global_batch_size
-        points = {0, self.reached, self.end, *self.skipped, *(begin + batch for begin in self.skipped)}
-        points |= {edge for piece in self.pieces for edge in (piece.begin, piece.end)}
-        edges = {edge for point in points for edge in (point // size, -(-point // size))}
-        edges |= {edge for entry in self.unreadable for edge in (entry.epoch, entry.epoch + 1)}
+        points = {0, self.reached, self.end}
+        for begin in self.skipped:
+            points |= {begin, begin + batch}
+        for part in self.ranges:
+            points |= {part.begin, part.end}
 
+        # Something happens in the epoch of a point, so that one is apart from those before it and after it.
+        edges: set[int] = set()
+        for point in points:
+            edges |= {point // size, -(-point // size)}
+        for entry in self.unreadable:
+            edges |= {entry.epoch, entry.epoch + 1}
         if each:
             edges |= set(range(-(-self.reached // size)))
 
         last = -(-max(self.reached, self.end) // size)
-        return [range(first, after) for first, after in pairwise(sorted(edge for edge in edges if edge <= last))]
+        kept = sorted(edge for edge in edges if edge <= last)
+        return [range(first, after) for first, after in pairwise(kept)]
 
     def parts(self, epoch: int) -> list[SampleRange]:
         """The pieces, as far as they lie in an epoch."""
-        return [part for piece in self.pieces if (part := self._part(piece, epoch)).begin < part.end]
+        parts = [self._part(whole, epoch) for whole in self.ranges]
+        return [part for part in parts if part.num_samples > 0]
 
     def trained_parts(self, epoch: int) -> list[SampleRange]:
         """The same without the batches that were left out."""
@@ -96,55 +108,67 @@ class Lineage:
         for part in self.parts(epoch):
             skipped = [begin for begin in self.skipped if part.begin <= begin < part.end]
             begins = [part.begin, *(begin + self.reading.global_batch_size for begin in skipped)]
-            trained += [SampleRange(part.segment, *ends) for ends in zip(begins, [*skipped, part.end], strict=True)]
+            ends = [*skipped, part.end]
+            trained += [SampleRange(part.segment, begin, end) for begin, end in zip(begins, ends, strict=True)]
         return trained
 
     def rows(self, parts: Iterable[SampleRange], epoch: int, layout: Intervals) -> Intervals:
         """The rows of pieces in an epoch, all of which `layout` holds."""
-        begin, batch, share = epoch * self.epoch_samples, self.reading.global_batch_size, self.reading.rows_per_lane
-        return Intervals.join(
-            layout.in_lane((part.begin - begin) // batch * share, (part.end - begin) // batch * share) for part in parts
-        )
+        epoch_begin = epoch * self.epoch_samples
+
+        def lane_row(samples: int) -> int:
+            batches = (samples - epoch_begin) // self.reading.global_batch_size
+            return batches * self.reading.rows_per_lane
+
+        return Intervals.join(layout.in_lane(lane_row(part.begin), lane_row(part.end)) for part in parts)
 
     def unreadable_rows(self, epoch: int, layout: Intervals) -> Intervals:
         """The rows of an epoch that could not be read, as far as that survives."""
-        return Intervals.join(
-            self.rows([part], epoch, layout).in_group(entry.group, entry.start, entry.stop)
-            for entry in self.unreadable
-            if entry.epoch == epoch and (part := self._part(entry.piece, epoch)).begin < part.end
-        )
+        found: list[Intervals] = []
+        for entry in self.unreadable:
+            part = self._part(entry.range, epoch)
+            if entry.epoch == epoch and part.num_samples > 0:
+                rows = self.rows([part], epoch, layout)
+                found.append(rows.in_group(entry.group, entry.start, entry.stop))
+        return Intervals.join(found)
 
-    def _part(self, piece: SampleRange, epoch: int) -> SampleRange:
-        begin, end = epoch * self.epoch_samples, (epoch + 1) * self.epoch_samples
-        return SampleRange(piece.segment, max(piece.begin, begin), min(piece.end, end))
+    def _part(self, whole: SampleRange, epoch: int) -> SampleRange:
+        """What of a range lies in an epoch; it may be empty."""
+        begin = epoch * self.epoch_samples
+        end = begin + self.epoch_samples
+        return SampleRange(whole.segment, max(whole.begin, begin), min(whole.end, end))
 
 
-def read_lineage(segments: list[RunStart], events: Path, reading: Reading, end: int) -> Lineage:
+def read_lineage(starts: list[RunStart], events: Path, reading: Reading, end: int) -> Lineage:
     """The surviving line of the starts; ConfigError where the events are damaged."""
     batch = reading.global_batch_size
-    whole = [
-        SampleRange(piece.segment, piece.begin // batch * batch, piece.end // batch * batch)
-        for piece in surviving(segments)
-    ]
-    pieces = {piece.segment: piece for piece in whole if piece.begin < piece.end}
+
+    def whole_batches(samples: int) -> int:
+        return samples // batch * batch
+
+    range_of_start: dict[int, SampleRange] = {}
+    for part in surviving(starts):
+        begin, stop = whole_batches(part.begin), whole_batches(part.end)
+        if begin < stop:
+            range_of_start[part.segment] = SampleRange(part.segment, begin, stop)
+
     skipped: set[int] = set()
     unreadable = []
-
     for number, event in read_events(events):
-        piece = pieces.get(event.segment)
-        if piece is None:
+        survives = range_of_start.get(event.segment)
+        if survives is None:
             continue
-        if isinstance(event, SkippedRows):
+        if isinstance(event, SkippedRowsEvent):
             group = _find(event, reading.manifest, f"{events}: line {number}")
-            unreadable.append(Unreadable(event.epoch, group, event.start, event.stop, piece))
-        elif piece.begin <= event.samples < piece.end:
-            skipped.add(event.samples // batch * batch)
+            unreadable.append(Unreadable(event.epoch, group, event.start, event.stop, survives))
+        elif survives.begin <= event.samples < survives.end:
+            skipped.add(whole_batches(event.samples))
 
-    reached = segments[-1].reached // batch * batch
-    return Lineage(reading, list(pieces.values()), reached, end, sorted(skipped), unreadable)
+    reached = whole_batches(starts[-1].reached)
+    return Lineage(reading, list(range_of_start.values()), reached, end, sorted(skipped), unreadable)
 
 
-def read_events(path: Path) -> list[tuple[int, SkippedBatch | SkippedRows]]:
+def read_events(path: Path) -> list[tuple[int, SkippedBatchEvent | SkippedRowsEvent]]:
     """What was left out, with the numbers of the lines; a last line that a kill cut short is passed over."""
     events = []
     for number, line in enumerate(whole_lines(path), start=1):
@@ -161,14 +185,12 @@ def read_events(path: Path) -> list[tuple[int, SkippedBatch | SkippedRows]]:
     return events
 
 
-def _find(event: SkippedRows, manifest: Manifest, where: str) -> int:
+def _find(event: SkippedRowsEvent, manifest: Manifest, where: str) -> int:
     """Number of the event's row group in the dataset; ConfigError where there is none."""
     file = manifest.files.index(event.file) if event.file in manifest.files else -1
     found = np.flatnonzero((manifest.file == file) & (manifest.group == event.row_group))
     if not len(found) or event.stop > manifest.rows[found[0]]:
-        raise ConfigError(
-            f"{where} names rows {event.start} to {event.stop} of row group {event.row_group} of {event.file!r}, which "
-            "the dataset does not have; restore the file from a copy"
-        )
+        rows = f"rows {event.start} to {event.stop} of row group {event.row_group} of {event.file!r}"
+        raise ConfigError(f"{where} names {rows}, which the dataset does not have; restore the file from a copy")
 
     return int(found[0])

@@ -23,16 +23,21 @@ def audit_table(epochs: list[Record]) -> Table:
         "unexplained": "not explained",
     }
     for record in epochs:
-        first, last, traced = record["first_epoch"], record["last_epoch"], record["traced"]
-        found = {why: record[key] for key, why in reasons.items() if record[key]}
-        begun = record["not_reached"] + record["beyond_end"] + record["incomplete_batch"] < record["rows"]
-        no_trace = "no trace" if begun else "–"
-        table.add_row(
-            str(first) if first == last else f"{first}–{last}",
-            *(f"{record[key]:,}" for key in ("rows", "trained_once", "trained_more", "never")),
-            "\n".join(f"{rows:,}" for rows in found.values()),
-            "\n".join(found),
-            no_trace if traced is None else f"{traced:,} rows",
-        )
+        first, last = record["first_epoch"], record["last_epoch"]
+        epoch = str(first) if first == last else f"{first}–{last}"
+        counts = [f"{record[key]:,}" for key in ("rows", "trained_once", "trained_more", "never")]
+
+        present = [key for key in reasons if record[key]]
+        rows = [f"{record[key]:,}" for key in present]
+        why = [reasons[key] for key in present]
+        table.add_row(epoch, *counts, "\n".join(rows), "\n".join(why), _trace_text(record))
 
     return table
+
+
+def _trace_text(record: Record) -> str:
+    if record["traced"] is not None:
+        return f"{record['traced']:,} rows"
+
+    not_begun = record["not_reached"] + record["beyond_end"] + record["incomplete_batch"]
+    return "no trace" if not_begun < record["rows"] else "–"

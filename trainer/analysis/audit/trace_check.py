@@ -29,32 +29,31 @@ class HandedOut:
 class Trace:
     """The traces of the starts that survive."""
 
-    def __init__(self, run: RunDirectory, origin: Origin, segments: list[RunStart], pieces: list[SampleRange]) -> None:
+    def __init__(self, run: RunDirectory, origin: Origin, starts: list[RunStart], ranges: list[SampleRange]) -> None:
         self.files: dict[int, list[Path]] = {}
         """Of every start that has a whole set of them."""
         self.missing: list[str] = []
         """What is not there but should be, or should not, in words."""
 
-        for number in sorted({piece.segment for piece in pieces}):
-            files = [run.trace_file(number, rank) for rank in range(segments[number].world_size)]
+        for number in sorted({part.segment for part in ranges}):
+            files = [run.trace_file(number, rank) for rank in range(starts[number].world_size)]
             missing = [file.name for file in files if not file.exists()]
             foreign = [file.name for file in files if not origin.is_own(read_run(file))]
             if foreign:
                 self.missing.append(f"start {number}: {', '.join(foreign)} is a trace of another run")
             elif not missing:
                 self.files[number] = files
-            elif segments[number].trace:
+            elif starts[number].trace:
                 self.missing.append(f"start {number}: its trace lacks {', '.join(missing)}")
 
         self._of_segment = lru_cache(maxsize=1)(self._read)
 
     def of(self, parts: list[SampleRange]) -> HandedOut:
         """The rows handed out in pieces that all have a trace."""
-        found = [self._of(part) for part in parts]
-        nothing = np.zeros(0, np.int64)
+        handed_out = [self._of(part) for part in parts]
         return HandedOut(
-            np.concatenate([nothing, *(part.samples for part in found)]),
-            np.concatenate([nothing, *(part.row for part in found)]),
+            samples=np.concatenate([entry.samples for entry in handed_out]),
+            row=np.concatenate([entry.row for entry in handed_out]),
         )
 
     def _of(self, part: SampleRange) -> HandedOut:
@@ -69,21 +68,22 @@ class Trace:
         return HandedOut(samples[by_batch], row[by_batch])
 
 
-def compare(line: Lineage, epoch: int, layout: Intervals, trace: Trace) -> tuple[int | None, list[str]]:
+def compare(lineage: Lineage, epoch: int, layout: Intervals, trace: Trace) -> tuple[int | None, list[str]]:
     """Rows of an epoch that the trace holds (None: no trace), and where it differs from the order, in words."""
-    parts = [part for part in line.parts(epoch) if part.segment in trace.files]
+    parts = [part for part in lineage.parts(epoch) if part.segment in trace.files]
     if not parts:
         return None, []
 
     found = trace.of(parts)
-    batch, row = expand(line.reading, epoch, line.rows(parts, epoch, layout))
-    _, unreadable = expand(line.reading, epoch, line.unreadable_rows(epoch, layout))
+    batch, row = expand(lineage.reading, epoch, lineage.rows(parts, epoch, layout))
+    _, unreadable = expand(lineage.reading, epoch, lineage.unreadable_rows(epoch, layout))
     read = ~np.isin(row, unreadable)
-    samples = epoch * line.epoch_samples + batch * line.reading.global_batch_size
-    manifest = line.reading.manifest
+    samples = epoch * lineage.epoch_samples + batch * lineage.reading.global_batch_size
+    manifest = lineage.reading.manifest
     expected = HandedOut(samples[read], row[read])
 
-    return len(found.row), [f"epoch {epoch}: {what}" for what in _differences(expected, found, manifest)]
+    differences = [f"epoch {epoch}: {what}" for what in _differences(expected, found, manifest)]
+    return len(found.row), differences
 
 
 def _differences(expected: HandedOut, found: HandedOut, manifest: Manifest) -> Iterator[str]:
@@ -92,14 +92,17 @@ def _differences(expected: HandedOut, found: HandedOut, manifest: Manifest) -> I
         yield f"the trace holds {_rows(~known)} with numbers that the dataset does not have"
 
     times = np.bincount(found.row[known], minlength=manifest.num_rows)
-    due, seen = np.full(manifest.num_rows, -1), np.full(manifest.num_rows, -1)
+    due = np.full(manifest.num_rows, -1)  # samples at which each row should be handed out, and was; -1: never
+    seen = np.full(manifest.num_rows, -1)
     due[expected.row] = expected.samples
     seen[found.row[known]] = found.samples[known]
+
+    is_due, is_seen = due >= 0, times > 0
     kinds = {
         "handed out more than once": times > 1,
-        "missing from the trace": (times == 0) & (due >= 0),
-        "handed out that the order leaves out": (times > 0) & (due < 0),
-        "handed out in another batch than the order says": (times == 1) & (due >= 0) & (seen != due),
+        "missing from the trace": is_due & ~is_seen,
+        "handed out that the order leaves out": is_seen & ~is_due,
+        "handed out in another batch than the order says": is_due & (times == 1) & (seen != due),
     }
 
     for what, where in kinds.items():
@@ -108,13 +111,13 @@ def _differences(expected: HandedOut, found: HandedOut, manifest: Manifest) -> I
 
 
 def _rows(where: NDArray[np.bool_]) -> str:
-    number = int(where.sum())
-    return f"{number:,} row{'s' * (number != 1)}"
+    count = int(where.sum())
+    return "1 row" if count == 1 else f"{count:,} rows"
 
 
 def _first(where: NDArray[np.bool_], seen: Int64, due: Int64, manifest: Manifest) -> str:
     row = int(np.flatnonzero(where)[0])
     group = int(np.searchsorted(manifest.first_row, row, side="right")) - 1
-    places = {"handed out": int(seen[row]), "due": int(due[row])}
-    when = ", ".join(f"{what} at {samples:,} samples" for what, samples in places.items() if samples >= 0)
-    return f"row {row - manifest.first_row[group]} of {manifest.describe(group)} ({when})"
+    times = [f"{what} at {at[row]:,} samples" for what, at in (("handed out", seen), ("due", due)) if at[row] >= 0]
+    row_of_group = row - manifest.first_row[group]
+    return f"row {row_of_group} of {manifest.describe(group)} ({', '.join(times)})"
