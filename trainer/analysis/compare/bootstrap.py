@@ -79,22 +79,38 @@ def compare_losses(
 
     paired = baseline.keys() == losses.keys()
     pairs = [(old, new) for old in sorted(baseline) for new in sorted(losses) if old == new or not paired]
-    found_P, drawn_PR = zip(*(_relative(baseline[old], losses[new], resamples) for old, new in pairs), strict=True)
-    finite_PR = _finite(np.array(drawn_PR))
+    relatives: list[float] = []
+    draws: list[Floats] = []
+    for old, new in pairs:
+        relative, drawn_R = _relative(baseline[old], losses[new], resamples)
+        relatives.append(relative)
+        draws.append(drawn_R)
+    finite_PR = _finite(np.array(draws))
     widening = max(map(_widening, baseline.values()))
 
     if len(pairs) == 1:
-        if widening == math.inf:
-            return Estimate(found_P[0], -math.inf, math.inf, None)
-        low, high = found_P[0] + widening * (np.quantile(finite_PR[0], (1 - _TAIL, _TAIL)) - found_P[0])
-        return Estimate(found_P[0], float(low), float(high), None)
+        return _estimate_of_pair(relatives[0], finite_PR[0], widening)
 
-    relative, error, freedom = _over_pairs(np.array(found_P)) if paired else _over_sides(old_totals, new_totals)
+    relative_P = np.array(relatives)
+    relative, error, freedom = _over_pairs(relative_P) if paired else _over_sides(old_totals, new_totals)
     if widening == math.inf:
         return Estimate(relative, -math.inf, math.inf, error)
 
-    half = math.hypot(t_quantile(freedom) * error, widening * _Z * _shared_deviation(pairs, finite_PR))
+    # What the seeds and what the test rows leave open are independent: their halves add up in squares.
+    half_of_seeds = t_quantile(freedom) * error
+    half_of_rows = widening * _Z * _shared_deviation(pairs, finite_PR)
+    half = math.hypot(half_of_seeds, half_of_rows)
     return Estimate(relative, relative - half, relative + half, error)
+
+
+def _estimate_of_pair(relative: float, drawn_R: Floats, widening: float) -> Estimate:
+    """Of two models: the percentile interval, widened around the difference where buckets are few."""
+    if widening == math.inf:
+        return Estimate(relative, -math.inf, math.inf, None)
+
+    quantiles_2 = np.quantile(drawn_R, (1 - _TAIL, _TAIL))
+    low, high = relative + widening * (quantiles_2 - relative)
+    return Estimate(relative, float(low), float(high), None)
 
 
 def _widening(loss_K: Floats) -> float:
@@ -102,7 +118,9 @@ def _widening(loss_K: Floats) -> float:
     effective = int(loss_K.sum() ** 2 / np.square(loss_K).sum())
     if np.count_nonzero(loss_K) < FEWEST_BUCKETS or effective < FEWEST_EFFECTIVE:
         return math.inf
-    return math.sqrt(effective / (effective - 1)) * t_quantile(effective - 1) / _Z
+
+    of_small_sample = math.sqrt(effective / (effective - 1))
+    return of_small_sample * t_quantile(effective - 1) / _Z
 
 
 def _relative(baseline_K: Floats, loss_K: Floats, resamples: int) -> tuple[float, Floats]:
@@ -110,17 +128,22 @@ def _relative(baseline_K: Floats, loss_K: Floats, resamples: int) -> tuple[float
 
     Summed as differences, so that equal models differ by exactly 0.
     """
-    difference_K, draws_RK = loss_K - baseline_K, bucket_draws(len(baseline_K), resamples)
+    difference_K = loss_K - baseline_K
+    draws_RK = bucket_draws(len(baseline_K), resamples)
     drawn_R, total_R = draws_RK @ difference_K, draws_RK @ baseline_K
+
+    # A draw may hold no loss of the baseline: its difference is not finite, and left out by `_finite`.
     with np.errstate(invalid="ignore", divide="ignore"):
-        return float(100 * difference_K.sum() / baseline_K.sum()), 100 * drawn_R / total_R
+        relative = float(100 * difference_K.sum() / baseline_K.sum())
+        return relative, 100 * drawn_R / total_R
 
 
 @lru_cache(maxsize=8)
 def bucket_draws(num_buckets: int, resamples: int) -> Floats:
     """How often each bucket is drawn in each resample (R, K): the same in every comparison."""
     random = np.random.Generator(np.random.Philox(17))
-    drawn_RK = random.multinomial(num_buckets, np.full(num_buckets, 1 / num_buckets), size=resamples)
+    equal_K = np.full(num_buckets, 1 / num_buckets)
+    drawn_RK = random.multinomial(num_buckets, equal_K, size=resamples)
     return np.asfortranarray(drawn_RK, np.float64)  # its product with a vector is ten times as fast in this layout
 
 
@@ -136,7 +159,9 @@ def _totals(losses: Mapping[int, Floats]) -> Floats:
 
 def _over_pairs(relative_P: Floats) -> tuple[float, float, int]:
     """Mean, standard error and degrees of freedom of differences that are independent of one another."""
-    return float(relative_P.mean()), float(relative_P.std(ddof=1)) / math.sqrt(len(relative_P)), len(relative_P) - 1
+    num_pairs = len(relative_P)
+    error = float(relative_P.std(ddof=1)) / math.sqrt(num_pairs)
+    return float(relative_P.mean()), error, num_pairs - 1
 
 
 def _over_sides(baseline: Floats, losses: Floats) -> tuple[float, float, int]:
@@ -146,10 +171,17 @@ def _over_sides(baseline: Floats, losses: Floats) -> tuple[float, float, int]:
     judge a side with one model, and exact where both are the same head.
     """
     ratio = float(losses.mean() / baseline.mean())
-    squares = sum(float(np.square(side / side.mean() - 1).sum()) for side in (baseline, losses))
+    squares = _relative_squares(baseline) + _relative_squares(losses)
     freedom = len(baseline) + len(losses) - 2
-    error = ratio * math.sqrt(squares / freedom * (1 / len(baseline) + 1 / len(losses)))
+    per_model = 1 / len(baseline) + 1 / len(losses)
+    error = ratio * math.sqrt(squares / freedom * per_model)
     return 100 * (ratio - 1), 100 * error, freedom
+
+
+def _relative_squares(side: Floats) -> float:
+    """Sum of squared relative distances from the mean."""
+    distance = side / side.mean() - 1
+    return float(np.square(distance).sum())
 
 
 def _shared_deviation(pairs: list[tuple[int, int]], drawn_PR: Floats) -> float:
@@ -161,7 +193,8 @@ def _shared_deviation(pairs: list[tuple[int, int]], drawn_PR: Floats) -> float:
     for seed_P in np.array(pairs).T:
         if len(np.unique(seed_P)) > 1:
             apart_PP &= seed_P[:, None] != seed_P
-    return math.sqrt(max(float(np.cov(drawn_PR)[apart_PP].mean()), 0.0))
+    mean_covariance = float(np.cov(drawn_PR)[apart_PP].mean())
+    return math.sqrt(max(mean_covariance, 0.0))
 
 
 def t_quantile(freedom: int) -> float:

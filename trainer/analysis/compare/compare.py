@@ -66,7 +66,9 @@ class Difference:
     def one_sided(self) -> bool:
         """Whether the interval lies on one side of 0, whatever it speaks of."""
         low, high = self.low_percent, self.high_percent
-        return low is not None and high is not None and (low > 0 or high < 0) and not is_rounding(self.relative_percent)
+        if low is None or high is None or is_rounding(self.relative_percent):
+            return False
+        return low > 0 or high < 0
 
     @property
     def verdict(self) -> str:
@@ -113,16 +115,21 @@ def compare_runs(baseline: str, runs: list[str], data: str | None = None) -> Com
 
     groups = group_runs(read_run(path, test_set) for entry in runs for path in _split(entry))
     _check_on_one_side(bases[0], groups)
-    all_runs = [*bases[0].runs, *(run for group in groups for run in group.runs)]
+    all_runs = list(bases[0].runs)
+    for group in groups:
+        all_runs += group.runs
     _check_same_test_set(all_runs)
     _check_same_unit(all_runs, data)
-    differences = [entry for group in groups for entry in compare_groups(bases[0], group)]
-    warnings = dict.fromkeys(warning for group in groups for warning in _not_compared(bases[0], group))
-    warnings |= dict.fromkeys(
-        _too_few(entry) for entry in differences if entry.relative_percent is not None and entry.low_percent is None
-    )
 
-    return Comparison(tuple(differences), tuple(warnings))
+    differences: list[Difference] = []
+    warnings: list[str] = []
+    for group in groups:
+        differences += compare_groups(bases[0], group)
+        warnings += _not_compared(bases[0], group)
+    for entry in differences:
+        if entry.relative_percent is not None and entry.low_percent is None:
+            warnings.append(_too_few(entry))
+    return Comparison(tuple(differences), tuple(dict.fromkeys(warnings)))
 
 
 def _too_few(entry: Difference) -> str:
@@ -135,7 +142,10 @@ def _too_few(entry: Difference) -> str:
 
 def _split(entry: str) -> list[str]:
     """The folders in an argument, with commas between."""
-    names = [entry] if os.path.isdir(entry) else [name.strip() for name in entry.split(",")]
+    if os.path.isdir(entry):  # whose name may hold a comma
+        return [entry]
+
+    names = [name.strip() for name in entry.split(",")]
     if not all(names):
         raise ConfigError(
             f"{entry!r} holds an empty name; write folders of runs with commas between: runs/a-1,runs/a-2"
@@ -157,14 +167,16 @@ def _check_on_one_side(baseline: Group, groups: list[Group]) -> None:
 
 
 def _check_same_test_set(runs: list[Run]) -> None:
-    tested = [(run.path, point, buckets.fingerprint) for run in runs for point, buckets in run.points.items()]
-    first_path, _, first = tested[0]
-
-    for path, point, fingerprint in tested:
-        if fingerprint != first:
+    first_path = runs[0].path
+    first = next(iter(runs[0].points.values())).fingerprint
+    for run in runs:
+        for point, buckets in run.points.items():
+            if buckets.fingerprint == first:
+                continue
+            fingerprints = f"fingerprints {buckets.fingerprint[:12]}, {first[:12]}"
             raise DataError(
-                f"{path} was evaluated at {format_count(point)} on another test set, or another version of it, than "
-                f"{first_path} (fingerprints {fingerprint[:12]}, {first[:12]}); compare runs tested on the same rows"
+                f"{run.path} was evaluated at {format_count(point)} on another test set, or another version of it, "
+                f"than {first_path} ({fingerprints}); compare runs tested on the same rows"
             )
 
 
@@ -175,13 +187,13 @@ def _check_same_unit(runs: list[Run], data: str | None) -> None:
         for point, buckets in run.points.items():
             path, known = first.setdefault(point, (run.path, buckets))
             if known.unit != buckets.unit:
+                # The one whose rows were taken as independent is evaluated anew, by the other's unit.
                 stale, unit = (run.path, known.unit) if known.unit is not None else (path, buckets.unit)
                 at = (buckets if stale == run.path else known).samples
                 on = f" --data {data}" if data else ""
-                raise ConfigError(
-                    f"{run.path} was evaluated at {format_count(point)} {buckets.by}, but {path} {known.by}; "
-                    f"evaluate anew: adatt evaluate {stale} --checkpoint {at} --unit {unit}{on}"
-                )
+                differs = f"{run.path} was evaluated at {format_count(point)} {buckets.by}, but {path} {known.by}"
+                command = f"adatt evaluate {stale} --checkpoint {at} --unit {unit}{on}"
+                raise ConfigError(f"{differs}; evaluate anew: {command}")
 
 
 def compare_groups(baseline: Group, group: Group) -> list[Difference]:
@@ -189,17 +201,18 @@ def compare_groups(baseline: Group, group: Group) -> list[Difference]:
     points = sorted(baseline.points & group.points)
     tasks = [task for task in baseline.tasks if task in group.tasks]
 
-    for name, common, old, new in (
-        ("milestone", points, map(format_count, sorted(baseline.points)), map(format_count, sorted(group.points))),
-        ("task", tasks, baseline.tasks, group.tasks),
-    ):
-        if not common:
-            raise ConfigError(
-                f"{group.name} and the baseline {baseline.name} have no {name} in common "
-                f"({', '.join(new)}; {', '.join(old)}); compare runs that share one"
-            )
-
+    if not points:
+        old, new = (map(format_count, sorted(side.points)) for side in (baseline, group))
+        raise _nothing_in_common("milestone", baseline, group, old, new)
+    if not tasks:
+        raise _nothing_in_common("task", baseline, group, baseline.tasks, group.tasks)
     return [_difference(baseline, group, task, point) for task in tasks for point in points]
+
+
+def _nothing_in_common(what: str, baseline: Group, group: Group, old: Iterable[str], new: Iterable[str]) -> ConfigError:
+    names = f"{group.name} and the baseline {baseline.name}"
+    values = f"{', '.join(new)}; {', '.join(old)}"
+    return ConfigError(f"{names} have no {what} in common ({values}); compare runs that share one")
 
 
 def _difference(baseline: Group, group: Group, task: str, point: int) -> Difference:
@@ -217,7 +230,9 @@ def _difference(baseline: Group, group: Group, task: str, point: int) -> Differe
     defined = old_value is not None and new_value is not None
     estimate = compare_losses(_losses(old), _losses(new)) if defined else None
     single = len(old) == len(new) == 1
-    named = next(run.points[point] for run in baseline.runs if point in run.points)
+    of_baseline = next(run.points[point] for run in baseline.runs if point in run.points)
+    of_group = next(run.points[point] for run in group.runs if point in run.points)
+    texts = [text for text in of_baseline.milestones if parse_count(text) == point]
 
     return Difference(
         baseline=baseline.name,
@@ -225,8 +240,8 @@ def _difference(baseline: Group, group: Group, task: str, point: int) -> Differe
         run=group.name,
         head=group.head,
         task=task,
-        milestone=next((text for text in named.milestones if parse_count(text) == point), None),
-        samples=next(run.points[point].samples for run in group.runs if point in run.points),
+        milestone=texts[0] if texts else None,
+        samples=of_group.samples,
         metric="ne" if first.kind == "binary" else "mse",
         baseline_value=old_value,
         value=new_value,
@@ -237,7 +252,7 @@ def _difference(baseline: Group, group: Group, task: str, point: int) -> Differe
         baseline_seeds=len(old),
         seeds=len(new),
         significant=_is_significant(estimate) if estimate and not single else None,
-        unit=named.unit,
+        unit=of_baseline.unit,
         buckets=int(np.count_nonzero(first.sums_6K[EXAMPLES])),
     )
 
@@ -257,8 +272,12 @@ def _same_rows(first: TaskBuckets, other: TaskBuckets) -> bool:
     """Whether two models were tested on the same labels with the same weights, up to the order of summation."""
     if first.kind != other.kind or first.sums_6K.shape != other.sums_6K.shape:
         return False
-    pairs = [(first.sums_6K[row], other.sums_6K[row]) for row in (EXAMPLES, WEIGHT, LABEL)]
-    return all(np.allclose(old_K, new_K, rtol=0, atol=1e-9 * np.abs(old_K).max()) for old_K, new_K in pairs)
+    return all(_close(first.sums_6K[row], other.sums_6K[row]) for row in (EXAMPLES, WEIGHT, LABEL))
+
+
+def _close(first_K: Floats, other_K: Floats) -> bool:
+    rounding = 1e-9 * np.abs(first_K).max()
+    return np.allclose(first_K, other_K, rtol=0, atol=rounding)
 
 
 def _losses(tasks: Mapping[int, TaskBuckets]) -> dict[int, Floats]:
@@ -274,7 +293,9 @@ def _mean_value(tasks: Iterable[TaskBuckets]) -> float | None:
 
 def metric_value(kind: str, sums_6K: Floats) -> float | None:
     """NE of a binary task, MSE of a regression task; None where it is not defined."""
-    weight, loss, label = (float(sums_6K[row].sum()) for row in (WEIGHT, LOSS, LABEL))
+    weight = float(sums_6K[WEIGHT].sum())
+    loss = float(sums_6K[LOSS].sum())
+    label = float(sums_6K[LABEL].sum())
     if weight == 0 or not np.isfinite(loss):
         return None
     mean_loss = loss / weight

@@ -44,13 +44,17 @@ def json_lines(comparison: Comparison) -> list[str]:
 def markdown(comparison: Comparison) -> str:
     """The tables, each with its curve below, and how to read them."""
     grids = comparison_grids(comparison.differences)
-    parts = [f"{_markdown_table(grid)}\n\n![{grid.task}]({grid.task}.png)" for grid in grids]
-    notes = map(_escaped, comparison_notes(comparison.differences))
-    return "\n\n".join(["# Comparison", *parts, *notes]) + "\n"
+    parts = ["# Comparison"]
+    for grid in grids:
+        parts += [_markdown_table(grid), f"![{grid.task}]({grid.task}.png)"]
+    parts += map(_escaped, comparison_notes(comparison.differences))
+    return "\n\n".join(parts) + "\n"
 
 
 def _markdown_table(grid: Grid) -> str:
-    rows = [grid.header, ["---", "---", *["---:"] * (len(grid.header) - 2)], *grid.rows]
+    num_columns = len(grid.header) - 2  # behind the head and its runs; numbers, aligned to the right
+    alignment = ["---", "---", *["---:"] * num_columns]
+    rows = [grid.header, alignment, *grid.rows]
     lines = ["| " + " | ".join(map(_escaped, row)) + " |" for row in rows]
     return "\n".join([f"## {_escaped(grid.title)}", "", *lines])
 
@@ -92,8 +96,12 @@ def curve(comparison: Comparison, task: str) -> Figure:
 def _draw(axes: Axes, entries: list[Difference]) -> None:
     samples = [entry.samples for entry in entries]
     middle = [entry.relative_percent or 0.0 for entry in entries]
-    bounds = [[getattr(entry, name) for entry in entries] for name in ("low_percent", "high_percent")]
-    low, high = ([m if b is None else b for m, b in zip(middle, side, strict=True)] for side in bounds)
+    low: list[float] = []
+    high: list[float] = []
+    for entry, value in zip(entries, middle, strict=True):
+        low.append(value if entry.low_percent is None else entry.low_percent)
+        high.append(value if entry.high_percent is None else entry.high_percent)
+
     below = [max(value - bound, 0) for value, bound in zip(middle, low, strict=True)]
     above = [max(bound - value, 0) for value, bound in zip(middle, high, strict=True)]
     label = visible(f"{entries[0].head} ({folder_names(entries[0].run)})")

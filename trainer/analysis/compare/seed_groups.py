@@ -63,7 +63,11 @@ class Group:
     @property
     def tasks(self) -> list[str]:
         """Evaluated tasks, in the config's order."""
-        return list(dict.fromkeys(task for run in self.runs for found in run.points.values() for task in found.tasks))
+        names: dict[str, None] = {}
+        for run in self.runs:
+            for buckets in run.points.values():
+                names.update(dict.fromkeys(buckets.tasks))
+        return list(names)
 
 
 def read_run(path: str, test_set: Manifest | None = None) -> Run:
@@ -87,7 +91,8 @@ def read_run(path: str, test_set: Manifest | None = None) -> Run:
     if not points:
         raise ConfigError(f"{path}: no evaluation to compare (no evaluations/*.parquet); train it to a milestone first")
 
-    return Run(str(directory.path), config.model.head, config.run.seed, _identity(directory, config), points)
+    same_but_seed = _identity(directory, config)
+    return Run(str(directory.path), config.model.head, config.run.seed, same_but_seed, points)
 
 
 def _identity(directory: RunDirectory, config: Config) -> str:
@@ -113,11 +118,13 @@ def group_runs(runs: Iterable[Run]) -> list[Group]:
     for run in runs:
         group = found.setdefault(run.identity, {})
         if run.seed in group:
-            raise ConfigError(
-                f"{group[run.seed].path} and {run.path} have the same config and seed {run.seed}: one training, not "
-                "two; leave one of them out"
-            )
+            twice = f"{group[run.seed].path} and {run.path} have the same config and seed {run.seed}"
+            raise ConfigError(f"{twice}: one training, not two; leave one of them out")
 
         group[run.seed] = run
 
-    return [Group(tuple(group[seed] for seed in sorted(group))) for group in found.values()]
+    groups: list[Group] = []
+    for group in found.values():
+        by_seed = [group[seed] for seed in sorted(group)]
+        groups.append(Group(tuple(by_seed)))
+    return groups

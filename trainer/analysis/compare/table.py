@@ -31,14 +31,17 @@ def comparison_grids(differences: Sequence[Difference]) -> list[Grid]:
 
 def _grid(task: str, differences: list[Difference]) -> Grid:
     first = differences[0]
-    columns = list(dict.fromkeys(entry.column for entry in sorted(differences, key=lambda entry: entry.samples)))
-    base = {entry.column: _number(entry.baseline_value) for entry in differences}
-    rows = [[first.baseline_head, folder_names(first.baseline), *(base[column] for column in columns)]]
+    by_samples = sorted(differences, key=lambda entry: entry.samples)
+    columns = list(dict.fromkeys(entry.column for entry in by_samples))
 
+    base = {entry.column: _number(entry.baseline_value) for entry in differences}
+    baseline = [base[column] for column in columns]
+    rows = [[first.baseline_head, folder_names(first.baseline), *baseline]]
     for run in dict.fromkeys(entry.run for entry in differences):
-        cells = {entry.column: _cell(entry) for entry in differences if entry.run == run}
-        head = next(entry.head for entry in differences if entry.run == run)
-        rows.append([head, folder_names(run), *(cells.get(column, UNDEFINED) for column in columns)])
+        of_run = [entry for entry in differences if entry.run == run]
+        cells = {entry.column: _cell(entry) for entry in of_run}
+        values = [cells.get(column, UNDEFINED) for column in columns]
+        rows.append([of_run[0].head, folder_names(run), *values])
 
     units = " and ".join(dict.fromkeys(unit_text(entry.unit) for entry in differences))
     title = f"{task}: {first.metric.upper()} of the baseline; of the others the difference to it in % ({units})"
