@@ -51,7 +51,8 @@ class ExactAuc(Accumulator[list[TaskValues]]):
         self._tasks_D = is_binary_T.nonzero()[:, 0]
         """Indices of the binary tasks."""
         self.num_rows = num_rows
-        self._logits_DN = torch.zeros(len(self._tasks_D), num_rows, device=is_binary_T.device)
+        shape = (len(self._tasks_D), num_rows)
+        self._logits_DN = torch.zeros(shape, device=is_binary_T.device)
         self._weights_DN = torch.zeros_like(self._logits_DN)
         """Below 0 for negatives; 0 for rows that do not count. The label takes no memory of its own this way."""
         self._rows_so_far = 0
@@ -121,9 +122,12 @@ def _area(logits: torch.Tensor, weights: torch.Tensor) -> float | None:
         return None
 
     distinct_L, index = logits.unique_consecutive(return_inverse=True)
-    weights_2L = torch.zeros(2, len(distinct_L), dtype=torch.float64, device=logits.device)
+    num_distinct = len(distinct_L)
+    weights_2L = torch.zeros(2, num_distinct, dtype=torch.float64, device=logits.device)
 
     # One scatter into the flat tensor fills both rows: that of the positives begins L places later.
-    place = (weights > 0).long() * len(distinct_L) + index
-    weights_2L.view(-1).index_add_(0, place, weights.double().abs())
+    is_positive = (weights > 0).long()
+    place = is_positive * num_distinct + index
+    flat_weights = weights_2L.view(-1)
+    flat_weights.index_add_(0, place, weights.double().abs())
     return area_under_curve(weights_2L)[0]

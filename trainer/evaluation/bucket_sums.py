@@ -90,7 +90,8 @@ def task_buckets(sums: MetricSums, tasks: tuple[TaskConfig, ...]) -> dict[str, T
     buckets = {}
     for index, task in enumerate(tasks):
         if not task.auxiliary:
-            buckets[task.name] = TaskBuckets(task.kind, sums_6TK[:, index])
+            sums_6K = sums_6TK[:, index]
+            buckets[task.name] = TaskBuckets(task.kind, sums_6K)
     return buckets
 
 
@@ -119,7 +120,8 @@ def _as_table(tasks: dict[str, TaskBuckets]) -> pa.Table:
     """One row per task and bucket, task after task: columns task, kind, bucket, and one for each sum."""
     names = list(tasks)
     kinds = [task.kind for task in tasks.values()]
-    sums_6N = np.concatenate([task.sums_6K for task in tasks.values()], axis=1)
+    all_sums = [task.sums_6K for task in tasks.values()]
+    sums_6N = np.concatenate(all_sums, axis=1)
     num_buckets = sums_6N.shape[1] // len(tasks)
     bucket_K = np.arange(num_buckets, dtype=np.int32)
 

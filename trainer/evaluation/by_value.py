@@ -58,7 +58,9 @@ class MetricsByValue(Accumulator[dict[Any, list[Metrics]]]):
         self, column: str, manifest: Manifest, is_binary_T: torch.Tensor, lanes: int, exact: ExactAuc | None = None
     ) -> None:
         """`exact` must be updated with the same steps; without it, AUC comes from a histogram for each value."""
-        self._column, self._manifest, self._is_binary_T = column, manifest, is_binary_T
+        self._column = column
+        self._manifest = manifest
+        self._is_binary_T = is_binary_T
         self._values = RowValues(column, manifest, lanes, self._encode)
         self._slots: dict[Any, int] = {}
         """By value, in the order in which this rank has seen them."""
@@ -83,12 +85,14 @@ class MetricsByValue(Accumulator[dict[Any, list[Metrics]]]):
         histogram_size = 2 * len(self._is_binary_T) * self._bins
         place_BT = histogram_places(step.logits_BT.double(), step.labels_BT, self._bins)
         place_BT = place_BT + slot_B[:, None] * histogram_size
-        flat_histogram, flat_weights = self._histogram_V2TH.view(-1), weights_BT.double().view(-1)
+        flat_histogram = self._histogram_V2TH.view(-1)
+        flat_weights = weights_BT.double().view(-1)
         flat_histogram.index_add_(0, place_BT.view(-1), flat_weights)
 
         if self._exact is not None:
             stop = self._rows_so_far + len(slot_B)
-            self._slot_N[self._rows_so_far : stop] = torch.where(is_row_B, slot_B, 0)
+            rows = slice(self._rows_so_far, stop)
+            self._slot_N[rows] = torch.where(is_row_B, slot_B, 0)
             self._rows_so_far = stop
 
     def compute(self, world: World) -> dict[Any, list[Metrics]]:
@@ -102,7 +106,8 @@ class MetricsByValue(Accumulator[dict[Any, list[Metrics]]]):
 
         aucs = {}
         if self._exact is not None:
-            aucs = self._exact.compute_by(world, self._index_of_rows(values), len(values))
+            index_N = self._index_of_rows(values)
+            aucs = self._exact.compute_by(world, index_N, len(values))
 
         result = {}
         for index, value in enumerate(values):
@@ -117,8 +122,10 @@ class MetricsByValue(Accumulator[dict[Any, list[Metrics]]]):
     def _metrics_of(self, value: Any, world: World) -> list[Metrics]:
         """Metrics of one value. Collective, also for a rank that has not seen it: that adds its empty slot."""
         slot = self._slots.get(value, -1)
+        sums_6T = self._sums.sums_6TK[:, :, slot]
+
         sums = MetricSums(self._is_binary_T, bins=self._bins)
-        sums.sums_6TK[:, :, 0] = self._sums.sums_6TK[:, :, slot]
+        sums.sums_6TK[:, :, 0] = sums_6T
         sums.histogram_2TH.copy_(self._histogram_V2TH[slot])
         sums.add_over_ranks(world)
         return sums.compute()
@@ -160,6 +167,7 @@ class MetricsByValue(Accumulator[dict[Any, list[Metrics]]]):
         for row, value in enumerate(values.to_pylist()):
             # NaN, which differs from itself, counts as missing.
             key = None if value != value else value
-            slots[row] = self._slots.setdefault(key, len(self._slots))
+            next_slot = len(self._slots)
+            slots[row] = self._slots.setdefault(key, next_slot)
         _check_number(self._column, self._manifest, len(self._slots))
         return slots

@@ -57,7 +57,8 @@ def calibration_curves(
     curves = []
     for index, task in enumerate(tasks):
         if task.binary and not task.auxiliary:
-            curves.append(calibration_curve(task.name, sums, index, metrics[index]))
+            curve = calibration_curve(task.name, sums, index, metrics[index])
+            curves.append(curve)
     return [curve for curve in curves if curve is not None]
 
 
@@ -76,10 +77,12 @@ def calibration_curve(task: str, sums: MetricSums, index: int, metrics: Metrics)
     group_H.clamp_(0, GROUPS - 1)
 
     # One scatter adds up the bins of each group. Groups that no bin belongs to are left out.
-    sums_3H = torch.stack([weight_H, positive_H, weight_H * sums.bin_predictions()])
+    predicted_H = weight_H * sums.bin_predictions()
+    sums_3H = torch.stack([weight_H, positive_H, predicted_H])
     sums_3G = torch.zeros(3, GROUPS, dtype=torch.float64)
     sums_3G.index_add_(1, group_H, sums_3H)
-    weight_G, positive_G, predicted_G = sums_3G[:, sums_3G[0] > 0]
+    is_filled_G = sums_3G[0] > 0
+    weight_G, positive_G, predicted_G = sums_3G[:, is_filled_G]
 
     share_G = (weight_G.cumsum(0) - weight_G / 2) / metrics.weight
     predicted_G = predicted_G / weight_G

@@ -31,7 +31,8 @@ def evaluate_run(
     world.on_rank_zero(run.check_entries)
 
     state = trained.find_checkpoint(checkpoint)
-    manifest = trained.open_dataset(config.data.test if data is None else data, config)
+    uri = config.data.test if data is None else data
+    manifest = trained.open_dataset(uri, config)
     sharded = trained.load(state)
     reading = test_reading(config, manifest, world.size)
     result = Evaluator(config, world, sharded, reading).run(state.samples)

@@ -79,7 +79,8 @@ class Evaluator:
         accumulators = self._empty_accumulators()
         not_finite = self._add_all_batches(accumulators, between)
         if self._oracle is None:
-            manifest, weight = self._reading.manifest, self._config.data.weight
+            manifest = self._reading.manifest
+            weight = self._config.data.weight
             self._oracle = oracle_metrics(manifest, self._config.tasks, weight, self._world)
 
         # Each `compute` below issues collectives: the order is the same on all ranks.
@@ -136,7 +137,8 @@ class Evaluator:
         """Adds every row of the test set; returns the rows with NaN or ±inf by column. Collective."""
         reading = self._reading
         is_on_gpu = self._world.device.type == "cuda"
-        batches = stream(reading, self._lanes, 0, threads=self._config.data.threads, pin=is_on_gpu)
+        threads = self._config.data.threads
+        batches = stream(reading, self._lanes, 0, threads=threads, pin=is_on_gpu)
 
         self._sharded.model.eval()
         try:

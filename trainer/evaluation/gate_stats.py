@@ -37,7 +37,8 @@ class GateObserver:
         for index, level in enumerate(self.levels):
             self._batches.append([])
             self.native.append(None)
-            self._hooks.append(level.register_forward_hook(partial(self._keep, index)))
+            hook = level.register_forward_hook(partial(self._keep, index))
+            self._hooks.append(hook)
 
     def take(self) -> list[torch.Tensor]:
         """weights_BUE of each level since the last call, detached; [] if the head has no gates."""
@@ -85,7 +86,8 @@ class FusionMeans(Accumulator[list[dict[str, Any]]]):
             for total_UE, sums_UE in zip(self._sums, sums, strict=True):
                 total_UE += sums_UE
 
-        self._num_rows = self._num_rows.to(is_row_B.device) + is_row_B.sum()
+        before = self._num_rows.to(is_row_B.device)
+        self._num_rows = before + is_row_B.sum()
 
     def compute(self, world: World) -> list[dict[str, Any]]:
         """Levels as the fusion file holds them; [] if the head has no gates. Collective: call on all ranks."""
@@ -96,7 +98,8 @@ class FusionMeans(Accumulator[list[dict[str, Any]]]):
 
         levels = []
         for names, means_UE in zip(self._observer.names, means, strict=False):
-            levels.append({"units": names.units, "experts": names.experts, "weights": means_UE.tolist()})
+            weights = means_UE.tolist()
+            levels.append({"units": names.units, "experts": names.experts, "weights": weights})
         return levels
 
 
@@ -113,7 +116,8 @@ def gate_entropies(observer: GateObserver, weights: list[torch.Tensor]) -> dict[
             gate_BUE = gate_BUE - native_UE
 
         # Clamped, since 0 · ln 0 would be NaN; its limit is 0.
-        entropy_U = -(gate_BUE * gate_BUE.clamp_min(1e-12).log()).sum(dim=2).mean(dim=0)
+        log_gate_BUE = gate_BUE.clamp_min(1e-12).log()
+        entropy_U = -(gate_BUE * log_gate_BUE).sum(dim=2).mean(dim=0)
         units = observer.names[index].units
         for unit, experts, entropy in zip(units, level.plan.sees, entropy_U.tolist(), strict=True):
             share = entropy / math.log(len(experts)) if len(experts) > 1 else 1.0

@@ -191,7 +191,8 @@ def _binary(sums: Sequence[float], histogram_2H: torch.Tensor) -> Metrics:
     auc, tied = area_under_curve(histogram_2H)
     if auc is None or tied is None:
         return metrics
-    return replace(metrics, ne=normalized_entropy(log_loss, label_mean), auc=auc, auc_error=tied / 2)
+    ne = normalized_entropy(log_loss, label_mean)
+    return replace(metrics, ne=ne, auc=auc, auc_error=tied / 2)
 
 
 def _regression(sums: Sequence[float]) -> Metrics:

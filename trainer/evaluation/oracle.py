@@ -30,7 +30,8 @@ def oracle_metrics(
     num_groups = len(manifest.rows) if tasks else 0
     sums = {}
     for task in tasks:
-        sums[task.name] = MetricSums(torch.tensor([task.binary]))
+        is_binary_1 = torch.tensor([task.binary])
+        sums[task.name] = MetricSums(is_binary_1)
 
     def read_share() -> None:
         for group in range(world.rank, num_groups, world.size):
@@ -74,7 +75,9 @@ def _add_row_group(
 
         # The sums want logits, from which they compute the log loss without rounding probabilities to 0 or 1.
         logit_R1 = oracle_R1.logit() if task.binary else oracle_R1
-        sums[task.name].add(logit_R1.nan_to_num(), label_R1.nan_to_num(), weight_R1)
+        logit_R1 = logit_R1.nan_to_num()
+        label_R1 = label_R1.nan_to_num()
+        sums[task.name].add(logit_R1, label_R1, weight_R1)
 
 
 def _as_column(values: pa.ChunkedArray) -> torch.Tensor:

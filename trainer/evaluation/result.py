@@ -57,11 +57,12 @@ def write_evaluation(
     files belong to the evaluations of training. `milestones`: texts of those reached at these samples; each gets
     records of its own.
     """
+    tasks = task_buckets(result.sums, result.tasks)
     buckets = Buckets(
         samples=result.samples,
         milestones=milestones,
         fingerprint=result.test_fingerprint,
-        tasks=task_buckets(result.sums, result.tasks),
+        tasks=tasks,
         unit=result.unit,
         run=identity,
     )
@@ -76,7 +77,8 @@ def write_evaluation(
 
     # Last, since the records say that the evaluation is complete (`RunDirectory.needs_evaluation`).
     for milestone in milestones or (None,):
-        append_records(run.evaluations, [{**record, "milestone": milestone} for record in result.records])
+        records = [{**record, "milestone": milestone} for record in result.records]
+        append_records(run.evaluations, records)
 
 
 def sums_file(run: RunDirectory, result: EvaluationResult) -> Path:

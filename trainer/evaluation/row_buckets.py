@@ -62,6 +62,7 @@ def bucket_rows(unit: str | None, manifest: Manifest, lanes: int, world: World) 
     def buckets_of(row_ids_B: torch.Tensor) -> torch.Tensor:
         codes_B = values.codes_of(row_ids_B.cpu().numpy(), padding=0)
         buckets_B = fold(codes_B, BUCKETS) if few_codes is None else np.searchsorted(few_codes, codes_B)
+
         # The code of padding may sort behind the last unit, which has no bucket there.
         return torch.from_numpy(buckets_B % count).to(row_ids_B.device)
 
@@ -99,7 +100,8 @@ def unit_codes(values: pa.ChunkedArray, first_row: int) -> Int64:
         values = pc.if_else(pc.is_nan(values), missing, values)
     is_missing_R = values.is_null().to_numpy()
 
-    rows_R = np.arange(first_row, first_row + len(values), dtype=np.uint64)
+    stop = first_row + len(values)
+    rows_R = np.arange(first_row, stop, dtype=np.uint64)
     codes_R = mix(rows_R ^ _OF_ROWS).view(np.int64)
     codes_R[~is_missing_R] = _codes(values.drop_null())
     return codes_R

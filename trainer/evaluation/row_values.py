@@ -33,7 +33,9 @@ class RowValues:
     """The values of one column as integer codes. It keeps as many row groups as a rank has lanes, and one more."""
 
     def __init__(self, column: str, manifest: Manifest, lanes: int, encode: Encode) -> None:
-        self._column, self._manifest, self._encode = column, manifest, encode
+        self._column = column
+        self._manifest = manifest
+        self._encode = encode
         self.codes_of_group = lru_cache(maxsize=lanes + 1)(self._read)
 
     def codes_of(self, row_ids_B: Int64, padding: int) -> Int64:

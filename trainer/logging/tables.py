@@ -33,7 +33,8 @@ def plan_table(placements: list[Placement]) -> Table:
 
     for entry in placements:
         sharding = f"{entry.sharding} ({entry.note})" if entry.note else entry.sharding
-        rows, dim = f"{entry.rows:,}", str(entry.dim)
+        rows = f"{entry.rows:,}"
+        dim = str(entry.dim)
         mebibytes = f"{entry.bytes / 2**20:,.1f}"
         table.add_row(entry.table, rows, dim, sharding, _ranges(entry.ranks), mebibytes)
     return table
@@ -41,7 +42,8 @@ def plan_table(placements: list[Placement]) -> Table:
 
 def evaluation_table(records: list[Record]) -> Table:
     """Every metric of one evaluation, a task a row; metrics that no task has are left out."""
-    samples, milestone = records[0]["samples"], records[0]["milestone"]
+    first = records[0]
+    samples, milestone = first["samples"], first["milestone"]
     heading = count_heading(samples, milestone)
     exact = f"{samples:,}"
     remark = f" ({exact})" if heading != exact else ""
@@ -55,7 +57,8 @@ def evaluation_table(records: list[Record]) -> Table:
 
     for record in records:
         cells = [_metric_cell(record, key) for key in keys]
-        table.add_row(record["task"], f"{record['examples']:,}", *cells)
+        examples = f"{record['examples']:,}"
+        table.add_row(record["task"], examples, *cells)
     return table
 
 
@@ -66,7 +69,9 @@ def _is_defined(key: str, records: list[Record]) -> bool:
 
 def _metric_cell(record: Record, key: str) -> str:
     cell = number_cell(record.get(key))
-    return cell + margin(record.get("auc_error")) if key == "auc" else cell
+    if key == "auc":
+        cell += margin(record.get("auc_error"))
+    return cell
 
 
 def by_table(column: str, records: list[Record], whole: str) -> Table:

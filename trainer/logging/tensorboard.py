@@ -44,12 +44,14 @@ class TensorBoardWriter:
 
     def describe(self, config: dict[str, Any], placements: list[Placement]) -> None:
         """Adds the resolved config and the sharding plan, as text."""
-        self._writer.add_text("config", _indented(tomli_w.dumps(config)), self._start)
+        config_text = tomli_w.dumps(config)
+        self._writer.add_text("config", _indented(config_text), self._start)
 
         lines = []
         for entry in placements:
             shape = f"{entry.rows:,} x {entry.dim}"
-            lines.append(f"{entry.table}: {shape}, {entry.sharding} on {entry.ranks}")
+            place = f"{entry.sharding} on {entry.ranks}"
+            lines.append(f"{entry.table}: {shape}, {place}")
         self._writer.add_text("plan", _indented("\n".join(lines)), self._start)
 
     def add_scalars(self, values: dict[str, float | None], samples: int) -> None:
@@ -60,8 +62,9 @@ class TensorBoardWriter:
 
     def add_training(self, record: dict[str, Any], samples: int) -> None:
         """Adds a record of train.jsonl."""
-        values = {key: value for key, value in record.items() if key != "samples"}
-        self.add_scalars({f"train/{key}": value for key, value in values.items()}, samples)
+        scalars = {f"train/{key}": value for key, value in record.items()}
+        del scalars["train/samples"]
+        self.add_scalars(scalars, samples)
 
     def add_evaluation(self, records: list[dict[str, Any]], samples: int) -> None:
         """Adds the metrics of each task on the whole test set."""
@@ -94,9 +97,10 @@ class TensorBoardWriter:
 
         metrics = {}
         for record in records:
+            task = record["task"]
             for key in RESULT_KEYS:
                 if record[key] is not None:
-                    metrics[f"final/{key}/{record['task']}"] = record[key]
+                    metrics[f"final/{key}/{task}"] = record[key]
 
         # The run's own folder, not one below it, so that the line has the curves of the run.
         self._writer.add_hparams(hparams, metrics, run_name=".")

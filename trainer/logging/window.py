@@ -27,10 +27,11 @@ class TrainingWindow:
     def add(self, step: StepOutput) -> None:
         """Adds a step that was trained. Asynchronous."""
         predictions_BT = torch.where(self._is_binary_T, step.logits_BT.sigmoid(), step.logits_BT)
+        weights_BT = step.weights_BT
         self._sums_4T[0] += step.loss_T
-        self._sums_4T[1] += step.weights_BT.sum(dim=0)
-        self._sums_4T[2] += (predictions_BT * step.weights_BT).sum(dim=0)
-        self._sums_4T[3] += (step.labels_BT * step.weights_BT).sum(dim=0)
+        self._sums_4T[1] += weights_BT.sum(dim=0)
+        self._sums_4T[2] += (predictions_BT * weights_BT).sum(dim=0)
+        self._sums_4T[3] += (step.labels_BT * weights_BT).sum(dim=0)
 
     def close(self) -> dict[str, float | None]:
         """The metrics of the window over all ranks; the next window begins. Collective: call on all ranks."""
@@ -52,7 +53,8 @@ class TrainingWindow:
         """Goes on from the sums in a checkpoint: the window covers what was trained before the resume too."""
         # They are of all ranks together, so that one rank must hold them.
         if self._world.is_rank_zero:
-            self._sums_4T += torch.tensor(sums, dtype=torch.float64, device=self._sums_4T.device)
+            device = self._sums_4T.device
+            self._sums_4T += torch.tensor(sums, dtype=torch.float64, device=device)
 
 
 def total_loss(sums_4T: torch.Tensor, weight_T: torch.Tensor) -> float | None:

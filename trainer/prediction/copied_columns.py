@@ -28,11 +28,13 @@ def parse_columns(text: str, manifest: Manifest, tasks: tuple[TaskConfig, ...]) 
 
     for entry in filter(None, map(str.strip, text.split(","))):
         name, new_name = _parse_entry(entry, manifest)
+
         if new_name in taken:
             raise ConfigError(
                 f"--columns: {new_name!r} is {taken[new_name]} in the output; give the column another name: "
                 f"'{name} as input_{new_name}'"
             )
+
         copied[new_name] = name
         taken[new_name] = "another column"
     return copied
@@ -50,7 +52,8 @@ def _parse_entry(entry: str, manifest: Manifest) -> tuple[str, str]:
 
     if name not in names:
         hint = missing_column_hint(manifest, name)
-        raise ConfigError(f"--columns: no column {name!r} in {manifest.uri}; it has {', '.join(names)}{hint}")
+        known = ", ".join(names)
+        raise ConfigError(f"--columns: no column {name!r} in {manifest.uri}; it has {known}{hint}")
     if names.count(name) > 1:
         raise ConfigError(f"--columns: two columns of {manifest.uri} are called {name!r}; rename one")
     return name, new_name
@@ -121,7 +124,8 @@ def _cast(column: pa.ChunkedArray, kind: pa.DataType, name: str, where: str) -> 
     try:
         return column.cast(kind)
     except pa.ArrowException as error:
+        reason = one_line(error)
         raise DataError(
-            f"{where}: column {name!r} does not fit into {kind}, as which all files share it ({one_line(error)}); "
+            f"{where}: column {name!r} does not fit into {kind}, as which all files share it ({reason}); "
             "write all files alike"
         ) from error

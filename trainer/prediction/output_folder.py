@@ -44,6 +44,7 @@ class OutputFolder:
     def __init__(self, uri: str) -> None:
         if "://" not in uri:
             path_of("--out", uri)
+
         self._uri = uri
         self.filesystem, self._root = open_uri(uri)
         self._was_made_here = False
@@ -91,7 +92,8 @@ class OutputFolder:
                 )
 
             with self.filesystem.open_output_stream(self.path(MARKER)) as stream:
-                stream.write(json.dumps(asdict(scored)).encode() + b"\n")
+                line = json.dumps(asdict(scored)) + "\n"
+                stream.write(line.encode())
 
     def remove(self) -> None:
         """Removes the folder if it was made here and holds no file any more, as far as that is possible."""
@@ -112,4 +114,5 @@ class OutputFolder:
 
     def _names(self) -> list[str]:
         """Names of all that is in the folder."""
-        return [info.base_name for info in self.filesystem.get_file_info(fs.FileSelector(self._root))]
+        infos = self.filesystem.get_file_info(fs.FileSelector(self._root))
+        return [info.base_name for info in infos]

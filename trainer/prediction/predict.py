@@ -68,10 +68,12 @@ def predict_run(path: str, checkpoint: str, data: str, out: str, columns: str, w
         _score(trained.config, world, sharded, reading, files)
 
         # Every rank has completed its files before any rank gets beyond this: now the marker tells the truth.
-        names_of_ranks = world.gather([file.name for file in files if file.num_rows])
+        own_names = [file.name for file in files if file.num_rows]
+        names_of_ranks = world.gather(own_names)
         written = [name for names_of_rank in names_of_ranks for name in names_of_rank]
         seconds = time.perf_counter() - begin
-        scored = Scored(state.samples, manifest.fingerprint, manifest.num_rows, len(written), seconds)
+        num_rows, num_files = manifest.num_rows, len(written)
+        scored = Scored(state.samples, manifest.fingerprint, num_rows, num_files, seconds)
         world.on_rank_zero(lambda: folder.finish(written, scored))
     return scored
 
