@@ -27,10 +27,10 @@ from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.metrics import log_loss, roc_auc_score
 
 from data.columns.numbers import read_exactly, transform_numbers
+from models.losses import entropy
 from models.tasks import TaskConfig
 from trainer.config.load import load_config
 from trainer.config.run_config import Config
-from trainer.evaluation.metrics import entropy
 from trainer.run.jsonl import read_records
 
 MOST_ITERATIONS = 300

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from data.columns.decode import Columns, Label, check_type
-from data.columns.kinds import alike, kind_of, stored_type
+from data.columns.kinds import alike, is_groupable, kind_of, stored_type
 from data.columns.types import missing_column_hint
 from data.discovery.dataset import read_manifest
 from data.discovery.windows import check_windows
@@ -14,7 +14,6 @@ from trainer.config.run_config import Config
 from trainer.console import tell
 from trainer.distributed.world import World
 from trainer.errors import ConfigError
-from trainer.evaluation.row_values import is_groupable
 from trainer.run.shared_storage import own_copy
 
 

@@ -33,6 +33,15 @@ def alike(one: pa.DataType, other: pa.DataType, *, as_number: bool) -> bool:
     return len(kinds) == 1 or (as_number and kinds == {"integer", "number"})
 
 
+def is_groupable(kind: pa.DataType) -> bool:
+    """Whether a column of this type has values that rows can be grouped by: numbers, booleans, text."""
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    is_number = pa.types.is_integer(kind) or pa.types.is_floating(kind)
+    is_text = pa.types.is_string(kind) or pa.types.is_large_string(kind)
+    return bool(is_number or is_text or pa.types.is_boolean(kind))
+
+
 def stored_type(manifest: Manifest, name: str, *, as_number: bool) -> pa.DataType:
     """The type of a column of a dataset; DataError where its files hold values of different kinds in it.
 

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.losses import loss_sums
+from models.losses import entropy, loss_sums, predictions
 
 exact = settings(max_examples=60)
 IS_BINARY_T = torch.tensor([True, False])
@@ -71,3 +71,13 @@ def test_a_sure_logit_gives_a_finite_loss(logit: float, label: float) -> None:
 def test_float32_in_float32_out() -> None:
     ones_BT = torch.ones(3, 2)
     assert loss_sums(ones_BT, ones_BT, ones_BT, IS_BINARY_T).dtype == torch.float32
+
+
+def test_entropy() -> None:
+    assert entropy(0.5) == pytest.approx(math.log(2))
+    assert (entropy(0), entropy(1)) == (0, 0)
+
+
+def test_predictions_are_probabilities_of_binary_tasks_and_values_of_others() -> None:
+    logits_BT = torch.tensor([[0.0, 2.5], [math.log(3), -1.0]])
+    assert predictions(logits_BT, IS_BINARY_T).flatten().tolist() == pytest.approx([0.5, 2.5, 0.75, -1.0])

@@ -9,9 +9,9 @@ from typing import TypeVar
 
 from data.features import DenseFeature, Transform
 from data.statistics import Moments, Statistics
+from models.losses import entropy
 from models.tasks import TaskConfig
 from trainer.config.run_config import Config
-from trainer.evaluation.metrics import entropy
 
 Part = TypeVar("Part", DenseFeature, TaskConfig)
 MEASURED_OF_FEATURES = ("transform", "mean", "scale")

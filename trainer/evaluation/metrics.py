@@ -3,9 +3,9 @@
 Normalized Entropy (NE) of a binary task, with weight w, label y and predicted probability q of each row
 (He et al., ADKDD 2014):
 
-    log loss = Σ w · -(y ln q + (1 - y) ln(1 - q)) / Σ w        `MetricSums.add` sums it from the logits, in float64
+    log loss = Σ w · -(y ln q + (1 - y) ln(1 - q)) / Σ w        summed from the logits in float64 by `MetricSums.add`
     p        = Σ w · y / Σ w                                    the positive rate of the test set itself
-    NE       = log loss / -(p ln p + (1 - p) ln(1 - p))         `normalized_entropy`
+    NE       = log loss / -(p ln p + (1 - p) ln(1 - p))         `normalized_entropy`, from the two above
 
 The constant prediction p has NE 1; lower is better. A regression task has the mean squared error, and its quotient with
 the variance of the labels, for which the same holds.
@@ -21,8 +21,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
-from torch.nn import functional
 
+from models.losses import entropy, losses, predictions
 from trainer.distributed.world import World
 from trainer.evaluation.auc import area_under_curve
 
@@ -56,16 +56,6 @@ class Metrics:
     """Normalised MSE: MSE / variance of the set's own labels; 1.0 is the constant predictor."""
     prediction_mean: float | None = None
     label_mean: float | None = None
-
-
-def entropy(rate: float) -> float:
-    """Entropy in nats of a binary label with this positive rate; 0 for a rate of 0 or 1."""
-    nats = 0.0
-    for share in (rate, 1 - rate):
-        # The limit of p ln p at p = 0 is 0.
-        if share > 0:
-            nats -= share * math.log(share)
-    return nats
 
 
 def normalized_entropy(log_loss: float, positive_rate: float) -> float | None:
@@ -103,8 +93,8 @@ class MetricSums:
         logits_BT = logits_BT.double()
         labels_BT = labels_BT.double()
         weights_BT = weights_BT.double()
-        loss_BT = self._losses(logits_BT, labels_BT)
-        predictions_BT = torch.where(self._is_binary_T, logits_BT.sigmoid(), logits_BT)
+        loss_BT = losses(logits_BT, labels_BT, self._is_binary_T)
+        predictions_BT = predictions(logits_BT, self._is_binary_T)
         ones_BT = torch.ones_like(loss_BT)
         values = (ones_BT, loss_BT, predictions_BT, labels_BT, labels_BT.square())
 
@@ -121,12 +111,6 @@ class MetricSums:
         place_BT = histogram_places(logits_BT, labels_BT, self._bins)
         flat_histogram = self.histogram_2TH.view(-1)
         flat_histogram.index_add_(0, place_BT.reshape(-1), weights_BT.reshape(-1))
-
-    def _losses(self, logits_BT: torch.Tensor, labels_BT: torch.Tensor) -> torch.Tensor:
-        """Log loss or squared error of each row and task."""
-        cross_entropy_BT = functional.binary_cross_entropy_with_logits(logits_BT, labels_BT, reduction="none")
-        squared_error_BT = (logits_BT - labels_BT).square()
-        return torch.where(self._is_binary_T, cross_entropy_BT, squared_error_BT)
 
     def add_over_ranks(self, world: World) -> None:
         """Replaces this rank's sums by those of all ranks. Collective: call on all ranks."""

@@ -20,15 +20,6 @@ Encode = Callable[[pa.ChunkedArray, int], Int64]
 """Turns the values of a row group into a code for each (R); the second argument is its first row in the dataset."""
 
 
-def is_groupable(kind: pa.DataType) -> bool:
-    """Whether a column of this type has values that rows can be grouped by: numbers, booleans, text."""
-    if pa.types.is_dictionary(kind):
-        kind = kind.value_type
-    is_number = pa.types.is_integer(kind) or pa.types.is_floating(kind)
-    is_text = pa.types.is_string(kind) or pa.types.is_large_string(kind)
-    return bool(is_number or is_text or pa.types.is_boolean(kind))
-
-
 class RowValues:
     """The values of one column as integer codes. It keeps as many row groups as a rank has lanes, and one more."""
 

@@ -7,6 +7,7 @@ Shapes: B rows of a step, T tasks. The leading 4 are the sums of loss, weight, p
 
 import torch
 
+from models.losses import predictions
 from models.ranker import StepOutput
 from models.tasks import TaskConfig
 from trainer.distributed.world import World
@@ -26,7 +27,7 @@ class TrainingWindow:
 
     def add(self, step: StepOutput) -> None:
         """Adds a step that was trained. Asynchronous."""
-        predictions_BT = torch.where(self._is_binary_T, step.logits_BT.sigmoid(), step.logits_BT)
+        predictions_BT = predictions(step.logits_BT, self._is_binary_T)
         weights_BT = step.weights_BT
         self._sums_4T[0] += step.loss_T
         self._sums_4T[1] += weights_BT.sum(dim=0)

@@ -26,6 +26,7 @@ import torch
 from data.batch import Batch
 from data.reading import Reading
 from data.stream import stream
+from models.losses import predictions
 from models.ranker import StepOutput
 from trainer.build_model import ShardedModel
 from trainer.checkpoint.trained_run import open_trained_run
@@ -140,7 +141,7 @@ def _unlabelled(batches: Iterator[Batch], num_tasks: int, errors: World) -> Iter
 
 def _write(step: StepOutput, is_binary_T: torch.Tensor, files: list[LaneFile]) -> None:
     """Adds its rows of a batch to each lane's file."""
-    predictions_BT = torch.where(is_binary_T, step.logits_BT.sigmoid(), step.logits_BT).cpu()
+    predictions_BT = predictions(step.logits_BT, is_binary_T).cpu()
     # A batch holds the same number of rows of each lane, end to end.
     row_ids_of_lanes = step.row_ids_B.cpu().chunk(len(files))
     predictions_of_lanes = predictions_BT.chunk(len(files))

@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from data.columns.decode import Columns, Label, decode
-from data.columns.kinds import alike, common_type, kind_of, stored_type
+from data.columns.kinds import alike, common_type, is_groupable, kind_of, stored_type
 from data.discovery.dataset import read_manifest
 from data.errors import DataError
 from data.features import DenseFeature, Features, SparseFeature
@@ -136,3 +136,8 @@ def test_a_common_type_holds_the_values_of_all_files(
             DataError, match=r"part-1.parquet: column 'x' is .*, but .* in .*part-0.parquet; write both"
         ):
             common_type(manifest, "x")
+
+
+@pytest.mark.parametrize("kind", [pa.date32(), pa.list_(pa.int64()), pa.decimal128(4, 2), pa.binary()])
+def test_other_types_are_no_groups(kind: pa.DataType) -> None:
+    assert not is_groupable(kind)

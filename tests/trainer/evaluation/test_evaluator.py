@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from data.errors import DataError
+from models.losses import entropy
 from tests.ranks import run_on_ranks
 from tests.trainer.datasets import make_config
 from trainer.analysis.compare.compare import compare_runs
@@ -22,9 +23,8 @@ from trainer.distributed.world import World
 from trainer.errors import ConfigError
 from trainer.evaluation.bucket_sums import read_buckets
 from trainer.evaluation.evaluate_run import evaluate_run
-from trainer.evaluation.metrics import MetricSums, entropy
+from trainer.evaluation.metrics import MetricSums
 from trainer.evaluation.row_buckets import BUCKETS, bucket_of
-from trainer.evaluation.row_values import is_groupable
 from trainer.run.directory import RunDirectory
 from trainer.run.jsonl import read_records
 from trainer.train import train
@@ -263,11 +263,6 @@ def test_a_task_whose_labels_are_alike_has_no_ne() -> None:
         assert metrics.auc is None
         assert metrics.log_loss is not None
         assert np.isfinite(metrics.log_loss)
-
-
-@pytest.mark.parametrize("kind", [pa.date32(), pa.list_(pa.int64()), pa.decimal128(4, 2), pa.binary()])
-def test_other_types_are_no_groups(kind: pa.DataType) -> None:
-    assert not is_groupable(kind)
 
 
 def test_labels_that_are_alike_have_no_variance() -> None:

@@ -16,7 +16,7 @@ from tests.ranks import run_on_ranks
 from trainer.distributed.world import World
 from trainer.evaluation.accumulator import TaskValues
 from trainer.evaluation.auc import ExactAuc, margin
-from trainer.evaluation.metrics import MetricSums, entropy
+from trainer.evaluation.metrics import MetricSums
 
 
 def _random_rows(rows: int, seed: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -100,11 +100,6 @@ def test_constant_predictor_has_ne_1() -> None:
     ).compute()
     assert click.ne == pytest.approx(1, rel=1e-12)
     assert click.auc == 0.5
-
-
-def test_entropy() -> None:
-    assert entropy(0.5) == pytest.approx(math.log(2))
-    assert (entropy(0), entropy(1)) == (0, 0)
 
 
 Batch = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
