@@ -35,7 +35,9 @@ ELASTIC_RESTARTS = 3
 
 def uses_ranks(arguments: list[str]) -> bool:
     """Whether this command line of `adatt` is to be started once per rank."""
-    return "--help" not in arguments and any(arguments[: len(command)] == command for command in RANKED_COMMANDS)
+    if "--help" in arguments:
+        return False
+    return any(arguments[: len(command)] == command for command in RANKED_COMMANDS)
 
 
 def torchrun_arguments(environment: Mapping[str, str], arguments: list[str], module: str = "trainer") -> list[str]:
@@ -79,7 +81,10 @@ def _nodes(environment: Mapping[str, str]) -> tuple[int, int]:
     """The fewest and the most nodes of the job."""
     text = environment.get("NNODES") or "1"
     numbers = re.fullmatch(r"([0-9]+)(?::([0-9]+))?", text)
-    fewest, most = (int(numbers[1]), int(numbers[2] or numbers[1])) if numbers else (0, 0)
+    fewest = most = 0
+    if numbers:
+        fewest = int(numbers[1])
+        most = int(numbers[2] or fewest)
     if not 0 < fewest <= most:
         raise ValueError(f"NNODES is {text!r}; give the number of nodes, at least 1, or a range of it such as 1:2")
     return fewest, most

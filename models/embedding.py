@@ -54,20 +54,10 @@ class FeatureLayer(nn.Module):
         table_of = {table.name: table for table in tables}
         self.keys = [feature.name for feature in features.sparse]
         self.is_mean = [table_of[feature.table].pooling == "mean" for feature in features.sparse]
-        self.width = sum(table_of[feature.table].dim for feature in features.sparse) + len(features.dense)
-        self.embeddings = EmbeddingBagCollection(
-            tables=[
-                EmbeddingBagConfig(
-                    name=table_key(table.name),
-                    num_embeddings=table.rows,
-                    embedding_dim=table.dim,
-                    feature_names=[feature.name for feature in features.sparse if feature.table == table.name],
-                    pooling=PoolingType.SUM,
-                )
-                for table in tables
-            ],
-            device=device,
-        )
+        dims = [table_of[feature.table].dim for feature in features.sparse]
+        self.width = sum(dims) + len(features.dense)
+        configs = [_bag_config(table, features) for table in tables]
+        self.embeddings = EmbeddingBagCollection(tables=configs, device=device)
 
     def forward(self, sparse: KeyedJaggedTensor, dense_BD: torch.Tensor) -> torch.Tensor:
         """features_BF: float32. `sparse` holds the features in declared order."""
@@ -82,3 +72,15 @@ class FeatureLayer(nn.Module):
             parts.append(part_BD)
 
         return torch.cat([*parts, dense_BD], dim=1)
+
+
+def _bag_config(table: TableConfig, features: Features) -> EmbeddingBagConfig:
+    """A table as torchrec takes it. It always sums: `FeatureLayer` divides where means are wanted."""
+    names = [feature.name for feature in features.sparse if feature.table == table.name]
+    return EmbeddingBagConfig(
+        name=table_key(table.name),
+        num_embeddings=table.rows,
+        embedding_dim=table.dim,
+        feature_names=names,
+        pooling=PoolingType.SUM,
+    )

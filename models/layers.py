@@ -8,6 +8,7 @@ Shapes: B rows, U units, N networks of all units, I input width, O output width,
 import itertools
 import math
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Any, Literal
 
 import torch
@@ -85,16 +86,18 @@ class GroupedLinear(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """x_BI, common to all units, or x_BUI → y_BNO."""
         if x.dim() == 2:
-            y = torch.addmm(self.bias.view(-1), x, self.weight.view(-1, self.inputs).t())
+            weight_MI = self.weight.view(-1, self.inputs)  # M = N · O: all networks as one wide layer
+            y = torch.addmm(self.bias.view(-1), x, weight_MI.t())
             return self._activate(y).unflatten(1, (-1, self.outputs))
 
         outputs_UBO = self._batched(x.transpose(0, 1))
         if self.counts == [1] * len(self.counts):
             return outputs_UBO[0].transpose(0, 1)
 
-        return torch.cat([y_BO for y_UBO in outputs_UBO for y_BO in y_UBO.unbind()], dim=1).unflatten(
-            1, (-1, self.outputs)
-        )
+        outputs: list[torch.Tensor] = []
+        for y_UBO in outputs_UBO:
+            outputs += y_UBO.unbind()
+        return torch.cat(outputs, dim=1).unflatten(1, (-1, self.outputs))
 
     def _batched(self, x_UBI: torch.Tensor) -> list[torch.Tensor]:
         """y_UBO of each run: the outputs of a unit's layers side by side."""
@@ -129,10 +132,10 @@ class GroupedMLP(nn.Module):
         super().__init__()
         widths = (inputs, *layers)
         alone = [1] * sum(counts)  # from the second layer on, each perceptron has an input of its own
-        self.layers = nn.ModuleList(
-            GroupedLinear(alone if index else counts, widths[index], widths[index + 1], activation)
-            for index in range(len(layers))
-        )
+        self.layers = nn.ModuleList()
+        for index, (width_in, width_out) in enumerate(pairwise(widths)):
+            layer = GroupedLinear(alone if index else counts, width_in, width_out, activation)
+            self.layers.append(layer)
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:

@@ -22,7 +22,10 @@ def per_module_state(head: Head) -> State:
 
 def per_module_gradients(head: Head) -> State:
     """The gradients of the same; those of parameters without one are left out."""
-    gradients = {name: tensor.grad for name, tensor in head.named_parameters() if tensor.grad is not None}
+    gradients: State = {}
+    for name, tensor in head.named_parameters():
+        if tensor.grad is not None:
+            gradients[name] = tensor.grad
     return {name: part.clone() for name, part in _parts(head, gradients)}
 
 
@@ -31,13 +34,15 @@ def load_per_module_state(head: Head, state: State) -> None:
 
     ValueError names what is missing, too much or of another shape; the head is as it was then.
     """
-    parts = dict(_parts(head, {name: tensor.detach() for name, tensor in head.named_parameters()}))
+    tensors = {name: tensor.detach() for name, tensor in head.named_parameters()}
+    parts = dict(_parts(head, tensors))
     for name in sorted(parts.keys() ^ state.keys()):
         raise ValueError(f"weights {name!r} are {'missing' if name in parts else 'not part of this head'}")
 
     for name, part in parts.items():
         if part.shape != state[name].shape:
-            raise ValueError(f"weights {name!r} are {list(state[name].shape)}; this head has {list(part.shape)}")
+            found, expected = list(state[name].shape), list(part.shape)
+            raise ValueError(f"weights {name!r} are {found}; this head has {expected}")
 
     for name, part in parts.items():
         part.copy_(state[name])
@@ -57,7 +62,8 @@ def _parts(head: Head, tensors: State) -> Iterator[tuple[str, torch.Tensor]]:
                 yield f"{name}.{kind}", part.flatten(0, 1)
         elif isinstance(module, FusionLevel):
             counts = module.plan.experts_per_unit[: module.num_fused]
-            yield from ((f"{path}.{unit}", part) for unit, part in enumerate(tensor.split(counts)))
+            for unit, part in enumerate(tensor.split(counts)):
+                yield f"{path}.{unit}", part
         else:
             yield path, tensor
 
@@ -71,5 +77,7 @@ def _names(path: str, module: GroupedLinear, num_hidden: int) -> list[str]:
     """`levels.0.experts.layers.1` → `levels.0.experts.NUMBER.1`, and so on."""
     if path.endswith(".gates"):
         return [f"{path}.{unit}" for unit in range(len(module.counts))]
+
     stem, layer = ("towers", str(num_hidden)) if path == "towers.logit" else path.split(".layers.")
-    return [f"{stem.removesuffix('.hidden')}.{number}.{layer}" for number in range(sum(module.counts))]
+    stem = stem.removesuffix(".hidden")
+    return [f"{stem}.{number}.{layer}" for number in range(sum(module.counts))]

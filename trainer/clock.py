@@ -65,7 +65,8 @@ class Due:
     def _has_multiple(self, samples: int) -> bool:
         """Whether a multiple of `every` lies in the batch that ends here: in (samples - batch, samples]."""
         assert self._every is not None
-        return samples == self._end or samples // self._every > (samples - self._batch) // self._every
+        before = samples - self._batch
+        return samples == self._end or samples // self._every > before // self._every
 
 
 @dataclass(frozen=True)

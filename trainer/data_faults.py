@@ -4,6 +4,7 @@ from dataclasses import asdict
 
 from data.reading import Reading
 from data.row_groups import describe_batch
+from data.stream import SkippedRows
 from trainer.config.run_config import Config
 from trainer.distributed.world import World
 from trainer.errors import RunError
@@ -21,19 +22,23 @@ class DataFaults:
     Data that cannot be read is raised on all ranks, as the DataError of the rank that met it.
     """
 
-    def __init__(self, config: Config, world: World, reading: Reading, supply: TrainBatches, log: TrainLog) -> None:
-        self._config, self._world, self._reading, self._supply, self._log = config, world, reading, supply, log
+    def __init__(self, config: Config, world: World, reading: Reading, batches: TrainBatches, log: TrainLog) -> None:
+        self._config, self._world, self._log = config, world, log
+        self._reading, self._batches = reading, batches
         self._skipped_batches = 0
-        self._known = self._told = 0
+        self._num_skipped_rows = 0
+        """Stretches of unreadable rows that all ranks together have met, as of the newest verdict."""
+        self._num_reported = 0
+        """Of these, those of this rank that have been reported."""
         self._row_groups_skipped: set[tuple[str, int]] = set()
 
     def handle(self, verdict: Verdict, samples: int) -> None:
         """After the step whose batch begins at `samples`. Collective where there is something to handle."""
         if verdict.failed:
-            self._world.raise_on_all_ranks(self._supply.check)
+            self._world.raise_on_all_ranks(self._batches.check)
 
-        if verdict.skipped > self._known:
-            self._known = verdict.skipped
+        if verdict.skipped > self._num_skipped_rows:
+            self._num_skipped_rows = verdict.skipped
             self._account_for_rows(samples)
 
         if verdict.unsound:
@@ -41,14 +46,14 @@ class DataFaults:
 
     def _account_for_rows(self, samples: int) -> None:
         """Writes down the unreadable rows that the ranks have met since the last time."""
-        new, self._told = self._supply.skipped[self._told :], len(self._supply.skipped)
-        for entry in [entry for entries in self._world.gather(new) for entry in entries]:
-            self._row_groups_skipped.add((entry.file, entry.row_group))
-            self._log.event("skipped_rows", samples, **asdict(entry))
-            self._log.warn(
-                f"row group {entry.row_group} of {entry.file}: {entry.reason}; "
-                f"{entry.stop - entry.start:,} of its rows are left out"
-            )
+        skipped = list(self._batches.skipped)  # the stream's threads add to it meanwhile
+        new = skipped[self._num_reported :]
+        self._num_reported = len(skipped)
+
+        # Every rank takes this branch: the verdict that led here is the same on all.
+        for entries in self._world.gather(new):
+            for entry in entries:
+                self._report(entry, samples)
 
         limit = self._config.data.bad_row_groups
         if len(self._row_groups_skipped) > limit:
@@ -57,11 +62,17 @@ class DataFaults:
                 "name, or raise the limit"
             )
 
+    def _report(self, entry: SkippedRows, samples: int) -> None:
+        self._row_groups_skipped.add((entry.file, entry.row_group))
+        self._log.event("skipped_rows", samples, **asdict(entry))
+        num_rows = entry.stop - entry.start
+        row_group = f"row group {entry.row_group} of {entry.file}"
+        self._log.warn(f"{row_group}: {entry.reason}; {num_rows:,} of its rows are left out")
+
     def _account_for_batch(self, samples: int) -> None:
-        what = (
-            f"a loss or gradient is not finite in the batch of samples {samples:,} to "
-            f"{samples + self._reading.global_batch_size:,}, with rows of {self._row_groups_of(samples)}"
-        )
+        end = samples + self._reading.global_batch_size
+        batch = f"the batch of samples {samples:,} to {end:,}, with rows of {self._row_groups_of(samples)}"
+        what = f"a loss or gradient is not finite in {batch}"
         train = self._config.train
         if train.on_non_finite == "stop":
             raise RunError(

@@ -50,13 +50,14 @@ def check_columns(manifest: Manifest, config: Config) -> None:
     columns, described = build_columns(config), read_schema(manifest)
     for name in columns.names:
         if name not in manifest.schema.names:
+            columns_there, hint = ", ".join(manifest.schema.names), missing_column_hint(manifest, name)
             raise ConfigError(
-                f"dataset {manifest.uri}: no column {name!r}, which the config names; it has "
-                f"{', '.join(manifest.schema.names)}{missing_column_hint(manifest, name)}"
+                f"dataset {manifest.uri}: no column {name!r}, which the config names; it has {columns_there}{hint}"
             )
         if manifest.schema.names.count(name) > 1:
             raise ConfigError(f"dataset {manifest.uri}: two columns are called {name!r}; rename one")
-        problem = check_type(name, stored_type(manifest, name, as_number=name not in columns.ids), columns)
+        stored = stored_type(manifest, name, as_number=name not in columns.ids)
+        problem = check_type(name, stored, columns)
         if problem:
             raise ConfigError(f"dataset {manifest.uri}: column {name!r} {problem}")
 
@@ -79,10 +80,10 @@ def check_same_kinds(trained_on: Manifest, manifest: Manifest, config: Config) -
         as_number = name not in columns.ids
         before, now = (stored_type(entry, name, as_number=as_number) for entry in (trained_on, manifest))
         if not alike(before, now, as_number=as_number):
+            here, there = f"{kind_of(now)} ({now}) in {manifest.uri}", f"{kind_of(before)} ({before})"
             raise ConfigError(
-                f"column {name!r} is {kind_of(now)} ({now}) in {manifest.uri}, but {kind_of(before)} ({before}) in "
-                f"{trained_on.uri}, which the model is trained on: the same value would be another one; write both "
-                "alike"
+                f"column {name!r} is {here}, but {there} in {trained_on.uri}, which the model is trained on: the same "
+                "value would be another one; write both alike"
             )
 
 
@@ -147,4 +148,5 @@ def end_of_training(config: Config, reading: Reading) -> int:
 
 
 def _reading(config: Config, manifest: Manifest, order: OrderName, batch_size: int, keep_last: bool = False) -> Reading:
-    return Reading(manifest, build_columns(config), batch_size, config.data.lanes, order, config.run.seed, keep_last)
+    columns, lanes, seed = build_columns(config), config.data.lanes, config.run.seed
+    return Reading(manifest, columns, batch_size, lanes, order, seed, keep_last)

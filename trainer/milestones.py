@@ -24,15 +24,20 @@ def with_pending_milestones(config: Config, run: RunDirectory, end: int) -> Conf
 
 def missed_milestones(config: Config, run: RunDirectory, samples: int, end: int) -> Iterator[str]:
     """A line for each milestone that lies before `samples`, where the run goes on, and has never been evaluated."""
-    due, names = Due(batch=config.data.global_batch_size, end=end), list_folders(run.checkpoints)
+    due = Due(batch=config.data.global_batch_size, end=end)
+    names = list_folders(run.checkpoints)
     for milestone in config.evaluate.at_samples:
         boundary = due.boundary(milestone.samples)
         if boundary >= samples or run.evaluated_at(milestone.text):
             continue
-        left = next((name for name in names if int(name) >= boundary), names[-1] if names else "latest")
-        found = "a checkpoint is left there" if left == str(boundary) else f"no checkpoint is left at {boundary:,}"
-        what = "evaluates it" if left == str(boundary) else "evaluates the next, a run in another folder the milestone"
-        yield (
-            f"milestone {milestone.text} lies before {samples:,} samples, where the run goes on: it is not evaluated; "
-            f"{found}: `adatt evaluate {run.path} --checkpoint {left}` {what}"
-        )
+        later = [name for name in names if int(name) >= boundary]
+        nearest = (later or names[-1:] or ["latest"])[0]
+        command = f"`adatt evaluate {run.path} --checkpoint {nearest}`"
+        if nearest == str(boundary):
+            way_out = f"a checkpoint is left there: {command} evaluates it"
+        else:
+            alternative = "evaluates the next, a run in another folder the milestone"
+            way_out = f"no checkpoint is left at {boundary:,}: {command} {alternative}"
+
+        lies = f"milestone {milestone.text} lies before {samples:,} samples, where the run goes on"
+        yield f"{lies}: it is not evaluated; {way_out}"

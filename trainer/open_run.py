@@ -110,15 +110,18 @@ def open_run(inputs: Inputs, loaded: Loaded, world: World, lock: ExitStack) -> O
 
     starts = StartLog(inputs.run.segments, identity)
     writer = loaded.state.segment if loaded.state is not None else None
-    segment = world.on_rank_zero(
-        lambda: starts.start(samples, world.size, train.fingerprint, writer, trace=config.run.trace)
-    )
+
+    def record_start() -> int:
+        return starts.start(samples, world.size, train.fingerprint, writer, trace=config.run.trace)
+
+    segment = world.on_rank_zero(record_start)
+    plan = {placement.table: placement.sharding for placement in loaded.sharded.placements}
     state = State(
         samples=samples,
         pinned=False,
         segment=segment,
         world_size=world.size,
-        plan={placement.table: placement.sharding for placement in loaded.sharded.placements},
+        plan=plan,
         fingerprints={"train": train.fingerprint, "test": test.fingerprint},
         config=plain(config),
         log={},

@@ -96,7 +96,8 @@ def _components(
 ) -> Components:
     """What has to be closed at the end goes onto `stack`. Collective: call on all ranks."""
     config, run, sharded = inputs.config, inputs.run, loaded.sharded
-    stop = stack.enter_context(StopRequest(config.checkpoint.grace_seconds, speaks=world.is_rank_zero).listening())
+    request = StopRequest(config.checkpoint.grace_seconds, speaks=world.is_rank_zero)
+    stop = stack.enter_context(request.listening())
 
     stored = _open_stream(inputs, world, loaded.clock.samples, opened.state)
     stack.callback(stored.close)
@@ -138,15 +139,15 @@ def _components(
 def _open_stream(inputs: Inputs, world: World, samples: int, state: State) -> BatchStream:
     """The training batches after `samples`, recorded if run.trace is set. Collective: call on all ranks."""
     config = inputs.config
-    trace = inputs.run.trace_file(state.segment, world.rank) if config.run.trace else None
-    return stream(
-        inputs.train,
-        world.lanes(inputs.train.lanes),
-        samples,
-        threads=config.data.threads,
-        pin=world.device.type == "cuda",
-        trace=world.raise_on_all_ranks(lambda: TraceWriter(trace, state.run) if trace else None),
-    )
+
+    def open_trace() -> TraceWriter | None:
+        if not config.run.trace:
+            return None
+        return TraceWriter(inputs.run.trace_file(state.segment, world.rank), state.run)
+
+    trace = world.raise_on_all_ranks(open_trace)
+    lanes, is_pinned = world.lanes(inputs.train.lanes), world.device.type == "cuda"
+    return stream(inputs.train, lanes, samples, threads=config.data.threads, pin=is_pinned, trace=trace)
 
 
 def _schedule(config: Config, end: int) -> Schedule:

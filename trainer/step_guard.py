@@ -57,12 +57,13 @@ class StepGuard:
         self,
         world: World,
         stop: StopRequest,
-        watch: HangWatchdog,
-        supply: TrainBatches,
+        watchdog: HangWatchdog,
+        batches: TrainBatches,
         every_minutes: float = 0,
     ) -> None:
         self._world = world.with_own_group()
-        self._stop, self._watch, self._supply, self._every_minutes = stop, watch, supply, every_minutes
+        self._stop, self._watchdog, self._batches = stop, watchdog, batches
+        self._every_minutes = every_minutes
         self._saved = time.monotonic()
         self._loss: torch.Tensor | None = None
         self.verdict = Verdict()
@@ -92,19 +93,25 @@ class StepGuard:
         """What all ranks know together. Collective: call on all ranks."""
         seconds = time.monotonic() - self._saved
         save = self._world.is_rank_zero and 0 < 60 * self._every_minutes <= seconds
-        flags = [unsound, self._stop.requested, save, self._supply.error is not None, len(self._supply.skipped)]
+        failed, num_skipped = self._batches.error is not None, len(self._batches.skipped)
+        flags_5 = torch.tensor([unsound, self._stop.requested, save, failed, num_skipped], dtype=torch.int64)
 
-        with self._watch.waiting():
-            unsound_ranks, stopped_ranks, saving_ranks, failed_ranks, skipped = self._world.sum(
-                torch.tensor(flags, dtype=torch.int64)
-            ).tolist()
-
-        return Verdict(unsound_ranks > 0, stopped_ranks > 0, saving_ranks > 0, failed_ranks > 0, skipped)
+        # The one collective of a step on the host. Its sums tell each rank what any of them knows.
+        with self._watchdog.waiting():
+            unsound_ranks, stopped_ranks, saving_ranks, failed_ranks, skipped = self._world.sum(flags_5).tolist()
+        return Verdict(
+            unsound=unsound_ranks > 0,
+            stop=stopped_ranks > 0,
+            save=saving_ranks > 0,
+            failed=failed_ranks > 0,
+            skipped=skipped,
+        )
 
     def _judge(self, gradient_BF: torch.Tensor, parameters: list[nn.Parameter]) -> torch.Tensor | None:
         assert self._loss is not None
         gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-        largest = nn.utils.get_total_norm([self._loss.reshape(1), gradient_BF, *gradients], norm_type=float("inf"))
+        judged = [self._loss.reshape(1), gradient_BF, *gradients]
+        largest = nn.utils.get_total_norm(judged, norm_type=float("inf"))
         self.verdict = self.agree(unsound=not bool(largest.isfinite()))
         return torch.zeros_like(gradient_BF) if self.verdict.unsound else None
 

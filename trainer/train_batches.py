@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from data.batch import Batch
-from data.collate import assemble
+from data.collate import Slice, assemble
 from data.errors import ExpectedError
 from data.reading import Reading
 from data.stream import BatchStream, SkippedRows
@@ -27,7 +27,9 @@ class TrainBatches(Iterator[Batch]):
                 return next(self._batches)
             except ExpectedError as error:
                 self.error = error
-        return assemble(self._reading.columns, [[] for _ in range(self._lanes)], self._reading.rows_per_lane)
+
+        no_rows: list[list[Slice]] = [[] for _ in range(self._lanes)]
+        return assemble(self._reading.columns, no_rows, self._reading.rows_per_lane)
 
     @property
     def wait_seconds(self) -> float:

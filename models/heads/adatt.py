@@ -76,7 +76,8 @@ def build_adatt(
         num_fused = num_tasks if is_last else len(units)
         plan = LevelPlan(units, sees=[all_experts] * num_fused)
         widths = LevelWidths(inputs, inputs, layers)
-        levels.append(AdaTTLevel(plan, widths, config) if config.native_fusion else FusionLevel(plan, widths, config))
+        level = AdaTTLevel if config.native_fusion else FusionLevel
+        levels.append(level(plan, widths, config))
         inputs = layers[-1]
     return GatedHead(levels, towers_above(levels, num_tasks, config), gates_read="unit")
 
@@ -107,7 +108,8 @@ class AdaTTLevel(FusionLevel):
         for num_experts in self.plan.experts_per_unit[: self.num_fused]:
             bounds += [1 / math.sqrt(num_experts)] * num_experts
         with torch.no_grad():
-            self.native.uniform_(-1, 1).mul_(torch.tensor(bounds, device=self.native.device))
+            bound_N = torch.tensor(bounds, device=self.native.device)
+            self.native.uniform_(-1, 1).mul_(bound_N)
 
     def forward(self, x: torch.Tensor, gate_x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """(fused_BUH, weights_BUE) of the units' inputs x_BUI; x_BI on the first level, where they are the same."""

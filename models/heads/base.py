@@ -64,12 +64,19 @@ class FusionNames:
 
 
 class Head(nn.Module):
-    """A head: what it computes for a few rows is `logits`."""
+    """What turns features_BF into logits_BT.
+
+    A subclass implements `logits`. One that weighs experts by gates also implements `fusion_weights` and
+    `fusion_names`, for the report's figures. A module in it that multiplies matrices has a property `flops_per_row`
+    (`models.cost`). Its config, a `HeadConfig` with the name of the head and its keys, implements `build`.
+    """
 
     def forward(self, features_BF: torch.Tensor) -> torch.Tensor:
         """logits_BT."""
         parts = in_parts(features_BF)
-        return self.logits(features_BF) if len(parts) == 1 else torch.cat([self.logits(rows_RF) for rows_RF in parts])
+        if len(parts) == 1:
+            return self.logits(features_BF)
+        return torch.cat([self.logits(rows_RF) for rows_RF in parts])
 
     @abstractmethod
     def logits(self, features_BF: torch.Tensor) -> torch.Tensor:

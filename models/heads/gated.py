@@ -65,7 +65,8 @@ class FusionLevel(nn.Module):
 
     def __init__(self, plan: LevelPlan, widths: LevelWidths, config: HeadConfig) -> None:
         super().__init__()
-        self.plan, self.num_fused, self.width = plan, plan.num_fused, widths.layers[-1]
+        self.plan = plan
+        self.num_fused, self.width = plan.num_fused, widths.layers[-1]
         self.experts = GroupedMLP(
             plan.experts_per_unit, widths.inputs, widths.layers, config.activation, config.dropout
         )

@@ -27,7 +27,7 @@ from trainer.build_model import ShardedModel
 from trainer.checkpoint.ownership import ForeignError, check_owner
 from trainer.checkpoint.safe_load import SafePlanner, SafeReader
 from trainer.checkpoint.staging import Stager
-from trainer.checkpoint.state import State
+from trainer.checkpoint.state import FileRecord, State
 from trainer.checkpoint.storage import (
     check_files,
     check_index,
@@ -175,8 +175,11 @@ class Checkpoints:
             torch.serialization.set_crc32_options(compute_crc32=False)  # five times as slow as our own digests
             dcp.save(staged, storage_writer=dcp.FileSystemWriter(partial), process_group=world.group)
             files = world.gather(world.raise_on_all_ranks(lambda: record_files(partial, world.rank)))
-            whole = replace(state, files={name: record for share in files for name, record in share.items()})
-            world.on_rank_zero(lambda: publish(final, whole))
+            all_files: dict[str, FileRecord] = {}
+            for of_rank in files:
+                all_files |= of_rank
+            complete = replace(state, files=all_files)
+            world.on_rank_zero(lambda: publish(final, complete))
         except (dcp.CheckpointException, CheckpointError) as error:
             full = shutil.disk_usage(final.parent).free < FULL_BYTES  # torch's writer tells it in words of its own
             cause = "no space left on device" if full else _cause(error)
@@ -219,7 +222,9 @@ def _tensors(model: DistributedModelParallel, optimizer: Optimizer | None) -> di
 
 def _cause(error: BaseException) -> str:
     """The first failure of any rank, in one line."""
-    cause = next(iter(error.failures.values()))[0] if isinstance(error, dcp.CheckpointException) else error
+    cause = error
+    if isinstance(error, dcp.CheckpointException):
+        cause, _ = next(iter(error.failures.values()))
     if isinstance(cause, pickle.UnpicklingError):  # torch's own message advises to read it all the same
         return "it holds something that is not plain data, and was not read"
     return one_line(cause)

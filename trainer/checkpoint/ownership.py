@@ -42,8 +42,10 @@ def check_writer(path: Path, state: State, starts: list[RunStart]) -> None:
             f"{path}: was written by start {writer}, counted from 0, but segments.jsonl knows {len(starts)}; {advice}"
         )
 
-    ranges = surviving(starts)
-    trained = next((entry.segment for entry in ranges if entry.begin < state.samples <= entry.end), writer)
+    trained = writer
+    for part in surviving(starts):
+        if part.begin < state.samples <= part.end:
+            trained = part.segment
     if trained != writer or state.samples < starts[writer].begin:
         raise CheckpointError(
             f"{path}: was written by start {writer}, but segments.jsonl says that start {trained} got there; {advice}"

@@ -45,9 +45,9 @@ class Stager:
             placement = cast(_remote_device, shard.placement)
             return replace(shard, placement=_remote_device(f"rank:{placement.rank()}/cpu"))
 
-        whole = tensor.metadata()
+        shards = [Shard(self._on_host(shard.tensor), on_host(shard.metadata)) for shard in tensor.local_shards()]
+        metadata = tensor.metadata()
+        of_all_ranks = [on_host(shard) for shard in metadata.shards_metadata]
         return ShardedTensor._init_from_local_shards_and_global_metadata(
-            [Shard(self._on_host(shard.tensor), on_host(shard.metadata)) for shard in tensor.local_shards()],
-            replace(whole, shards_metadata=[on_host(shard) for shard in whole.shards_metadata]),
-            process_group=tensor._process_group,
+            shards, replace(metadata, shards_metadata=of_all_ranks), process_group=tensor._process_group
         )

@@ -28,8 +28,10 @@ _CHUNK_BYTES = 1 << 22
 def record_files(folder: Path, rank: int) -> dict[str, FileRecord]:
     """Length and digest of the files that a rank has written; rank 0 has written the index too."""
     try:
-        own = sorted(folder.glob(f"__{rank}_*")) + ([folder / METADATA_FILE] if rank == 0 else [])
-        return {path.name: record_file(path) for path in own}
+        written = sorted(folder.glob(f"__{rank}_*"))
+        if rank == 0:
+            written.append(folder / METADATA_FILE)
+        return {path.name: record_file(path) for path in written}
     except OSError as error:
         raise CheckpointError(f"{folder}: cannot be read back ({error.strerror})") from error
 
@@ -46,7 +48,9 @@ def record_file(path: Path) -> FileRecord:
 
 def list_folders(folder: Path) -> list[str]:
     """Names of the finished checkpoints, oldest first, whole or damaged."""
-    names = [entry.name for entry in folder.iterdir() if entry.name.isdecimal()] if folder.is_dir() else []
+    if not folder.is_dir():
+        return []
+    names = [entry.name for entry in folder.iterdir() if entry.name.isdecimal()]
     return sorted(names, key=int)
 
 
@@ -81,13 +85,13 @@ def thin_out(folder: Path, keep: int) -> None:
 def _loose(folder: Path) -> list[str]:
     """Checkpoints that may be deleted, oldest first; a damaged one is left for people to see."""
 
-    def loose(name: str) -> bool:
+    def is_loose(name: str) -> bool:
         try:
             return not read_state(folder / name).pinned
         except CheckpointError:
             return False
 
-    return [name for name in list_folders(folder) if loose(name)]
+    return [name for name in list_folders(folder) if is_loose(name)]
 
 
 def _delete(path: Path) -> None:

@@ -23,11 +23,12 @@ def audit_command(run: RunArgument, as_json: JsonOption = False) -> None:
     from trainer.console import make_console
 
     audit = audit_run(run)
-    epochs, broken = [account.record() for account in audit.epochs], list(audit.promises_broken)
+    epochs = [account.record() for account in audit.epochs]
+    broken = list(audit.promises_broken)
     if as_json:
         files = [{"file": file, "reason": reason} for file, reason in audit.left_out]
-        last = {"promises_broken": broken, "files_left_out": files}
-        sys.stdout.writelines(json.dumps(record) + "\n" for record in [*epochs, last])
+        records = [*epochs, {"promises_broken": broken, "files_left_out": files}]
+        sys.stdout.writelines(json.dumps(record) + "\n" for record in records)
     else:
         console = make_console()
         console.print(audit_table(epochs))

@@ -52,31 +52,38 @@ def _differences(before: Any, now: Any, path: str = "") -> list[tuple[str, str, 
         return []
 
     if isinstance(before, dict) and isinstance(now, dict):
-        keys = dict.fromkeys([*before, *now])
-        return [
-            entry for key in keys for entry in _differences(before.get(key), now.get(key), f"{path}.{key}".strip("."))
-        ]
+        found: list[tuple[str, str, str]] = []
+        for key in dict.fromkeys([*before, *now]):
+            found += _differences(before.get(key), now.get(key), f"{path}.{key}".strip("."))
+        return found
 
     if isinstance(before, list) and isinstance(now, list):
         if len(before) != len(now):
             return [(path, *_missing_entries(before, now))]
-        pairs = enumerate(zip(before, now, strict=True))
-        return [entry for index, (old, new) in pairs for entry in _differences(old, new, f"{path}.{index}")]
+        found = []
+        for index, (old, new) in enumerate(zip(before, now, strict=True)):
+            found += _differences(old, new, f"{path}.{index}")
+        return found
 
     return [(path, _shown(before), _shown(now))]
 
 
 def _missing_entries(before: list[Any], now: list[Any]) -> tuple[str, str]:
     """What one of two lists has and the other has not, by name: `with 'hate'`, `without 'hate'`."""
-    old, new = ([_label(entry) for entry in entries] for entries in (before, now))
-    gone, added = [label for label in old if label not in new], [label for label in new if label not in old]
+    old = [_label(entry) for entry in before]
+    new = [_label(entry) for entry in now]
+    gone = [label for label in old if label not in new]
+    added = [label for label in new if label not in old]
     if not gone and not added:
         return f"{len(before)} entries", f"{len(now)} entries"
     if gone and added:
         return f"with {', '.join(gone)}", f"with {', '.join(added)}"
 
-    names = ", ".join(gone or added)
-    return (f"with {names}", f"without {names}") if gone else (f"without {names}", f"with {names}")
+    if gone:
+        names = ", ".join(gone)
+        return f"with {names}", f"without {names}"
+    names = ", ".join(added)
+    return f"without {names}", f"with {names}"
 
 
 def _label(entry: Any) -> str:

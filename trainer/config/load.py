@@ -75,7 +75,9 @@ def _toml_value(text: str) -> Any:
 
 def _explain(error: ValidationError) -> str:
     """The first problem in one line: key, what is wrong, the value found."""
-    problem = next((entry for entry in error.errors() if entry["type"] == "extra_forbidden"), error.errors()[0])
+    problems = error.errors()
+    unknown_keys = [entry for entry in problems if entry["type"] == "extra_forbidden"]
+    problem = (unknown_keys or problems)[0]
     found, place = problem["input"], problem["loc"]
     key = ".".join(str(part) for part in _config_path(place))
     if problem["type"] == "extra_forbidden" and place[0] == "model" and (users := _heads_with(place[-1])):
@@ -90,8 +92,11 @@ def _explain(error: ValidationError) -> str:
         return f"{key}.head is missing; name one of the heads"
 
     message = problem["msg"].removeprefix("Value error, ")
-    shown = "" if isinstance(found, dict | BaseModel) or problem["type"] == "value_error" else f", not {found!r}"
-    return f"{key}: {message[0].lower() + message[1:]}{shown}" if key else message
+    if not key:
+        return message
+    says_it_all = problem["type"] == "value_error" or isinstance(found, dict | BaseModel)
+    shown = "" if says_it_all else f", not {found!r}"
+    return f"{key}: {message[0].lower()}{message[1:]}{shown}"
 
 
 def _heads_with(key: int | str) -> list[str]:
@@ -101,8 +106,10 @@ def _heads_with(key: int | str) -> list[str]:
 
 def _config_path(place: tuple[int | str, ...]) -> list[int | str]:
     """The key as the user writes it: pydantic puts the head's name behind `model`, and a tag behind task_experts."""
-    added = {1} | ({3} if "task_experts" in place else set())
-    return [part for index, part in enumerate(place) if not (place[0] == "model" and index in added)]
+    if "model" not in place[:1]:
+        return list(place)
+    added = {1, 3} if "task_experts" in place else {1}
+    return [part for index, part in enumerate(place) if index not in added]
 
 
 def _known_keys(place: tuple[int | str, ...]) -> set[str]:
@@ -126,5 +133,9 @@ def _models_in(annotation: Any) -> list[type[BaseModel]]:
     ):
         return [annotation]
 
-    nested = get_args(annotation) if get_origin(annotation) in (Annotated, Union, tuple, types.UnionType) else ()
-    return [model for part in nested for model in _models_in(part)]
+    if get_origin(annotation) not in (Annotated, Union, tuple, types.UnionType):
+        return []
+    models: list[type[BaseModel]] = []
+    for part in get_args(annotation):
+        models += _models_in(part)
+    return models

@@ -26,25 +26,22 @@ HEAVY_TAIL = 10.0
 
 def is_complete(config: Config) -> bool:
     """Whether nothing is left to be measured."""
-    features_done = all(
-        None not in (feature.transform, feature.mean, feature.scale) for feature in config.features.dense
-    )
-    tasks_done = all(
-        None not in (task.label_mean, task.weight) and (task.binary or task.label_scale is not None)
-        for task in config.tasks
-    )
-    return features_done and tasks_done
+    for feature in config.features.dense:
+        if None in (feature.transform, feature.mean, feature.scale):
+            return False
+    for task in config.tasks:
+        has_scale = task.binary or task.label_scale is not None
+        if None in (task.label_mean, task.weight) or not has_scale:
+            return False
+    return True
 
 
 def complete(config: Config, statistics: Statistics) -> Config:
     """The config with measured values for the keys that it leaves out."""
     dense = zip(config.features.dense, statistics.dense, strict=True)
     tasks = zip(config.tasks, statistics.labels, strict=True)
-    return _with(
-        config,
-        [_complete_feature(feature, moments) for feature, moments in dense],
-        [_complete_task(task, moments) for task, moments in tasks],
-    )
+    features = [_complete_feature(feature, moments) for feature, moments in dense]
+    return _with(config, features, [_complete_task(task, moments) for task, moments in tasks])
 
 
 def complete_from(config: Config, before: Config) -> Config:
@@ -60,14 +57,18 @@ def complete_from(config: Config, before: Config) -> Config:
     dense = []
     for feature in config.features.dense:
         of_column = features.get(feature.column)
-        dense.append(_fill_from(feature, of_column.pop(0) if of_column else None, MEASURED_OF_FEATURES))
+        earlier = of_column.pop(0) if of_column else None
+        dense.append(_fill_from(feature, earlier, MEASURED_OF_FEATURES))
 
-    tasks = {task.name: task for task in before.tasks}
-    return _with(config, dense, [_fill_from(task, tasks.get(task.name), MEASURED_OF_TASKS) for task in config.tasks])
+    by_name = {task.name: task for task in before.tasks}
+    tasks = [_fill_from(task, by_name.get(task.name), MEASURED_OF_TASKS) for task in config.tasks]
+    return _with(config, dense, tasks)
 
 
 def _fill_from(part: Part, before: Part | None, keys: tuple[str, ...]) -> Part:
-    return part if before is None else _fill(part, {key: getattr(before, key) for key in keys})
+    if before is None:
+        return part
+    return _fill(part, {key: getattr(before, key) for key in keys})
 
 
 def odd_columns(config: Config, statistics: Statistics) -> list[str]:

@@ -51,7 +51,8 @@ This page is made from the code: `.venv/bin/python -m trainer.config.reference >
 def reference() -> str:
     """The page, in Markdown."""
     free = ", ".join(f"`{key}`" for key in (*FREE_SECTIONS, *FREE_KEYS))
-    return "\n".join([INTRODUCTION.format(free=free), *(_section(title, model) for title, model in SECTIONS.items())])
+    sections = [_section(title, model) for title, model in SECTIONS.items()]
+    return "\n".join([INTRODUCTION.format(free=free), *sections])
 
 
 def _section(title: str, model: type[BaseModel]) -> str:
@@ -66,8 +67,9 @@ def _head_rows(common: set[str]) -> list[str]:
     rows = [f"| `head` | {' · '.join(f'`{name}`' for name in HEADS)} | required | See [heads](heads.md). |"]
     for key in dict.fromkeys(key for head in HEADS.values() for key in head.model_fields):
         if key not in common | {"head"}:
-            users = {name: head.model_fields[key] for name, head in HEADS.items() if key in head.model_fields}
-            rows.append(f"{_row(key, list(users.values())[-1])[:-2]} Heads: {', '.join(users)}. |")
+            users = [name for name, head in HEADS.items() if key in head.model_fields]
+            row = _row(key, HEADS[users[-1]].model_fields[key])
+            rows.append(f"{row.removesuffix(' |')} Heads: {', '.join(users)}. |")
     return rows
 
 
@@ -83,7 +85,9 @@ def _row(name: str, field: FieldInfo) -> str:
 def _toml(value: Any) -> str:
     if isinstance(value, tuple):
         return "[" + ", ".join(map(_toml, value)) + "]"
-    return str(value).lower() if isinstance(value, bool) else f'"{value}"' if isinstance(value, str) else str(value)
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f'"{value}"' if isinstance(value, str) else str(value)
 
 
 def _kind(annotation: Any) -> str:

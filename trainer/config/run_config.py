@@ -110,7 +110,7 @@ class Config(Settings):
     def _check(self) -> Self:
         for rule in (_check_features, _check_tasks, _check_batches, _check_groups, _check_milestones, _check_skipping):
             rule(self)
-        self.model.build_on_meta(8, len(self.tasks))
+        self.model.build_on_meta(num_features=8, num_tasks=len(self.tasks))  # any width shows whether it can be built
         return self
 
     @property
@@ -143,10 +143,8 @@ def _check_features(config: Config) -> None:
 
         if feature.boundaries and rows[feature.table] <= len(feature.boundaries):
             needed = len(feature.boundaries) + 1
-            raise ValueError(
-                f"tables: {feature.table!r} has {rows[feature.table]} rows, but feature "
-                f"{feature.name!r} needs {needed} for its buckets"
-            )
+            has = f"{feature.table!r} has {rows[feature.table]} rows"
+            raise ValueError(f"tables: {has}, but feature {feature.name!r} needs {needed} for its buckets")
 
     for name in sorted(tables - used):
         raise ValueError(f"tables: no feature reads table {name!r}; remove it or name it in a [[features.sparse]]")

@@ -34,10 +34,11 @@ Account = dict[str, dict[str, str]]
 
 def account_of(config: Mapping[str, Any], device: str, start: Mapping[str, Any]) -> Account:
     """What this rank runs. `config`: as JSON can hold it; `start`: the command and its options."""
+    major, minor, _ = platform.python_version_tuple()
     return {
         "start": {name: json.dumps(value) for name, value in start.items()},
         "code": _digests_of_code(),
-        "version": {"python": ".".join(platform.python_version_tuple()[:2]), **_versions()},
+        "version": {"python": f"{major}.{minor}", **_versions()},
         "device": {"kind of device": device},
         "config": _flat(config),
     }
@@ -47,10 +48,13 @@ def difference(first: Account, other: Account, first_name: str, other_name: str)
     """Where two ranks differ, in one line that names both values; None where they do not."""
     for section, way_out in WAYS_OUT.items():
         one, two = first[section], other[section]
-        names = [name for name in dict.fromkeys([*one, *two]) if one.get(name) != two.get(name)]
+        all_names = dict.fromkeys([*one, *two])
+        names = [name for name in all_names if one.get(name) != two.get(name)]
         if names:
-            name, more = names[0], f" ({len(names) - 1} more differ)" if len(names) > 1 else ""
-            values = f"{one.get(name, NOTHING)} on {first_name}, {two.get(name, NOTHING)} on {other_name}"
+            name = names[0]
+            here, there = one.get(name, NOTHING), two.get(name, NOTHING)
+            values = f"{here} on {first_name}, {there} on {other_name}"
+            more = f" ({len(names) - 1} more differ)" if len(names) > 1 else ""
             return f"the ranks differ: {_described(section, name)} is {values}{more}; {way_out}"
 
     return None
@@ -63,8 +67,12 @@ def _described(section: str, name: str) -> str:
 def _digests_of_code() -> dict[str, str]:
     """A short digest of every source file of the program."""
     home = Path(__file__).parents[2]
-    files = [path for package in PACKAGES for path in sorted((home / package).rglob("*.py"))]
-    return {str(path.relative_to(home)): hashlib.sha256(path.read_bytes()).hexdigest()[:12] for path in files}
+    digests: dict[str, str] = {}
+    for package in PACKAGES:
+        for path in sorted((home / package).rglob("*.py")):
+            digest = hashlib.sha256(path.read_bytes()).hexdigest()
+            digests[str(path.relative_to(home))] = digest[:12]
+    return digests
 
 
 def _versions() -> dict[str, str]:

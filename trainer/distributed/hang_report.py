@@ -70,8 +70,12 @@ def current_stacks() -> dict[str, list[str]]:
 def find_guilty(size: int, reports: dict[int, Report]) -> list[int]:
     """The ranks that the others wait for: those that do not answer, or else those that have come least far."""
     silent = [rank for rank in range(size) if rank not in reports]
-    least = min(((report.progress, report.left) for report in reports.values()), default=None)
-    return silent or [rank for rank, report in sorted(reports.items()) if (report.progress, report.left) == least]
+    if silent:
+        return silent
+
+    reached = {rank: (report.progress, report.left) for rank, report in sorted(reports.items())}
+    least = min(reached.values())
+    return [rank for rank, progress in reached.items() if progress == least]
 
 
 def describe_hang(seconds: float, size: int, reports: dict[int, Report], places: dict[int, Place]) -> str:
@@ -79,16 +83,16 @@ def describe_hang(seconds: float, size: int, reports: dict[int, Report], places:
     guilty = find_guilty(size, reports)
     waiting = [rank for rank in range(size) if rank not in guilty]
     what = min(reports.values(), key=lambda report: report.progress).what
-    told = [_accusation(rank, reports.get(rank), places) for rank in guilty[:NAMED_RANKS]]
-    lines = [f"{headline(seconds, what)}: {'; '.join(told)}{_more(guilty)}"]
-
+    accusations = [_accusation(rank, reports.get(rank), places) for rank in guilty[:NAMED_RANKS]]
+    lines = [f"{headline(seconds, what)}: {'; '.join(accusations)}{_more(guilty)}"]
     for rank in guilty[:NAMED_RANKS]:
         if rank in reports:
             lines += stack_lines(rank, reports[rank])
 
     if waiting:
-        told = [f"rank {rank} in {reports[rank].where}" for rank in waiting[:NAMED_RANKS]]
-        lines.append(f"  meanwhile {'; '.join(told)}{_more(waiting)}")
+        named = waiting[:NAMED_RANKS]
+        whereabouts = [f"rank {rank} in {reports[rank].where}" for rank in named]
+        lines.append(f"  meanwhile {'; '.join(whereabouts)}{_more(waiting)}")
 
     return "\n".join([*lines, WAY_OUT])
 
@@ -105,7 +109,9 @@ def _more(ranks: list[int]) -> str:
 def rank_name(rank: int, places: dict[int, Place]) -> str:
     """`rank 1 (host node-1, pid 123)`, as far as that is known."""
     place = places.get(rank)
-    return f"rank {rank}" + (f" (host {place.host}, pid {place.pid})" if place is not None else "")
+    if place is None:
+        return f"rank {rank}"
+    return f"rank {rank} (host {place.host}, pid {place.pid})"
 
 
 def _accusation(rank: int, report: Report | None, places: dict[int, Place]) -> str:
@@ -135,16 +141,18 @@ def stack_lines(rank: int, report: Report) -> list[str]:
     """The stacks of a rank, thread by thread."""
     lines = []
     for thread, frames in report.stacks.items():
-        lines += [f"  rank {rank}, {thread}, innermost first:", *(f"    {frame}" for frame in frames[:FRAMES])]
+        lines.append(f"  rank {rank}, {thread}, innermost first:")
+        lines += [f"    {frame}" for frame in frames[:FRAMES]]
     return lines
 
 
 def _lines(frame: FrameType) -> list[str]:
     """`function (file:line)` of each frame, the innermost first; no source file is read, a disk may be what hangs."""
-    return [
-        f"{each.f_code.co_name} ({_shorten(each.f_code.co_filename)}:{number})"
-        for each, number in traceback.walk_stack(frame)
-    ]
+    lines = []
+    for each, line_number in traceback.walk_stack(frame):
+        code = each.f_code
+        lines.append(f"{code.co_name} ({_shorten(code.co_filename)}:{line_number})")
+    return lines
 
 
 def innermost(lines: list[str]) -> str:
@@ -155,8 +163,9 @@ def innermost(lines: list[str]) -> str:
 
 def _shorten(file: str) -> str:
     """The path from the folder on that it was imported from."""
-    folders = [folder for folder in sys.path if folder and file.startswith(folder.rstrip("/") + "/")]
-    return file.removeprefix(max(folders, key=len, default="").rstrip("/")).lstrip("/") if folders else file
+    above = [folder.rstrip("/") + "/" for folder in sys.path if folder]
+    containing = [folder for folder in above if file.startswith(folder)]
+    return file.removeprefix(max(containing, key=len)) if containing else file
 
 
 def _of_project(line: str) -> bool:

@@ -29,6 +29,8 @@ LAST_WORDS_SECONDS = 30.0
 """So long a rank that cannot go on tries to tell the others, and rank 0 keeps the store for those to come."""
 RESOLVE_SECONDS = 60.0
 """So long a host name may be unknown: a cluster's name service may learn of a node a little later."""
+NAMED_RANKS = 8
+"""So many absent ranks are named in a message; the rest are counted."""
 STORE_SECONDS = 30.0
 """A store that has been reached answers within this time."""
 
@@ -159,7 +161,10 @@ def _taken(rank: int) -> str:
 
 def _missing(come: dict[int, Entry], size: int, seconds: float) -> str:
     absent = [rank for rank in range(size) if rank not in come]
-    names = ", ".join(map(str, absent[:8])) + (f" and {len(absent) - 8} more" if len(absent) > 8 else "")
+    names = ", ".join(map(str, absent[:NAMED_RANKS]))
+    more = len(absent) - NAMED_RANKS
+    if more > 0:
+        names += f" and {more} more"
     ranks = f"rank {names}" if len(absent) == 1 else f"ranks {names}"
     verb = "has" if len(absent) == 1 else "have"
     return f"{ranks} of {size} {verb} not come within {seconds:g} s; {_LOOK_AT_IT}"
@@ -225,10 +230,9 @@ def _reach(ranks: Ranks, seconds: float) -> None:
                 ) from error
         except OSError as error:
             if passed > seconds:
-                raise RunError(
-                    f"nobody answers at {_place(ranks)} within {seconds:g} s ({error.strerror or error}); rank 0 is to "
-                    "be started there, and the port open between the nodes"
-                ) from error
+                what = f"nobody answers at {_place(ranks)} within {seconds:g} s ({error.strerror or error})"
+                way_out = "rank 0 is to be started there, and the port open between the nodes"
+                raise RunError(f"{what}; {way_out}") from error
 
         time.sleep(0.2)
 

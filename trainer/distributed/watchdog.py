@@ -18,7 +18,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
 from types import TracebackType
@@ -59,8 +59,10 @@ class HangWatchdog:
         self._store = self._connect(store) if store is not None and world.size > 1 else None
         self._what, self._beats, self._marks = "start of training", 0, 0
         self._closing, self._wake = threading.Event(), threading.Event()
-        jobs = [self._mind_clock] if self._store is None else [self._mind_clock, self._mind_store]
-        self._threads = [threading.Thread(target=job, name=f"watch{job.__name__}", daemon=True) for job in jobs]
+        jobs = [self._mind_clock]
+        if self._store is not None:
+            jobs.append(self._mind_store)
+        self._threads = [_thread(job) for job in jobs]
 
     def __enter__(self) -> "HangWatchdog":
         for thread in self._threads:
@@ -98,7 +100,7 @@ class HangWatchdog:
         own: dist.Store = dist.PrefixStore("watch", store.clone())  # type: ignore[attr-defined]
         times = own.add(f"starts/{self._world.rank}", 1)
         own = dist.PrefixStore(f"{times}", own)
-        own.set(f"place/{self._world.rank}", json.dumps(asdict(Place(socket.gethostname(), os.getpid()))))
+        own.set(f"place/{self._world.rank}", json.dumps(asdict(_own_place())))
         return own
 
     def _mind_clock(self) -> None:
@@ -146,14 +148,17 @@ class HangWatchdog:
     def _collect(self, store: dist.Store) -> None:
         """Waits for the reports of all ranks, and tells who hangs."""
         ranks = range(self._world.size)
-        self._await(store, [f"report/{rank}" for rank in ranks], self._patience + 2 * self._interval)
-        reports = {rank: Report(**value) for rank, value in _read(store, "report", ranks).items()}
-        places = {rank: Place(**value) for rank, value in _read(store, "place", ranks).items()}
+        keys = [f"report/{rank}" for rank in ranks]
+        self._await(store, keys, self._patience + 2 * self._interval)
+
+        stored_reports, stored_places = _read(store, "report", ranks), _read(store, "place", ranks)
+        reports = {rank: Report(**value) for rank, value in stored_reports.items()}
+        places = {rank: Place(**value) for rank, value in stored_places.items()}
         _print(describe_hang(self._timeout, self._world.size, reports, places))
 
     def _end_alone(self) -> None:
         """Ends this rank, which has nobody to ask."""
-        report, place = self._report(), Place(socket.gethostname(), os.getpid())
+        report, place = self._report(), _own_place()
         if self._store is None:
             _print(describe_hang(self._timeout, 1, {0: report}, {0: place}))
         else:
@@ -185,7 +190,20 @@ def _collectives(group: dist.ProcessGroup) -> int:
 
 def _read(store: dist.Store, name: str, ranks: range) -> dict[int, Any]:
     """The values that the ranks have set under `name`."""
-    return {rank: json.loads(store.get(f"{name}/{rank}")) for rank in ranks if store.check([f"{name}/{rank}"])}
+    values: dict[int, Any] = {}
+    for rank in ranks:
+        key = f"{name}/{rank}"
+        if store.check([key]):
+            values[rank] = json.loads(store.get(key))
+    return values
+
+
+def _own_place() -> Place:
+    return Place(socket.gethostname(), os.getpid())
+
+
+def _thread(job: Callable[[], None]) -> threading.Thread:
+    return threading.Thread(target=job, name=f"watch{job.__name__}", daemon=True)
 
 
 def _print(text: str) -> None:

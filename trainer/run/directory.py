@@ -67,7 +67,8 @@ class RunDirectory:
         self.evaluations = self.path / "evaluations.jsonl"
         self.segments = self.path / "segments.jsonl"
         self.events = self.path / "events.jsonl"
-        self.manifests = {use: self.path / "manifests" / f"{use}.parquet" for use in ("train", "test")}
+        manifests = self.path / "manifests"
+        self.manifests = {use: manifests / f"{use}.parquet" for use in ("train", "test")}
         self.checkpoints = self.path / "checkpoints"
         self.tensorboard = self.path / "tensorboard"
         self.trace = self.path / "trace"
@@ -90,9 +91,10 @@ class RunDirectory:
         change = difference(plain(before), plain(complete_from(config, before)))
         if change:
             key, old, new = change
+            ways_out = "name another folder, remove this one to start anew, or go on with its own config"
             raise ConfigError(
                 f"run.dir = {str(self.path)!r} holds a run of another config: {key} was {old}, now {new}; "
-                f"name another folder, remove this one to start anew, or go on with its own config {self.config_file}"
+                f"{ways_out} {self.config_file}"
             )
 
     def check_entries(self) -> None:
@@ -134,10 +136,8 @@ class RunDirectory:
                 continue
             change = manifest_change(load_manifest(known), now)
             if change:
-                raise DataError(
-                    f"data.{use} = {now.uri!r} has changed since the run in {str(self.path)!r} began: {change}; "
-                    "restore it, or train in another folder"
-                )
+                what = f"data.{use} = {now.uri!r} has changed since the run in {str(self.path)!r} began"
+                raise DataError(f"{what}: {change}; restore it, or train in another folder")
 
     def _check_nothing_saved(self, manifest: Path) -> None:
         """DataError if a run has checkpoints but no record any more of the data that they were trained on."""
@@ -156,9 +156,10 @@ class RunDirectory:
                 fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
                 lock.seek(0)
+                owner = lock.read().strip() or "another process"
                 raise ConfigError(
-                    f"run.dir = {str(self.path)!r} is being trained by {lock.read().strip() or 'another process'}; "
-                    "wait for it, stop it, or name another folder"
+                    f"run.dir = {str(self.path)!r} is being trained by {owner}; wait for it, stop it, or name another "
+                    "folder"
                 ) from error
 
             lock.truncate(0)
@@ -237,13 +238,15 @@ class RunDirectory:
         """Whether an evaluation is still to be done; drops the records of one that was cut short."""
         records = read_records(self.evaluations)
         of_now = [record for record in records if record["samples"] == samples]
-        found = {(record["milestone"], record["task"]) for record in of_now if record["by"] is None}
+        of_whole_set = [record for record in of_now if record["by"] is None]
+        recorded = {(record["milestone"], record["task"]) for record in of_whole_set}
         wanted = {(milestone, task) for milestone in milestones for task in tasks}
-        if wanted <= found and self.buckets_file(samples).exists():
+        if wanted <= recorded and self.buckets_file(samples).exists():
             return False
 
         if of_now:
-            rewrite_records(self.evaluations, [record for record in records if record["samples"] != samples])
+            others = [record for record in records if record["samples"] != samples]
+            rewrite_records(self.evaluations, others)
 
         return True
 

@@ -60,7 +60,10 @@ class Origin:
 
 def origin_of(run: RunDirectory, config: Config) -> Origin:
     """What the folder of a run says of itself; ExpectedError where that is damaged."""
-    fingerprints = {use: load_manifest(path).fingerprint for use, path in run.manifests.items() if path.exists()}
+    fingerprints: dict[str, str] = {}
+    for use, path in run.manifests.items():
+        if path.exists():
+            fingerprints[use] = load_manifest(path).fingerprint
     return Origin(read_identity(run), plain(config), fingerprints)
 
 

@@ -23,6 +23,8 @@ from data.settings import Settings
 from data.storage.files import replaced
 from trainer.errors import ConfigError, RunError
 
+LONGEST_SHOWN = 60
+"""Characters of a value in a message."""
 Samples = Annotated[int, Field(ge=0, lt=1 << 62)]
 End = Literal["finished", "stopped", "failed"]
 """stopped: on request. A start without an end was killed, or still runs."""
@@ -61,7 +63,7 @@ class StartLog:
 
     def __init__(self, path: Path, run: str | None = None) -> None:
         self._path, self._run = path, run
-        self._segments: list[RunStart] = []
+        self._starts: list[RunStart] = []
         self._lock = Lock()
 
     def start(self, samples: int, world_size: int, fingerprint: str, writer: int | None, *, trace: bool) -> int:
@@ -71,11 +73,11 @@ class StartLog:
         is the evidence that it got so far.
         """
         with self._lock:
-            self._segments = read_starts(self._path)
-            if writer is not None and writer < len(self._segments):
+            self._starts = read_starts(self._path)
+            if writer is not None and writer < len(self._starts):
                 self._raise(writer, samples)
-            number = len(self._segments)
-            self._segments.append(
+            number = len(self._starts)
+            self._starts.append(
                 RunStart(
                     segment=number,
                     started=datetime.now(UTC).replace(microsecond=0),
@@ -101,15 +103,15 @@ class StartLog:
     def finish(self, reason: End) -> None:
         """Notes how this start ended."""
         with self._lock:
-            self._segments[-1] = self._segments[-1].model_copy(update={"end": reason})
+            self._starts[-1] = self._starts[-1].model_copy(update={"end": reason})
             self._write()
 
     def _raise(self, number: int, samples: int) -> None:
-        segment = self._segments[number]
-        self._segments[number] = segment.model_copy(update={"reached": max(segment.reached, samples)})
+        segment = self._starts[number]
+        self._starts[number] = segment.model_copy(update={"reached": max(segment.reached, samples)})
 
     def _write(self) -> None:
-        lines = [segment.model_dump_json(by_alias=True) + "\n" for segment in self._segments]
+        lines = [segment.model_dump_json(by_alias=True) + "\n" for segment in self._starts]
         try:
             with replaced(self._path) as file:
                 file.write("".join(lines).encode())
@@ -126,17 +128,17 @@ def read_starts(path: Path) -> list[RunStart]:
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read ({error}); restore it from a copy") from error
 
-    segments = []
+    starts = []
     for number, line in enumerate(lines):
         try:
-            segments.append(RunStart.model_validate_json(line, strict=True, by_alias=True, by_name=False))
+            starts.append(RunStart.model_validate_json(line, strict=True, by_alias=True, by_name=False))
         except ValidationError as error:
             raise _damaged(path, number, explain(error)) from error
 
-        if segments[-1].segment != number:
-            raise _damaged(path, number, f"segment is {segments[-1].segment}, not {number}")
+        if starts[-1].segment != number:
+            raise _damaged(path, number, f"segment is {starts[-1].segment}, not {number}")
 
-    return segments
+    return starts
 
 
 def explain(error: ValidationError) -> str:
@@ -144,8 +146,13 @@ def explain(error: ValidationError) -> str:
     problem = error.errors()[0]
     key = ".".join(str(part) for part in problem["loc"])
     message = problem["msg"].removeprefix("Value error, ")
-    shown = f", not {json.dumps(problem['input'], default=str)[:60]}" if key and problem["type"] != "missing" else ""
-    return f"{key}: {message}{shown}" if key else message
+    if not key:
+        return message
+    if problem["type"] == "missing":
+        return f"{key}: {message}"
+
+    value = json.dumps(problem["input"], default=str)
+    return f"{key}: {message}, not {value[:LONGEST_SHOWN]}"
 
 
 def _damaged(path: Path, number: int, what: str) -> ConfigError:
@@ -166,22 +173,22 @@ class SampleRange:
         return self.end - self.begin
 
 
-def surviving(segments: Iterable[RunStart]) -> list[SampleRange]:
-    """The pieces that the newest weights have seen, in order of samples; none is empty, no two overlap."""
-    pieces: list[SampleRange] = []
+def surviving(starts: Iterable[RunStart]) -> list[SampleRange]:
+    """The ranges of samples that the newest weights have seen, in order of samples; none is empty, no two overlap."""
+    ranges: list[SampleRange] = []
     limit: int | None = None
 
-    for segment in reversed(list(segments)):
+    for segment in reversed(list(starts)):
         end = segment.reached if limit is None else min(segment.reached, limit)
         if segment.begin < end:
-            pieces.append(SampleRange(segment.segment, segment.begin, end))
+            ranges.append(SampleRange(segment.segment, segment.begin, end))
         limit = segment.begin if limit is None else min(segment.begin, limit)
 
-    return pieces[::-1]
+    return ranges[::-1]
 
 
-def gaps(pieces: list[SampleRange], reached: int) -> list[tuple[int, int]]:
-    """Samples below `reached` that no piece holds; none where the starts join, as they should."""
-    begins = [*(piece.begin for piece in pieces), reached]
-    ends = [0, *(piece.end for piece in pieces)]
+def gaps(ranges: list[SampleRange], reached: int) -> list[tuple[int, int]]:
+    """Samples below `reached` that no range holds; none where the starts join, as they should."""
+    begins = [*(part.begin for part in ranges), reached]
+    ends = [0, *(part.end for part in ranges)]
     return [(end, begin) for end, begin in zip(ends, begins, strict=True) if end < begin]

@@ -41,7 +41,12 @@ def _draw_rows(weight_RD: torch.Tensor, first: int, rows: int, scale: float, key
     """Fills the shard that holds rows first … first + rows of a table."""
     for block in range(first // BLOCK_ROWS, -(-(first + rows) // BLOCK_ROWS)):
         generator = torch.Generator().manual_seed(stable_seed(*key, block))
-        values = torch.empty(BLOCK_ROWS, weight_RD.shape[1]).uniform_(-scale, scale, generator=generator)
-        begin, end = max(first, block * BLOCK_ROWS), min(first + rows, (block + 1) * BLOCK_ROWS)
-        drawn = values[begin - block * BLOCK_ROWS : end - block * BLOCK_ROWS]
+        values = torch.empty(BLOCK_ROWS, weight_RD.shape[1])
+        values.uniform_(-scale, scale, generator=generator)
+
+        # The whole block is drawn, whatever of it the shard holds: so a row has the same weights under every plan.
+        block_begin = block * BLOCK_ROWS
+        begin = max(first, block_begin)
+        end = min(first + rows, block_begin + BLOCK_ROWS)
+        drawn = values[begin - block_begin : end - block_begin]
         weight_RD.detach()[begin - first : end - first].copy_(drawn)

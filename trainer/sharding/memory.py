@@ -29,7 +29,8 @@ class Budget:
 def table_budget(world: World) -> Budget:
     """What the rank that has least has. Collective: call on all ranks."""
     share = 1 - RESERVED_MEMORY
-    gpus, hosts = zip(*world.gather((world.gpu_bytes or 0, host_memory() // world.local_size)), strict=True)
+    here = (world.gpu_bytes or 0, host_memory() // world.local_size)
+    gpus, hosts = zip(*world.gather(here), strict=True)
     return Budget(gpu=int(share * min(gpus)), host=int(share * min(hosts)))
 
 
@@ -89,14 +90,14 @@ def describe_lack(tables: tuple[TableConfig, ...], optimizer: EmbOptimType, budg
 
     largest = sorted(needs, key=lambda name: -needs[name])[:3]
     listed = ", ".join(f"{name!r} {_gib(needs[name])}" for name in largest)
-    others = f" and {len(needs) - len(largest)} more" if len(needs) > len(largest) else ""
+    num_others = len(needs) - len(largest)
+    others = f" and {num_others} more" if num_others else ""
     again = ", and as much again in the host's memory for the copy that a save makes" if copied else ""
-    gpu = f"{_gib(budget.gpu)} of its GPU and " if budget.gpu else ""
+    needed = f"{_gib(sum(needs.values()))} with the optimizer's state{again}"
 
-    return (
-        f"{listed}{others} need {_gib(sum(needs.values()))} with the optimizer's state{again}; each rank has {gpu}"
-        f"{_gib(budget.host)} of the host's memory for tables"
-    )
+    gpu = f"{_gib(budget.gpu)} of its GPU and " if budget.gpu else ""
+    available = f"{gpu}{_gib(budget.host)} of the host's memory for tables"
+    return f"{listed}{others} need {needed}; each rank has {available}"
 
 
 def _gib(number: int) -> str:

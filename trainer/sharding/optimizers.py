@@ -37,7 +37,8 @@ class Schedule(Settings):
         if self.decay == "none":
             return 1.0
 
-        done = min((samples - self.warmup_samples) / max(total - self.warmup_samples, 1), 1.0)
+        decaying = max(total - self.warmup_samples, 1)
+        done = min((samples - self.warmup_samples) / decaying, 1.0)
         left = 1 - done if self.decay == "linear" else (1 + math.cos(math.pi * done)) / 2
         return self.decay_to + (1 - self.decay_to) * left
 
@@ -135,7 +136,8 @@ class Optimizer:
         for name, parameter in self._dense.params.items():
             parameter.copy_(before[name])
             for value in self._dense.state[parameter].values():
-                value.zero_() if isinstance(value, torch.Tensor) else None
+                if isinstance(value, torch.Tensor):
+                    value.zero_()
 
     def schedule(self, samples: float) -> float:
         """Sets the learning rates for a step whose middle lies at `samples`; returns the dense one."""

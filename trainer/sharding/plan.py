@@ -95,9 +95,11 @@ class Enumerator(EmbeddingEnumerator):
         (sharder,) = sharders
         assert isinstance(sharder, FusedSharder)
         options = [option for option in super().enumerate(module, sharders) if _fills_all_shards(option)]
-        allowed = {option.name for option in options if option.sharding_type in sharder.allow}
-        chosen = [option for option in options if option.sharding_type in sharder.allow or option.name not in allowed]
 
+        # A table for which no allowed way is left is not split: it lies on one rank, whatever sharding.allow says.
+        allowed = [option for option in options if option.sharding_type in sharder.allow]
+        tables_allowed = {option.name for option in allowed}
+        chosen = [option for option in options if option in allowed or option.name not in tables_allowed]
         for option in chosen:
             for shard in option.shards:
                 assert shard.storage is not None
@@ -114,7 +116,7 @@ class Enumerator(EmbeddingEnumerator):
 
 
 def _fills_all_shards(option: ShardingOption) -> bool:
-    return all(rows > 0 for rows, _ in (shard.size for shard in option.shards))
+    return all(shard.size[0] > 0 for shard in option.shards)
 
 
 @dataclass(frozen=True)
@@ -140,20 +142,21 @@ def plan_tables(
     `saves`: whether checkpoints will be written, for which tables are copied.
     """
     budget = table_budget(world)
-    topology = TopologyFactory.create_topology(
-        TrainerConfig(
-            world_size=world.size,
-            local_world_size=world.local_size,
-            hbm_cap_bytes=budget.gpu,
-            ddr_cap_bytes=budget.host,
-        ),
-        kernel_config=KernelConfig(compute_device=world.device.type),
+    cluster = TrainerConfig(
+        world_size=world.size,
+        local_world_size=world.local_size,
+        hbm_cap_bytes=budget.gpu,
+        ddr_cap_bytes=budget.host,
     )
+    kernels = KernelConfig(compute_device=world.device.type)
+    topology = TopologyFactory.create_topology(cluster, kernel_config=kernels)
+
     tables = model.features.tables
+    keys = [table_key(table.name) for table in tables]
     planner = EmbeddingShardingPlanner(
         topology=topology,
         batch_size=batch_size,
-        enumerator=Enumerator(topology, batch_size, [table_key(table.name) for table in tables], saves=saves),
+        enumerator=Enumerator(topology, batch_size, keys, saves=saves),
         storage_reservation=FixedPercentageStorageReservation(0.0),  # the budget leaves room already
         stats=[],
         debug=False,
