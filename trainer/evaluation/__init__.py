@@ -1,1 +1,1 @@
-"""What is measured on a test set, and what is predicted for one."""
+"""What is measured on a test set: metrics, what they are computed from, and what is kept of them."""

@@ -54,7 +54,7 @@ class ExactAuc(Accumulator[list[TaskValues]]):
         shape = (len(self._tasks_D), num_rows)
         self._logits_DN = torch.zeros(shape, device=is_binary_T.device)
         self._weights_DN = torch.zeros_like(self._logits_DN)
-        """Below 0 for negatives; 0 for rows that do not count. The label takes no memory of its own this way."""
+        """Below 0 for negatives; 0 for rows that do not count. So the label takes no further memory."""
         self._rows_so_far = 0
 
     def update(self, step: StepOutput) -> None:

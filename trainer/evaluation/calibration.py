@@ -70,20 +70,7 @@ def calibration_curve(task: str, sums: MetricSums, index: int, metrics: Metrics)
     if metrics.log_loss is None:
         return None
 
-    negative_H, positive_H = sums.histogram_2TH[:, index].cpu()
-    weight_H = negative_H + positive_H
-    below_H = weight_H.cumsum(0) - weight_H / 2
-    group_H = (below_H / metrics.weight * GROUPS).long()
-    group_H.clamp_(0, GROUPS - 1)
-
-    # One scatter adds up the bins of each group. Groups that no bin belongs to are left out.
-    predicted_H = weight_H * sums.bin_predictions()
-    sums_3H = torch.stack([weight_H, positive_H, predicted_H])
-    sums_3G = torch.zeros(3, GROUPS, dtype=torch.float64)
-    sums_3G.index_add_(1, group_H, sums_3H)
-    is_filled_G = sums_3G[0] > 0
-    weight_G, positive_G, predicted_G = sums_3G[:, is_filled_G]
-
+    weight_G, positive_G, predicted_G = _group_sums(sums, index, metrics.weight)
     share_G = (weight_G.cumsum(0) - weight_G / 2) / metrics.weight
     predicted_G = predicted_G / weight_G
     observed_G = positive_G / weight_G
@@ -98,6 +85,24 @@ def calibration_curve(task: str, sums: MetricSums, index: int, metrics: Metrics)
         low=low,
         high=high,
     )
+
+
+def _group_sums(sums: MetricSums, index: int, total_weight: float) -> torch.Tensor:
+    """Weight, weight of positives, and weight x prediction of each group (3, G), without empty groups."""
+    negative_H, positive_H = sums.histogram_2TH[:, index].cpu()
+    weight_H = negative_H + positive_H
+    predicted_H = weight_H * sums.bin_predictions()
+
+    # A bin belongs to the group in which the middle of its weight lies.
+    below_H = weight_H.cumsum(0) - weight_H / 2
+    group_H = (below_H / total_weight * GROUPS).long()
+    group_H.clamp_(0, GROUPS - 1)
+
+    # One scatter adds up the bins of each group.
+    sums_3H = torch.stack([weight_H, positive_H, predicted_H])
+    sums_3G = torch.zeros(3, GROUPS, dtype=torch.float64)
+    sums_3G.index_add_(1, group_H, sums_3H)
+    return sums_3G[:, sums_3G[0] > 0]
 
 
 def _wilson_intervals(rates: list[float], counts: list[float]) -> tuple[list[float], list[float]]:

@@ -54,8 +54,9 @@ def _with_unit(config: Config, unit: str | None) -> Config:
 
 
 def _keep_sums(run: RunDirectory, config: Config, result: EvaluationResult, is_unit_given: bool) -> None:
-    """Writes the sums to where `adatt compare` finds them. A full disk is an error, other refusals are a warning.
+    """Writes the sums into the folder that `adatt compare` reads.
 
+    A full disk is an error; if the file cannot be written for another reason, there is a warning.
     Sums that training has written stay, unless a unit is given (`is_unit_given`) that is not theirs.
     """
     path = sums_file(run, result)

@@ -35,7 +35,7 @@ class EvaluationResult:
     calibration: list[CalibrationCurve]
     """Of every binary task that is not auxiliary."""
     not_finite: dict[str, int]
-    """Rows that hold NaN or ±inf in a dense column, by column, where there are any."""
+    """Rows that hold NaN or ±inf in a dense column, by column; without the columns that have none."""
 
     @property
     def of_whole_set(self) -> list[dict[str, Any]]:
@@ -82,5 +82,5 @@ def write_evaluation(
 
 
 def sums_file(run: RunDirectory, result: EvaluationResult) -> Path:
-    """Where `adatt compare` looks for the bucket sums of an evaluation on any test set."""
+    """The file in which `adatt compare` looks for the bucket sums of an evaluation, on any test set."""
     return run.evaluations_on(result.test_fingerprint) / f"{result.samples}.parquet"

@@ -1,1 +1,1 @@
-"""What a run says while it trains: to people, to files, to TensorBoard."""
+"""What a run reports while it trains: to people, to files, to TensorBoard."""

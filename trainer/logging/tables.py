@@ -77,7 +77,7 @@ def _metric_cell(record: Record, key: str) -> str:
 def by_table(column: str, records: list[Record], whole: str) -> Table:
     """NE (MSE for regression) of each task for every value of a column, or for those with most examples.
 
-    `whole` says where all of them can be found.
+    `whole` names the place that has all of them.
     """
     records_of_value: dict[Any, list[Record]] = {}
     for record in records:

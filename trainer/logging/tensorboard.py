@@ -28,7 +28,7 @@ HPARAMS = {
     "sparse_learning_rate": ("optimizer", "sparse", "learning_rate"),
     "samples": ("train", "samples"),
 }
-"""What TensorBoard's HPARAMS page compares runs by, and where it stands in the config."""
+"""What TensorBoard's HPARAMS page compares runs by, and the place of each in the config."""
 EVALUATION_KEYS = ("ne", "auc", "log_loss", "calibration", "mse", "nmse")
 """Metrics that have a curve over the evaluations."""
 RESULT_KEYS = ("ne", "auc", "mse")

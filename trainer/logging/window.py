@@ -36,7 +36,7 @@ class TrainingWindow:
 
     def close(self) -> dict[str, float | None]:
         """The metrics of the window over all ranks; the next window begins. Collective: call on all ranks."""
-        # The one place where the host waits for the device: the sums are copied to it.
+        # The only place at which the host waits for the device: the sums are copied to it.
         sums_4T = self._world.sum(self._sums_4T).cpu().clone()
         self._sums_4T.zero_()
 

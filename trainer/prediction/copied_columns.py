@@ -52,8 +52,8 @@ def _parse_entry(entry: str, manifest: Manifest) -> tuple[str, str]:
 
     if name not in names:
         hint = missing_column_hint(manifest, name)
-        known = ", ".join(names)
-        raise ConfigError(f"--columns: no column {name!r} in {manifest.uri}; it has {known}{hint}")
+        all_names = ", ".join(names)
+        raise ConfigError(f"--columns: no column {name!r} in {manifest.uri}; it has {all_names}{hint}")
     if names.count(name) > 1:
         raise ConfigError(f"--columns: two columns of {manifest.uri} are called {name!r}; rename one")
     return name, new_name

@@ -68,7 +68,7 @@ def predict_run(path: str, checkpoint: str, data: str, out: str, columns: str, w
         world.on_rank_zero(folder.create)
         _score(trained.config, world, sharded, reading, files)
 
-        # Every rank has completed its files before any rank gets beyond this: now the marker tells the truth.
+        # No rank gets beyond this before all ranks have completed their files: the marker may be written.
         own_names = [file.name for file in files if file.num_rows]
         names_of_ranks = world.gather(own_names)
         written = [name for names_of_rank in names_of_ranks for name in names_of_rank]

@@ -1,4 +1,4 @@
-"""What an evaluation finds and leaves behind: bucketed sums, metrics by value, fusion weights; alike on any ranks."""
+"""What an evaluation computes and writes: bucketed sums, metrics by value, fusion weights; the same on any ranks."""
 
 import io
 import json
@@ -87,7 +87,7 @@ def test_buckets_are_filled_evenly() -> None:
     assert len(set((neighbours[1:] - neighbours[:-1]).tolist())) > 500  # no pattern that a log's order could meet
 
 
-def test_damaged_buckets_are_told(trained: RunDirectory, tmp_path: Path) -> None:
+def test_damaged_buckets_are_an_error(trained: RunDirectory, tmp_path: Path) -> None:
     path = tmp_path / "640.parquet"
     path.write_bytes(trained.buckets_file(640).read_bytes()[:-50])
     with pytest.raises(ConfigError, match="not the buckets of an evaluation"):
@@ -277,7 +277,7 @@ def _told(world: World, run: str, data: str) -> str:
     return str(caught.value)
 
 
-def test_a_wrong_row_of_one_rank_is_told_by_all(trained: RunDirectory, dataset: Path, tmp_path: Path) -> None:
+def test_a_wrong_row_of_one_rank_is_raised_on_all(trained: RunDirectory, dataset: Path, tmp_path: Path) -> None:
     table = pq.read_table(dataset / "test")
     clicks = table["click"].to_numpy().copy()
     clicks[900] = 7
@@ -289,7 +289,7 @@ def test_a_wrong_row_of_one_rank_is_told_by_all(trained: RunDirectory, dataset: 
     assert "label 'click' is 7" in first
 
 
-def test_text_that_cannot_be_decoded_is_told_by_all(trained: RunDirectory, dataset: Path, tmp_path: Path) -> None:
+def test_text_that_cannot_be_decoded_is_raised_on_all(trained: RunDirectory, dataset: Path, tmp_path: Path) -> None:
     table = pq.read_table(dataset / "test")
     wrong = pa.array([b"\xff"] * len(table), pa.binary()).view(pa.string())
     (tmp_path / "data").mkdir()
@@ -313,7 +313,7 @@ def _standard_error(world: World, run: str, data: str | None) -> str:
     return told.getvalue()
 
 
-def test_what_is_not_defined_is_told(trained: RunDirectory, dataset: Path, tmp_path: Path) -> None:
+def test_what_is_not_defined_is_a_warning(trained: RunDirectory, dataset: Path, tmp_path: Path) -> None:
     table = pq.read_table(dataset / "test")
     ones, nulls = pa.array(np.ones(len(table)), pa.int8()), pa.nulls(len(table), pa.int8())
     for name, values in (("click", ones), ("rare", nulls)):
@@ -328,7 +328,7 @@ def test_what_is_not_defined_is_told(trained: RunDirectory, dataset: Path, tmp_p
     ]
 
 
-def test_a_damaged_newest_checkpoint_is_told(trained: RunDirectory, tmp_path: Path) -> None:
+def test_a_damaged_newest_checkpoint_is_a_warning(trained: RunDirectory, tmp_path: Path) -> None:
     run = tmp_path / "run"
     shutil.copytree(trained.path, run)
     (run / "checkpoints" / "640" / ".metadata").unlink()

@@ -1,4 +1,4 @@
-"""NaN and ±inf in a dense column count as missing, and are told: by training, evaluation and prediction."""
+"""NaN and ±inf in a dense column count as missing, with a warning: by training, evaluation and prediction."""
 
 import contextlib
 import io
@@ -51,7 +51,7 @@ def outputs(world: World, config: Config, out: str) -> list[str]:
 
 
 @pytest.mark.parametrize("ranks", [1, 2])
-def test_numbers_that_are_not_finite_are_told(folder: Path, ranks: int) -> None:
+def test_numbers_that_are_not_finite_are_a_warning(folder: Path, ranks: int) -> None:
     config = make_config(folder, train={"samples": 576}, data={"order": "stored"})
     results = run_on_ranks(ranks, outputs, config, str(folder / "out"))
     assert not any("NaN" in text for texts in results[1:] for text in texts)
@@ -64,7 +64,7 @@ def test_numbers_that_are_not_finite_are_told(folder: Path, ranks: int) -> None:
     assert trained.count("read for training so far; they count as missing") == 1
 
 
-def test_nothing_is_told_where_all_is_well(dataset: Path, tmp_path: Path) -> None:
+def test_there_is_no_warning_if_all_is_well(dataset: Path, tmp_path: Path) -> None:
     data = {"train": str(dataset / "train"), "test": str(dataset / "test")}
     config = make_config(tmp_path, data=data, train={"samples": 256})
     results = run_on_ranks(1, outputs, config, str(tmp_path / "out"))

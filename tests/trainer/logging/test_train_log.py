@@ -19,7 +19,6 @@ from trainer.checkpoint.state import State
 from trainer.config.run_config import Config
 from trainer.distributed.world import World
 from trainer.logging.train_log import TrainLog
-from trainer.logging.window import total_loss
 from trainer.run.directory import RunDirectory
 from trainer.run.jsonl import read_records
 
@@ -126,10 +125,3 @@ def test_a_constant_factor_in_the_weights_changes_no_figure(dataset: Path, tmp_p
 def _weighted_tasks() -> list[dict[str, Any]]:
     click = {"name": "click", "kind": "binary", "label": "click", "weight": 5}
     return [{"name": "watch", "kind": "regression", "label": "watch"}, click]
-
-
-def test_no_loss_where_no_row_has_counted() -> None:
-    weight_T = torch.ones(2, dtype=torch.float64)
-    sums_4T = torch.tensor([[0.0, 3.0], [0.0, 2.0], [0.0, 0.0], [0.0, 0.0]], dtype=torch.float64)
-    assert total_loss(sums_4T, weight_T) == 1.5
-    assert total_loss(torch.zeros(4, 2), weight_T) is None
