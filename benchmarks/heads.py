@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 import torch
@@ -44,24 +45,28 @@ class Setting:
 
     def config(self) -> HeadConfig:
         """The head's config; heads without experts of tasks have as many in all."""
-        known = {
-            "task_experts": self.task_experts,
-            "shared_experts": self.shared_experts,
-            "experts": self.tasks * self.task_experts + self.shared_experts,
-        }
+        in_all = self.tasks * self.task_experts + self.shared_experts
+        counts = {"task_experts": self.task_experts, "shared_experts": self.shared_experts, "experts": in_all}
         fields = HEADS[self.head].model_fields
-        values = {key: value for key, value in known.items() if key in fields}
+        values = {key: value for key, value in counts.items() if key in fields}
 
         return HEADS[self.head](levels=LEVELS, tower=TOWER, **values)
 
 
 def all_settings() -> list[Setting]:
     """The paper's settings, a small batch, and a large head of 20 tasks and 64 experts; each distinct head once."""
-    grid = [Setting(head, tasks, experts) for tasks in (2, 5) for experts in (1, 2, 3, 4) for head in HEADS]
+    grid: list[Setting] = []
+    for tasks, experts in product((2, 5), (1, 2, 3, 4)):
+        grid += [Setting(head, tasks, experts) for head in HEADS]
     grid += [Setting(head, batch=256) for head in HEADS]
-    grid += [Setting(head, 20, 3, 4, batch) for batch in (256, 4096) for head in HEADS]
-    distinct = {(setting.config(), setting.tasks, setting.batch): setting for setting in reversed(grid)}
-    return [setting for setting in grid if setting in set(distinct.values())]
+    for batch in (256, 4096):
+        grid += [Setting(head, 20, 3, 4, batch) for head in HEADS]
+
+    # Heads without experts of tasks come several times; the first of each stays.
+    distinct: dict[tuple[HeadConfig, int, int], Setting] = {}
+    for setting in grid:
+        distinct.setdefault((setting.config(), setting.tasks, setting.batch), setting)
+    return list(distinct.values())
 
 
 def bench_heads(settings: Iterable[Setting], threads: int, rounds: int) -> Iterator[dict[str, Any]]:
@@ -83,7 +88,8 @@ def bench_heads(settings: Iterable[Setting], threads: int, rounds: int) -> Itera
 def _measure(setting: Setting, threads: int, rounds: int) -> dict[str, Any]:
     torch.set_num_threads(threads)
     device = choose_device()
-    config, cost = setting.config(), head_cost(setting.config(), setting.inputs, setting.tasks)
+    config = setting.config()
+    cost = head_cost(config, setting.inputs, setting.tasks)
     features_BF = torch.randn(setting.batch, setting.inputs, device=device)
     before = _peak_bytes(device)
     head = config.build(setting.inputs, setting.tasks).to(device)
@@ -94,30 +100,35 @@ def _measure(setting: Setting, threads: int, rounds: int) -> dict[str, Any]:
     peak_bytes = _peak_bytes(device) - before
     loop = build_loop(config, setting.inputs, setting.tasks).to(device)
     loop.load_state_dict(per_module_state(head))
-    product = Product(device)
+    products = Product(device)
     rates, ours, loops = [], [], []
 
     for index in range(WARM_UP_ROUNDS + rounds):
-        rate, seconds = product.flops_per_second(), _seconds(head, features_BF)
-        rate_after, loop_seconds = product.flops_per_second(), _seconds(loop, features_BF)
+        # In turn, between products on both sides, since the speed of a shared machine drifts.
+        rate, seconds = products.flops_per_second(), _seconds(head, features_BF)
+        rate_after, loop_seconds = products.flops_per_second(), _seconds(loop, features_BF)
         if index >= WARM_UP_ROUNDS:
             rates.append((rate + rate_after) / 2)
             ours.append(seconds)
             loops.append(loop_seconds)
 
     flops = cost.training_flops * setting.batch
+    experts = {key: getattr(config, key, None) for key in ("task_experts", "shared_experts", "experts")}
+    speedups = [loop / our for loop, our in zip(loops, ours, strict=True)]
+    fractions = [flops / our / rate for our, rate in zip(ours, rates, strict=True)]
+    loop_fractions = [flops / loop / rate for loop, rate in zip(loops, rates, strict=True)]
     return {
         "head": setting.head,
         "batch": setting.batch,
         "tasks": setting.tasks,
-        **{key: getattr(config, key, None) for key in ("task_experts", "shared_experts", "experts")},
+        **experts,
         "input": setting.inputs,
         "threads": threads,
         "samples_per_second": setting.batch / statistics.median(ours),
         "loop_samples_per_second": setting.batch / statistics.median(loops),
-        "speedup": statistics.median(loop / our for loop, our in zip(loops, ours, strict=True)),
-        "matmul_fraction": statistics.median(flops / our / rate for our, rate in zip(ours, rates, strict=True)),
-        "loop_matmul_fraction": statistics.median(flops / loop / rate for loop, rate in zip(loops, rates, strict=True)),
+        "speedup": statistics.median(speedups),
+        "matmul_fraction": statistics.median(fractions),
+        "loop_matmul_fraction": statistics.median(loop_fractions),
         "matmul_flops_per_second": statistics.median(rates),
         "parameters": cost.parameters,
         "flops_per_sample": cost.training_flops,

@@ -10,6 +10,7 @@ Shapes: B rows, F features, I input width, H width of the level, T tasks.
 
 from abc import abstractmethod
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import nn
@@ -33,7 +34,7 @@ def build_loop(config: HeadConfig, num_features: int, num_tasks: int) -> nn.Modu
         case CrossStitchConfig():
             return CrossStitchLoop(config, *sizes)
         case MMoEConfig():
-            return MMoELoop(config, *sizes, config.experts, [[width for level in config.levels for width in level]])
+            return MMoELoop(config, *sizes, config.experts, [config.end_to_end])
         case MLMMoEConfig():
             return MMoELoop(config, *sizes, config.experts, config.levels)
         case PLEConfig():
@@ -51,7 +52,7 @@ class Perceptron(nn.ModuleList):
 
     def __init__(self, inputs: int, layers: Sequence[int], is_tower: bool = False) -> None:
         widths = [inputs, *layers]
-        super().__init__(nn.Linear(widths[index], widths[index + 1]) for index in range(len(layers)))
+        super().__init__(nn.Linear(width_in, width_out) for width_in, width_out in pairwise(widths))
         self.is_tower = is_tower
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -63,11 +64,12 @@ class Perceptron(nn.ModuleList):
         return x
 
 
-class Towers(nn.ModuleList):
+class TowersLoop(nn.ModuleList):
     """A tower for each task."""
 
     def __init__(self, config: HeadConfig, num_tasks: int, inputs: int) -> None:
-        super().__init__(Perceptron(inputs, [*config.tower, 1], is_tower=True) for _ in range(num_tasks))
+        layers = [*config.tower, 1]
+        super().__init__(Perceptron(inputs, layers, is_tower=True) for _ in range(num_tasks))
 
     def forward(self, of_tasks: list[torch.Tensor]) -> torch.Tensor:
         """logits_BT."""
@@ -89,7 +91,7 @@ class Level(nn.Module):
         self.native: nn.ParameterList | None = None
 
 
-class Stitch(nn.Module):
+class StitchLoop(nn.Module):
     """A cross-stitch unit's matrix."""
 
     def __init__(self, num_tasks: int) -> None:
@@ -104,12 +106,22 @@ class TrunkLoop(nn.Module):
         super().__init__()
         layers = [width for level in config.levels for width in level]
         self.trunk = nn.ModuleList(Perceptron(num_features, layers) for _ in range(num_trunks))
-        self.towers = Towers(config, num_tasks, layers[-1])
+        self.towers = TowersLoop(config, num_tasks, layers[-1])
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """logits_BT."""
         trunks = [trunk(x) for trunk in self.trunk]
-        return self.towers(trunks if len(trunks) == len(self.towers) else trunks * len(self.towers))
+        if len(trunks) == 1:
+            trunks *= len(self.towers)
+        return self.towers(trunks)
+
+
+def _mixed(weight_T: torch.Tensor, hidden: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Σ_s α_s h_s, in the order of the tasks."""
+    total = weight_T[0] * hidden[0]
+    for weight, of_task in zip(weight_T[1:], hidden[1:], strict=True):
+        total = total + weight * of_task
+    return total
 
 
 class CrossStitchLoop(nn.Module):
@@ -122,22 +134,19 @@ class CrossStitchLoop(nn.Module):
 
         for layers in config.levels:
             self.levels.append(nn.ModuleList(Perceptron(inputs, layers) for _ in range(num_tasks)))
-            self.stitches.append(Stitch(num_tasks))
+            self.stitches.append(StitchLoop(num_tasks))
             inputs = layers[-1]
 
-        self.towers = Towers(config, num_tasks, inputs)
+        self.towers = TowersLoop(config, num_tasks, inputs)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """logits_BT."""
         of_tasks = [x] * len(self.towers)
         for level, stitch in zip(self.levels, self.stitches, strict=True):
             assert isinstance(level, nn.ModuleList)
-            assert isinstance(stitch, Stitch)
+            assert isinstance(stitch, StitchLoop)
             hidden = [network(one) for network, one in zip(level, of_tasks, strict=True)]
-            of_tasks = [
-                sum((row[task] * hidden[task] for task in range(1, len(hidden))), row[0] * hidden[0])
-                for row in stitch.weight
-            ]
+            of_tasks = [_mixed(row, hidden) for row in stitch.weight]
 
         return self.towers(of_tasks)
 
@@ -155,10 +164,11 @@ class MMoELoop(nn.Module):
         for index, layers in enumerate(levels):
             fused = num_tasks if index + 1 == len(levels) else experts
             networks = [Perceptron(inputs, layers) for _ in range(experts)]
-            self.levels.append(Level(networks, [nn.Linear(num_features, experts) for _ in range(fused)]))
+            gates = [nn.Linear(num_features, experts) for _ in range(fused)]
+            self.levels.append(Level(networks, gates))
             inputs = layers[-1]
 
-        self.towers = Towers(config, num_tasks, inputs)
+        self.towers = TowersLoop(config, num_tasks, inputs)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """logits_BT."""
@@ -189,7 +199,7 @@ class UnitLoop(nn.Module):
             inputs = layers[-1]
 
         self.counts, self.num_tasks = counts, num_tasks
-        self.towers = Towers(config, num_tasks, inputs)
+        self.towers = TowersLoop(config, num_tasks, inputs)
 
     def own(self, unit: int, counts: list[int]) -> list[int]:
         """A unit's experts."""
@@ -232,7 +242,8 @@ class PLELoop(UnitLoop):
         """The experts that a unit's gate weighs."""
         if unit == num_tasks:
             return list(range(sum(counts)))
-        return self.own(unit, counts) + list(range(sum(counts[:num_tasks]), sum(counts)))
+        shared = range(sum(counts[:num_tasks]), sum(counts))
+        return [*self.own(unit, counts), *shared]
 
 
 class AdaTTLoop(UnitLoop):
@@ -246,7 +257,8 @@ class AdaTTLoop(UnitLoop):
         if self.has_native and max(self.counts) > 1:
             for level in self.levels:
                 assert isinstance(level, Level)
-                level.native = nn.ParameterList(torch.ones(count) for count in self.counts[: len(level.gates)])
+                counts = self.counts[: len(level.gates)]
+                level.native = nn.ParameterList(torch.ones(count) for count in counts)
 
     def seen(self, unit: int, counts: list[int], num_tasks: int) -> list[int]:  # noqa: ARG002
         """The experts that a unit's gate weighs."""
@@ -256,4 +268,6 @@ class AdaTTLoop(UnitLoop):
         """v · own experts, or the only one."""
         if not self.has_native:
             return None
-        return own[0] if level.native is None else torch.matmul(level.native[unit], torch.stack(own, dim=1))
+        if level.native is None:
+            return own[0]
+        return torch.matmul(level.native[unit], torch.stack(own, dim=1))

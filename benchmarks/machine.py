@@ -19,7 +19,8 @@ class Product:
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        self._left, self._right = (torch.randn(PRODUCT_SIZE, PRODUCT_SIZE, device=device) for _ in range(2))
+        self._left = torch.randn(PRODUCT_SIZE, PRODUCT_SIZE, device=device)
+        self._right = torch.randn(PRODUCT_SIZE, PRODUCT_SIZE, device=device)
 
     def flops_per_second(self) -> float:
         """Of one product, timed now: the speed of a shared machine drifts."""

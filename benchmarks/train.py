@@ -49,10 +49,10 @@ def bench_train(config: Config, world: World, batches: int) -> dict[str, Any]:
     pinned = world.device.type == "cuda"
     source = stream(reading, world.lanes(reading.lanes), 0, threads=config.data.threads, pin=pinned)
     held = next(source)
-    supply = islice(source, WARM_UP_BATCHES + (BLOCKS + 1) * batches)
+    feed = islice(source, WARM_UP_BATCHES + (BLOCKS + 1) * batches)
 
     for _ in range(WARM_UP_BATCHES):
-        sharded.pipeline.progress(supply)
+        sharded.pipeline.progress(feed)
 
     waited = source.wait_seconds
     product = Product(world.device)
@@ -60,18 +60,20 @@ def bench_train(config: Config, world: World, batches: int) -> dict[str, Any]:
 
     for _ in range(BLOCKS):  # in turn, since the speed of a shared machine drifts
         rates.append(_product_rate(product, world))
-        seconds.append(_block_seconds(sharded.pipeline, supply, batches, world))
+        seconds.append(_block_seconds(sharded.pipeline, feed, batches, world))
 
     waited = source.wait_seconds - waited
-    saving = _bench_saving(config, world, sharded, supply, batches, statistics.median(seconds))
+    saving = _bench_saving(config, world, sharded, feed, batches, statistics.median(seconds))
     source.close()
     evaluating = _bench_evaluation(config, world, sharded, held, batches)
     flops = head_flops_per_sample(config)
     block_samples = batches * reading.global_batch_size
-    fractions = [
-        block_samples / block * flops / (rate * world.size) for rate, block in zip(rates, seconds, strict=True)
-    ]
+    fractions: list[float] = []
+    for rate, block in zip(rates, seconds, strict=True):
+        reached = block_samples / block * flops
+        fractions.append(reached / (rate * world.size))
 
+    rate = statistics.median(rates)
     return {
         "world_size": world.size,
         "samples_per_second": block_samples / statistics.median(seconds),
@@ -82,14 +84,14 @@ def bench_train(config: Config, world: World, batches: int) -> dict[str, Any]:
         "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
         "threads": torch.get_num_threads(),
         "head_flops_per_sample": flops,
-        "matmul_flops_per_second": statistics.median(rates),
-        "bound_samples_per_second": statistics.median(rates) * world.size / flops,
+        "matmul_flops_per_second": rate,
+        "bound_samples_per_second": rate * world.size / flops,
         "fraction_of_bound": statistics.median(fractions),
     }
 
 
 def _bench_saving(
-    config: Config, world: World, sharded: ShardedModel, supply: Iterator[Batch], batches: int, block_seconds: float
+    config: Config, world: World, sharded: ShardedModel, feed: Iterator[Batch], batches: int, block_seconds: float
 ) -> dict[str, float]:
     """What a save costs training, on the disk of the run: the wait for the copy, then slower steps while it is written.
 
@@ -108,15 +110,12 @@ def _bench_saving(
             checkpoints.save(sharded, state, 1, lambda _, seconds: written.append(seconds))
             stall = checkpoints.stall_seconds - before
             if samples == 2:
-                saving_block = _block_seconds(sharded.pipeline, supply, batches, world)
+                saving_block = _block_seconds(sharded.pipeline, feed, batches, world)
             if problem := checkpoints.finish():
                 raise RunError(problem)
             seconds = time.perf_counter() - begin
 
-        size = (
-            sum(record.bytes for record in read_state(Path(folder) / "2").files.values()) if world.is_rank_zero else 0
-        )
-        size = world.on_rank_zero(lambda: size)
+        size = world.on_rank_zero(lambda: _checkpoint_bytes(Path(folder) / "2"))
         copied = torch.ones(size // world.size // 4)
         target = torch.ones_like(copied)
         _synchronise(world)
@@ -134,14 +133,24 @@ def _bench_saving(
     }
 
 
+def _checkpoint_bytes(path: Path) -> int:
+    return sum(record.bytes for record in read_state(path).files.values())
+
+
 def _bench_evaluation(
     config: Config, world: World, sharded: ShardedModel, held: Batch, batches: int
 ) -> dict[str, float]:
     """Rows/s of an evaluation; its limit is the forward pass alone, over and over on one batch in memory."""
     manifest = open_dataset(config.data.test, config, world)
-    groups = int(np.searchsorted(manifest.rows.cumsum(), BLOCKS * batches * config.data.global_batch_size)) + 1
-    arrays: dict[str, Any] = {name: getattr(manifest, name)[:groups] for name in ("file", "group", "rows", "bytes")}
-    part = replace(manifest, **arrays)
+    batch = config.data.global_batch_size
+    num_groups = int(np.searchsorted(manifest.rows.cumsum(), BLOCKS * batches * batch)) + 1
+    part = replace(
+        manifest,
+        file=manifest.file[:num_groups],
+        group=manifest.group[:num_groups],
+        rows=manifest.rows[:num_groups],
+        bytes=manifest.bytes[:num_groups],
+    )
     evaluator = Evaluator(config, world, sharded, test_reading(config, part, world.size))
     evaluation, forward = [], []
     evaluator.run(0)  # the first one also reads what is known of the truth
@@ -150,11 +159,12 @@ def _bench_evaluation(
         evaluation.append(evaluator.run(0).records[0]["seconds"])
         sharded.model.eval()
         with torch.no_grad():
-            forward.append(_block_seconds(sharded.pipeline, islice(repeat(held), batches), batches, world))
+            same_batch = islice(repeat(held), batches)
+            forward.append(_block_seconds(sharded.pipeline, same_batch, batches, world))
         sharded.model.train()
 
     return {
-        "forward_samples_per_second": batches * config.data.global_batch_size / statistics.median(forward),
+        "forward_samples_per_second": batches * batch / statistics.median(forward),
         "evaluation_samples_per_second": part.num_rows / statistics.median(evaluation),
     }
 
@@ -172,11 +182,11 @@ _STATE: dict[str, Any] = {
 }
 
 
-def _block_seconds(pipeline: GuardedPipeline, supply: Iterator[Batch], batches: int, world: World) -> float:
+def _block_seconds(pipeline: GuardedPipeline, feed: Iterator[Batch], batches: int, world: World) -> float:
     _synchronise(world)
     begin = time.perf_counter()
     for _ in range(batches):
-        pipeline.progress(supply)
+        pipeline.progress(feed)
     _synchronise(world)
     return time.perf_counter() - begin
 
@@ -193,7 +203,8 @@ def _product_rate(product: Product, world: World) -> float:
     for _ in range(4):
         _synchronise(world)
         rates.append(product.flops_per_second())
-    return float(world.sum(torch.tensor(statistics.median(rates), device=world.device))) / world.size
+    rate = torch.tensor(statistics.median(rates), device=world.device)
+    return float(world.sum(rate)) / world.size
 
 
 def _synchronise(world: World) -> None:

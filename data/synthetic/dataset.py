@@ -96,10 +96,10 @@ def synthesise(  # noqa: PLR0913 (the command's options)
                 sums_T3[part.split] += part_sums_T3
                 progress(part.rows)
 
-        summaries = (
-            summarise(task, sums_T3["train"][row], samples, sums_T3["test"][row], test_samples)
-            for row, task in enumerate(TASK_GROUPS[tasks])
-        )
+        summaries: list[TaskSummary] = []
+        for index, task in enumerate(TASK_GROUPS[tasks]):
+            train_sums_3, test_sums_3 = sums_T3["train"][index], sums_T3["test"][index]
+            summaries.append(summarise(task, train_sums_3, samples, test_sums_3, test_samples))
         summary = SynthSummary(samples, test_samples, len(parts), tuple(summaries))
         write_schema(folder, dataset_columns(tasks))
         world = {"seed": seed, "group": tasks, **asdict(summary)}
@@ -111,10 +111,12 @@ def synthesise(  # noqa: PLR0913 (the command's options)
 def dataset_columns(group: TaskGroup) -> list[Column]:
     """Every column of the dataset, in order."""
     tasks = TASK_GROUPS[group]
-    labels = [
-        Column(task.name, "int8" if task.kind == "binary" else "float", "label", task.description) for task in tasks
-    ]
-    oracles = [Column(f"oracle_{task.name}", "float", "oracle", f"true mean of {task.name}") for task in tasks]
+    labels: list[Column] = []
+    oracles: list[Column] = []
+    for task in tasks:
+        stored = "int8" if task.kind == "binary" else "float"
+        labels.append(Column(task.name, stored, "label", task.description))
+        oracles.append(Column(f"oracle_{task.name}", "float", "oracle", f"true mean of {task.name}"))
     return [*KEY_COLUMNS, *FEATURE_COLUMNS, *labels, *oracles]
 
 
@@ -133,7 +135,9 @@ def _check(samples: int, test_samples: int, group: str, seed: int, processes: in
 
 def _plan(samples: int, test_samples: int) -> list[_Part]:
     """The files in the order of time: a day each, test after train."""
-    return [*_split_parts("train", samples), *_split_parts("test", test_samples, samples, -(-samples // ROWS_PER_FILE))]
+    num_train_files = -(-samples // ROWS_PER_FILE)
+    train = _split_parts("train", samples)
+    return [*train, *_split_parts("test", test_samples, samples, num_train_files)]
 
 
 def _split_parts(split: Literal["train", "test"], rows: int, first_row: int = 0, first_day: int = 0) -> Iterator[_Part]:
@@ -190,7 +194,8 @@ def _end_with_parent() -> None:
 
 def _write_part(folder: Path, seed: int, group: TaskGroup, part: _Part) -> Doubles:
     """Write one file; returns its sums_T3 (see `synth_score`)."""
-    schema = pa.schema([(column.name, _ARROW_TYPES[column.type]) for column in dataset_columns(group)])
+    fields = [(column.name, _ARROW_TYPES[column.type]) for column in dataset_columns(group)]
+    schema = pa.schema(fields)
     sums_T3 = no_sums(TASK_GROUPS[group])
     tables = watched(_row_groups(schema, seed, group, part), TASK_GROUPS[group], sums_T3)
     write_parquet(folder / part.split / f"part-{part.number:05d}.parquet", schema, tables)

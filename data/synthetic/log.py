@@ -119,13 +119,15 @@ def draw_impressions(world: HiddenWorld, random: Random, hour_B: Integers) -> Im
 def feature_arrays(world: HiddenWorld, shown: Impressions) -> dict[str, pa.Array]:
     """Arrow arrays in the order of FEATURE_COLUMNS, with the ids that the log uses."""
     recent_ids = pa.array(world.video_id_V[shown.recent_videos_N])
-    tags_of_video = pa.ListArray.from_arrays(pa.array(world.tag_offsets_V, pa.int32()), pa.array(world.tags))
+    tag_offsets = pa.array(world.tag_offsets_V, pa.int32())
+    tags_of_video = pa.ListArray.from_arrays(tag_offsets, pa.array(world.tags))
+    recent_offsets = pa.array(shown.recent_offsets_B, pa.int32())
     arrays = {
         "user_id": world.user_id_U[shown.user_B],
         "video_id": world.video_id_V[shown.video_B],
         "author_id": world.author_V[shown.video_B],
         "category_id": world.category_V[shown.video_B],
-        "recent_videos": pa.ListArray.from_arrays(pa.array(shown.recent_offsets_B, pa.int32()), recent_ids),
+        "recent_videos": pa.ListArray.from_arrays(recent_offsets, recent_ids),
         "tags": tags_of_video.take(pa.array(shown.video_B)),
         **shown.context,
     }
@@ -138,11 +140,12 @@ def _draw_videos(world: HiddenWorld, random: Random, user_B: Integers, favourite
     """By popularity among all videos, or within one of the user's favourite categories in `favourite_share` of rows."""
     rows = len(user_B)
     category_B = world.favourites_UF[user_B, random.integers(FAVOURITES, size=rows)]
-    first_B, end_B = world.category_slots_G[category_B], world.category_slots_G[category_B + 1]
+    first_B = world.category_slots_G[category_B]
+    end_B = world.category_slots_G[category_B + 1]
     share_B = random.random(rows)
     favourite_B = random.random(rows, dtype=np.float32) < favourite_share
-    slot_B = np.where(favourite_B, first_B + share_B * (end_B - first_B), share_B * SLOTS).astype(np.int64)
-
+    within_category_B = first_B + share_B * (end_B - first_B)
+    slot_B = np.where(favourite_B, within_category_B, share_B * SLOTS).astype(np.int64)
     return world.video_slots_N[slot_B].astype(np.int64)
 
 

@@ -52,11 +52,14 @@ def bench_heads_command(  # noqa: PLR0913 - one parameter for each option
         if name not in HEADS:
             raise ExpectedError(f"--head: unknown head {name!r}; choose from {', '.join(HEADS)}")
 
-    chosen = [Setting(name, tasks, task_experts, shared_experts, batch, inputs) for name in HEADS]
-    wanted = [setting for setting in (all_settings() if grid else chosen) if not heads or setting.head in heads]
-    results = []
+    settings = [Setting(name, tasks, task_experts, shared_experts, batch, inputs) for name in HEADS]
+    if grid:
+        settings = all_settings()
+    if heads:
+        settings = [setting for setting in settings if setting.head in heads]
 
-    for result in bench_heads(wanted, threads, rounds):
+    results = []
+    for result in bench_heads(settings, threads, rounds):
         results.append(result)
         if as_json:
             sys.stdout.write(json.dumps(result) + "\n")
@@ -82,8 +85,10 @@ def bench_train_command(
         from trainer.console import make_console
 
         result = bench_train(loaded, world, batches)
-        if world.is_rank_zero:
-            sys.stdout.write(json.dumps(result) + "\n") if as_json else make_console().print(bench_table(result))
+        if world.is_rank_zero and as_json:
+            sys.stdout.write(json.dumps(result) + "\n")
+        elif world.is_rank_zero:
+            make_console().print(bench_table(result))
 
 
 def head_bench_table(results: list[Record]) -> Table:
@@ -108,19 +113,20 @@ def head_bench_table(results: list[Record]) -> Table:
         table.add_column(name, justify="right")
 
     for result in results:
-        table.add_row(
-            result["head"],
-            *(f"{result[key]:,}" for key in ("batch", "tasks")),
-            *(str(result[key] or "–") for key in ("task_experts", "shared_experts", "experts")),
-            *(f"{result[key]:,.0f}" for key in ("samples_per_second", "loop_samples_per_second")),
-            f"{result['speedup']:.2f}",
-            *(f"{result[key]:.1%}" for key in ("matmul_fraction", "loop_matmul_fraction")),
-            f"{result['parameters']:,}",
-            f"{result['flops_per_sample'] / 1e6:.2f}",
-            f"{result['peak_bytes'] / 2**20:,.0f}",
-        )
-
+        table.add_row(result["head"], *_head_cells(result))
     return table
+
+
+def _head_cells(result: Record) -> list[str]:
+    sizes = [f"{result[key]:,}" for key in ("batch", "tasks")]
+    experts = [str(result[key] or "–") for key in ("task_experts", "shared_experts", "experts")]
+    rates = [f"{result[key]:,.0f}" for key in ("samples_per_second", "loop_samples_per_second")]
+    fractions = [f"{result[key]:.1%}" for key in ("matmul_fraction", "loop_matmul_fraction")]
+
+    megaflops = f"{result['flops_per_sample'] / 1e6:.2f}"
+    mebibytes = f"{result['peak_bytes'] / 2**20:,.0f}"
+    cost = [f"{result['parameters']:,}", megaflops, mebibytes]
+    return [*sizes, *experts, *rates, f"{result['speedup']:.2f}", *fractions, *cost]
 
 
 def bench_table(result: Record) -> Table:
