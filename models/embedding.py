@@ -3,39 +3,13 @@
 Shapes: B rows, D dense features, F = sum of the features' dims + D.
 """
 
-from typing import Literal
-
 import torch
-from pydantic import Field
 from torch import nn
 from torchrec import EmbeddingBagCollection, EmbeddingBagConfig, PoolingType
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from data.features import Features
-from data.settings import Settings
-
-
-class TableConfig(Settings):
-    """An embedding table."""
-
-    name: str = Field(pattern=r"^[A-Za-z0-9_-]+$")
-    rows: int = Field(gt=0, le=1 << 40)
-    """Rows; ids are 0 … rows-1, or folded into them where the feature says `hash`."""
-    dim: int = Field(gt=0, le=1 << 14, multiple_of=4)
-    """Width of an embedding; fbgemm needs a multiple of 4."""
-    pooling: Literal["sum", "mean"] = "sum"
-    """How the embeddings of a row's ids become one."""
-    init: float = Field(default=0.05, ge=0)
-    """Initial values are uniform in ±init."""
-
-
-def table_key(name: str) -> str:
-    """The table's name as a module, which state dicts and plans hold.
-
-    torch refuses names that a dictionary of modules has itself, such as `items`, `pop` or `training`; these get a
-    prefix that no name can have. All others stay as they are, and so do the checkpoints that hold them.
-    """
-    return f"table:{name}" if hasattr(nn.ModuleDict(), name) else name
+from models.tables import TableConfig, table_key
 
 
 class FeatureLayer(nn.Module):

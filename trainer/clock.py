@@ -70,7 +70,7 @@ class Due:
 
 
 @dataclass(frozen=True)
-class Schedule:
+class LoopSchedule:
     """When the training loop evaluates, logs and saves."""
 
     evaluation: Due

@@ -17,7 +17,7 @@ from trainer.announce import announce
 from trainer.build_model import ShardedModel
 from trainer.checkpoint.manager import Checkpoints
 from trainer.checkpoint.state import State
-from trainer.clock import Clock, Due, Schedule
+from trainer.clock import Clock, Due, LoopSchedule
 from trainer.config.run_config import Config
 from trainer.data_faults import DataFaults
 from trainer.distributed.preemption import Stopped, StopRequest
@@ -45,7 +45,7 @@ class Components:
     world: World
     run: RunDirectory
     clock: Clock
-    schedule: Schedule
+    schedule: LoopSchedule
     end: int
     """Samples at the end of the training."""
     batches: TrainBatches
@@ -150,10 +150,10 @@ def _open_stream(inputs: Inputs, world: World, samples: int, state: State) -> Ba
     return stream(inputs.train, lanes, samples, threads=config.data.threads, pin=is_pinned, trace=trace)
 
 
-def _schedule(config: Config, end: int) -> Schedule:
+def _schedule(config: Config, end: int) -> LoopSchedule:
     batch = config.data.global_batch_size
     milestones = [milestone.samples for milestone in config.evaluate.at_samples]
-    return Schedule(
+    return LoopSchedule(
         evaluation=Due(batch=batch, end=end, at=(*milestones, end)),
         log=Due(batch=batch, end=end, every=config.log_every),
         checkpoint=Due(batch=batch, end=end, every=config.checkpoint.every_samples),

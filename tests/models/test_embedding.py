@@ -7,7 +7,8 @@ from torchrec import KeyedTensor
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from data.features import DenseFeature, Features, SparseFeature
-from models.embedding import FeatureLayer, TableConfig
+from models.embedding import FeatureLayer
+from models.tables import TableConfig
 
 CPU, META = torch.device("cpu"), torch.device("meta")
 TABLES = (

@@ -7,9 +7,10 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from data.batch import Batch
 from data.features import DenseFeature, Features, SparseFeature
-from models.embedding import FeatureLayer, TableConfig
+from models.embedding import FeatureLayer
 from models.heads.adatt import AdaTTConfig
 from models.ranker import Ranker
+from models.tables import TableConfig
 from models.tasks import TaskConfig
 
 TASKS = (

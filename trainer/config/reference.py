@@ -9,14 +9,13 @@ from pydantic_core import PydanticUndefined
 
 from data.features import DenseFeature, SparseFeature
 from data.reading import DataConfig
-from models.embedding import TableConfig
 from models.heads import HEADS
 from models.heads.base import HeadConfig
+from models.tables import TableConfig
 from models.tasks import TaskConfig
 from trainer.config.compatibility import FREE_KEYS, FREE_SECTIONS
 from trainer.config.run_config import CheckpointConfig, EvaluateConfig, LogConfig, RunConfig, TrainConfig
-from trainer.sharding.optimizers import DenseOptimizerConfig, SparseOptimizerConfig
-from trainer.sharding.plan import ShardingConfig
+from trainer.sharding.settings import DenseOptimizerConfig, ShardingConfig, SparseOptimizerConfig
 
 SECTIONS: dict[str, type[BaseModel]] = {
     "[run]": RunConfig,

@@ -16,13 +16,12 @@ from data.features import Features
 from data.reading import DataConfig
 from data.settings import Count, Settings
 from data.storage.paths import local_path
-from models.embedding import TableConfig
 from models.heads import AnyHeadConfig
+from models.tables import TableConfig
 from models.tasks import TaskConfig
 from trainer.clock import Milestone, parse_milestone
 from trainer.distributed.world import DeviceName
-from trainer.sharding.optimizers import OptimizerConfig
-from trainer.sharding.plan import ShardingConfig
+from trainer.sharding.settings import OptimizerConfig, ShardingConfig
 
 
 class RunConfig(Settings):

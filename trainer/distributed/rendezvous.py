@@ -56,8 +56,8 @@ class Entry:
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """What rank 0 tells all."""
+class RollCall:
+    """The outcome of the roll call, which rank 0 sends to all."""
 
     problem: str = ""
     """Empty: all have come, and are alike."""
@@ -82,7 +82,7 @@ def told_to_others(ranks: Ranks) -> Iterator[None]:
             entry = _entry(ranks, None, problem, wrong_input=isinstance(error, ExpectedError))
             _arrive(store, entry)
             if ranks.rank == 0:
-                _tell(store, Verdict(f"{entry.name}: {problem}", entry.wrong_input), ranks)
+                _tell(store, RollCall(f"{entry.name}: {problem}", entry.wrong_input), ranks)
             else:
                 store.add("heard", 1)
 
@@ -100,7 +100,7 @@ def answer(store: dist.Store, ranks: Ranks, account: Account, seconds: float) ->
 
     try:
         store.wait(["verdict"], timedelta(seconds=seconds + LAST_WORDS_SECONDS))
-        verdict = Verdict(**json.loads(store.get("verdict")))
+        verdict = RollCall(**json.loads(store.get("verdict")))
         store.add("heard", 1)
     except dist.DistStoreError as error:
         raise RunError(f"rank 0 of {ranks.size} has not come within {seconds:g} s; {_LOOK_AT_IT}") from error
@@ -115,7 +115,7 @@ def answer(store: dist.Store, ranks: Ranks, account: Account, seconds: float) ->
 _LOOK_AT_IT = "see what became of it, and start all ranks again (slow, not lost? raise run.hang_seconds)"
 
 
-def _judge(store: dist.Store, ranks: Ranks, account: Account, seconds: float) -> Verdict:
+def _judge(store: dist.Store, ranks: Ranks, account: Account, seconds: float) -> RollCall:
     """Reads the entries until all ranks are there, one cannot go on or differs, or the time is up."""
     come: dict[int, Entry] = {}
     own = _entry(ranks, account)
@@ -125,17 +125,17 @@ def _judge(store: dist.Store, ranks: Ranks, account: Account, seconds: float) ->
         number = len(come) + 1
         if not store.check([f"entry/{number}"]):
             if time.monotonic() > deadline:
-                return Verdict(_missing(come, ranks.size, seconds), wrong_input=False)
+                return RollCall(_missing(come, ranks.size, seconds), wrong_input=False)
             time.sleep(0.02)
             continue
 
         entry = Entry(**json.loads(store.get(f"entry/{number}")))
         problem = _problem(entry, own, come)
         if problem:
-            return Verdict(problem, entry.wrong_input)
+            return RollCall(problem, entry.wrong_input)
         come[entry.rank] = entry
 
-    return Verdict()
+    return RollCall()
 
 
 def _problem(entry: Entry, own: Entry, come: dict[int, Entry]) -> str | None:
@@ -181,7 +181,7 @@ def _arrive(store: dist.Store, entry: Entry) -> int:
     return int(number)
 
 
-def _tell(store: dist.Store, verdict: Verdict, ranks: Ranks) -> None:
+def _tell(store: dist.Store, verdict: RollCall, ranks: Ranks) -> None:
     """Writes the verdict; where the store goes with this process, it stays for a while to let the others read it."""
     store.set("verdict", json.dumps(asdict(verdict)))
     deadline = time.monotonic() + LAST_WORDS_SECONDS

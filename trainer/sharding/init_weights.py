@@ -9,7 +9,7 @@ from torch.distributed._shard.sharded_tensor import ShardedTensor
 from torchrec.distributed.model_parallel import DistributedModelParallel
 
 from data.hashing import stable_seed
-from models.embedding import TableConfig, table_key
+from models.tables import TableConfig, table_key
 
 BLOCK_ROWS = 1 << 14
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from fbgemm_gpu.split_embedding_configs import EmbOptimType
 
-from models.embedding import TableConfig
+from models.tables import TableConfig
 from trainer.distributed.world import World
 
 RESERVED_MEMORY = 0.15

@@ -4,78 +4,16 @@ The fused optimizer updates the rows that a batch touched while their gradients 
 never exists as a whole.
 """
 
-import math
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from fbgemm_gpu.split_embedding_configs import EmbOptimType
-from pydantic import Field
 from torchrec.distributed.model_parallel import DistributedModelParallel
 from torchrec.optim.clipping import GradientClipping, GradientClippingOptimizer
 from torchrec.optim.keyed import CombinedOptimizer, KeyedOptimizer, KeyedOptimizerWrapper
 from torchrec.optim.optimizers import in_backward_optimizer_filter
 
-from data.settings import Count, Settings
-
-Decay = Literal["none", "linear", "cosine"]
-
-
-class Schedule(Settings):
-    """Learning rate over samples: a linear rise, then a decay that ends with the run."""
-
-    warmup_samples: Count = Field(default=0, ge=0)
-    """Samples over which the rate rises from 0."""
-    decay: Decay = "none"
-    """How the rate falls between the warm-up and train.samples."""
-    decay_to: float = Field(default=0.0, ge=0, le=1)
-    """Share of the rate that is left at the end."""
-
-    def factor(self, samples: float, total: int) -> float:
-        """Share of the full rate after `samples` of `total` samples."""
-        if samples < self.warmup_samples:
-            return samples / self.warmup_samples
-        if self.decay == "none":
-            return 1.0
-
-        decaying = max(total - self.warmup_samples, 1)
-        done = min((samples - self.warmup_samples) / decaying, 1.0)
-        left = 1 - done if self.decay == "linear" else (1 + math.cos(math.pi * done)) / 2
-        return self.decay_to + (1 - self.decay_to) * left
-
-
-class DenseOptimizerConfig(Schedule):
-    """Optimizer of everything but the tables."""
-
-    name: Literal["adam", "adamw", "adagrad", "sgd"] = "adam"
-    learning_rate: float = Field(default=2e-3, gt=0)
-    decay: Decay = "linear"
-    """How the rate falls between the warm-up and train.samples; without, NE at the end is 1 to 2 % worse."""
-    weight_decay: float = Field(default=0.0, ge=0)
-    """adamw: decoupled; the others: added to the gradient."""
-    clip_norm: float | None = Field(default=None, gt=0)
-    """Largest norm of the dense gradient; a larger one is scaled down to it."""
-
-
-class SparseOptimizerConfig(Schedule):
-    """Fused optimizer of the tables."""
-
-    name: Literal["rowwise_adagrad", "adagrad", "adam", "sgd"] = "rowwise_adagrad"
-    """rowwise_adagrad keeps one number of state per row, adagrad one and adam two per weight, sgd none."""
-    learning_rate: float = Field(default=0.2, gt=0)
-    eps: float = Field(default=0.05, gt=0)
-    """Added to the root of a row's accumulated squared gradients, in units of the gradient of one sample's loss: the
-    trained loss is a mean over the batch, so the optimizer gets eps / data.global_batch_size. If it is small, the
-    first step on a fresh row has full size whatever its gradient, and rounding drives runs on other ranks apart."""
-    weight_decay: float = Field(default=0.0, ge=0)
-    """Added to the gradient of the rows that a batch touches."""
-
-
-class OptimizerConfig(Settings):
-    """Both optimizers."""
-
-    dense: DenseOptimizerConfig = DenseOptimizerConfig()
-    sparse: SparseOptimizerConfig = SparseOptimizerConfig()
-
+from trainer.sharding.settings import DenseOptimizerConfig, OptimizerConfig, SparseOptimizerConfig
 
 _DENSE: dict[str, type[torch.optim.Optimizer]] = {
     "adam": torch.optim.Adam,

@@ -5,11 +5,10 @@ makes data parallel would be trained by the dense optimizer instead, and differe
 """
 
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any
 
 import torch.distributed as dist
 from fbgemm_gpu.split_embedding_configs import EmbOptimType
-from pydantic import Field, field_validator
 from torch import nn
 from torchrec.distributed.embedding_types import EmbeddingComputeKernel
 from torchrec.distributed.embeddingbag import EmbeddingBagCollectionSharder
@@ -27,36 +26,12 @@ from torchrec.distributed.planner.types import (
 )
 from torchrec.distributed.types import ModuleSharder, ShardingPlan
 
-from data.settings import Settings
-from models.embedding import TableConfig, table_key
 from models.ranker import Ranker
+from models.tables import TableConfig, table_key
 from trainer.distributed.world import World
 from trainer.errors import ConfigError
 from trainer.sharding.memory import Budget, describe_lack, state_bytes, table_budget, weight_bytes
-
-ShardingType = Literal["table_wise", "row_wise", "table_row_wise"]
-FALLBACK: ShardingType = "table_wise"
-"""Fits a table of any number of rows."""
-
-
-class ShardingConfig(Settings):
-    """How tables may be spread over ranks."""
-
-    allow: tuple[ShardingType, ...] = Field(default=("table_wise", "row_wise", "table_row_wise"), min_length=1)
-    """table_wise: one rank has the table. row_wise: its rows lie on all. table_row_wise: on the ranks of a node. A
-    table with too few rows for every rank to get some is table_wise, whatever is allowed."""
-
-    @field_validator("allow", mode="before")
-    @classmethod
-    def _explain_refusal(cls, value: Any) -> Any:
-        if isinstance(value, list | tuple) and {"column_wise", "table_column_wise", "data_parallel"} & set(value):
-            raise ValueError(
-                f"{list(value)} holds another algorithm: by columns every shard keeps an optimizer state of its own, "
-                "data_parallel leaves the fused optimizer, and neither can go on from a checkpoint of the others. Use "
-                f"{', '.join(get_args(ShardingType))}"
-            )
-
-        return tuple(value) if isinstance(value, list) else value
+from trainer.sharding.settings import FALLBACK
 
 
 class FusedSharder(EmbeddingBagCollectionSharder):

@@ -22,9 +22,11 @@ from data.storage.manifest_file import save_manifest
 from tests.browser import CHROMIUM, Page, browser_page
 from tests.trainer.datasets import config_values
 from trainer.analysis.compare.compare import compare_runs
-from trainer.analysis.report.charts import Chart, Line, line_chart, tick_texts, ticks
+from trainer.analysis.report.charts import Chart, line_chart
+from trainer.analysis.report.lines import Line
 from trainer.analysis.report.report import write_report
 from trainer.analysis.report.run_records import read_all_records
+from trainer.analysis.report.ticks import tick_texts, ticks
 from trainer.analysis.report.timeline import timeline
 from trainer.cli.app import run
 from trainer.config.compatibility import plain

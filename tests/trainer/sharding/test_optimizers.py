@@ -12,7 +12,7 @@ from tests.trainer.datasets import make_config
 from trainer.build_model import build_sharded_model
 from trainer.config.run_config import Config
 from trainer.distributed.world import World
-from trainer.sharding.optimizers import Schedule
+from trainer.sharding.settings import Schedule
 
 
 @pytest.mark.parametrize(

@@ -4,10 +4,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import ValidationError
 
 from data.manifest import Manifest
 from data.reading import Reading
@@ -15,29 +15,8 @@ from data.storage.parsing import parse_json
 from trainer.analysis.audit.intervals import Intervals
 from trainer.errors import ConfigError
 from trainer.run.jsonl import whole_lines
-from trainer.run.starts import RunStart, SampleRange, Samples, explain, surviving
-
-
-class SkippedBatchEvent(BaseModel):
-    """A batch without an update, since a loss or gradient was not finite."""
-
-    event: Literal["skipped_batch"]
-    segment: int
-    samples: Samples
-    """At which the batch begins."""
-
-
-class SkippedRowsEvent(BaseModel):
-    """Rows start … stop of a row group's order in an epoch that could not be read."""
-
-    event: Literal["skipped_rows"]
-    segment: int
-    epoch: int = Field(ge=0)
-    file: str
-    row_group: int
-    start: int = Field(ge=0)
-    stop: int
-
+from trainer.run.records import SkippedBatchEvent, SkippedRowsEvent
+from trainer.run.starts import RunStart, SampleRange, explain, surviving
 
 _EVENTS: dict[Any, type[SkippedBatchEvent | SkippedRowsEvent]] = {
     "skipped_batch": SkippedBatchEvent,

@@ -13,9 +13,15 @@ from data.counts import count_heading, format_count, parse_count
 from data.discovery.dataset import read_manifest
 from data.errors import DataError
 from trainer.analysis.compare.bootstrap import FEWEST_BUCKETS, Estimate, Floats, compare_losses
-from trainer.analysis.compare.seed_groups import Group, Run, group_runs, read_run
+from trainer.analysis.compare.checks import (
+    check_on_one_side,
+    check_same_test_set,
+    check_same_unit,
+    nothing_in_common,
+)
+from trainer.analysis.compare.seed_groups import Group, group_runs, read_run
 from trainer.errors import ConfigError
-from trainer.evaluation.bucket_sums import Buckets, TaskBuckets
+from trainer.evaluation.bucket_sums import TaskBuckets
 from trainer.evaluation.metrics import MetricSums, normalized_entropy
 
 EXAMPLES, WEIGHT, LOSS, LABEL = (MetricSums.NAMES.index(name) for name in ("examples", "weight", "loss", "label"))
@@ -114,12 +120,12 @@ def compare_runs(baseline: str, runs: list[str], data: str | None = None) -> Com
         )
 
     groups = group_runs(read_run(path, test_set) for entry in runs for path in _split(entry))
-    _check_on_one_side(bases[0], groups)
+    check_on_one_side(bases[0], groups)
     all_runs = list(bases[0].runs)
     for group in groups:
         all_runs += group.runs
-    _check_same_test_set(all_runs)
-    _check_same_unit(all_runs, data)
+    check_same_test_set(all_runs)
+    check_same_unit(all_runs, data)
 
     differences: list[Difference] = []
     warnings: list[str] = []
@@ -153,49 +159,6 @@ def _split(entry: str) -> list[str]:
     return names
 
 
-def _check_on_one_side(baseline: Group, groups: list[Group]) -> None:
-    """ConfigError where one training is among several on both sides; one against itself is a fair question."""
-    for group in groups:
-        if group.runs[0].identity == baseline.runs[0].identity and len(baseline.runs) + len(group.runs) > 2:
-            seeds = {run.seed: run.path for run in baseline.runs}
-            for run in group.runs:
-                if run.seed in seeds:
-                    raise ConfigError(
-                        f"{run.path} is the same training as {seeds[run.seed]} of the baseline (config and seed "
-                        f"{run.seed}): leave it out on one side"
-                    )
-
-
-def _check_same_test_set(runs: list[Run]) -> None:
-    first_path = runs[0].path
-    first = next(iter(runs[0].points.values())).fingerprint
-    for run in runs:
-        for point, buckets in run.points.items():
-            if buckets.fingerprint == first:
-                continue
-            fingerprints = f"fingerprints {buckets.fingerprint[:12]}, {first[:12]}"
-            raise DataError(
-                f"{run.path} was evaluated at {format_count(point)} on another test set, or another version of it, "
-                f"than {first_path} ({fingerprints}); compare runs tested on the same rows"
-            )
-
-
-def _check_same_unit(runs: list[Run], data: str | None) -> None:
-    """ConfigError where runs have the same rows in other buckets at one milestone."""
-    first: dict[int, tuple[str, Buckets]] = {}
-    for run in runs:
-        for point, buckets in run.points.items():
-            path, known = first.setdefault(point, (run.path, buckets))
-            if known.unit != buckets.unit:
-                # The one whose rows were taken as independent is evaluated anew, by the other's unit.
-                stale, unit = (run.path, known.unit) if known.unit is not None else (path, buckets.unit)
-                at = (buckets if stale == run.path else known).samples
-                on = f" --data {data}" if data else ""
-                differs = f"{run.path} was evaluated at {format_count(point)} {buckets.by}, but {path} {known.by}"
-                command = f"adatt evaluate {stale} --checkpoint {at} --unit {unit}{on}"
-                raise ConfigError(f"{differs}; evaluate anew: {command}")
-
-
 def compare_groups(baseline: Group, group: Group) -> list[Difference]:
     """Differences at the milestones, on the tasks, that both have; ConfigError where there is none."""
     points = sorted(baseline.points & group.points)
@@ -203,16 +166,10 @@ def compare_groups(baseline: Group, group: Group) -> list[Difference]:
 
     if not points:
         old, new = (map(format_count, sorted(side.points)) for side in (baseline, group))
-        raise _nothing_in_common("milestone", baseline, group, old, new)
+        raise nothing_in_common("milestone", baseline, group, old, new)
     if not tasks:
-        raise _nothing_in_common("task", baseline, group, baseline.tasks, group.tasks)
+        raise nothing_in_common("task", baseline, group, baseline.tasks, group.tasks)
     return [_difference(baseline, group, task, point) for task in tasks for point in points]
-
-
-def _nothing_in_common(what: str, baseline: Group, group: Group, old: Iterable[str], new: Iterable[str]) -> ConfigError:
-    names = f"{group.name} and the baseline {baseline.name}"
-    values = f"{', '.join(new)}; {', '.join(old)}"
-    return ConfigError(f"{names} have no {what} in common ({values}); compare runs that share one")
 
 
 def _difference(baseline: Group, group: Group, task: str, point: int) -> Difference:

@@ -4,24 +4,17 @@ A line is told from the others by colour, dashes and markers at once; the colour
 differ for colour-blind readers. Every figure has a text alternative that holds its numbers.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from xml.etree.ElementTree import Element
 
-import numpy as np
-from numpy.typing import NDArray
-
-from data.counts import count_heading
-from trainer.analysis.report.html import decimal, element, table
+from trainer.analysis.report.html import element
+from trainer.analysis.report.lines import Line, thinned
+from trainer.analysis.report.ticks import tick_texts, ticks
 
 WIDTH, HEIGHT = 400, 250
 LEFT, RIGHT, TOP, BOTTOM = 54, 26, 12, 40
 """Around the plotting area, for ticks and their texts."""
-POINTS = 200
-"""Most points of a line: one for each two units of width."""
-SMOOTHED = 20
-"""A value of a faint line is the mean of a SMOOTHED-th of all, around it."""
 APART, SPREAD = 6, 24
 """Distance of lines with intervals from one another, and the most from the first to the last."""
 ALL_MARKERS = 16
@@ -37,21 +30,6 @@ MARKERS = (
     "m0 4.5l4.5 -8h-9z",
 )
 """Circle, square, triangle, diamond, triangle on its head; as many as dashes, so that 30 lines differ."""
-
-
-@dataclass(frozen=True)
-class Line:
-    """A line of a chart."""
-
-    name: str
-    points: Sequence[tuple[float, float]]
-    """(samples, value), by samples; what is not finite is left out."""
-    style: int
-    """Number of its colour, dashes and marker."""
-    faint: bool = False
-    """In the background: without markers and legend, and its outliers do not stretch the axis."""
-    intervals: Sequence[tuple[float, float]] = ()
-    """(low, high) of each point, all finite, for a line of few points; or none."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +68,7 @@ class _Axes:
 
 def line_chart(chart: Chart) -> Element:
     """The chart with its title and legend."""
-    lines = [line for line in map(_thinned, chart.lines) if line.points]
+    lines = [line for line in map(thinned, chart.lines) if line.points]
     faint = [line for line in lines if line.faint]
     in_front = [line for line in lines if not line.faint]
     axes = _axes(chart, lines)
@@ -107,38 +85,6 @@ def line_chart(chart: Chart) -> Element:
     )
     caption = element("figcaption", chart.title, element("p", chart.note), _legend(lines))
     return element("figure", caption, drawing)
-
-
-def _thinned(line: Line) -> Line:
-    """Without what is not finite, and with means of neighbours where there are too many points."""
-    if line.intervals:
-        return line
-
-    finite = [point for point in line.points if all(map(math.isfinite, point))]
-    points = np.array(finite).reshape(-1, 2)
-    if line.faint:
-        points = _smoothed(points)
-
-    if len(points) > POINTS:
-        means = [part.mean(axis=0) for part in np.array_split(points, POINTS)]
-        points = np.stack(means)
-
-    pairs = [(float(x), float(y)) for x, y in points]
-    return Line(line.name, pairs, line.style, line.faint)
-
-
-def _smoothed(points: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Each value as the mean of those around it, a twentieth of all; fewer at both ends."""
-    around = len(points) // SMOOTHED
-    if around < 2:
-        return points
-
-    # At the ends the window reaches beyond the points: dividing by how many lie in it keeps the mean right.
-    kernel = np.ones(around)
-    sums = np.convolve(points[:, 1], kernel, "same")
-    counts = np.convolve(np.ones(len(points)), kernel, "same")
-
-    return np.stack([points[:, 0], sums / counts], axis=1)
 
 
 def _axes(chart: Chart, lines: list[Line]) -> _Axes:
@@ -177,28 +123,6 @@ def _shown_values(chart: Chart, lines: list[Line]) -> list[float]:
 
 def _within_one(bound: float) -> float:
     return min(max(bound, -1.0), 1.0)
-
-
-def ticks(low: float, high: float, most: int = 6) -> list[float]:
-    """Round numbers from `low` to `high`, evenly spaced: at least two, at most `most`."""
-    rough = (high - low) / most
-    power = 10.0 ** math.floor(math.log10(rough))
-    step = next(factor * power for factor in (1, 2, 5, 10, 20) if factor * power > rough)
-
-    first, last = math.ceil(low / step), math.floor(high / step)
-    return [number * step for number in range(first, last + 1)]
-
-
-def tick_texts(values: Sequence[float], *, percent: bool = False) -> list[str]:
-    """Texts of ticks, with as many decimals as tell them apart; counts as 25k or 1.5M."""
-    scale = 100 if percent else 1
-    step = scale * (values[1] - values[0])
-    if step >= 1 and max(map(abs, values)) >= 1000:
-        return [("−" if value < 0 else "") + count_heading(abs(round(value))) for value in values]
-
-    decimals = max(0, -math.floor(math.log10(step) + 1e-9))  # of 0.1, whose logarithm may be -0.99…, one
-    unit = " %" if percent else ""
-    return [decimal(scale * value, f".{decimals}f") + unit for value in values]
 
 
 def _grid(chart: Chart, axes: _Axes) -> list[Element]:
@@ -323,20 +247,3 @@ def _line(x1: float, y1: float, x2: float, y2: float, kind: str) -> Element:
 
 def _text(text: str, x: float, y: float, anchor: str) -> Element:
     return element("text", text, x=f"{x:.1f}", y=f"{y:.1f}", text_anchor=anchor)
-
-
-def heat_map(title: str, units: Sequence[str], experts: Sequence[str], weights: Sequence[Sequence[float]]) -> Element:
-    """A table of units × experts, each number on a ground as strong as it is large; negative ones in another colour."""
-    magnitudes = [abs(weight) for row in weights for weight in row]
-    largest = max(magnitudes, default=0.0) or 1.0
-
-    empty = [""] * len(experts)
-    frame = table(title, ["unit", *experts], [[unit, *empty] for unit in units], kind="heat")
-
-    for row, numbers in zip(frame.findall(".//tbody/tr"), weights, strict=True):
-        for cell, weight in zip(row.findall("td"), numbers, strict=True):
-            cell.text = decimal(weight, ".2f")
-            cell.set("style", f"--strength: {abs(weight) / largest:.2f}")
-            cell.set("class", "number negative" if weight < 0 else "number")
-
-    return element("figure", frame)

@@ -6,8 +6,8 @@ from typing import Any
 from xml.etree.ElementTree import Element
 
 from models.tasks import TaskConfig
+from trainer.analysis.report.evaluations import UNDEFINED
 from trainer.analysis.report.html import Content, element, folded, paragraph, table
-from trainer.analysis.report.results import UNDEFINED
 from trainer.analysis.report.run_records import RunRecords
 from trainer.config.compatibility import plain
 

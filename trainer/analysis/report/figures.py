@@ -4,9 +4,10 @@ from collections.abc import Iterable
 from statistics import fmean, median
 
 from models.tasks import TaskConfig
-from trainer.analysis.report.charts import Chart, Line, line_chart
+from trainer.analysis.report.charts import Chart, line_chart
+from trainer.analysis.report.evaluations import UNDEFINED, number
 from trainer.analysis.report.html import Content, element, paragraph, table
-from trainer.analysis.report.results import UNDEFINED, number
+from trainer.analysis.report.lines import Line
 from trainer.analysis.report.run_records import RunRecords
 from trainer.evaluation.calibration import CalibrationCurve
 

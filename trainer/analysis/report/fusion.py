@@ -2,10 +2,13 @@
 
 from statistics import fmean
 
-from trainer.analysis.report.charts import Chart, Line, heat_map
+from trainer.analysis.report.charts import Chart
 from trainer.analysis.report.figures import figures, first_and_last
+from trainer.analysis.report.heat_maps import heat_map
 from trainer.analysis.report.html import Content, decimal, element, paragraph
-from trainer.analysis.report.run_records import FusionLevel, RunRecords
+from trainer.analysis.report.lines import Line
+from trainer.analysis.report.run_records import RunRecords
+from trainer.run.records import LevelWeights
 
 ENTROPY = "gate_entropy/"
 """How the keys of the training records begin that hold entropies: gate_entropy/LEVEL/UNIT."""
@@ -40,7 +43,7 @@ def _fusion_maps(run: RunRecords) -> list[Content]:
     return [paragraph(note), element("div", *maps, class_="figures wide")]
 
 
-def _caption(level: FusionLevel, index: int) -> str:
+def _caption(level: LevelWeights, index: int) -> str:
     """The largest weight and the least used expert of a level, in words."""
     if not level.units or not level.experts:
         return f"Level {index}: no experts"

@@ -12,18 +12,11 @@ from xml.etree.ElementTree import Element
 from models.tasks import TaskConfig
 from trainer.analysis.report.configuration import configuration
 from trainer.analysis.report.datasets import data_tables
+from trainer.analysis.report.evaluations import UNDEFINED, evaluation_tables, tables_by_value
 from trainer.analysis.report.figures import calibration_figures, learning_curves, speed_figures
 from trainer.analysis.report.fusion import fusion_figures
 from trainer.analysis.report.html import Content, check_target, element, page, paragraph, section, table, write_page
-from trainer.analysis.report.results import (
-    UNDEFINED,
-    Comparisons,
-    compare_with_first,
-    comparison_tables,
-    evaluation_tables,
-    tables_by_value,
-    verdicts,
-)
+from trainer.analysis.report.results import Comparisons, compare_with_first, comparison_tables, verdicts
 from trainer.analysis.report.run_records import RunRecords, read_all_records
 from trainer.analysis.report.timeline import state, timeline
 

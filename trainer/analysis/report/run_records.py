@@ -3,9 +3,9 @@
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Self, TypeVar
+from typing import Any, TypeVar
 
-from pydantic import AwareDatetime, BaseModel, TypeAdapter, ValidationError, model_validator
+from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from data.errors import DataError
 from data.manifest import Manifest
@@ -18,79 +18,13 @@ from trainer.errors import ConfigError
 from trainer.evaluation.calibration import Calibration
 from trainer.run.directory import RunDirectory
 from trainer.run.jsonl import whole_lines
-from trainer.run.starts import RunStart, Samples, explain, read_starts
+from trainer.run.records import Evaluation, Event, Fusion, Window
+from trainer.run.starts import RunStart, explain, read_starts
 
 Value = TypeVar("Value")
 Model = TypeVar("Model", bound=BaseModel)
 
 
-class Evaluation(BaseModel):
-    """A task's metrics at one evaluation."""
-
-    samples: Samples
-    milestone: str | None
-    task: str
-    kind: Literal["binary", "regression"]
-    examples: int
-    by: str | None = None
-    """The column that `value` is a value of; None for the whole test set."""
-    value: bool | int | float | str | None = None
-    ne: float | None = None
-    oracle_ne: float | None = None
-    log_loss: float | None = None
-    auc: float | None = None
-    auc_error: float | None = None
-    calibration: float | None = None
-    mse: float | None = None
-    oracle_mse: float | None = None
-    nmse: float | None = None
-    label_mean: float | None = None
-
-    @property
-    def main(self) -> float | None:
-        """NE of a binary task, MSE of a regression task."""
-        return self.ne if self.kind == "binary" else self.mse
-
-
-class Event(BaseModel):
-    """Something that happened; keys that its kind does not have keep their defaults."""
-
-    event: str
-    time: AwareDatetime
-    samples: Samples
-    seconds: float = 0.0
-    batch: int = 0
-    file: str = ""
-    row_group: int = 0
-    start: int = 0
-    stop: int = 0
-    reason: str = ""
-    problem: str = ""
-
-
-class FusionLevel(BaseModel):
-    """Mean weight of each unit (row) on each expert (column) of a level."""
-
-    units: list[str]
-    experts: list[str]
-    weights: list[list[float]]
-
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        if [len(row) for row in self.weights] != [len(self.experts)] * len(self.units):
-            raise ValueError(f"weights are not {len(self.units)} rows of {len(self.experts)}")
-        return self
-
-
-class Fusion(BaseModel):
-    """The weights of all levels at one evaluation."""
-
-    samples: Samples
-    levels: list[FusionLevel]
-
-
-Window = dict[str, float | None]
-"""A record of train.jsonl: the samples at which it was written, and figures of what was trained since the last."""
 _EVALUATION, _EVENT, _WINDOW = TypeAdapter(Evaluation), TypeAdapter(Event), TypeAdapter(Window)
 
 

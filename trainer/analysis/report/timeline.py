@@ -9,7 +9,8 @@ from statistics import median
 from xml.etree.ElementTree import Element
 
 from trainer.analysis.report.html import Content, element, folded, paragraph, table
-from trainer.analysis.report.run_records import Event, RunRecords
+from trainer.analysis.report.run_records import RunRecords
+from trainer.run.records import Event
 from trainer.run.starts import RunStart
 
 LONGEST_SERIES = 3
