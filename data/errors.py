@@ -1,10 +1,24 @@
-"""Errors that the user can mend.
+"""Errors of the program. Every one that a user can cause ends in one line: what, where, the value found, the way out.
 
-    ExpectedError             one line: what, where, the value found, the way out; exit code 2
-    ├── DataError         a dataset, a file of it, or a value in it
-    └── ConfigError       a config key (raised by `trainer`)
+    Exception
+    ├── ExpectedError             the input is wrong: exit code 2, and nothing is written
+    │   ├── DataError             a dataset, a file of it, or a value in it
+    │   │   └── UnreadableError   a file or row group that cannot be read (data.discovery.footer)
+    │   ├── ConfigError           a config key, a run's folder or a command-line value (trainer.errors)
+    │   └── CheckpointError       a checkpoint that cannot be used (trainer.errors)
+    │       └── ForeignError      one of another run (trainer.checkpoint.ownership)
+    ├── RunError                  the run cannot go on, for no fault of its input: exit code 1 (trainer.errors)
+    └── Stopped                   the run was saved and is to end, as requested: exit code 75 (trainer.distributed.preemption)
 
-Anything else that escapes is a bug of ours and keeps its traceback.
+    OutputClosed (trainer.process.output) says that nobody reads the output any more.
+
+    OSError
+    └── LinkError                 a link is in the place of a file (data.storage.files)
+
+    BaseException
+    └── Interrupted               a command with nothing to save is to end, by a signal (trainer.process.signals)
+
+Anything else that escapes is a bug of ours, and keeps its traceback.
 """
 
 
