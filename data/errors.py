@@ -8,7 +8,7 @@
     │   └── CheckpointError       a checkpoint that cannot be used (trainer.errors)
     │       └── ForeignError      one of another run (trainer.checkpoint.ownership)
     ├── RunError                  the run cannot go on, for no fault of its input: exit code 1 (trainer.errors)
-    └── Stopped                   the run was saved and is to end, as requested: exit code 75 (trainer.distributed.preemption)
+    └── Stopped                   the run was saved and ends, as asked: exit code 75 (trainer.distributed.preemption)
 
     OutputClosed (trainer.process.output) says that nobody reads the output any more.
 
