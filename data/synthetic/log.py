@@ -154,8 +154,10 @@ def _draw_numbers(world: HiddenWorld, random: Random, user_B: Integers, video_B:
     numbers = {name: values_U[user_B] for name, values_U in world.user_numbers.items()}
     numbers |= {name: values_V[video_B] for name, values_V in world.video_numbers.items()}
     numbers["video_age_h"] += 24 * random.standard_exponential(rows, dtype=np.float32)
-    numbers["session_position"] = 1 + np.floor(20 * random.standard_exponential(rows, dtype=np.float32))
-    numbers["battery_level"] = 1 + np.floor(100 * random.random(rows, dtype=np.float32))
+    position_B = 20 * random.standard_exponential(rows, dtype=np.float32)
+    numbers["session_position"] = 1 + np.floor(position_B)
+    battery_B = 100 * random.random(rows, dtype=np.float32)
+    numbers["battery_level"] = 1 + np.floor(battery_B)
     numbers["free_storage_gb"] = np.exp(2.5 + random.standard_normal(rows, dtype=np.float32))
 
     for values_B in numbers.values():
@@ -165,4 +167,5 @@ def _draw_numbers(world: HiddenWorld, random: Random, user_B: Integers, video_B:
 
 
 def _draw_choice(random: Random, rows: int, shares: list[float]) -> Integers:
-    return np.searchsorted(np.cumsum(shares)[:-1], random.random(rows), side="right")
+    edges = np.cumsum(shares)[:-1]
+    return np.searchsorted(edges, random.random(rows), side="right")

@@ -137,17 +137,23 @@ def _draw_catalogue(random: Random) -> _Catalogue:
     author_share_A = _zipf(AUTHORS, exponent=0.6, offset=10)
     category_A = random.choice(CATEGORIES, AUTHORS, p=_zipf(CATEGORIES, exponent=0.7, offset=2))
     author_V = random.choice(AUTHORS, VIDEOS, p=author_share_A)
-    category_V = np.where(random.random(VIDEOS) < 0.8, category_A[author_V], random.integers(CATEGORIES, size=VIDEOS))
+    is_main_V = random.random(VIDEOS) < 0.8
+    category_V = np.where(is_main_V, category_A[author_V], random.integers(CATEGORIES, size=VIDEOS))
     by_category = np.argsort(category_V, kind="stable")
     tag_count_V = random.integers(1, MAX_TAGS + 1, size=VIDEOS)
 
+    # The order of the draws is part of the dataset: share, fans, tags.
+    share_V = random.permutation(_zipf(VIDEOS, exponent=1.0, offset=20))
+    fans_A = 5e7 * author_share_A * random.lognormal(0.0, 0.5, AUTHORS)
+    category_V = category_V[by_category]
+    category_of_tag = np.repeat(category_V, tag_count_V)
     return _Catalogue(
         author_V=author_V[by_category],
-        category_V=category_V[by_category],
-        share_V=random.permutation(_zipf(VIDEOS, exponent=1.0, offset=20)),
-        fans_A=np.floor(5e7 * author_share_A * random.lognormal(0.0, 0.5, AUTHORS)),
+        category_V=category_V,
+        share_V=share_V,
+        fans_A=np.floor(fans_A),
         tag_offsets_V=np.concatenate([[0], np.cumsum(tag_count_V)]),
-        tags=_draw_tags(random, np.repeat(category_V[by_category], tag_count_V)),
+        tags=_draw_tags(random, category_of_tag),
     )
 
 
@@ -155,9 +161,8 @@ def _draw_tags(random: Random, category: Integers) -> Integers:
     """Four tags in five come from the category's own stretch of the vocabulary, by popularity; the others from all."""
     own = TAGS // CATEGORIES
     rank = random.choice(own, len(category), p=_zipf(own, exponent=0.8, offset=1))
-    tags = np.where(
-        random.random(len(category)) < 0.8, category * own + rank, random.integers(TAGS, size=len(category))
-    )
+    is_own = random.random(len(category)) < 0.8
+    tags = np.where(is_own, category * own + rank, random.integers(TAGS, size=len(category)))
     return random.permutation(TAGS)[tags]
 
 
@@ -167,16 +172,19 @@ def _draw_tastes(random: Random, category_V: Integers) -> _Tastes:
     category_GCK = _normal(random, CATEGORIES, len(SIGNALS), TASTE_WIDTH)
     user_UCK = 0.8 * _normal(random, ARCHETYPES, len(SIGNALS), TASTE_WIDTH)[archetype_U]
     user_UCK += 0.6 * _normal(random, USERS, len(SIGNALS), TASTE_WIDTH)
-    video_VCK = 0.8 * category_GCK[category_V] + 0.6 * _normal(random, VIDEOS, len(SIGNALS), TASTE_WIDTH)
+    video_VCK = 0.8 * category_GCK[category_V]
+    video_VCK += 0.6 * _normal(random, VIDEOS, len(SIGNALS), TASTE_WIDTH)
     preference_UG = user_UCK[:, 0] @ category_GCK[:, 0].T
-    preference_UG -= np.log(random.standard_exponential((USERS, CATEGORIES), dtype=np.float32) + np.float32(1e-9))
+    exponential_UG = random.standard_exponential((USERS, CATEGORIES), dtype=np.float32)
+    preference_UG -= np.log(exponential_UG + np.float32(1e-9))
     favourites_UF = np.argpartition(preference_UG, -FAVOURITES)[:, -FAVOURITES:]
 
     return _Tastes(archetype_U, user_UCK, video_VCK, np.ascontiguousarray(favourites_UF))
 
 
 def _draw_video_effects(random: Random, catalogue: _Catalogue) -> Floats:
-    tag_effect_VC = np.add.reduceat(_normal(random, TAGS, len(SIGNALS))[catalogue.tags], catalogue.tag_offsets_V[:-1])
+    effect_of_tags = _normal(random, TAGS, len(SIGNALS))[catalogue.tags]
+    tag_effect_VC = np.add.reduceat(effect_of_tags, catalogue.tag_offsets_V[:-1])
     tag_effect_VC /= np.sqrt(np.diff(catalogue.tag_offsets_V))[:, None]
     effect_VC = 0.55 * _normal(random, CATEGORIES, len(SIGNALS))[catalogue.category_V]
     effect_VC += 0.5 * _normal(random, AUTHORS, len(SIGNALS))[catalogue.author_V]
@@ -188,14 +196,14 @@ def _draw_video_effects(random: Random, catalogue: _Catalogue) -> Floats:
 
 def _draw_user_context(random: Random, archetype_U: Integers) -> dict[str, Integers]:
     """Half of the users live and buy as their archetype does."""
-    return {
-        name: np.where(
-            random.random(USERS) < 0.5,
-            random.integers(CONTEXT[name], size=ARCHETYPES)[archetype_U],
-            random.choice(CONTEXT[name], USERS, p=_zipf(CONTEXT[name], exponent=0.8, offset=1)),
-        )
-        for name in ("device", "region")
-    }
+    context: dict[str, Integers] = {}
+    for name in ("device", "region"):
+        size = CONTEXT[name]
+        is_typical_U = random.random(USERS) < 0.5
+        typical_U = random.integers(size, size=ARCHETYPES)[archetype_U]
+        other_U = random.choice(size, USERS, p=_zipf(size, exponent=0.8, offset=1))
+        context[name] = np.where(is_typical_U, typical_U, other_U)
+    return context
 
 
 def _draw_context_effects(random: Random) -> dict[str, Floats]:
@@ -205,25 +213,40 @@ def _draw_context_effects(random: Random) -> dict[str, Floats]:
 
 
 def _draw_user_numbers(random: Random, share_U: Doubles, effect_UC: Floats) -> dict[str, Floats]:
-    interest_U, affinity_U = effect_UC[:, SIGNALS.index("interest")], effect_UC[:, SIGNALS.index("affinity")]
+    interest_U = effect_UC[:, SIGNALS.index("interest")]
+    affinity_U = effect_UC[:, SIGNALS.index("affinity")]
+
+    # The order of the draws is part of the dataset.
+    follows_U = random.lognormal(3.5, 1.3, USERS)
+    active_days_U = 1 + 100 * np.sqrt(share_U / share_U[0]) * random.gamma(4.0, 1.0, USERS)
+    click_logit_U = -0.3 + 0.8 * interest_U + 0.4 * random.standard_normal(USERS)
+    like_logit_U = -4.5 + affinity_U + 0.6 * random.standard_normal(USERS)
     numbers = {
-        "user_follows": np.floor(random.lognormal(3.5, 1.3, USERS)),
-        "user_active_days": np.floor(1 + 100 * np.sqrt(share_U / share_U[0]) * random.gamma(4.0, 1.0, USERS)),
-        "user_click_rate": _sigmoid(-0.3 + 0.8 * interest_U + 0.4 * random.standard_normal(USERS)),
-        "user_like_rate": _sigmoid(-4.5 + affinity_U + 0.6 * random.standard_normal(USERS)),
+        "user_follows": np.floor(follows_U),
+        "user_active_days": np.floor(active_days_U),
+        "user_click_rate": _sigmoid(click_logit_U),
+        "user_like_rate": _sigmoid(like_logit_U),
     }
     return {name: values.astype(np.float32) for name, values in numbers.items()}
 
 
 def _draw_video_numbers(random: Random, catalogue: _Catalogue, effect_VC: Floats) -> dict[str, Floats]:
-    interest_V, affinity_V = effect_VC[:, SIGNALS.index("interest")], effect_VC[:, SIGNALS.index("affinity")]
+    interest_V = effect_VC[:, SIGNALS.index("interest")]
+    affinity_V = effect_VC[:, SIGNALS.index("affinity")]
+
+    # The order of the draws is part of the dataset.
+    duration_V = 3 + random.lognormal(3.2, 0.8, VIDEOS)
+    plays_V = 5e8 * catalogue.share_V * random.lognormal(0.0, 0.6, VIDEOS)
+    age_V = random.lognormal(4.5, 1.2, VIDEOS)
+    click_logit_V = -0.3 + 0.8 * interest_V + 0.4 * random.standard_normal(VIDEOS)
+    like_logit_V = -4.5 + affinity_V + 0.6 * random.standard_normal(VIDEOS)
     numbers = {
-        "duration_s": 3 + random.lognormal(3.2, 0.8, VIDEOS),
-        "video_plays": np.floor(5e8 * catalogue.share_V * random.lognormal(0.0, 0.6, VIDEOS)),
+        "duration_s": duration_V,
+        "video_plays": np.floor(plays_V),
         "author_fans": catalogue.fans_A[catalogue.author_V],
-        "video_age_h": random.lognormal(4.5, 1.2, VIDEOS),
-        "video_click_rate": _sigmoid(-0.3 + 0.8 * interest_V + 0.4 * random.standard_normal(VIDEOS)),
-        "video_like_rate": _sigmoid(-4.5 + affinity_V + 0.6 * random.standard_normal(VIDEOS)),
+        "video_age_h": age_V,
+        "video_click_rate": _sigmoid(click_logit_V),
+        "video_like_rate": _sigmoid(like_logit_V),
     }
     return {name: values.astype(np.float32) for name, values in numbers.items()}
 
@@ -241,7 +264,8 @@ def _zipf(size: int, *, exponent: float, offset: float) -> Doubles:
 def _slots(shares: Doubles) -> npt.NDArray[np.int32]:
     """Each index as often as its share says, in order: a draw is one look-up instead of a search."""
     middles = (np.arange(SLOTS) + 0.5) / SLOTS
-    return np.searchsorted(np.cumsum(shares), middles).clip(max=len(shares) - 1).astype(np.int32)
+    index = np.searchsorted(np.cumsum(shares), middles)
+    return index.clip(max=len(shares) - 1).astype(np.int32)
 
 
 def _sigmoid(logits: Doubles) -> Doubles:

@@ -63,7 +63,8 @@ class _Axes:
         return LEFT + (WIDTH - LEFT - RIGHT) * samples / self.end
 
     def y(self, value: float) -> float:
-        return TOP + (HEIGHT - TOP - BOTTOM) * (self.high - value) / (self.high - self.low)
+        height = HEIGHT - TOP - BOTTOM
+        return TOP + height * (self.high - value) / (self.high - self.low)
 
 
 def line_chart(chart: Chart) -> Element:
@@ -110,7 +111,9 @@ def _shown_values(chart: Chart, lines: list[Line]) -> list[float]:
         start = len(line.points) // 2 if line.faint else 0
         values += [value for _, value in line.points[start:]]
         for low, high in line.intervals:
-            values += [_within_one(low), _within_one(high)] if chart.percent else [low, high]
+            if chart.percent:
+                low, high = _within_one(low), _within_one(high)
+            values += [low, high]
 
     if chart.from_zero:
         values.append(0.0)
@@ -143,7 +146,8 @@ def _grid(chart: Chart, axes: _Axes) -> list[Element]:
     for value, text in zip(counts, tick_texts(counts, percent=chart.across != SAMPLES), strict=True):
         x = axes.x(value)
         parts.append(_line(x, bottom, x, bottom + 4, "grid"))
-        parts.append(_text(text, min(x, WIDTH - 18), bottom + 17, "middle"))
+        text_x = min(x, WIDTH - 18)  # the last text must not leave the figure
+        parts.append(_text(text, text_x, bottom + 17, "middle"))
 
     parts.append(_text(chart.across, right, HEIGHT - 4, "end"))
     return parts
@@ -151,7 +155,8 @@ def _grid(chart: Chart, axes: _Axes) -> list[Element]:
 
 def _background(axes: _Axes, lines: list[Line]) -> Element:
     """Faint lines, cut off at the edges of the plotting area, as an SVG inside another does by itself."""
-    width, height = WIDTH - LEFT - RIGHT, HEIGHT - TOP - BOTTOM
+    width = WIDTH - LEFT - RIGHT
+    height = HEIGHT - TOP - BOTTOM
     drawn = [_polyline(line, axes) for line in lines]
     return element(
         "svg",
@@ -172,7 +177,9 @@ def _foreground(chart: Chart, axes: _Axes, lines: list[Line]) -> list[Element]:
 
     for index, line in enumerate(lines):
         aside = apart * (index - middle) if line.intervals else 0
-        drawn = [_polyline(line, axes), *_intervals(line, axes), *_markers(chart, line, axes)]
+        drawn = [_polyline(line, axes)]
+        drawn += _intervals(line, axes)
+        drawn += _markers(chart, line, axes)
         parts.append(element("g", *drawn, transform=f"translate({aside:g} 0)"))
 
     return parts
@@ -183,28 +190,35 @@ def _intervals(line: Line, axes: _Axes) -> list[Element]:
     parts = []
     for (samples, _), (low, high) in zip(line.points, line.intervals, strict=bool(line.intervals)):
         x = axes.x(samples)
-        lower, upper = axes.y(max(low, axes.low)), axes.y(min(high, axes.high))
+        lower = axes.y(max(low, axes.low))
+        upper = axes.y(min(high, axes.high))
         parts.append(_line(x, lower, x, upper, f"interval {_colour(line)}"))
     return parts
 
 
 def _markers(chart: Chart, line: Line, axes: _Axes) -> list[Element]:
     """Markers that show their values when pointed at: all, or some of many."""
-    few = len(line.points) <= ALL_MARKERS
-    shown = line.points if few else line.points[:: len(line.points) // (ALL_MARKERS // 2)]
+    shown = line.points
+    if len(shown) > ALL_MARKERS:
+        distance = len(shown) // (ALL_MARKERS // 2)
+        shown = shown[::distance]
     scale, unit = (100, " %") if chart.percent else (1, "")
 
     parts = []
     for samples, value in shown:
-        tip = element("title", f"{line.name}, {_position(chart, samples)}: {scale * value:.5g}{unit}")
-        path = f"M{axes.x(samples):.1f} {axes.y(value):.1f}{_marker(line)}"
+        position, number = _position(chart, samples), f"{scale * value:.5g}{unit}"
+        tip = element("title", f"{line.name}, {position}: {number}")
+        x, y = axes.x(samples), axes.y(value)
+        path = f"M{x:.1f} {y:.1f}{_marker(line)}"
         parts.append(element("path", tip, d=path, class_=f"marker {_colour(line)}"))
 
     return parts
 
 
 def _position(chart: Chart, x: float) -> str:
-    return f"{round(x):,} samples" if chart.across == SAMPLES else f"{x:.0%} of the {chart.across}"
+    if chart.across == SAMPLES:
+        return f"{round(x):,} samples"
+    return f"{x:.0%} of the {chart.across}"
 
 
 def _polyline(line: Line, axes: _Axes) -> Element:

@@ -26,24 +26,26 @@ def _overview(run: RunRecords) -> list[Content]:
     """The head, tasks and tables of a run, and all keys behind a fold."""
     config = run.config
     values = plain(config)
-    head = [[key, _cell(text)] for key, text in _leaves(values["model"]).items()]
-    tasks = [_task_row(task) for task in config.tasks]
-    tables = [[entry.name, f"{entry.rows:,}", str(entry.dim)] for entry in config.tables]
-    keys = [[_breakable(key), _cell(text)] for key, text in _leaves(values).items()]
+    head_keys, all_keys = _leaves(values["model"]), _leaves(values)
 
-    overview = element(
-        "div",
-        table("Head", ["key", "value"], head, words=["value"]),
-        table("Tasks", ["task", "kind", "label", "auxiliary", "weight"], tasks, words=["kind", "label", "auxiliary"]),
-        table("Embedding tables", ["table", "rows", "width"], tables),
-        class_="beside",
-    )
-    all_keys = table("The resolved configuration", ["key", "value"], keys, words=["value"])
-    return [overview, folded(f"All {len(keys)} keys", all_keys)]
+    head_rows = [[key, _cell(text)] for key, text in head_keys.items()]
+    head = table("Head", ["key", "value"], head_rows, words=["value"])
+
+    columns, words = ["task", "kind", "label", "auxiliary", "weight"], ["kind", "label", "auxiliary"]
+    tasks = table("Tasks", columns, map(_task_row, config.tasks), words=words)
+
+    table_rows = [[entry.name, f"{entry.rows:,}", str(entry.dim)] for entry in config.tables]
+    tables = table("Embedding tables", ["table", "rows", "width"], table_rows)
+    overview = element("div", head, tasks, tables, class_="beside")
+
+    rows = [[_breakable(key), _cell(text)] for key, text in all_keys.items()]
+    resolved = table("The resolved configuration", ["key", "value"], rows, words=["value"])
+    return [overview, folded(f"All {len(rows)} keys", resolved)]
 
 
 def _task_row(task: TaskConfig) -> list[Content]:
-    return [task.name, task.kind, task.label, "yes" if task.auxiliary else "no", f"{task.loss_weight:g}"]
+    is_auxiliary = "yes" if task.auxiliary else "no"
+    return [task.name, task.kind, task.label, is_auxiliary, f"{task.loss_weight:g}"]
 
 
 def _differences(runs: list[RunRecords]) -> list[Content]:
@@ -65,7 +67,9 @@ def _differences(runs: list[RunRecords]) -> list[Content]:
 
     names = [run.name for run in runs]
     frame = table("Keys that differ", ["key", *names], rows, words=names)
-    return [folded(f"{len(rows)} keys differ", frame) if len(rows) > MANY_ROWS else frame]
+    if len(rows) > MANY_ROWS:
+        return [folded(f"{len(rows)} keys differ", frame)]
+    return [frame]
 
 
 def _cell(text: str) -> Content:

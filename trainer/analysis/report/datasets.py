@@ -36,12 +36,15 @@ def data_tables(runs: list[RunRecords], tasks: list[TaskConfig]) -> list[Content
 def _row(use: str, runs: list[RunRecords], num_runs: int, tasks: list[str]) -> list[Content]:
     """A dataset that `runs` share, of `num_runs` in the report."""
     manifest = runs[0].manifests[use]
-    names = "all" if len(runs) == num_runs else ", ".join(run.name for run in runs)
-    counts = [f"{count:,}" for count in (manifest.num_rows, len(manifest.files), len(manifest.rows))]
+    names = "all"
+    if len(runs) < num_runs:
+        names = ", ".join(run.name for run in runs)
+    counts = (manifest.num_rows, len(manifest.files), len(manifest.rows))
+    sizes = [f"{count:,}" for count in counts]
 
     means = _trained_means(runs[0]) if use == "train" else _tested_means(runs[0])
     labels = [decimal(means[task]) if task in means else UNKNOWN for task in tasks]
-    return [use, names, *counts, _windows(manifest), *labels]
+    return [use, names, *sizes, _windows(manifest), *labels]
 
 
 def _windows(manifest: Manifest) -> str:
@@ -52,7 +55,9 @@ def _windows(manifest: Manifest) -> str:
     names = [name for _, name in pairs]
 
     count = len(set(names))
-    return names[0] if count == 1 else f"{count:,}: {names[0]} to {names[-1]}"
+    if count == 1:
+        return names[0]
+    return f"{count:,}: {names[0]} to {names[-1]}"
 
 
 def _tested_means(run: RunRecords) -> dict[str, float]:

@@ -39,7 +39,8 @@ def _evaluation_table(runs: list[RunRecords], task: str) -> Element:
     """A row for each evaluation, by samples and then by run; metrics that no run has are left out."""
     evaluations: list[tuple[str, Evaluation]] = []
     for run in runs:
-        evaluations += [(run.name, evaluation) for evaluation in run.evaluations if evaluation.task == task]
+        of_task = [evaluation for evaluation in run.evaluations if evaluation.task == task]
+        evaluations += [(run.name, evaluation) for evaluation in of_task]
 
     evaluations.sort(key=lambda pair: pair[1].samples)  # stable: runs stay in order
 
@@ -70,7 +71,8 @@ def tables_by_value(runs: list[RunRecords]) -> list[Content]:
     """The newest evaluation of every run for each value of the columns in `evaluate.by`, a table for each task."""
     shown: dict[tuple[str, str], None] = {}
     for run in runs:
-        shown.update(dict.fromkeys((str(entry.by), entry.task) for entry in run.by_value))
+        for entry in run.by_value:
+            shown[str(entry.by), entry.task] = None
     return [folded(f"{task} by {by}", _table_by_value(runs, by, task)) for by, task in shown]
 
 
@@ -91,7 +93,8 @@ def _table_by_value(runs: list[RunRecords], by: str, task: str) -> Element:
         entries = [of_run.get(value) for of_run in of_runs]
         examples = max(entry.examples for entry in entries if entry)
         metrics = [number(entry.main) if entry else UNDEFINED for entry in entries]
-        rows.append([UNDEFINED if value is None else str(value), f"{examples:,}", *metrics])
+        name = UNDEFINED if value is None else str(value)
+        rows.append([name, f"{examples:,}", *metrics])
 
     metric = "NE" if kind == "binary" else "MSE"
     head = [by, "test examples", *(run.name for run in runs)]

@@ -90,7 +90,8 @@ def _calibration_chart(runs: list[RunRecords], task: str) -> Chart | None:
             if curve.task == task:
                 line = _calibration_line(run, curve, with_intervals=len(runs) <= FEW_RUNS)
                 lines.append(line)
-                texts.append(f"{run.name} {', '.join(f'{ratio:.2f}' for _, ratio in line.points)}")
+                ratios = [f"{ratio:.2f}" for _, ratio in line.points]
+                texts.append(f"{run.name} {', '.join(ratios)}")
 
     if not lines:
         return None
@@ -140,5 +141,5 @@ def _speed_row(speed: Line, wait: Line) -> list[str]:
     if not rates or not shares:
         return [speed.name, *[UNDEFINED] * 4]
 
-    middle, lowest, highest = median(rates), min(rates), max(rates)
-    return [speed.name, f"{middle:,.0f}", f"{lowest:,.0f}", f"{highest:,.0f}", f"{fmean(shares):.1%}"]
+    spread = [f"{rate:,.0f}" for rate in (median(rates), min(rates), max(rates))]
+    return [speed.name, *spread, f"{fmean(shares):.1%}"]

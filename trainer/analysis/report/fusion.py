@@ -20,7 +20,8 @@ def fusion_figures(runs: list[RunRecords]) -> list[Content]:
     for run in runs:
         of_run = [*_fusion_maps(run), *_entropies(run)]
         if of_run:
-            contents += [element("h3", f"{run.name} ({run.config.model.head})"), *of_run]
+            contents.append(element("h3", f"{run.name} ({run.config.model.head})"))
+            contents += of_run
 
     missing = [run.name for run in runs if run.fusion is None]
     if missing:
@@ -37,7 +38,8 @@ def _fusion_maps(run: RunRecords) -> list[Content]:
 
     maps = []
     for index, level in enumerate(run.fusion.levels):
-        maps.append(heat_map(_caption(level, index), level.units, level.experts, level.weights))
+        caption = _caption(level, index)
+        maps.append(heat_map(caption, level.units, level.experts, level.weights))
 
     note = f"Mean over the test set at {run.fusion.samples:,} samples; gate and native part together."
     return [paragraph(note), element("div", *maps, class_="figures wide")]
@@ -58,10 +60,9 @@ def _caption(level: LevelWeights, index: int) -> str:
     means = [fmean(map(abs, column)) for column in columns]
     least, name = min(zip(means, level.experts, strict=True))
 
-    return (
-        f"Level {index}, units by experts. Largest weight: {unit} on {expert}, {decimal(weight, '.2f')}. "
-        f"Least used expert: {name}, {least:.2f} on average."
-    )
+    largest = f"Largest weight: {unit} on {expert}, {decimal(weight, '.2f')}"
+    least_used = f"Least used expert: {name}, {least:.2f} on average"
+    return f"Level {index}, units by experts. {largest}. {least_used}."
 
 
 def _entropies(run: RunRecords) -> list[Content]:
@@ -70,14 +71,22 @@ def _entropies(run: RunRecords) -> list[Content]:
     for window in run.windows:
         for key in window:
             if key.startswith(ENTROPY):
-                keys_of_levels.setdefault(key.split("/", 2)[1], {})[key] = None
+                _, level, _ = key.split("/", 2)
+                keys_of_levels.setdefault(level, {})[key] = None
 
-    charts: list[Chart | None] = [_entropy_chart(run, level, list(keys)) for level, keys in keys_of_levels.items()]
+    charts: list[Chart | None] = []
+    for level, keys in keys_of_levels.items():
+        charts.append(_entropy_chart(run, level, list(keys)))
     return figures(charts, "") if charts else []
 
 
 def _entropy_chart(run: RunRecords, level: str, keys: list[str]) -> Chart:
-    lines = [Line(key.split("/", 2)[2], run.curve(key), style) for style, key in enumerate(keys)]
+    lines: list[Line] = []
+    for style, key in enumerate(keys):
+        _, _, unit = key.split("/", 2)
+        lines.append(Line(unit, run.curve(key), style))
+
     texts = [f"{line.name} {first_and_last(line.points)}" for line in lines]
     title, note = f"Entropy of the gates, level {level}", "1: all experts alike; 0: one expert takes all"
-    return Chart(title, note, f"{run.name}: {'; '.join(texts)}", lines, 1.0, from_zero=True)
+    alternative = f"{run.name}: {'; '.join(texts)}"
+    return Chart(title, note, alternative, lines, 1.0, from_zero=True)

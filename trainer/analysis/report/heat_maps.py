@@ -8,11 +8,14 @@ from trainer.analysis.report.html import decimal, element, table
 
 def heat_map(title: str, units: Sequence[str], experts: Sequence[str], weights: Sequence[Sequence[float]]) -> Element:
     """A table of units × experts, each number on a ground as strong as it is large; negative ones in another colour."""
-    magnitudes = [abs(weight) for row in weights for weight in row]
-    largest = max(magnitudes, default=0.0) or 1.0
+    largest = 0.0
+    for row_of_weights in weights:
+        largest = max([largest, *map(abs, row_of_weights)])
+    largest = largest or 1.0
 
     empty = [""] * len(experts)
-    frame = table(title, ["unit", *experts], [[unit, *empty] for unit in units], kind="heat")
+    rows = [[unit, *empty] for unit in units]
+    frame = table(title, ["unit", *experts], rows, kind="heat")
 
     for row, numbers in zip(frame.findall(".//tbody/tr"), weights, strict=True):
         for cell, weight in zip(row.findall("td"), numbers, strict=True):

@@ -101,7 +101,8 @@ def element(tag: str, *contents: Content, **attributes: str | None) -> Element:
         if isinstance(content, Element):
             result.append(content)
         elif content and len(result):
-            result[-1].tail = (result[-1].tail or "") + visible(content)
+            last = result[-1]
+            last.tail = (last.tail or "") + visible(content)
         elif content:
             result.text = (result.text or "") + visible(content)
 
@@ -126,8 +127,10 @@ def table(
     `caption` stands above it; the first cell of a row names the row.
     """
     classes = [None if name == head[0] or name in words else "number" for name in head]
-    titles = [element("th", name, class_=class_, scope="col") for name, class_ in zip(head, classes, strict=True)]
-    thead = element("thead", element("tr", *titles))
+    titles = element("tr")
+    for name, class_ in zip(head, classes, strict=True):
+        titles.append(element("th", name, class_=class_, scope="col"))
+    thead = element("thead", titles)
     tbody = element("tbody", *(_table_row(row, classes) for row in rows))
 
     content = element("table", thead, tbody, class_=kind or None, aria_label=caption)

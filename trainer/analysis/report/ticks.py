@@ -11,7 +11,8 @@ def ticks(low: float, high: float, most: int = 6) -> list[float]:
     """Round numbers from `low` to `high`, evenly spaced: at least two, at most `most`."""
     rough = (high - low) / most
     power = 10.0 ** math.floor(math.log10(rough))
-    step = next(factor * power for factor in (1, 2, 5, 10, 20) if factor * power > rough)
+    steps = [factor * power for factor in (1, 2, 5, 10, 20)]
+    step = next(step for step in steps if step > rough)
 
     first, last = math.ceil(low / step), math.floor(high / step)
     return [number * step for number in range(first, last + 1)]
