@@ -58,6 +58,7 @@ def all_settings() -> list[Setting]:
     grid: list[Setting] = []
     for tasks, experts in product((2, 5), (1, 2, 3, 4)):
         grid += [Setting(head, tasks, experts) for head in HEADS]
+
     grid += [Setting(head, batch=256) for head in HEADS]
     for batch in (256, 4096):
         grid += [Setting(head, 20, 3, 4, batch) for head in HEADS]
@@ -66,6 +67,7 @@ def all_settings() -> list[Setting]:
     distinct: dict[tuple[HeadConfig, int, int], Setting] = {}
     for setting in grid:
         distinct.setdefault((setting.config(), setting.tasks, setting.batch), setting)
+
     return list(distinct.values())
 
 
@@ -101,12 +103,16 @@ def _measure(setting: Setting, threads: int, rounds: int) -> dict[str, Any]:
     loop = build_loop(config, setting.inputs, setting.tasks).to(device)
     loop.load_state_dict(per_module_state(head))
     products = Product(device)
-    rates, ours, loops = [], [], []
+    rates = []
+    ours = []
+    loops = []
 
     for index in range(WARM_UP_ROUNDS + rounds):
         # In turn, between products on both sides, since the speed of a shared machine drifts.
-        rate, seconds = products.flops_per_second(), _seconds(head, features_BF)
-        rate_after, loop_seconds = products.flops_per_second(), _seconds(loop, features_BF)
+        rate = products.flops_per_second()
+        seconds = _seconds(head, features_BF)
+        rate_after = products.flops_per_second()
+        loop_seconds = _seconds(loop, features_BF)
         if index >= WARM_UP_ROUNDS:
             rates.append((rate + rate_after) / 2)
             ours.append(seconds)
@@ -117,6 +123,7 @@ def _measure(setting: Setting, threads: int, rounds: int) -> dict[str, Any]:
     speedups = [loop / our for loop, our in zip(loops, ours, strict=True)]
     fractions = [flops / our / rate for our, rate in zip(ours, rates, strict=True)]
     loop_fractions = [flops / loop / rate for loop, rate in zip(loops, rates, strict=True)]
+
     return {
         "head": setting.head,
         "batch": setting.batch,

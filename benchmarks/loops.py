@@ -87,7 +87,8 @@ class Level(nn.Module):
 
     def __init__(self, experts: list[Perceptron], gates: list[nn.Linear]) -> None:
         super().__init__()
-        self.experts, self.gates = nn.ModuleList(experts), nn.ModuleList(gates)
+        self.experts = nn.ModuleList(experts)
+        self.gates = nn.ModuleList(gates)
         self.native: nn.ParameterList | None = None
 
 
@@ -129,7 +130,8 @@ class CrossStitchLoop(nn.Module):
 
     def __init__(self, config: HeadConfig, num_features: int, num_tasks: int) -> None:
         super().__init__()
-        self.levels, self.stitches = nn.ModuleList(), nn.ModuleList()
+        self.levels = nn.ModuleList()
+        self.stitches = nn.ModuleList()
         inputs = num_features
 
         for layers in config.levels:
@@ -158,7 +160,8 @@ class MMoELoop(nn.Module):
         self, config: HeadConfig, num_features: int, num_tasks: int, experts: int, levels: Sequence[Sequence[int]]
     ) -> None:
         super().__init__()
-        self.levels, self.num_experts = nn.ModuleList(), experts
+        self.levels = nn.ModuleList()
+        self.num_experts = experts
         inputs = num_features
 
         for index, layers in enumerate(levels):
@@ -198,7 +201,8 @@ class UnitLoop(nn.Module):
             self.levels.append(Level(experts, [nn.Linear(inputs, count) for count in seen]))
             inputs = layers[-1]
 
-        self.counts, self.num_tasks = counts, num_tasks
+        self.counts = counts
+        self.num_tasks = num_tasks
         self.towers = TowersLoop(config, num_tasks, inputs)
 
     def own(self, unit: int, counts: list[int]) -> list[int]:

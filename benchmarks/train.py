@@ -56,7 +56,8 @@ def bench_train(config: Config, world: World, batches: int) -> dict[str, Any]:
 
     waited = source.wait_seconds
     product = Product(world.device)
-    rates, seconds = [], []
+    rates = []
+    seconds = []
 
     for _ in range(BLOCKS):  # in turn, since the speed of a shared machine drifts
         rates.append(_product_rate(product, world))
@@ -69,6 +70,7 @@ def bench_train(config: Config, world: World, batches: int) -> dict[str, Any]:
     flops = head_flops_per_sample(config)
     block_samples = batches * reading.global_batch_size
     fractions: list[float] = []
+
     for rate, block in zip(rates, seconds, strict=True):
         reached = block_samples / block * flops
         fractions.append(reached / (rate * world.size))
@@ -106,7 +108,8 @@ def _bench_saving(
         for samples in (1, 2):  # the first one makes the buffers
             state = State(samples=samples, **_STATE)
             _synchronise(world)
-            before, begin = checkpoints.stall_seconds, time.perf_counter()
+            before = checkpoints.stall_seconds
+            begin = time.perf_counter()
             checkpoints.save(sharded, state, 1, lambda _, seconds: written.append(seconds))
             stall = checkpoints.stall_seconds - before
             if samples == 2:
@@ -152,7 +155,8 @@ def _bench_evaluation(
         bytes=manifest.bytes[:num_groups],
     )
     evaluator = Evaluator(config, world, sharded, test_reading(config, part, world.size))
-    evaluation, forward = [], []
+    evaluation = []
+    forward = []
     evaluator.run(0)  # the first one also reads what is known of the truth
 
     for _ in range(BLOCKS):

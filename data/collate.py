@@ -56,8 +56,10 @@ def assemble(columns: Columns, slices: list[list[Slice]], rows_per_lane: int) ->
 
 def padding(columns: Columns, num_rows: int) -> Rows:
     """Rows that hold no ids and no labels, and weigh 0."""
-    num_dense, num_tasks = len(columns.features.dense), len(columns.labels)
+    num_dense = len(columns.features.dense)
+    num_tasks = len(columns.labels)
     no_ids = Jagged(np.zeros(0, np.int64), np.zeros(num_rows + 1, np.int64))
+
     return Rows(
         ids=(no_ids,) * len(columns.features.sparse),
         dense_RD=np.zeros((num_rows, num_dense), np.float32),
@@ -75,7 +77,8 @@ def _keyed_jagged(columns: Columns, pieces: list[Slice]) -> KeyedJaggedTensor:
 
     for index in range(len(columns.features.sparse)):
         for rows, start, stop in pieces:
-            ids, offsets = rows.ids[index].values, rows.ids[index].offsets
+            ids = rows.ids[index].values
+            offsets = rows.ids[index].offsets
             values.append(ids[offsets[start] : offsets[stop]])
             lengths.append(np.diff(offsets[start : stop + 1]))
 

@@ -84,7 +84,8 @@ def hashed_tables(reading: Reading) -> list[Crowding]:
         cardinalities = [column.cardinality if column is not None else None for column in columns]
         known = [cardinality for cardinality in cardinalities if cardinality is not None]
         if len(known) == len(columns):
-            num_ids, source = max(known), "schema.json"
+            num_ids = max(known)
+            source = "schema.json"
         else:
             all_rows = reading.batches_per_epoch * reading.global_batch_size
             num_ids, source = estimate_ids(sample, sampled_rows, all_rows)
@@ -117,7 +118,8 @@ def estimate_ids(parts: Iterable[Int64], sampled_rows: int, all_rows: int) -> tu
 def _first_ids(reading: Reading, features: Features) -> Iterator[tuple[int, list[Int64]]]:
     """Rows, and the ids of each feature in them, a row group at a time; what cannot be read is left out."""
     apart = Columns(features, dict.fromkeys(reading.columns.table_rows, _APART), ())
-    reading, left = replace(reading, columns=apart), SAMPLE_ROWS
+    reading = replace(reading, columns=apart)
+    left = SAMPLE_ROWS
     share = -(-SAMPLE_ROWS // reading.lanes)
 
     for task in tasks_of_epoch(reading, range(reading.lanes), 0, 0):

@@ -58,4 +58,5 @@ class Features(Settings):
     def columns(self) -> list[str]:
         """The columns that the features read, each once."""
         sparse = [feature.column for feature in self.sparse]
-        return list(dict.fromkeys(sparse + [feature.column for feature in self.dense]))
+        dense = [feature.column for feature in self.dense]
+        return list(dict.fromkeys(sparse + dense))

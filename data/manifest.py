@@ -112,7 +112,8 @@ def manifest_change(before: Manifest, now: Manifest) -> str | None:
     if before.fingerprint == now.fingerprint:
         return None
 
-    old, new = _states(before), _states(now)
+    old = _states(before)
+    new = _states(now)
     names = sorted({*old, *new})
     name = next(name for name in names if old.get(name) != new.get(name))
     shown = name or PurePosixPath(now.root).name
@@ -121,7 +122,8 @@ def manifest_change(before: Manifest, now: Manifest) -> str | None:
     if name not in new:
         return f"{shown} is gone"
 
-    (old_rows, old_groups, _), (rows, groups, _) = old[name], new[name]
+    old_rows, old_groups, _ = old[name]
+    rows, groups, _ = new[name]
     if (rows, groups) == (old_rows, old_groups):
         return f"the contents of {shown} changed (same number of rows and row groups)"
 
@@ -132,10 +134,12 @@ def manifest_change(before: Manifest, now: Manifest) -> str | None:
 def as_before(before: Manifest, now: Manifest) -> Manifest:
     """`before` where `now` lies, if they differ in files only that one of them could not read; else `now`."""
     unreadable = {name for name, _ in (*before.left_out, *now.left_out)}
-    old, new = _states(before), _states(now)
+    old = _states(before)
+    new = _states(now)
     readable = {*old, *new} - unreadable
     if any(old.get(name) != new.get(name) for name in readable):
         return now
+
     return replace(before, uri=now.uri, root=now.root)
 
 

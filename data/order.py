@@ -44,7 +44,8 @@ def order(rows: Int64, window: Int64, *, name: OrderName, seed: int, epoch: int,
     group_end = np.cumsum(rows[sequence])
     group_begin = group_end - rows[sequence]
     edges = np.unique(np.concatenate([[0], group_end, cuts]))
-    begin, end = edges[:-1], edges[1:]
+    begin = edges[:-1]
+    end = edges[1:]
 
     index = np.searchsorted(group_end, begin, side="right")
     lane = cut_lane[np.searchsorted(cuts, begin, side="right")]

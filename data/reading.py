@@ -61,7 +61,8 @@ class Reading:
     @property
     def batches_per_epoch(self) -> int:
         """Global batches of one pass."""
-        rows, size = self.manifest.num_rows, self.global_batch_size
+        rows = self.manifest.num_rows
+        size = self.global_batch_size
         return -(-rows // size) if self.keep_last else rows // size
 
     @property

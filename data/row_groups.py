@@ -46,7 +46,8 @@ def tasks_of_epoch(reading: Reading, lanes: range, epoch: int, skip_batches: int
     for lane in lanes:
         of_lane = slice(layout.lane_begin[lane], layout.lane_begin[lane + 1])
         group = layout.group[of_lane]
-        start, stop = layout.start[of_lane], layout.stop[of_lane]
+        start = layout.start[of_lane]
+        stop = layout.stop[of_lane]
 
         # The lane's segments lie end to end. Those that reach below `begin` or beyond `end` are cut there.
         lane_stop = np.cumsum(stop - start)
@@ -56,7 +57,8 @@ def tasks_of_epoch(reading: Reading, lanes: range, epoch: int, skip_batches: int
 
         for index in np.flatnonzero(start < stop):
             needed = max(int(lane_start[index]), begin)
-            first, last = int(start[index]), int(stop[index])
+            first = int(start[index])
+            last = int(stop[index])
             tasks.append(ReadTask(needed, lane, epoch, int(group[index]), first, last))
 
     return sorted(tasks, key=lambda task: (task.needed, task.lane))
@@ -79,6 +81,7 @@ def read_rows(reading: Reading, task: ReadTask) -> Rows:
     num_rows = table.num_rows
     shuffled = group_rows(task.group, num_rows, name=reading.order, seed=reading.seed, epoch=task.epoch)
     chosen = np.arange(task.start, task.stop)
+
     if shuffled is not None:
         chosen = shuffled[chosen]
 

@@ -110,7 +110,8 @@ def moments(values_R: Float64, weights_R: NDArray[np.floating] | None = None) ->
     """Of the values that are finite; without weights each counts as 1."""
     weights_R = np.ones(len(values_R)) if weights_R is None else weights_R
     counts_R = np.isfinite(values_R) & (weights_R > 0)
-    values_R, weights_R = values_R[counts_R], weights_R[counts_R].astype(np.float64)
+    values_R = values_R[counts_R]
+    weights_R = weights_R[counts_R].astype(np.float64)
     if len(values_R) == 0:
         return Moments()
 
@@ -153,7 +154,8 @@ def join(one: Moments, other: Moments) -> Moments:
 
 def sampled_groups(rows: Int64) -> list[int]:
     """Row groups with about ROWS rows between them, at evenly spaced rows. `rows`: of each group."""
-    num_groups, num_rows = len(rows), int(rows.sum())
+    num_groups = len(rows)
+    num_rows = int(rows.sum())
     if num_rows <= ROWS:
         return list(range(num_groups))
 

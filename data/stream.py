@@ -133,7 +133,8 @@ class _Segments:
         """The next `num_rows` rows of a lane as slices of segments; fewer where the lane ends."""
         waiting = self._decoding[lane]
         while num_rows and (waiting or self._submit_for(lane)):
-            segment, used = waiting[0].result(), self._used[lane]
+            segment = waiting[0].result()
+            used = self._used[lane]
             stop = min(used + num_rows, len(segment))
             if used == 0:
                 self.not_finite_D += segment.not_finite_D

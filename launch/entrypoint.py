@@ -82,16 +82,20 @@ def _nodes(environment: Mapping[str, str]) -> tuple[int, int]:
     text = environment.get("NNODES") or "1"
     numbers = re.fullmatch(r"([0-9]+)(?::([0-9]+))?", text)
     fewest = most = 0
+
     if numbers:
         fewest = int(numbers[1])
         most = int(numbers[2] or fewest)
+
     if not 0 < fewest <= most:
         raise ValueError(f"NNODES is {text!r}; give the number of nodes, at least 1, or a range of it such as 1:2")
+
     return fewest, most
 
 
 def _meeting(environment: Mapping[str, str]) -> list[str]:
-    backend, name = environment.get("RDZV_BACKEND") or "c10d", environment.get("RDZV_ID") or "adatt"
+    backend = environment.get("RDZV_BACKEND") or "c10d"
+    name = environment.get("RDZV_ID") or "adatt"
     where = ["--rdzv-backend", backend, "--rdzv-endpoint", environment["RDZV_ENDPOINT"], "--rdzv-id", name]
     settings = environment.get("RDZV_CONF")
     return [*where, "--rdzv-conf", settings] if settings else where

@@ -65,7 +65,9 @@ class GroupedLinear(nn.Module):
         self, counts: Sequence[int], inputs: int, outputs: int, activation: ActivationName | None = None
     ) -> None:
         super().__init__()
-        self.counts, self.inputs, self.outputs = list(counts), inputs, outputs
+        self.counts = list(counts)
+        self.inputs = inputs
+        self.outputs = outputs
         self.activation = ACTIVATIONS[activation] if activation else None
         self.runs = _runs(self.counts)
         self.weight = nn.Parameter(torch.empty(sum(counts), outputs, inputs))
@@ -97,6 +99,7 @@ class GroupedLinear(nn.Module):
         outputs: list[torch.Tensor] = []
         for y_UBO in outputs_UBO:
             outputs += y_UBO.unbind()
+
         return torch.cat(outputs, dim=1).unflatten(1, (-1, self.outputs))
 
     def _batched(self, x_UBI: torch.Tensor) -> list[torch.Tensor]:
@@ -109,7 +112,8 @@ class GroupedLinear(nn.Module):
         for run_UBI, weight_NOI, bias_NO in parts:
             weight_UOI = weight_NOI.view(len(run_UBI), -1, self.inputs)
             bias_U1O = bias_NO.view(len(run_UBI), 1, -1)
-            outputs.append(self._activate(torch.baddbmm(bias_U1O, run_UBI, weight_UOI.transpose(1, 2))))
+            y_UBO = torch.baddbmm(bias_U1O, run_UBI, weight_UOI.transpose(1, 2))
+            outputs.append(self._activate(y_UBO))
 
         return outputs
 
@@ -133,9 +137,11 @@ class GroupedMLP(nn.Module):
         widths = (inputs, *layers)
         alone = [1] * sum(counts)  # from the second layer on, each perceptron has an input of its own
         self.layers = nn.ModuleList()
+
         for index, (width_in, width_out) in enumerate(pairwise(widths)):
             layer = GroupedLinear(alone if index else counts, width_in, width_out, activation)
             self.layers.append(layer)
+
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:

@@ -36,12 +36,14 @@ def load_per_module_state(head: Head, state: State) -> None:
     """
     tensors = {name: tensor.detach() for name, tensor in head.named_parameters()}
     parts = dict(_parts(head, tensors))
+
     for name in sorted(parts.keys() ^ state.keys()):
         raise ValueError(f"weights {name!r} are {'missing' if name in parts else 'not part of this head'}")
 
     for name, part in parts.items():
         if part.shape != state[name].shape:
-            found, expected = list(state[name].shape), list(part.shape)
+            found = list(state[name].shape)
+            expected = list(part.shape)
             raise ValueError(f"weights {name!r} are {found}; this head has {expected}")
 
     for name, part in parts.items():

@@ -68,6 +68,8 @@ class Ranker(nn.Module):
         logits_BT = (self.first_logit_T + self.logit_scale_T * logits_BT).float()
         weights_BT = batch.weights_B[:, None] * batch.label_mask_BT
         loss_T = loss_sums(logits_BT, batch.labels_BT, weights_BT, self.is_binary_T)
-        loss = (loss_T * self.loss_weight_T).sum() / batch.weights_B.shape[0]
+        num_rows = batch.weights_B.shape[0]
+        loss = (loss_T * self.loss_weight_T).sum() / num_rows
 
-        return loss, StepOutput(logits_BT.detach(), batch.labels_BT, weights_BT, loss_T.detach(), batch.row_ids_B)
+        output = StepOutput(logits_BT.detach(), batch.labels_BT, weights_BT, loss_T.detach(), batch.row_ids_B)
+        return loss, output

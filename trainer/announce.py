@@ -10,11 +10,13 @@ from trainer.open_run import Loaded
 
 def announce(inputs: Inputs, loaded: Loaded, log: TrainLog) -> None:
     """Prints what is trained, and warns of what the user should know before it goes on for hours."""
-    samples, placements = loaded.clock.samples, loaded.sharded.placements
+    samples = loaded.clock.samples
+    placements = loaded.sharded.placements
     log.describe(placements)
     log.print(plan_table(placements))
     num_parameters = sum(parameter.numel() for parameter in loaded.head.parameters())
-    num_rows, batch = inputs.train.manifest.num_rows, inputs.train.global_batch_size
+    num_rows = inputs.train.manifest.num_rows
+    batch = inputs.train.global_batch_size
     log.print(f"dense parameters {num_parameters:,} · {num_rows:,} training rows · batch {batch:,}")
 
     for problem in loaded.problems:

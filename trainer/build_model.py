@@ -57,8 +57,10 @@ def build_sharded_model(config: Config, world: World, total_samples: int, *, sav
         raise ConfigError("train.precision = 'bf16' needs a GPU; use 'float32' on a CPU")
 
     ranker = build_model(config, tables_on=torch.device("meta"))
-    sharder = FusedSharder(config.sharding.allow, fused_params(config.optimizer.sparse, config.data.global_batch_size))
-    plan = plan_tables(ranker, sharder, world, config.data.global_batch_size // world.size, saves=saves)
+    global_batch_size = config.data.global_batch_size
+    table_optimizer = fused_params(config.optimizer.sparse, global_batch_size)
+    sharder = FusedSharder(config.sharding.allow, table_optimizer)
+    plan = plan_tables(ranker, sharder, world, global_batch_size // world.size, saves=saves)
     placed = placements(plan, config.tables, config.sharding.allow)
     model = DistributedModelParallel(
         module=ranker,

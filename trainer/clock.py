@@ -47,7 +47,9 @@ class Due:
     """
 
     def __init__(self, *, batch: int, end: int, at: tuple[int, ...] = (), every: int | None = None) -> None:
-        self._batch, self._end, self._every = batch, end, every
+        self._batch = batch
+        self._end = end
+        self._every = every
         self._at = frozenset(self.boundary(samples) for samples in at)
 
     def __call__(self, samples: int) -> bool:

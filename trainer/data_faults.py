@@ -23,8 +23,11 @@ class DataFaults:
     """
 
     def __init__(self, config: Config, world: World, reading: Reading, batches: TrainBatches, log: TrainLog) -> None:
-        self._config, self._world, self._log = config, world, log
-        self._reading, self._batches = reading, batches
+        self._config = config
+        self._world = world
+        self._log = log
+        self._reading = reading
+        self._batches = batches
         self._skipped_batches = 0
         self._num_skipped_rows = 0
         """Stretches of unreadable rows that all ranks together have met, as of the newest verdict."""

@@ -47,13 +47,17 @@ def open_dataset(uri: str, config: Config, world: World, on_bad_file: OnBadFile 
 
 def check_columns(manifest: Manifest, config: Config) -> None:
     """ConfigError where a column is missing, of the wrong type, or an output used as a feature."""
-    columns, described = build_columns(config), read_schema(manifest)
+    columns = build_columns(config)
+    described = read_schema(manifest)
+
     for name in columns.names:
         if name not in manifest.schema.names:
-            columns_there, hint = ", ".join(manifest.schema.names), missing_column_hint(manifest, name)
+            columns_there = ", ".join(manifest.schema.names)
+            hint = missing_column_hint(manifest, name)
             raise ConfigError(
                 f"dataset {manifest.uri}: no column {name!r}, which the config names; it has {columns_there}{hint}"
             )
+
         if manifest.schema.names.count(name) > 1:
             raise ConfigError(f"dataset {manifest.uri}: two columns are called {name!r}; rename one")
         stored = stored_type(manifest, name, as_number=name not in columns.ids)
@@ -80,7 +84,8 @@ def check_same_kinds(trained_on: Manifest, manifest: Manifest, config: Config) -
         as_number = name not in columns.ids
         before, now = (stored_type(entry, name, as_number=as_number) for entry in (trained_on, manifest))
         if not alike(before, now, as_number=as_number):
-            here, there = f"{kind_of(now)} ({now}) in {manifest.uri}", f"{kind_of(before)} ({before})"
+            here = f"{kind_of(now)} ({now}) in {manifest.uri}"
+            there = f"{kind_of(before)} ({before})"
             raise ConfigError(
                 f"column {name!r} is {here}, but {there} in {trained_on.uri}, which the model is trained on: the same "
                 "value would be another one; write both alike"
@@ -133,8 +138,10 @@ def test_reading(config: Config, manifest: Manifest, lanes: int) -> Reading:
 def _check_groupable(key: str, name: str, manifest: Manifest, *, as_number: bool) -> None:
     """ConfigError where there is no such column, or rows cannot be grouped by it."""
     if name not in manifest.schema.names:
-        names, hint = ", ".join(manifest.schema.names), missing_column_hint(manifest, name)
+        names = ", ".join(manifest.schema.names)
+        hint = missing_column_hint(manifest, name)
         raise ConfigError(f"{key}: no column {name!r} in {manifest.uri}; it has {names}{hint}")
+
     stored = stored_type(manifest, name, as_number=as_number)
     if not is_groupable(stored):
         raise ConfigError(f"{key}: column {name!r} is {stored}; choose one of numbers, booleans or text")
@@ -148,5 +155,7 @@ def end_of_training(config: Config, reading: Reading) -> int:
 
 
 def _reading(config: Config, manifest: Manifest, order: OrderName, batch_size: int, keep_last: bool = False) -> Reading:
-    columns, lanes, seed = build_columns(config), config.data.lanes, config.run.seed
+    columns = build_columns(config)
+    lanes = config.data.lanes
+    seed = config.run.seed
     return Reading(manifest, columns, batch_size, lanes, order, seed, keep_last)

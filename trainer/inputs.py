@@ -71,7 +71,9 @@ def check_inputs(config: Config, world: World, watchdog: HangWatchdog, lock: Exi
 
     # What the columns become depends on the numbers that were measured.
     columns = build_columns(config)
-    train, test = replace(train, columns=columns), replace(test, columns=columns)
+    train = replace(train, columns=columns)
+    test = replace(test, columns=columns)
+
     return Inputs(
         config=config,
         run=run,

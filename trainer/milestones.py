@@ -26,6 +26,7 @@ def missed_milestones(config: Config, run: RunDirectory, samples: int, end: int)
     """A line for each milestone that lies before `samples`, where the run goes on, and has never been evaluated."""
     due = Due(batch=config.data.global_batch_size, end=end)
     names = list_folders(run.checkpoints)
+
     for milestone in config.evaluate.at_samples:
         boundary = due.boundary(milestone.samples)
         if boundary >= samples or run.evaluated_at(milestone.text):

@@ -102,8 +102,10 @@ def open_run(inputs: Inputs, loaded: Loaded, world: World, lock: ExitStack) -> O
 
     A new run is kept locked until `lock` is closed, on rank 0.
     """
-    config, samples = inputs.config, loaded.clock.samples
-    train, test = inputs.train.manifest, inputs.test.manifest
+    config = inputs.config
+    samples = loaded.clock.samples
+    train = inputs.train.manifest
+    test = inputs.test.manifest
 
     identity = world.on_rank_zero(lambda: _prepare_folder(inputs, samples, lock))
     loaded.checkpoints.clear_after(samples)

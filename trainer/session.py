@@ -95,7 +95,9 @@ def _components(
     inputs: Inputs, loaded: Loaded, opened: Opened, world: World, watchdog: HangWatchdog, stack: ExitStack
 ) -> Components:
     """What has to be closed at the end goes onto `stack`. Collective: call on all ranks."""
-    config, run, sharded = inputs.config, inputs.run, loaded.sharded
+    config = inputs.config
+    run = inputs.run
+    sharded = loaded.sharded
     request = StopRequest(config.checkpoint.grace_seconds, speaks=world.is_rank_zero)
     stop = stack.enter_context(request.listening())
 
@@ -146,7 +148,9 @@ def _open_stream(inputs: Inputs, world: World, samples: int, state: State) -> Ba
         return TraceWriter(inputs.run.trace_file(state.segment, world.rank), state.run)
 
     trace = world.raise_on_all_ranks(open_trace)
-    lanes, is_pinned = world.lanes(inputs.train.lanes), world.device.type == "cuda"
+    lanes = world.lanes(inputs.train.lanes)
+    is_pinned = world.device.type == "cuda"
+
     return stream(inputs.train, lanes, samples, threads=config.data.threads, pin=is_pinned, trace=trace)
 
 

@@ -62,7 +62,9 @@ class StepGuard:
         every_minutes: float = 0,
     ) -> None:
         self._world = world.with_own_group()
-        self._stop, self._watchdog, self._batches = stop, watchdog, batches
+        self._stop = stop
+        self._watchdog = watchdog
+        self._batches = batches
         self._every_minutes = every_minutes
         self._saved = time.monotonic()
         self._loss: torch.Tensor | None = None
@@ -93,12 +95,14 @@ class StepGuard:
         """What all ranks know together. Collective: call on all ranks."""
         seconds = time.monotonic() - self._saved
         save = self._world.is_rank_zero and 0 < 60 * self._every_minutes <= seconds
-        failed, num_skipped = self._batches.error is not None, len(self._batches.skipped)
+        failed = self._batches.error is not None
+        num_skipped = len(self._batches.skipped)
         flags_5 = torch.tensor([unsound, self._stop.requested, save, failed, num_skipped], dtype=torch.int64)
 
         # The one collective of a step on the host. Its sums tell each rank what any of them knows.
         with self._watchdog.waiting():
             unsound_ranks, stopped_ranks, saving_ranks, failed_ranks, skipped = self._world.sum(flags_5).tolist()
+
         return Verdict(
             unsound=unsound_ranks > 0,
             stop=stopped_ranks > 0,

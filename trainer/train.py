@@ -33,7 +33,10 @@ def train(config: Config, world: World, *, profile: bool = False) -> None:
 
 def run_loop(components: Components) -> None:
     """Trains to the end; evaluates, logs and saves whenever that is due on the samples clock."""
-    clock, schedule, log = components.clock, components.schedule, components.log
+    clock = components.clock
+    schedule = components.schedule
+    log = components.log
+    seed = components.config.run.seed
 
     while True:
         if schedule.evaluation(clock.samples):
@@ -48,7 +51,8 @@ def run_loop(components: Components) -> None:
         while clock.samples < leg_end:
             components.watchdog.beat(f"step at {clock.samples:,} samples")
             learning_rate = components.sharded.optimizer.schedule(clock.samples + clock.batch / 2)
-            torch.manual_seed(stable_seed(components.config.run.seed, "step", clock.samples, components.world.rank))
+            # Dropout depends on the samples and the rank alone: a resumed run draws what an uninterrupted one does.
+            torch.manual_seed(stable_seed(seed, "step", clock.samples, components.world.rank))
 
             output, verdict = components.sharded.pipeline.train_step(batches)
             components.faults.handle(verdict, clock.samples)
@@ -71,7 +75,10 @@ def run_loop(components: Components) -> None:
 
 def _evaluate(components: Components) -> None:
     """Saves for good and evaluates, at a milestone or the end, unless an earlier start has done so."""
-    config, world, run, log = components.config, components.world, components.run, components.log
+    config = components.config
+    world = components.world
+    run = components.run
+    log = components.log
     samples = components.clock.samples
 
     boundary = components.schedule.evaluation.boundary
@@ -95,7 +102,8 @@ def _evaluate(components: Components) -> None:
 
 def _save(components: Components, *, pinned: bool) -> None:
     """Starts a save, which goes on in the background; `pinned`: the checkpoint is kept for good."""
-    samples, log = components.clock.samples, components.log
+    samples = components.clock.samples
+    log = components.log
     state = replace(components.state, samples=samples, pinned=pinned, log=log.state())
 
     components.guard.saved()

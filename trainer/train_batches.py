@@ -18,7 +18,9 @@ class TrainBatches(Iterator[Batch]):
 
     def __init__(self, batches: BatchStream, reading: Reading, lanes: int) -> None:
         """`lanes`: how many this rank serves."""
-        self._batches, self._reading, self._lanes = batches, reading, lanes
+        self._batches = batches
+        self._reading = reading
+        self._lanes = lanes
         self.error: ExpectedError | None = None
 
     def __next__(self) -> Batch:

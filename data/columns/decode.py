@@ -99,6 +99,7 @@ def decode(table: pa.Table, columns: Columns, where: Where) -> Rows:
 
     dense: list[Float32] = []
     not_finite: list[int] = []
+
     for entry in columns.features.dense:
         values_R, count = _dense(column(entry.column), entry, where)
         dense.append(values_R)
@@ -107,8 +108,10 @@ def decode(table: pa.Table, columns: Columns, where: Where) -> Rows:
     num_rows = table.num_rows
     labels = [_label(column(label.column), label, where) for label in columns.labels]
     weights_R = np.ones(num_rows, np.float32)
+
     if columns.weight:
         weights_R = _weights(column(columns.weight), columns.weight, where)
+
     return Rows(
         ids=tuple(ids),
         dense_RD=_stack(dense, num_rows),
@@ -140,7 +143,9 @@ def check_type(name: str, kind: pa.DataType, columns: Columns) -> str | None:
 
 def _dense(array: pa.Array, feature: DenseFeature, where: Where) -> tuple[Float32, int]:
     """The feature, 0 where it is missing, and how many rows hold NaN or ±inf, which count as missing."""
-    transform, mean, scale = feature.transform or "none", feature.mean or 0.0, feature.scale or 1.0
+    transform = feature.transform or "none"
+    mean = feature.mean or 0.0
+    scale = feature.scale or 1.0
     values = scale_numbers(array, transform, mean, scale)
     finite = np.isfinite(values)
     if finite.all():
@@ -165,6 +170,7 @@ def _label(array: pa.Array, label: Label, where: Where) -> Float32:
     valid = array.is_valid().to_numpy(zero_copy_only=False) if array.null_count else True
     allowed = (numbers == 0) | (numbers == 1) if label.binary else np.isfinite(values)
     wrong = valid & ~allowed
+
     if np.any(wrong):
         row = int(np.argmax(wrong))
         rule = "a binary label is 0, 1 or null" if label.binary else "a label is a finite number or null"
@@ -178,6 +184,7 @@ def _weights(array: pa.Array, name: str, where: Where) -> Float32:
     numbers = read_numbers(array)
     values = to_float32(numbers)
     wrong = ~(np.isfinite(values) & (numbers >= 0))
+
     if np.any(wrong):
         row = int(np.argmax(wrong))
         rule = f"a weight is a number ≥ 0{_limit(numbers[row])}"
@@ -235,6 +242,7 @@ def _flatten(array: pa.Array) -> tuple[pa.Array, Int64]:
     is_valid = values.is_valid().to_numpy(zero_copy_only=False)
     row_of_value = np.repeat(np.arange(len(lengths)), lengths)
     lengths = np.bincount(row_of_value[is_valid], minlength=len(lengths))
+
     return values.drop_null(), _offsets(lengths)
 
 

@@ -50,9 +50,11 @@ def stored_type(manifest: Manifest, name: str, *, as_number: bool) -> pa.DataTyp
     found = _types_by_file(manifest, name)
     with_values = [(stored, path) for stored, path in found if not pa.types.is_null(stored)]
     first, first_path = (with_values or found)[0]
+
     for other, path in with_values:
         if not alike(first, other, as_number=as_number):
-            here, there = f"{kind_of(other)} ({other})", f"{kind_of(first)} ({first})"
+            here = f"{kind_of(other)} ({other})"
+            there = f"{kind_of(first)} ({first})"
             raise DataError(f"{path}: column {name!r} is {here}, but {there} in {first_path}; write both alike")
 
     return readable(first)

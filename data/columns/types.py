@@ -125,6 +125,7 @@ def missing_column_hint(manifest: Manifest, name: str) -> str:
     folders: set[str] = set()
     for file in manifest.files:
         folders.update(file.split("/")[:-1])
+
     keys = [folder for folder in folders if folder.startswith(f"{name}=")]
     if keys:
         return (

@@ -43,12 +43,14 @@ def read_footer(filesystem: fs.FileSystem, info: fs.FileInfo) -> Footer:
             parquet = pq.ParquetFile(handle)
             tail_bytes = parquet.metadata.serialized_size + 8
             tail = handle.read_at(tail_bytes, max(info.size - tail_bytes, 0))
-            groups = [parquet.metadata.row_group(index) for index in range(parquet.metadata.num_row_groups)]
+            num_groups = parquet.metadata.num_row_groups
+            groups = [parquet.metadata.row_group(index) for index in range(num_groups)]
             schema = parquet.schema_arrow.remove_metadata()
     except DAMAGE as error:
         raise _unreadable(info.path, one_line(error)) from error
 
-    rows, total = [group.num_rows for group in groups], parquet.metadata.num_rows
+    rows = [group.num_rows for group in groups]
+    total = parquet.metadata.num_rows
     if sum(rows) != total or min(rows, default=0) < 0:
         raise _unreadable(info.path, f"its row groups hold {sum(rows)} rows, its footer says {total}")
 

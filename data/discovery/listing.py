@@ -140,6 +140,7 @@ def _look(entry: os.DirEntry[str]) -> tuple[fs.FileInfo, os.stat_result | None]:
 
     if stat.S_ISDIR(state.st_mode):
         return fs.FileInfo(path, fs.FileType.Directory), state
+
     if stat.S_ISREG(state.st_mode):
         info = fs.FileInfo(path, fs.FileType.File, mtime_ns=state.st_mtime_ns, size=state.st_size)
         return info, state
@@ -151,7 +152,8 @@ class _Seen:
     """The files and folders seen so far, by what they are rather than by path."""
 
     def __init__(self, root: str, uri: str) -> None:
-        self._root, self._uri = root, uri
+        self._root = root
+        self._uri = uri
         self._paths: dict[tuple[int, ...], str] = {}
         above = [folder.stat() for folder in (Path(root), *Path(root).resolve().parents)]
         self._above = {(state.st_dev, state.st_ino) for state in above}
@@ -212,6 +214,7 @@ def _with_magic(filesystem: fs.FileSystem, others: list[fs.FileInfo]) -> list[fs
     chosen: list[fs.FileInfo] = []
     for entries in by_suffix.values():
         chosen += entries[:LOOKS_PER_SUFFIX]
+
     del chosen[LOOKS:]
     if not chosen:
         return []

@@ -99,6 +99,7 @@ def _tokens(part: str) -> tuple[Token, ...]:
     for index in range(2, len(pieces) - 1, 2):
         if pieces[index] == ".":
             pieces[index] += "." * len(pieces[index + 1])
+
     return tuple(_number(piece) if index % 2 else _text(piece) for index, piece in enumerate(pieces))
 
 
@@ -141,6 +142,7 @@ def _problem_between(first: str, other: str) -> str | None:
 
     if _texts(first) == _texts(other):
         return None
+
     return f"nothing tells whether {first!r} or {other!r} comes first"
 
 
@@ -156,6 +158,7 @@ def _unlike_depth(names: list[str]) -> str | None:
             outer = name_by_key.get(key[:depth])
             if outer:
                 return f"nothing tells whether the files in {outer!r} or those in {inner!r} come first"
+
     return None
 
 

@@ -127,7 +127,8 @@ def import_kuairand(source: Path, out: Path, test_days: int = 2, include_random:
         log = _read_logs(folder, include_random)
         rows = _drop_repeats(log)
         train, test = _split_days(rows, test_days, folder)
-        users, videos = _read_users(folder / USERS_FILE), _read_videos(folder / VIDEOS_FILE)
+        users = _read_users(folder / USERS_FILE)
+        videos = _read_videos(folder / VIDEOS_FILE)
         table = _join(rows, users, videos, train)
         columns = tuple(_with_cardinality(column, table[column.name]) for column in COLUMNS)
         train_rows = _write_days(staged / "train", table, train)
@@ -146,6 +147,7 @@ def _locate(source: Path) -> Path:
     folder = source if any(source.glob("log_*.csv")) else source / "data"
     if not any(folder.glob("log_*.csv")):
         folder = source
+
     for pattern in ("log_standard_*.csv", USERS_FILE, VIDEOS_FILE):
         if not any(folder.glob(pattern)):
             raise DataError(f"{folder / pattern}: no such file; {OFFICIAL}")
@@ -166,6 +168,7 @@ def _read_log(path: Path) -> pa.Table:
         wrong = pc.filter(log[name], pc.invert(is_label))
         if len(wrong):
             raise DataError(f"{path}: column {name!r} holds {wrong[0]}, but a label is 0 or 1; {OFFICIAL}")
+
     return log
 
 
@@ -250,13 +253,16 @@ def _join(rows: pa.Table, users: pa.Table, videos: pa.Table, train_days: tuple[i
     users = _look_up(users, rows["user_id"], "user_id")
     videos = _look_up(videos, rows["video_id"], "video_id")
     sources: dict[str, pa.ChunkedArray] = {}
+
     for table in (users, videos, rows):
         sources |= {column: table[column] for column in table.column_names}
+
     sources |= _derive(rows, videos["upload_dt"])
     sources |= history_features(pa.table(sources), train_days)
     no_tags = pa.scalar([], TYPES[LIST])
     sources["tag"] = pc.coalesce(sources["tag"], no_tags)
     arrays = {field.name: sources[field.name].cast(field.type) for field in SCHEMA}
+
     return pa.table(arrays, SCHEMA)
 
 

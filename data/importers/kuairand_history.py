@@ -144,7 +144,8 @@ def _codes(ids: pa.ChunkedArray) -> tuple[Int64, int]:
 
 def _describe(sums_NS: Float64, base_NS: Float64, known_N: NDArray[np.bool_], entity: Entity) -> list[pa.Array]:
     """The columns of one entity, in the order of HISTORY_COLUMNS."""
-    seen_N, prior = sums_NS[:, 0], entity.prior_impressions
+    seen_N = sums_NS[:, 0]
+    prior = entity.prior_impressions
     columns = [pa.array(seen_N.astype(np.float32))]
 
     for position, statistic in enumerate(STATISTICS, start=1):

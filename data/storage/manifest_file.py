@@ -89,7 +89,9 @@ def _read_table(path: Path) -> pa.Table:
 def _from_table(table: pa.Table) -> Manifest:
     """The manifest that `_write` wrote; raises one of `_NOT_OURS` if it is something else."""
     metadata = table.schema.metadata
-    listing, encoded, schema = metadata[b"listing"], metadata[b"texts"], metadata[b"schema"]
+    listing = metadata[b"listing"]
+    encoded = metadata[b"texts"]
+    schema = metadata[b"schema"]
     digests = (_digest(table, listing, encoded, schema), digest_of([2, encoded, schema]))
     if metadata[b"digest"].decode() not in digests:
         raise ValueError("damaged, or written by another version")

@@ -98,8 +98,10 @@ def synthesise(  # noqa: PLR0913 (the command's options)
 
         summaries: list[TaskSummary] = []
         for index, task in enumerate(TASK_GROUPS[tasks]):
-            train_sums_3, test_sums_3 = sums_T3["train"][index], sums_T3["test"][index]
+            train_sums_3 = sums_T3["train"][index]
+            test_sums_3 = sums_T3["test"][index]
             summaries.append(summarise(task, train_sums_3, samples, test_sums_3, test_samples))
+
         summary = SynthSummary(samples, test_samples, len(parts), tuple(summaries))
         write_schema(folder, dataset_columns(tasks))
         world = {"seed": seed, "group": tasks, **asdict(summary)}
@@ -113,10 +115,12 @@ def dataset_columns(group: TaskGroup) -> list[Column]:
     tasks = TASK_GROUPS[group]
     labels: list[Column] = []
     oracles: list[Column] = []
+
     for task in tasks:
         stored = "int8" if task.kind == "binary" else "float"
         labels.append(Column(task.name, stored, "label", task.description))
         oracles.append(Column(f"oracle_{task.name}", "float", "oracle", f"true mean of {task.name}"))
+
     return [*KEY_COLUMNS, *FEATURE_COLUMNS, *labels, *oracles]
 
 
@@ -220,7 +224,8 @@ def _row_groups(schema: pa.Schema, seed: int, group: TaskGroup, part: _Part) -> 
 def _feature_and_outcome_arrays(
     seed: int, group: TaskGroup, time_B: Integers, features: Random, labels: dict[str, Random]
 ) -> dict[str, pa.Array]:
-    world, model = build_world(seed), build_label_model(seed, group)
+    world = build_world(seed)
+    model = build_label_model(seed, group)
     shown = draw_impressions(world, features, time_B // HOUR_MS % 24)
     signal_BC = hidden_signals(world, model.signals, shown)
     arrays = feature_arrays(world, shown)

@@ -146,6 +146,7 @@ def _draw_videos(world: HiddenWorld, random: Random, user_B: Integers, favourite
     favourite_B = random.random(rows, dtype=np.float32) < favourite_share
     within_category_B = first_B + share_B * (end_B - first_B)
     slot_B = np.where(favourite_B, within_category_B, share_B * SLOTS).astype(np.int64)
+
     return world.video_slots_N[slot_B].astype(np.int64)
 
 

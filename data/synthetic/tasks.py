@@ -107,14 +107,18 @@ class LabelModel:
 @lru_cache(maxsize=1)
 def build_label_model(seed: int, group: TaskGroup) -> LabelModel:
     """The label model of a seed's world, a pure function of its arguments."""
-    world, random = build_world(seed), random_stream(seed, 1)
+    world = build_world(seed)
+    random = random_stream(seed, 1)
     shown = draw_impressions(world, random, times_of_day(random, _CALIBRATION_ROWS) // HOUR_MS)
     signals = _fit_signals(world, shown)
-    signal_BC, tab_B = hidden_signals(world, signals, shown), shown.context["tab"]
+    signal_BC = hidden_signals(world, signals, shown)
+    tab_B = shown.context["tab"]
     tasks: list[TaskModel] = []
+
     for task in TASK_GROUPS[group]:
         of_task = random_stream(seed, 2, task.number)
         tasks.append(_fit_task(task, of_task, signal_BC, tab_B))
+
     return LabelModel(signals, tuple(tasks))
 
 
@@ -149,7 +153,9 @@ def draw_labels(task: SyntheticTask, mean_B: Floats, random: Random) -> Floats |
 
 def _parts(world: HiddenWorld, numbers_DB: Floats, shown: Impressions) -> Iterator[Floats]:
     """[B, C] for each of PART_SHARES, in its order."""
-    user_B, video_B, tab_B = shown.user_B, shown.video_B, shown.context["tab"]
+    user_B = shown.user_B
+    video_B = shown.video_B
+    tab_B = shown.context["tab"]
     yield world.user_effect_UC[user_B]
     yield world.video_effect_VC[video_B]
     yield _context_effect(world, shown.context)
@@ -203,12 +209,15 @@ def _fit_task(task: SyntheticTask, random: Random, signal_BC: Floats, tab_B: Int
 
 def _intercept(logit_B: Floats, rate: float) -> float:
     """By bisection: the intercept at which the mean probability is the rate."""
-    low, high = -40.0, 40.0
+    low = -40.0
+    high = 40.0
+
     for _ in range(50):
         middle = (low + high) / 2
         mean = _sigmoid(logit_B + np.float32(middle)).mean(dtype=np.float64)
         too_low = mean < rate
         low, high = (middle, high) if too_low else (low, middle)
+
     return low
 
 

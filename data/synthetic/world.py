@@ -147,6 +147,7 @@ def _draw_catalogue(random: Random) -> _Catalogue:
     fans_A = 5e7 * author_share_A * random.lognormal(0.0, 0.5, AUTHORS)
     category_V = category_V[by_category]
     category_of_tag = np.repeat(category_V, tag_count_V)
+
     return _Catalogue(
         author_V=author_V[by_category],
         category_V=category_V,
@@ -203,6 +204,7 @@ def _draw_user_context(random: Random, archetype_U: Integers) -> dict[str, Integ
         typical_U = random.integers(size, size=ARCHETYPES)[archetype_U]
         other_U = random.choice(size, USERS, p=_zipf(size, exponent=0.8, offset=1))
         context[name] = np.where(is_typical_U, typical_U, other_U)
+
     return context
 
 
@@ -227,6 +229,7 @@ def _draw_user_numbers(random: Random, share_U: Doubles, effect_UC: Floats) -> d
         "user_click_rate": _sigmoid(click_logit_U),
         "user_like_rate": _sigmoid(like_logit_U),
     }
+
     return {name: values.astype(np.float32) for name, values in numbers.items()}
 
 
@@ -248,6 +251,7 @@ def _draw_video_numbers(random: Random, catalogue: _Catalogue, effect_VC: Floats
         "video_click_rate": _sigmoid(click_logit_V),
         "video_like_rate": _sigmoid(like_logit_V),
     }
+
     return {name: values.astype(np.float32) for name, values in numbers.items()}
 
 

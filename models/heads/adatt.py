@@ -67,10 +67,12 @@ def build_adatt(
     units = experts_per_task(config.task_experts, num_tasks)
     if shared_experts:
         units = [*units, shared_experts]
+
     all_experts = list(range(sum(units)))
 
     levels: list[FusionLevel] = []
     inputs = num_features
+
     for index, layers in enumerate(config.levels):
         is_last = index == len(config.levels) - 1
         num_fused = num_tasks if is_last else len(units)
@@ -79,6 +81,7 @@ def build_adatt(
         level = AdaTTLevel if config.native_fusion else FusionLevel
         levels.append(level(plan, widths, config))
         inputs = layers[-1]
+
     return GatedHead(levels, towers_above(levels, num_tasks, config), gates_read="unit")
 
 
@@ -107,6 +110,7 @@ class AdaTTLevel(FusionLevel):
         bounds: list[float] = []
         for num_experts in self.plan.experts_per_unit[: self.num_fused]:
             bounds += [1 / math.sqrt(num_experts)] * num_experts
+
         with torch.no_grad():
             bound_N = torch.tensor(bounds, device=self.native.device)
             self.native.uniform_(-1, 1).mul_(bound_N)

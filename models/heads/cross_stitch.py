@@ -36,11 +36,14 @@ class CrossStitch(Head):
         inputs = (num_features, *(layers[-1] for layers in config.levels))
         self.levels = nn.ModuleList()
         self.stitches = nn.ModuleList()
+
         for width, layers in zip(inputs, config.levels, strict=False):
             level = GroupedMLP([1] * num_tasks, width, layers, config.activation, config.dropout)
             self.levels.append(level)
+
         for layers in config.levels:
             self.stitches.append(Stitch(num_tasks, layers[-1]))
+
         self.towers = Towers(num_tasks, inputs[-1], config.tower, config.activation, config.dropout)
 
     def logits(self, features_BF: torch.Tensor) -> torch.Tensor:

@@ -66,7 +66,8 @@ class FusionLevel(nn.Module):
     def __init__(self, plan: LevelPlan, widths: LevelWidths, config: HeadConfig) -> None:
         super().__init__()
         self.plan = plan
-        self.num_fused, self.width = plan.num_fused, widths.layers[-1]
+        self.num_fused = plan.num_fused
+        self.width = widths.layers[-1]
         self.experts = GroupedMLP(
             plan.experts_per_unit, widths.inputs, widths.layers, config.activation, config.dropout
         )
@@ -97,7 +98,8 @@ class FusionLevel(nn.Module):
 
     def gate(self, x: torch.Tensor) -> torch.Tensor:
         """gate_BUE: each output's softmax over the experts that it sees."""
-        num_rows, num_experts = len(x), self.plan.num_experts
+        num_rows = len(x)
+        num_experts = self.plan.num_experts
         own_input = x if x.dim() == 2 else x[:, : self.num_fused]
         scores_BN = self.gates(own_input).squeeze(2)
 
@@ -105,6 +107,7 @@ class FusionLevel(nn.Module):
             # An expert that a gate does not see has the score -∞, so that softmax gives it exactly 0.
             unseen_BN = scores_BN.new_full((num_rows, self.num_fused * num_experts), -math.inf)
             scores_BN = unseen_BN.index_copy(1, self.gate_place, scores_BN)
+
         return scores_BN.view(num_rows, self.num_fused, num_experts).softmax(dim=2)
 
     def native_weights(self, like: torch.Tensor) -> torch.Tensor | None:  # noqa: ARG002
@@ -148,11 +151,14 @@ class GatedHead(Head):
 
     def _fuse(self, features_BF: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
         """(fused_BTH, weights_BUE of each level): the weights are at hand, whether they are asked for or not."""
-        fused, weights = features_BF, []
+        fused = features_BF
+        weights = []
+
         for level in self.levels:
             gate_x = features_BF if self._gates_read_features else fused
             fused, weights_BUE = level(fused, gate_x)
             weights.append(weights_BUE)
+
         return fused, weights
 
 
@@ -169,4 +175,5 @@ def _names_by_unit(plan: LevelPlan, tasks: Sequence[str]) -> FusionNames:
     experts: list[str] = []
     for unit, count in zip(units, plan.experts_per_unit, strict=False):
         experts += [f"{unit} {expert}" for expert in range(count)]
+
     return FusionNames(units[: plan.num_fused], experts)

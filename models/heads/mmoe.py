@@ -52,10 +52,12 @@ def build_mmoe(
 
     levels: list[FusionLevel] = []
     inputs = num_features
+
     for index, layers in enumerate(expert_layers):
         is_last = index == len(expert_layers) - 1
         num_fused = num_tasks if is_last else config.experts
         plan = LevelPlan(one_expert_each, sees=[all_experts] * num_fused)
         levels.append(FusionLevel(plan, LevelWidths(inputs, num_features, layers), config))
         inputs = layers[-1]
+
     return GatedHead(levels, towers_above(levels, num_tasks, config), gates_read="features")

@@ -27,11 +27,13 @@ class PLEConfig(HeadConfig):
         """The head; raises ValueError if the numbers do not fit together."""
         levels: list[FusionLevel] = []
         inputs = num_features
+
         for index, layers in enumerate(self.levels):
             is_last = index == len(self.levels) - 1
             plan = self._plan(num_tasks, is_last=is_last)
             levels.append(FusionLevel(plan, LevelWidths(inputs, inputs, layers), self))
             inputs = layers[-1]
+
         return GatedHead(levels, towers_above(levels, num_tasks, self), gates_read="unit")
 
     def _plan(self, num_tasks: int, *, is_last: bool) -> LevelPlan:
@@ -45,4 +47,5 @@ class PLEConfig(HeadConfig):
         sees = [owned.experts_of(task) + shared for task in range(num_tasks)]
         if shared and not is_last:
             sees.append(all_experts)
+
         return LevelPlan(units, sees)

@@ -57,7 +57,9 @@ class Checkpoints:
 
     def __init__(self, folder: Path, world: World, origin: Origin | None = None) -> None:
         """`origin`: what those that are read must have in common with the run; None: they may be of any."""
-        self._folder, self._world, self._origin = folder, world, origin
+        self._folder = folder
+        self._world = world
+        self._origin = origin
         self._background = world.with_own_group()
         self._thread = ThreadPoolExecutor(1, "checkpoint")
         self._stager = Stager(world.device)
@@ -84,7 +86,9 @@ class Checkpoints:
 
     def finish(self) -> str | None:
         """Waits for the save under way; what went wrong with it, in words, alike on all ranks."""
-        writing, self._writing = self._writing, None
+        writing = self._writing
+        self._writing = None
+
         try:
             if writing is not None:
                 writing.result()
@@ -95,7 +99,8 @@ class Checkpoints:
 
     def warnings(self) -> list[str]:
         """What went wrong after checkpoints were saved, each once; on rank 0."""
-        told, self._warnings = self._warnings, []
+        told = self._warnings
+        self._warnings = []
         return told
 
     def newest(self) -> tuple[State | None, list[str]]:
@@ -170,7 +175,10 @@ class Checkpoints:
 
     def _write(self, staged: dict[str, Any], final: Path, state: State, keep: int, on_saved: OnSaved) -> None:
         """In the background thread of every rank; CheckpointError on all ranks where it fails on one."""
-        begin, world, partial = time.perf_counter(), self._background, partial_of(final)
+        begin = time.perf_counter()
+        world = self._background
+        partial = partial_of(final)
+
         try:
             torch.serialization.set_crc32_options(compute_crc32=False)  # five times as slow as our own digests
             dcp.save(staged, storage_writer=dcp.FileSystemWriter(partial), process_group=world.group)

@@ -31,12 +31,14 @@ def _difference(path: Path, state: State, origin: Origin) -> str | None:
         reason = origin.other_data(use, fingerprint)
         if reason:
             return reason
+
     return origin.other_identity(state.run)
 
 
 def check_writer(path: Path, state: State, starts: list[RunStart]) -> None:
     """Raises CheckpointError if the checkpoint at `path` does not follow from the recorded starts."""
-    writer, advice = state.segment, "restore that file from a copy"
+    writer = state.segment
+    advice = "restore that file from a copy"
     if writer >= len(starts):
         raise CheckpointError(
             f"{path}: was written by start {writer}, counted from 0, but segments.jsonl knows {len(starts)}; {advice}"
@@ -46,6 +48,7 @@ def check_writer(path: Path, state: State, starts: list[RunStart]) -> None:
     for part in surviving(starts):
         if part.begin < state.samples <= part.end:
             trained = part.segment
+
     if trained != writer or state.samples < starts[writer].begin:
         raise CheckpointError(
             f"{path}: was written by start {writer}, but segments.jsonl says that start {trained} got there; {advice}"

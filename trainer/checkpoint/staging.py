@@ -48,6 +48,7 @@ class Stager:
         shards = [Shard(self._on_host(shard.tensor), on_host(shard.metadata)) for shard in tensor.local_shards()]
         metadata = tensor.metadata()
         of_all_ranks = [on_host(shard) for shard in metadata.shards_metadata]
+
         return ShardedTensor._init_from_local_shards_and_global_metadata(
             shards, replace(metadata, shards_metadata=of_all_ranks), process_group=tensor._process_group
         )

@@ -38,11 +38,14 @@ def record_files(folder: Path, rank: int) -> dict[str, FileRecord]:
 
 def record_file(path: Path) -> FileRecord:
     """Length and digest of a file."""
-    digest, length = xxhash.xxh3_128(), 0
+    digest = xxhash.xxh3_128()
+    length = 0
+
     with path.open("rb") as file:
         while chunk := file.read(_CHUNK_BYTES):
             digest.update(chunk)
             length += len(chunk)
+
     return FileRecord(length, digest.hexdigest())
 
 
@@ -168,7 +171,8 @@ def check_file(path: Path, expected: FileRecord) -> None:
 
 def check_index(path: Path) -> State:
     """What the checkpoint at `path` says of itself; CheckpointError where its index is none, or points outside it."""
-    state, file = read_state(path), path / METADATA_FILE
+    state = read_state(path)
+    file = path / METADATA_FILE
     if METADATA_FILE not in state.files:
         raise CheckpointError(f"{path / STATE_FILE}: does not list {METADATA_FILE}")
 

@@ -55,6 +55,7 @@ def bench_heads_command(  # noqa: PLR0913 - one parameter for each option
     settings = [Setting(name, tasks, task_experts, shared_experts, batch, inputs) for name in HEADS]
     if grid:
         settings = all_settings()
+
     if heads:
         settings = [setting for setting in settings if setting.head in heads]
 
@@ -93,7 +94,8 @@ def bench_train_command(
 
 def head_bench_table(results: list[Record]) -> Table:
     """The figures of `adatt bench heads`."""
-    threads, rate = results[0]["threads"], results[0]["matmul_flops_per_second"]
+    threads = results[0]["threads"]
+    rate = results[0]["matmul_flops_per_second"]
     table = Table(title=f"heads, forward + backward; {threads} threads, products at {rate / 1e9:.0f} GFLOP/s")
     table.add_column("head")
     names = (
@@ -114,6 +116,7 @@ def head_bench_table(results: list[Record]) -> Table:
 
     for result in results:
         table.add_row(result["head"], *_head_cells(result))
+
     return table
 
 
@@ -126,6 +129,7 @@ def _head_cells(result: Record) -> list[str]:
     megaflops = f"{result['flops_per_sample'] / 1e6:.2f}"
     mebibytes = f"{result['peak_bytes'] / 2**20:,.0f}"
     cost = [f"{result['parameters']:,}", megaflops, mebibytes]
+
     return [*sizes, *experts, *rates, f"{result['speedup']:.2f}", *fractions, *cost]
 
 

@@ -31,7 +31,9 @@ def synth_command(
     from data.synthetic.dataset import synthesise
     from trainer.console import count_progress, make_console
 
-    train_rows, test_rows = _count("--samples", samples), _count("--test-samples", test_samples)
+    train_rows = _count("--samples", samples)
+    test_rows = _count("--test-samples", test_samples)
+
     with count_progress("writing rows", train_rows + test_rows) as progress:
         summary = synthesise(path_of("OUT", out), train_rows, test_rows, tasks, seed=seed, progress=progress)
 

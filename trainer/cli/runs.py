@@ -25,6 +25,7 @@ def audit_command(run: RunArgument, as_json: JsonOption = False) -> None:
     audit = audit_run(run)
     epochs = [account.record() for account in audit.epochs]
     broken = list(audit.promises_broken)
+
     if as_json:
         files = [{"file": file, "reason": reason} for file, reason in audit.left_out]
         records = [*epochs, {"promises_broken": broken, "files_left_out": files}]

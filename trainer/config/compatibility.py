@@ -82,6 +82,7 @@ def _missing_entries(before: list[Any], now: list[Any]) -> tuple[str, str]:
     if gone:
         names = ", ".join(gone)
         return f"with {names}", f"without {names}"
+
     names = ", ".join(added)
     return f"without {names}", f"with {names}"
 

@@ -57,8 +57,8 @@ def _apply(values: dict[str, Any], change: str) -> None:
     try:
         for key in keys[:-1]:
             target = target[int(key)] if isinstance(target, list) else target.setdefault(key, {})
-        last = keys[-1]
-        target[int(last) if isinstance(target, list) else last] = _toml_value(text.strip())
+        last: Any = int(keys[-1]) if isinstance(target, list) else keys[-1]
+        target[last] = _toml_value(text.strip())
     except (ValueError, IndexError, TypeError, AttributeError) as error:
         raise ConfigError(
             f"--set {change!r}: the config has no place {path!r}; list entries are numbered from 0"
@@ -78,7 +78,8 @@ def _explain(error: ValidationError) -> str:
     problems = error.errors()
     unknown_keys = [entry for entry in problems if entry["type"] == "extra_forbidden"]
     problem = (unknown_keys or problems)[0]
-    found, place = problem["input"], problem["loc"]
+    found = problem["input"]
+    place = problem["loc"]
     key = ".".join(str(part) for part in _config_path(place))
     if problem["type"] == "extra_forbidden" and place[0] == "model" and (users := _heads_with(place[-1])):
         return f"key {key!r} is not used by head {place[1]!r}; remove it (heads that use it: {', '.join(users)})"
@@ -94,6 +95,7 @@ def _explain(error: ValidationError) -> str:
     message = problem["msg"].removeprefix("Value error, ")
     if not key:
         return message
+
     says_it_all = problem["type"] == "value_error" or isinstance(found, dict | BaseModel)
     shown = "" if says_it_all else f", not {found!r}"
     return f"{key}: {message[0].lower()}{message[1:]}{shown}"
@@ -135,7 +137,9 @@ def _models_in(annotation: Any) -> list[type[BaseModel]]:
 
     if get_origin(annotation) not in (Annotated, Union, tuple, types.UnionType):
         return []
+
     models: list[type[BaseModel]] = []
     for part in get_args(annotation):
         models += _models_in(part)
+
     return models

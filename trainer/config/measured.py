@@ -29,10 +29,12 @@ def is_complete(config: Config) -> bool:
     for feature in config.features.dense:
         if None in (feature.transform, feature.mean, feature.scale):
             return False
+
     for task in config.tasks:
         has_scale = task.binary or task.label_scale is not None
         if None in (task.label_mean, task.weight) or not has_scale:
             return False
+
     return True
 
 

@@ -46,6 +46,9 @@ to the same data elsewhere.
 This page is made from the code: `.venv/bin/python -m trainer.config.reference > docs/configuration.md`.
 """
 
+TYPE_NAMES = {"str": "text", "int": "integer", "float": "number", "bool": "true or false", "Milestone": "count"}
+"""What the types of keys are called on the page."""
+
 
 def reference() -> str:
     """The page, in Markdown."""
@@ -69,6 +72,7 @@ def _head_rows(common: set[str]) -> list[str]:
             users = [name for name, head in HEADS.items() if key in head.model_fields]
             row = _row(key, HEADS[users[-1]].model_fields[key])
             rows.append(f"{row.removesuffix(' |')} Heads: {', '.join(users)}. |")
+
     return rows
 
 
@@ -90,7 +94,8 @@ def _toml(value: Any) -> str:
 
 
 def _kind(annotation: Any) -> str:
-    origin, arguments = get_origin(annotation), get_args(annotation)
+    origin = get_origin(annotation)
+    arguments = get_args(annotation)
     if origin is Annotated:
         return _kind(arguments[0])
     if origin is Literal:
@@ -100,9 +105,8 @@ def _kind(annotation: Any) -> str:
     if origin is Union or str(origin) == "<class 'types.UnionType'>":
         return " or ".join(_kind(part) for part in arguments if part is not type(None))
 
-    return {"str": "text", "int": "integer", "float": "number", "bool": "true or false", "Milestone": "count"}.get(
-        getattr(annotation, "__name__", ""), str(annotation)
-    )
+    name = getattr(annotation, "__name__", "")
+    return TYPE_NAMES.get(name, str(annotation))
 
 
 if __name__ == "__main__":

@@ -47,12 +47,14 @@ def account_of(config: Mapping[str, Any], device: str, start: Mapping[str, Any])
 def difference(first: Account, other: Account, first_name: str, other_name: str) -> str | None:
     """Where two ranks differ, in one line that names both values; None where they do not."""
     for section, way_out in WAYS_OUT.items():
-        one, two = first[section], other[section]
+        one = first[section]
+        two = other[section]
         all_names = dict.fromkeys([*one, *two])
         names = [name for name in all_names if one.get(name) != two.get(name)]
         if names:
             name = names[0]
-            here, there = one.get(name, NOTHING), two.get(name, NOTHING)
+            here = one.get(name, NOTHING)
+            there = two.get(name, NOTHING)
             values = f"{here} on {first_name}, {there} on {other_name}"
             more = f" ({len(names) - 1} more differ)" if len(names) > 1 else ""
             return f"the ranks differ: {_described(section, name)} is {values}{more}; {way_out}"
@@ -68,10 +70,12 @@ def _digests_of_code() -> dict[str, str]:
     """A short digest of every source file of the program."""
     home = Path(__file__).parents[2]
     digests: dict[str, str] = {}
+
     for package in PACKAGES:
         for path in sorted((home / package).rglob("*.py")):
             digest = hashlib.sha256(path.read_bytes()).hexdigest()
             digests[str(path.relative_to(home))] = digest[:12]
+
     return digests
 
 

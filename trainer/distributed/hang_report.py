@@ -85,6 +85,7 @@ def describe_hang(seconds: float, size: int, reports: dict[int, Report], places:
     what = min(reports.values(), key=lambda report: report.progress).what
     accusations = [_accusation(rank, reports.get(rank), places) for rank in guilty[:NAMED_RANKS]]
     lines = [f"{headline(seconds, what)}: {'; '.join(accusations)}{_more(guilty)}"]
+
     for rank in guilty[:NAMED_RANKS]:
         if rank in reports:
             lines += stack_lines(rank, reports[rank])

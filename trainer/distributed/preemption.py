@@ -21,7 +21,8 @@ class StopRequest(SignalListener):
 
     def __init__(self, grace_seconds: float, *, speaks: bool = True) -> None:
         super().__init__()
-        self._grace_seconds, self._speaks = grace_seconds, speaks
+        self._grace_seconds = grace_seconds
+        self._speaks = speaks
 
     @property
     def requested(self) -> bool:

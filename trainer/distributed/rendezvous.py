@@ -163,8 +163,10 @@ def _missing(come: dict[int, Entry], size: int, seconds: float) -> str:
     absent = [rank for rank in range(size) if rank not in come]
     names = ", ".join(map(str, absent[:NAMED_RANKS]))
     more = len(absent) - NAMED_RANKS
+
     if more > 0:
         names += f" and {more} more"
+
     ranks = f"rank {names}" if len(absent) == 1 else f"ranks {names}"
     verb = "has" if len(absent) == 1 else "have"
     return f"{ranks} of {size} {verb} not come within {seconds:g} s; {_LOOK_AT_IT}"
@@ -258,7 +260,8 @@ def _in_time(function: Callable[[], dist.Store], seconds: float) -> dist.Store |
 @contextmanager
 def _native_errors_hidden() -> Iterator[None]:
     """Context in which nothing reaches standard error: torch writes stacks of native code there that say no more."""
-    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    kept = os.dup(2)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 2)
 
     try:

@@ -53,15 +53,21 @@ class HangWatchdog:
     """
 
     def __init__(self, world: World, store: dist.Store | None, timeout_seconds: float) -> None:
-        self._world, self._timeout = world, timeout_seconds
+        self._world = world
+        self._timeout = timeout_seconds
         self._interval = min(1.0, timeout_seconds / 10)
         self._patience = min(PATIENCE_SECONDS, timeout_seconds)
         self._store = self._connect(store) if store is not None and world.size > 1 else None
-        self._what, self._beats, self._marks = "start of training", 0, 0
-        self._closing, self._wake = threading.Event(), threading.Event()
+        self._what = "start of training"
+        self._beats = 0
+        self._marks = 0
+        self._closing = threading.Event()
+        self._wake = threading.Event()
         jobs = [self._mind_clock]
+
         if self._store is not None:
             jobs.append(self._mind_store)
+
         self._threads = [_thread(job) for job in jobs]
 
     def __enter__(self) -> "HangWatchdog":
@@ -105,11 +111,15 @@ class HangWatchdog:
 
     def _mind_clock(self) -> None:
         """The thread that raises this rank's alarm. It does not touch the store, whose host may be what hangs."""
-        beats, quiet_seconds, before = 0, 0.0, time.monotonic()
+        beats = 0
+        quiet_seconds = 0.0
+        before = time.monotonic()
+
         while not self._closing.wait(self._interval):
             now = time.monotonic()
             if self._beats != beats or self._beats == 0:
-                beats, quiet_seconds = self._beats, 0.0
+                beats = self._beats
+                quiet_seconds = 0.0
             else:
                 quiet_seconds += min(now - before, 2 * self._interval)  # more: the process was suspended
 
@@ -151,14 +161,16 @@ class HangWatchdog:
         keys = [f"report/{rank}" for rank in ranks]
         self._await(store, keys, self._patience + 2 * self._interval)
 
-        stored_reports, stored_places = _read(store, "report", ranks), _read(store, "place", ranks)
+        stored_reports = _read(store, "report", ranks)
+        stored_places = _read(store, "place", ranks)
         reports = {rank: Report(**value) for rank, value in stored_reports.items()}
         places = {rank: Place(**value) for rank, value in stored_places.items()}
         _print(describe_hang(self._timeout, self._world.size, reports, places))
 
     def _end_alone(self) -> None:
         """Ends this rank, which has nobody to ask."""
-        report, place = self._report(), _own_place()
+        report = self._report()
+        place = _own_place()
         if self._store is None:
             _print(describe_hang(self._timeout, 1, {0: report}, {0: place}))
         else:

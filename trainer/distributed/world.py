@@ -176,7 +176,10 @@ def _keep_freed_memory() -> None:
     """Tells glibc to keep freed memory: fresh pages for the activations of every step cost a tenth of a CPU step."""
     if platform.libc_ver()[0] != "glibc":
         return
-    m_trim_threshold, m_mmap_threshold, threshold_bytes = -1, -3, 1 << 30
+
+    m_trim_threshold = -1
+    m_mmap_threshold = -3
+    threshold_bytes = 1 << 30
     libc = ctypes.CDLL(None)
     libc.mallopt(m_mmap_threshold, threshold_bytes)
     libc.mallopt(m_trim_threshold, threshold_bytes)

@@ -29,6 +29,7 @@ def area_under_curve(weights_2L: torch.Tensor) -> tuple[float | None, float | No
     lower_negatives_L = negative_L.cumsum(0) - negative_L
     won = float((lower_negatives_L * positive_L).sum())
     tied = float((negative_L * positive_L).sum())
+
     return (won + tied / 2) / pairs, tied / pairs
 
 
@@ -78,6 +79,7 @@ class ExactAuc(Accumulator[list[TaskValues]]):
         values: list[TaskValues] = [{} for _ in range(self._num_tasks)]
         for task, (auc,) in aucs.items():
             values[task] = exact_values(auc)
+
         return values
 
     def compute_by(self, world: World, group_N: torch.Tensor, num_groups: int) -> dict[int, list[float | None]]:
@@ -95,21 +97,25 @@ class ExactAuc(Accumulator[list[TaskValues]]):
             logits_M = world.concatenate(self._logits_DN[index])
 
             aucs[task] = _areas(logits_M, weights_M, group_M, num_groups)
+
         return aucs
 
 
 def _areas(logits: torch.Tensor, weights: torch.Tensor, groups: torch.Tensor, num_groups: int) -> list[float | None]:
     """AUC within each group of rows, without those of weight 0."""
     counts = weights != 0
-    weights, groups = weights[counts], groups[counts]
+    weights = weights[counts]
+    groups = groups[counts]
     logits, order = logits[counts].sort(stable=True)
-    weights, groups = weights[order], groups[order]
+    weights = weights[order]
+    groups = groups[order]
 
     # A stable sort by group leaves the logits in ascending order within each group.
     groups, order = groups.sort(stable=True)
     sizes = torch.bincount(groups, minlength=num_groups).tolist()
     logits_of_groups = logits[order].split(sizes)
     weights_of_groups = weights[order].split(sizes)
+
     return [_area(*rows) for rows in zip(logits_of_groups, weights_of_groups, strict=True)]
 
 
@@ -130,4 +136,5 @@ def _area(logits: torch.Tensor, weights: torch.Tensor) -> float | None:
     place = is_positive * num_distinct + index
     flat_weights = weights_2L.view(-1)
     flat_weights.index_add_(0, place, weights.double().abs())
+
     return area_under_curve(weights_2L)[0]

@@ -88,10 +88,12 @@ def task_buckets(sums: MetricSums, tasks: tuple[TaskConfig, ...]) -> dict[str, T
     """The sums of all tasks but auxiliary ones, by name."""
     sums_6TK = sums.sums_6TK.cpu().numpy()
     buckets = {}
+
     for index, task in enumerate(tasks):
         if not task.auxiliary:
             sums_6K = sums_6TK[:, index]
             buckets[task.name] = TaskBuckets(task.kind, sums_6K)
+
     return buckets
 
 
@@ -132,6 +134,7 @@ def _as_table(tasks: dict[str, TaskBuckets]) -> pa.Table:
     }
     for name, values_N in zip(MetricSums.NAMES, sums_6N, strict=True):
         columns[name] = pa.array(values_N)
+
     columns["examples"] = columns["examples"].cast(pa.int64())
     return pa.table(columns)
 

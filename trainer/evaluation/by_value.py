@@ -116,7 +116,9 @@ class MetricsByValue(Accumulator[dict[Any, list[Metrics]]]):
                 auc = aucs_of_values[index]
                 error = None if auc is None else 0.0
                 metrics[task] = replace(metrics[task], auc=auc, auc_error=error)
+
             result[value] = metrics
+
         return result
 
     def _metrics_of(self, value: Any, world: World) -> list[Metrics]:
@@ -128,6 +130,7 @@ class MetricsByValue(Accumulator[dict[Any, list[Metrics]]]):
         sums.sums_6TK[:, :, 0] = sums_6T
         sums.histogram_2TH.copy_(self._histogram_V2TH[slot])
         sums.add_over_ranks(world)
+
         return sums.compute()
 
     def _index_of_rows(self, values: list[Any]) -> torch.Tensor:
@@ -139,7 +142,8 @@ class MetricsByValue(Accumulator[dict[Any, list[Metrics]]]):
 
     def _empty(self, num_slots: int) -> tuple[MetricSums, torch.Tensor]:
         """Sums with a bucket for each slot, and a histogram for each slot."""
-        num_tasks, device = len(self._is_binary_T), self._is_binary_T.device
+        num_tasks = len(self._is_binary_T)
+        device = self._is_binary_T.device
         shape = (num_slots, 2, num_tasks, self._bins)
         histogram_V2TH = torch.zeros(shape, dtype=torch.float64, device=device)
         return MetricSums(self._is_binary_T, num_slots, bins=1), histogram_V2TH
@@ -150,7 +154,8 @@ class MetricsByValue(Accumulator[dict[Any, list[Metrics]]]):
         before = len(self._histogram_V2TH)
         sums.sums_6TK[:, :, :before] = self._sums.sums_6TK
         histogram_V2TH[:before] = self._histogram_V2TH
-        self._sums, self._histogram_V2TH = sums, histogram_V2TH
+        self._sums = sums
+        self._histogram_V2TH = histogram_V2TH
 
     def _slots_of(self, row_ids_B: torch.Tensor) -> torch.Tensor:
         """The slot of each row's value; the empty one for padding."""
@@ -169,5 +174,6 @@ class MetricsByValue(Accumulator[dict[Any, list[Metrics]]]):
             key = None if value != value else value
             next_slot = len(self._slots)
             slots[row] = self._slots.setdefault(key, next_slot)
+
         _check_number(self._column, self._manifest, len(self._slots))
         return slots

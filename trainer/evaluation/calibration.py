@@ -102,12 +102,15 @@ def _group_sums(sums: MetricSums, index: int, total_weight: float) -> torch.Tens
     sums_3H = torch.stack([weight_H, positive_H, predicted_H])
     sums_3G = torch.zeros(3, GROUPS, dtype=torch.float64)
     sums_3G.index_add_(1, group_H, sums_3H)
+
     return sums_3G[:, sums_3G[0] > 0]
 
 
 def _wilson_intervals(rates: list[float], counts: list[float]) -> tuple[list[float], list[float]]:
     """Bounds of the 95 % interval of each true rate, after a rate was observed in so many rows (Wilson, JASA 1927)."""
-    lows, highs = [], []
+    lows = []
+    highs = []
+
     for rate, count in zip(rates, counts, strict=True):
         scale = 1 + _Z**2 / count
         middle = rate + _Z**2 / (2 * count)
@@ -116,6 +119,7 @@ def _wilson_intervals(rates: list[float], counts: list[float]) -> tuple[list[flo
 
         lows.append(max(middle - half, 0.0) / scale)
         highs.append(min((middle + half) / scale, 1.0))
+
     return lows, highs
 
 

@@ -26,7 +26,8 @@ def evaluate_run(
     all ranks.
     """
     trained = open_trained_run(path, world)
-    run, config = trained.run, _with_unit(trained.config, unit)
+    run = trained.run
+    config = _with_unit(trained.config, unit)
     # Rank 0 alone reads and writes the run's folder, here and below.
     world.on_rank_zero(run.check_entries)
 
@@ -42,6 +43,7 @@ def evaluate_run(
     if world.is_rank_zero:
         for line in result.warnings:
             tell("warning", line)
+
     return result.records
 
 
@@ -67,6 +69,7 @@ def _keep_sums(run: RunDirectory, config: Config, result: EvaluationResult, is_u
 
     milestones = _milestones_at(result.samples, config)
     identity = read_identity(run)
+
     try:
         write_evaluation(run, result, milestones, identity, sums_only=True)
     except OSError as error:

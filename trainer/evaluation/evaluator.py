@@ -78,6 +78,7 @@ class Evaluator:
         begin = time.perf_counter()
         accumulators = self._empty_accumulators()
         not_finite = self._add_all_batches(accumulators, between)
+
         if self._oracle is None:
             manifest = self._reading.manifest
             weight = self._config.data.weight
@@ -92,7 +93,9 @@ class Evaluator:
         seconds = time.perf_counter() - begin
 
         records = [{"samples": samples, "milestone": None, **record, "seconds": seconds} for record in records]
-        sums, tasks = accumulators.bucket_sums.sums, self._config.tasks
+        sums = accumulators.bucket_sums.sums
+        tasks = self._config.tasks
+
         return EvaluationResult(
             samples=samples,
             test_fingerprint=self._reading.manifest.fingerprint,
@@ -107,8 +110,11 @@ class Evaluator:
 
     def _empty_accumulators(self) -> _Accumulators:
         """Collective at the first evaluation, if rows are bucketed by a column: call on all ranks."""
-        config, reading, world = self._config, self._reading, self._world
+        config = self._config
+        reading = self._reading
+        world = self._world
         num_lanes = len(self._lanes)
+
         if self._bucketing is None:
             self._bucketing = bucket_rows(config.evaluate.unit, reading.manifest, num_lanes, world)
 
@@ -118,12 +124,14 @@ class Evaluator:
             num_rows = reading.batches_per_epoch * reading.rows_per_lane * num_lanes
             exact_auc = ExactAuc(is_binary_T, num_rows)
 
-        manifest, columns = reading.manifest, config.evaluate.by
+        manifest = reading.manifest
+        columns = config.evaluate.by
         by_value = [MetricsByValue(column, manifest, is_binary_T, num_lanes, exact_auc) for column in columns]
 
         ranker = cast(Ranker, self._sharded.model.module)
         fusion = FusionMeans(ranker.head, [task.name for task in config.tasks])
         bucket_sums = BucketSums(is_binary_T, self._bucketing)
+
         return _Accumulators(bucket_sums, self._task_metrics(exact_auc), fusion, by_value)
 
     def _task_metrics(self, exact_auc: ExactAuc | None) -> list[Accumulator[list[TaskValues]]]:
@@ -176,6 +184,7 @@ class Evaluator:
             for value, metrics in metrics_of_values.items():
                 values = [asdict(metrics_of_task) for metrics_of_task in metrics]
                 records += self._records(values, {}, by=column, value=value)
+
         return records
 
     def _records_of_whole_set(self, metrics: list[Metrics], accumulators: _Accumulators) -> list[Record]:
@@ -194,6 +203,7 @@ class Evaluator:
         """A record for each task that is not auxiliary; `values` are those of all tasks."""
         no_oracle = Metrics(examples=0, weight=0.0)
         records = []
+
         for task, values_of_task in zip(self._config.tasks, values, strict=True):
             if task.auxiliary:
                 continue
@@ -202,4 +212,5 @@ class Evaluator:
             best_values = {"oracle_ne": best.ne, "oracle_mse": best.mse}
             names = {"by": by, "value": value, "task": task.name, "kind": task.kind}
             records.append({**names, **values_of_task, **best_values})
+
         return records

@@ -34,6 +34,7 @@ class GateObserver:
 
         self._training = training
         self._hooks = []
+
         for index, level in enumerate(self.levels):
             self._batches.append([])
             self.native.append(None)
@@ -80,6 +81,7 @@ class FusionMeans(Accumulator[list[dict[str, Any]]]):
         is_row_B = (step.row_ids_B >= 0).double()
         weights = self._observer.take()
         sums = [torch.einsum("b,bue->ue", is_row_B, weights_BUE.double()) for weights_BUE in weights]
+
         if not self._sums:
             self._sums = sums
         else:
@@ -100,6 +102,7 @@ class FusionMeans(Accumulator[list[dict[str, Any]]]):
         for names, means_UE in zip(self._observer.names, means, strict=False):
             weights = means_UE.tolist()
             levels.append({"units": names.units, "experts": names.experts, "weights": weights})
+
         return levels
 
 
@@ -122,6 +125,7 @@ def gate_entropies(observer: GateObserver, weights: list[torch.Tensor]) -> dict[
         for unit, experts, entropy in zip(units, level.plan.sees, entropy_U.tolist(), strict=True):
             share = entropy / math.log(len(experts)) if len(experts) > 1 else 1.0
             entropies[f"gate_entropy/{index}/{unit}"] = share
+
     return entropies
 
 

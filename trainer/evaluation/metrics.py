@@ -74,8 +74,10 @@ class MetricSums:
     """What the rows of `sums_6TK` hold."""
 
     def __init__(self, is_binary_T: torch.Tensor, buckets: int = 1, bins: int = BINS) -> None:
-        self._is_binary_T, self._bins = is_binary_T, bins
-        num_tasks, device = len(is_binary_T), is_binary_T.device
+        self._is_binary_T = is_binary_T
+        self._bins = bins
+        num_tasks = len(is_binary_T)
+        device = is_binary_T.device
         shape = (len(self.NAMES), num_tasks, buckets)
         self.sums_6TK = torch.zeros(shape, dtype=torch.float64, device=device)
         """Number of examples, then sums of weight, weight x loss, and so on."""
@@ -136,6 +138,7 @@ class MetricSums:
                 metrics.append(_binary(sums, self.histogram_2TH[:, task]))
             else:
                 metrics.append(_regression(sums))
+
         return metrics
 
 
@@ -175,6 +178,7 @@ def _binary(sums: Sequence[float], histogram_2H: torch.Tensor) -> Metrics:
     auc, tied = area_under_curve(histogram_2H)
     if auc is None or tied is None:
         return metrics
+
     ne = normalized_entropy(log_loss, label_mean)
     return replace(metrics, ne=ne, auc=auc, auc_error=tied / 2)
 
@@ -190,6 +194,7 @@ def _regression(sums: Sequence[float]) -> Metrics:
     variance = label_squared / weight - label_mean**2
     has_variance = variance > ROUNDING * label_squared / weight
     nmse = mse / variance if has_variance else None
+
     return Metrics(
         examples=int(examples),
         weight=weight,

@@ -29,6 +29,7 @@ def oracle_metrics(
     tasks = tuple(task for task in tasks if _has_oracle(manifest, task))
     num_groups = len(manifest.rows) if tasks else 0
     sums = {}
+
     for task in tasks:
         is_binary_1 = torch.tensor([task.binary])
         sums[task.name] = MetricSums(is_binary_1)
@@ -44,6 +45,7 @@ def oracle_metrics(
     for name, sums_of_task in sums.items():
         sums_of_task.add_over_ranks(world)
         metrics[name] = sums_of_task.compute()[0]
+
     return metrics
 
 
@@ -64,6 +66,7 @@ def _add_row_group(
     names = {weight} if weight else set()
     for task in tasks:
         names |= {task.label, ORACLE_PREFIX + task.label}
+
     table = read_row_group(manifest, group, sorted(names))
     columns = {name: _as_column(table[name]) for name in names}
 

@@ -85,6 +85,7 @@ def _few_units(values: RowValues, num_groups: int, world: World) -> Int64 | None
     all_codes = set[int]().union(*codes_of_ranks)
     if len(all_codes) > BUCKETS:
         return None
+
     return np.array(sorted(all_codes), np.int64)
 
 
@@ -95,15 +96,18 @@ def unit_codes(values: pa.ChunkedArray, first_row: int) -> Int64:
     """
     if pa.types.is_dictionary(values.type):
         values = values.cast(values.type.value_type)
+
     if pa.types.is_floating(values.type):
         missing = pa.scalar(None, values.type)
         values = pc.if_else(pc.is_nan(values), missing, values)
+
     is_missing_R = values.is_null().to_numpy()
 
     stop = first_row + len(values)
     rows_R = np.arange(first_row, stop, dtype=np.uint64)
     codes_R = mix(rows_R ^ _OF_ROWS).view(np.int64)
     codes_R[~is_missing_R] = _codes(values.drop_null())
+
     return codes_R
 
 
@@ -113,6 +117,7 @@ def _codes(values: pa.ChunkedArray) -> Int64:
         # Adding 0.0 turns -0.0 into 0.0: equal numbers must have equal bits.
         floats = values.cast(pa.float64()).to_numpy() + 0.0
         return floats.view(np.int64)
+
     if pa.types.is_integer(values.type) or pa.types.is_boolean(values.type):
         return np.asarray(values.cast(pa.int64(), safe=False).to_numpy())
 

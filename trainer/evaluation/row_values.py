@@ -45,6 +45,7 @@ class RowValues:
             rows = row_ids_B[in_group_B] - first_row[group]
             codes_of_group = self.codes_of_group(int(group))
             codes_B[in_group_B] = codes_of_group[rows]
+
         return codes_B
 
     def _read(self, group: int) -> Int64:

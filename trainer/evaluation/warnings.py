@@ -20,9 +20,12 @@ def evaluation_warnings(records: list[Record]) -> list[str]:
 
 def _warning(record: Record) -> str | None:
     task = repr(record["task"])
-    name, value = "NE", record["ne"]
+    name = "NE"
+    value = record["ne"]
+
     if record["kind"] == "regression":
-        name, value = "normalised MSE", record["nmse"]
+        name = "normalised MSE"
+        value = record["nmse"]
 
     if record["weight"] == 0:
         return f"no row of the test set counts for task {task}: it has no metrics"
@@ -35,6 +38,7 @@ def _warning(record: Record) -> str | None:
             f"{name} of task {task} is {value:.4f}: one prediction for all rows would do as well. Train longer, or "
             f"look at {KEYS_OF_A_WEAK_MODEL}"
         )
+
     return None
 
 

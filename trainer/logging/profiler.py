@@ -30,6 +30,7 @@ def profiled(pipeline: GuardedPipeline, folder: Path, world: World, log: TrainLo
     activities = [ProfilerActivity.CPU]
     if torch.cuda.is_available():
         activities.append(ProfilerActivity.CUDA)
+
     steps = schedule(wait=SKIPPED_STEPS, warmup=WARM_UP_STEPS, active=RECORDED_STEPS, repeat=1)
     with profile(activities=activities, schedule=steps, on_trace_ready=on_trace) as pipeline.profiler:
         yield

@@ -30,8 +30,10 @@ class ProgressDisplay:
         if self._console is None:
             return
 
-        samples, speed = record["samples"], record["samples_per_second"]
-        loss, wait = record["loss"], record["data_wait_fraction"]
+        samples = record["samples"]
+        speed = record["samples_per_second"]
+        loss = record["loss"]
+        wait = record["data_wait_fraction"]
         loss_text = "–" if loss is None else f"{loss:.4f}"
         text = f"{samples:,} of {self._end:,} samples · {speed:,.0f}/s · loss {loss_text} · data wait {wait:.1%}"
 

@@ -37,13 +37,15 @@ def plan_table(placements: list[Placement]) -> Table:
         dim = str(entry.dim)
         mebibytes = f"{entry.bytes / 2**20:,.1f}"
         table.add_row(entry.table, rows, dim, sharding, _ranges(entry.ranks), mebibytes)
+
     return table
 
 
 def evaluation_table(records: list[Record]) -> Table:
     """Every metric of one evaluation, a task a row; metrics that no task has are left out."""
     first = records[0]
-    samples, milestone = first["samples"], first["milestone"]
+    samples = first["samples"]
+    milestone = first["milestone"]
     heading = count_heading(samples, milestone)
     exact = f"{samples:,}"
     remark = f" ({exact})" if heading != exact else ""
@@ -52,6 +54,7 @@ def evaluation_table(records: list[Record]) -> Table:
     table.add_column("task")
     table.add_column("examples", justify="right")
     keys = [key for key in EVALUATION_TITLES if _is_defined(key, records)]
+
     for key in keys:
         table.add_column(EVALUATION_TITLES[key], justify="right")
 
@@ -59,6 +62,7 @@ def evaluation_table(records: list[Record]) -> Table:
         cells = [_metric_cell(record, key) for key in keys]
         examples = f"{record['examples']:,}"
         table.add_row(record["task"], examples, *cells)
+
     return table
 
 
@@ -88,7 +92,9 @@ def by_table(column: str, records: list[Record], whole: str) -> Table:
         examples[value] = max(record["examples"] for record in records_of_tasks)
 
     num_values = len(records_of_value)
-    shown, caption = list(records_of_value), None
+    shown = list(records_of_value)
+    caption = None
+
     if num_values > MOST_VALUES_SHOWN:
         shown = sorted(shown, key=lambda value: -examples[value])[:MOST_VALUES_SHOWN]
         left_out = num_values - MOST_VALUES_SHOWN
@@ -97,6 +103,7 @@ def by_table(column: str, records: list[Record], whole: str) -> Table:
     title = f"by {column}: NE of binary tasks, MSE of regression tasks"
     table = Table(title=title, caption=caption)
     tasks = dict.fromkeys(record["task"] for record in records)
+
     for name in (column, "examples", *tasks):
         table.add_column(name, justify="right")
 
@@ -104,6 +111,7 @@ def by_table(column: str, records: list[Record], whole: str) -> Table:
         name = "–" if value is None else str(value)
         cells = [number_cell(_main_metric(record)) for record in records_of_value[value]]
         table.add_row(name, f"{examples[value]:,}", *cells)
+
     return table
 
 
@@ -117,6 +125,7 @@ def result_table(records: list[Record]) -> Table:
     # Milestones that fall on one batch have the same samples, but a column each.
     pairs = [(record["samples"], record["milestone"]) for record in of_whole_set]
     points = dict.fromkeys(pairs)
+
     for samples, milestone in points:
         table.add_column(count_heading(samples, milestone), justify="right")
 
@@ -126,6 +135,7 @@ def result_table(records: list[Record]) -> Table:
 
     record_at = {(record["task"], record["samples"]): record for record in of_whole_set}
     tasks = dict.fromkeys(record["task"] for record in of_whole_set)
+
     for task in tasks:
         row = [record_at.get((task, samples)) for samples, _ in points]
         newest = [record for record in row if record is not None][-1]
@@ -134,6 +144,7 @@ def result_table(records: list[Record]) -> Table:
         if with_oracle:
             cells.append(number_cell(_oracle_metric(newest)))
         table.add_row(task, _main_key(newest).upper(), *cells)
+
     return table
 
 
@@ -161,7 +172,8 @@ def number_cell(value: float | None) -> str:
 def _ranges(ranks: tuple[int, ...]) -> str:
     """`0–7` for more than two ranks without a gap, else every rank."""
     if len(ranks) > 2:
-        first, last = ranks[0], ranks[-1]
+        first = ranks[0]
+        last = ranks[-1]
         if ranks == tuple(range(first, last + 1)):
             return f"{first}–{last}"
     return ", ".join(map(str, ranks))

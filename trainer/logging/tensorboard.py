@@ -52,6 +52,7 @@ class TensorBoardWriter:
             shape = f"{entry.rows:,} x {entry.dim}"
             place = f"{entry.sharding} on {entry.ranks}"
             lines.append(f"{entry.table}: {shape}, {place}")
+
         self._writer.add_text("plan", _indented("\n".join(lines)), self._start)
 
     def add_scalars(self, values: dict[str, float | None], samples: int) -> None:
@@ -124,12 +125,14 @@ def fusion_figure(levels: list[dict[str, Any]]) -> Figure:
     for number, (level, axes) in enumerate(zip(levels, all_axes, strict=True)):
         axes.set_title(f"level {number}: mean weight on each expert", fontsize=9)
         _draw_level(axes, level)
+
     return figure
 
 
 def _draw_level(axes: Axes, level: dict[str, Any]) -> None:
     """The heat map of one level, with the weight in each cell."""
-    experts, units = level["experts"], level["units"]
+    experts = level["experts"]
+    units = level["units"]
     rows = level["weights"]
 
     # Symmetric limits put weight 0 at the white middle of the colour map.

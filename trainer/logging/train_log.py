@@ -83,7 +83,8 @@ class TrainLog:
 
         not_finite_D: the rows that hold some in each dense column; the reader of the data goes on counting there.
         """
-        self._columns, self._not_finite_D = columns, not_finite_D
+        self._columns = columns
+        self._not_finite_D = not_finite_D
 
     def update(self, step: StepOutput) -> None:
         """Adds a step that was trained, without waiting for the device."""
@@ -101,7 +102,9 @@ class TrainLog:
         elapsed = now - self._last
         trained = samples - self._samples
         waited = wait_seconds - self._last_wait_seconds
-        self._samples, self._last, self._last_wait_seconds = samples, now, wait_seconds
+        self._samples = samples
+        self._last = now
+        self._last_wait_seconds = wait_seconds
 
         record: dict[str, Any] = {
             "samples": samples,
@@ -114,6 +117,7 @@ class TrainLog:
         }
         if self._gates is not None:
             record |= gate_entropies(self._gates, self._newest_gates)
+
         self._warn_of_not_finite()
 
         if self._board is not None:
@@ -129,8 +133,10 @@ class TrainLog:
         rows_by_column = count_not_finite(self._columns, self._not_finite_D, self._world)
         for column in self._warned_columns & rows_by_column.keys():
             del rows_by_column[column]
+
         for text in describe_not_finite(rows_by_column, "read for training so far"):
             self.warn(text)
+
         self._warned_columns |= rows_by_column.keys()
 
     @contextmanager

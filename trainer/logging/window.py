@@ -18,7 +18,8 @@ class TrainingWindow:
     """Sums over the window. They stay on the device: adding a step does not wait for it."""
 
     def __init__(self, tasks: tuple[TaskConfig, ...], world: World) -> None:
-        self._tasks, self._world = tasks, world
+        self._tasks = tasks
+        self._world = world
         device = world.device
         self._weight_T = torch.tensor([task.loss_weight for task in tasks], dtype=torch.float64)
         self._is_binary_T = torch.tensor([task.binary for task in tasks], device=device)
@@ -43,6 +44,7 @@ class TrainingWindow:
         metrics = {"loss": total_loss(sums_4T, self._weight_T)}
         for task, sums in zip(self._tasks, sums_4T.t().tolist(), strict=True):
             metrics |= window_metrics(task, sums)
+
         return metrics
 
     def sums_of_all_ranks(self) -> list[list[float]]:
@@ -63,7 +65,8 @@ def total_loss(sums_4T: torch.Tensor, weight_T: torch.Tensor) -> float | None:
 
     A constant factor in the rows' weights does not change it. None if no row has counted.
     """
-    loss_T, rows_T = sums_4T[0], sums_4T[1]
+    loss_T = sums_4T[0]
+    rows_T = sums_4T[1]
     counts_T = rows_T > 0
     if not counts_T.any():
         return None
@@ -86,4 +89,5 @@ def window_metrics(task: TaskConfig, sums: list[float]) -> dict[str, float | Non
     metrics[f"ne/{task.name}"] = None
     if mean_loss is not None and label_mean is not None:
         metrics[f"ne/{task.name}"] = normalized_entropy(mean_loss, label_mean)
+
     return metrics

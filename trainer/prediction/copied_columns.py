@@ -37,13 +37,16 @@ def parse_columns(text: str, manifest: Manifest, tasks: tuple[TaskConfig, ...]) 
 
         copied[new_name] = name
         taken[new_name] = "another column"
+
     return copied
 
 
 def _parse_entry(entry: str, manifest: Manifest) -> tuple[str, str]:
     """The name in the input and the one in the output; raises ConfigError if the input has no such column."""
     names = manifest.schema.names
-    name, new_name = entry, entry
+    name = entry
+    new_name = entry
+
     # A column may itself be called `a as b`.
     if entry not in names:
         before, _, after = entry.partition(" as ")
@@ -54,8 +57,10 @@ def _parse_entry(entry: str, manifest: Manifest) -> tuple[str, str]:
         hint = missing_column_hint(manifest, name)
         all_names = ", ".join(names)
         raise ConfigError(f"--columns: no column {name!r} in {manifest.uri}; it has {all_names}{hint}")
+
     if names.count(name) > 1:
         raise ConfigError(f"--columns: two columns of {manifest.uri} are called {name!r}; rename one")
+
     return name, new_name
 
 
@@ -94,7 +99,8 @@ class CopiedColumns:
         held = pa.concat_tables(self._held)
         rest = held.slice(num_rows)
         self._held = [rest]
-        self._held_rows, self._held_bytes = rest.num_rows, rest.nbytes
+        self._held_rows = rest.num_rows
+        self._held_bytes = rest.nbytes
         return held.slice(0, num_rows).columns
 
     def close(self) -> None:
@@ -121,6 +127,7 @@ def _cast(column: pa.ChunkedArray, kind: pa.DataType, name: str, where: str) -> 
     """The column in the type that the values of all files share; raises DataError if a value does not fit."""
     if column.type == kind:
         return column
+
     try:
         return column.cast(kind)
     except pa.ArrowException as error:

@@ -30,7 +30,8 @@ class LaneFile:
         self.name = f"part-{lane:05}.parquet"
         self.num_rows = 0
         """Added so far."""
-        self._folder, self._schema = folder, schema
+        self._folder = folder
+        self._schema = schema
         self._writer: pq.ParquetWriter | None = None
 
         num_predictions = len(schema) - 1 - len(copied)
@@ -48,6 +49,7 @@ class LaneFile:
         """Adds rows; raises DataError if the file cannot be written or the columns to copy cannot be read."""
         if len(row_ids_R) == 0:
             return
+
         stop = self._held_rows + len(row_ids_R)
         self._row_ids_R[self._held_rows : stop] = row_ids_R
         self._predictions_TR[:, self._held_rows : stop] = predictions_RT.T
@@ -88,14 +90,17 @@ class LaneFile:
         row_ids_R = self._row_ids_R[: self._held_rows]
         predictions_TR = self._predictions_TR[:, : self._held_rows]
         columns = [pa.array(row_ids_R), *map(pa.array, predictions_TR)]
+
         if self._copied:
             columns += self._copied.take(self._held_rows)
+
         table = pa.table(columns, schema=self._schema)
 
         with self._folder.explained():
             if self._writer is None:
                 self._writer = self._open()
             self._writer.write_table(table)
+
         self._held_rows = 0
 
     def _open(self) -> pq.ParquetWriter:

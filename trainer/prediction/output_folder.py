@@ -61,15 +61,18 @@ class OutputFolder:
 
         if info.type == fs.FileType.File:
             raise DataError(f"--out {self._uri} is a file; name a folder that is empty or does not exist")
+
         if names:
             state = "is not empty" if MARKER in names else f"is not empty, and holds no {MARKER} of a complete output"
             raise DataError(f"--out {self._uri} {state}; choose another folder or remove it")
+
         if self.filesystem.equals(source.filesystem) and self._lies_in(source.root):
             raise DataError(f"--out {self._uri} lies in the dataset {source.uri} and would change it; choose another")
 
     def _lies_in(self, root: str) -> bool:
         """Whether the folder is below another one, also by way of links."""
-        inner, outer = self._root, root
+        inner = self._root
+        outer = root
         if isinstance(self.filesystem, fs.LocalFileSystem):
             inner = os.path.realpath(inner)
             outer = os.path.realpath(outer)

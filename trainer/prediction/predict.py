@@ -73,9 +73,11 @@ def predict_run(path: str, checkpoint: str, data: str, out: str, columns: str, w
         names_of_ranks = world.gather(own_names)
         written = [name for names_of_rank in names_of_ranks for name in names_of_rank]
         seconds = time.perf_counter() - begin
-        num_rows, num_files = manifest.num_rows, len(written)
+        num_rows = manifest.num_rows
+        num_files = len(written)
         scored = Scored(state.samples, manifest.fingerprint, num_rows, num_files, seconds)
         world.on_rank_zero(lambda: folder.finish(written, scored))
+
     return scored
 
 
@@ -108,7 +110,8 @@ def _score(config: Config, world: World, sharded: ShardedModel, reading: Reading
     """Fills and completes the files of this rank's lanes. Collective: call on all ranks."""
     # Errors are exchanged while the pipeline's own collectives are under way, which a group apart does not disturb.
     errors = world.with_own_group()
-    num_rows, batch_size = reading.manifest.num_rows, reading.global_batch_size
+    num_rows = reading.manifest.num_rows
+    batch_size = reading.global_batch_size
     is_binary_T = torch.tensor([task.binary for task in config.tasks], device=world.device)
     is_on_gpu = world.device.type == "cuda"
     lanes = world.lanes(reading.lanes)
@@ -149,7 +152,8 @@ def _write(step: StepOutput, is_binary_T: torch.Tensor, files: list[LaneFile]) -
     for file, row_ids_R, predictions_RT in zip(files, row_ids_of_lanes, predictions_of_lanes, strict=True):
         # Padding, with row ids below 0, comes last in its lane.
         num_rows = int((row_ids_R >= 0).sum())
-        row_ids_R, predictions_RT = row_ids_R[:num_rows], predictions_RT[:num_rows]
+        row_ids_R = row_ids_R[:num_rows]
+        predictions_RT = predictions_RT[:num_rows]
         file.add(row_ids_R.numpy(), predictions_RT.numpy())
 
 

@@ -105,7 +105,8 @@ class SignalListener(ABC):
                 return
             wanted = [number for number in numbers if number in heard]
             if wanted and self.first_signal is None:
-                self.first_signal, first = wanted[0], time.monotonic()
+                self.first_signal = wanted[0]
+                first = time.monotonic()
                 self._on_first()
             elif wanted and time.monotonic() - first > SAME_REQUEST_SECONDS:
                 self._on_second(wanted[0])

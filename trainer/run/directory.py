@@ -219,7 +219,8 @@ class RunDirectory:
 
     def evaluations_on(self, fingerprint: str) -> Path:
         """The folder for the sums of evaluations on a test set; those of the run's own have no folder to themselves."""
-        folder, own = self.path / "evaluations", load_manifest(self.manifests["test"]).fingerprint
+        folder = self.path / "evaluations"
+        own = load_manifest(self.manifests["test"]).fingerprint
         return folder if fingerprint == own else folder / fingerprint[:12]
 
     def fusion_file(self, samples: int) -> Path:

@@ -62,7 +62,8 @@ class StartLog:
     """Keeps the record of this start. Used on rank 0 only, from any thread; RunError where it cannot write."""
 
     def __init__(self, path: Path, run: str | None = None) -> None:
-        self._path, self._run = path, run
+        self._path = path
+        self._run = run
         self._starts: list[RunStart] = []
         self._lock = Lock()
 

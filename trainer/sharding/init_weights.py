@@ -33,7 +33,8 @@ def initialise_tables(model: DistributedModelParallel, tables: tuple[TableConfig
             continue
         table = table_of[name.split(".")[-2]]
         for shard in tensor.local_shards():
-            first, rows = shard.metadata.shard_offsets[0], shard.metadata.shard_sizes[0]
+            first = shard.metadata.shard_offsets[0]
+            rows = shard.metadata.shard_sizes[0]
             _draw_rows(shard.tensor, first, rows, table.init, (seed, "table", table.name))
 
 

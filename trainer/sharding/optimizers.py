@@ -71,6 +71,7 @@ class Optimizer:
         """
         before = {name: parameter.detach().clone() for name, parameter in self._dense.params.items()}
         self._dense.init_state()
+
         for name, parameter in self._dense.params.items():
             parameter.copy_(before[name])
             for value in self._dense.state[parameter].values():

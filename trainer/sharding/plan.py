@@ -63,7 +63,8 @@ class Enumerator(EmbeddingEnumerator):
     def __init__(self, topology: Topology, batch_size: int, names: list[str], *, saves: bool) -> None:
         fused = ParameterConstraints(compute_kernels=[EmbeddingComputeKernel.FUSED.value])
         super().__init__(topology, batch_size, dict.fromkeys(names, fused))
-        self._on_gpu, self._saves = topology.compute_device == "cuda", saves
+        self._on_gpu = topology.compute_device == "cuda"
+        self._saves = saves
 
     def enumerate(self, module: nn.Module, sharders: list[ModuleSharder[nn.Module]]) -> list[ShardingOption]:
         """The options in torchrec's order, which decides between equals."""
@@ -75,6 +76,7 @@ class Enumerator(EmbeddingEnumerator):
         allowed = [option for option in options if option.sharding_type in sharder.allow]
         tables_allowed = {option.name for option in allowed}
         chosen = [option for option in options if option in allowed or option.name not in tables_allowed]
+
         for option in chosen:
             for shard in option.shards:
                 assert shard.storage is not None
@@ -168,7 +170,8 @@ def placements(plan: ShardingPlan, tables: tuple[TableConfig, ...], allow: tuple
 
     for table in tables:
         entry = module_plan[table_key(table.name)]  # type: ignore[index]
-        kernel, sharding = entry.compute_kernel, entry.sharding_type
+        kernel = entry.compute_kernel
+        sharding = entry.sharding_type
         assert kernel == EmbeddingComputeKernel.FUSED.value, f"{table.name}: kernel {kernel}"
         assert sharding in (*allow, FALLBACK), f"{table.name}: sharding {sharding}"
         rows = [shard.shard_sizes[0] for shard in entry.sharding_spec.shards]

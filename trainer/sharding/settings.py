@@ -33,6 +33,7 @@ class Schedule(Settings):
         decaying = max(total - self.warmup_samples, 1)
         done = min((samples - self.warmup_samples) / decaying, 1.0)
         left = 1 - done if self.decay == "linear" else (1 + math.cos(math.pi * done)) / 2
+
         return self.decay_to + (1 - self.decay_to) * left
 
 

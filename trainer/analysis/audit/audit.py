@@ -114,7 +114,9 @@ def audit_run(path: str | Path) -> Audit:
 
 def _broken_records(starts: list[RunStart], lineage: Lineage) -> Iterator[str]:
     """Promises that the records of the starts alone show to be broken."""
-    reading, reached = lineage.reading, starts[-1].reached
+    reading = lineage.reading
+    reached = starts[-1].reached
+
     for begin, end in gaps(surviving(starts), reached):
         yield f"samples {begin:,} to {end:,}: no start accounts for them, but a later one goes on from there"
 

@@ -30,7 +30,9 @@ class Intervals:
         after = np.minimum(self.lane_row + self.stop - self.start, end)
         kept = first < after
         offset = self.start - self.lane_row
-        start, stop = first + offset, after + offset
+        start = first + offset
+        stop = after + offset
+
         return Intervals(self.group[kept], start[kept], stop[kept], lane_row=first[kept])
 
     def in_group(self, group: int, start: int, stop: int) -> "Intervals":
@@ -64,6 +66,7 @@ def intervals_of_epoch(reading: Reading, epoch: int) -> Intervals:
     lane_starts = ends[layout.lane_begin[:-1]]
     segments_per_lane = np.diff(layout.lane_begin)
     lane_row = ends[:-1] - np.repeat(lane_starts, segments_per_lane)
+
     return Intervals(layout.group, layout.start, layout.stop, lane_row)
 
 
@@ -104,7 +107,8 @@ def _depth(points: Int64, begin: Int64, end: Int64) -> Int64:
 
 def expand(reading: Reading, epoch: int, intervals: Intervals) -> tuple[Int64, Int64]:
     """Every single row: the global batch of the epoch that it belongs to, and its number in the dataset."""
-    first_row, sizes = reading.manifest.first_row, reading.manifest.rows
+    first_row = reading.manifest.first_row
+    sizes = reading.manifest.rows
     batches = [np.zeros(0, np.int64)]
     rows = [np.zeros(0, np.int64)]
 

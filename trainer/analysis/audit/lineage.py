@@ -56,10 +56,13 @@ class Lineage:
 
     def stretches(self, *, each: bool) -> list[range]:
         """All epochs, in ranges of such as are like the first of them; `each`: those that were begun one by one."""
-        size, batch = self.epoch_samples, self.reading.global_batch_size
+        size = self.epoch_samples
+        batch = self.reading.global_batch_size
         points = {0, self.reached, self.end}
+
         for begin in self.skipped:
             points |= {begin, begin + batch}
+
         for part in self.ranges:
             points |= {part.begin, part.end}
 
@@ -67,8 +70,10 @@ class Lineage:
         edges: set[int] = set()
         for point in points:
             edges |= {point // size, -(-point // size)}
+
         for entry in self.unreadable:
             edges |= {entry.epoch, entry.epoch + 1}
+
         if each:
             edges |= set(range(-(-self.reached // size)))
 
@@ -89,6 +94,7 @@ class Lineage:
             begins = [part.begin, *(begin + self.reading.global_batch_size for begin in skipped)]
             ends = [*skipped, part.end]
             trained += [SampleRange(part.segment, begin, end) for begin, end in zip(begins, ends, strict=True)]
+
         return trained
 
     def rows(self, parts: Iterable[SampleRange], epoch: int, layout: Intervals) -> Intervals:
@@ -109,6 +115,7 @@ class Lineage:
             if entry.epoch == epoch and part.num_samples > 0:
                 rows = self.rows([part], epoch, layout)
                 found.append(rows.in_group(entry.group, entry.start, entry.stop))
+
         return Intervals.join(found)
 
     def _part(self, whole: SampleRange, epoch: int) -> SampleRange:
@@ -127,12 +134,14 @@ def read_lineage(starts: list[RunStart], events: Path, reading: Reading, end: in
 
     range_of_start: dict[int, SampleRange] = {}
     for part in surviving(starts):
-        begin, stop = whole_batches(part.begin), whole_batches(part.end)
+        begin = whole_batches(part.begin)
+        stop = whole_batches(part.end)
         if begin < stop:
             range_of_start[part.segment] = SampleRange(part.segment, begin, stop)
 
     skipped: set[int] = set()
     unreadable = []
+
     for number, event in read_events(events):
         survives = range_of_start.get(event.segment)
         if survives is None:

@@ -23,7 +23,8 @@ def audit_table(epochs: list[Record]) -> Table:
         "unexplained": "not explained",
     }
     for record in epochs:
-        first, last = record["first_epoch"], record["last_epoch"]
+        first = record["first_epoch"]
+        last = record["last_epoch"]
         epoch = str(first) if first == last else f"{first}–{last}"
         counts = [f"{record[key]:,}" for key in ("rows", "trained_once", "trained_more", "never")]
 

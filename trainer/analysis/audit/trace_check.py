@@ -97,7 +97,8 @@ def _differences(expected: HandedOut, found: HandedOut, manifest: Manifest) -> I
     due[expected.row] = expected.samples
     seen[found.row[known]] = found.samples[known]
 
-    is_due, is_seen = due >= 0, times > 0
+    is_due = due >= 0
+    is_seen = times > 0
     kinds = {
         "handed out more than once": times > 1,
         "missing from the trace": is_due & ~is_seen,

@@ -73,7 +73,8 @@ def compare_losses(
     the mean of that. Otherwise mean against mean, and a side with one model is taken to spread like the other.
     None where the baseline has no loss to divide by, or a loss is not finite.
     """
-    old_totals, new_totals = _totals(baseline), _totals(losses)
+    old_totals = _totals(baseline)
+    new_totals = _totals(losses)
     if not (np.isfinite([*old_totals, *new_totals]).all() and (old_totals > 0).all()):
         return None
 
@@ -81,10 +82,12 @@ def compare_losses(
     pairs = [(old, new) for old in sorted(baseline) for new in sorted(losses) if old == new or not paired]
     relatives: list[float] = []
     draws: list[Floats] = []
+
     for old, new in pairs:
         relative, drawn_R = _relative(baseline[old], losses[new], resamples)
         relatives.append(relative)
         draws.append(drawn_R)
+
     finite_PR = _finite(np.array(draws))
     widening = max(map(_widening, baseline.values()))
 
@@ -100,6 +103,7 @@ def compare_losses(
     half_of_seeds = t_quantile(freedom) * error
     half_of_rows = widening * _Z * _shared_deviation(pairs, finite_PR)
     half = math.hypot(half_of_seeds, half_of_rows)
+
     return Estimate(relative, relative - half, relative + half, error)
 
 
@@ -130,7 +134,8 @@ def _relative(baseline_K: Floats, loss_K: Floats, resamples: int) -> tuple[float
     """
     difference_K = loss_K - baseline_K
     draws_RK = bucket_draws(len(baseline_K), resamples)
-    drawn_R, total_R = draws_RK @ difference_K, draws_RK @ baseline_K
+    drawn_R = draws_RK @ difference_K
+    total_R = draws_RK @ baseline_K
 
     # A draw may hold no loss of the baseline: its difference is not finite, and left out by `_finite`.
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -202,11 +207,13 @@ def t_quantile(freedom: int) -> float:
     if freedom <= len(_T_OF_FEW):
         return _T_OF_FEW[freedom - 1]
 
-    inverse, powers = 1 / freedom, (_Z**7, _Z**5, _Z**3, _Z)
+    inverse = 1 / freedom
+    powers = (_Z**7, _Z**5, _Z**3, _Z)
     series = [  # Abramowitz and Stegun 26.7.5
         _Z,
         np.dot(powers, (0, 0, 1, 1)) / 4,
         np.dot(powers, (0, 5, 16, 3)) / 96,
         np.dot(powers, (3, 19, 17, -15)) / 384,
     ]
+
     return float(sum(term * inverse**power for power, term in enumerate(series)))

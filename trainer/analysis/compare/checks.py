@@ -26,6 +26,7 @@ def check_same_test_set(runs: list[Run]) -> None:
     """Raises DataError if runs were evaluated on other test rows."""
     first_path = runs[0].path
     first = next(iter(runs[0].points.values())).fingerprint
+
     for run in runs:
         for point, buckets in run.points.items():
             if buckets.fingerprint == first:

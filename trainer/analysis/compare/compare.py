@@ -71,7 +71,8 @@ class Difference:
     @property
     def one_sided(self) -> bool:
         """Whether the interval lies on one side of 0, whatever it speaks of."""
-        low, high = self.low_percent, self.high_percent
+        low = self.low_percent
+        high = self.high_percent
         if low is None or high is None or is_rounding(self.relative_percent):
             return False
         return low > 0 or high < 0
@@ -113,7 +114,8 @@ def compare_runs(baseline: str, runs: list[str], data: str | None = None) -> Com
     test_set = None if data is None else read_manifest(data)
     bases = group_runs(read_run(path, test_set) for path in _split(baseline))
     if len(bases) > 1:
-        first, second = bases[0].name, bases[1].name
+        first = bases[0].name
+        second = bases[1].name
         raise ConfigError(
             f"BASELINE {baseline!r}: {first} and {second} are not seeds of one head; name one of them, or runs whose "
             "configs differ in run.seed alone"
@@ -122,19 +124,24 @@ def compare_runs(baseline: str, runs: list[str], data: str | None = None) -> Com
     groups = group_runs(read_run(path, test_set) for entry in runs for path in _split(entry))
     check_on_one_side(bases[0], groups)
     all_runs = list(bases[0].runs)
+
     for group in groups:
         all_runs += group.runs
+
     check_same_test_set(all_runs)
     check_same_unit(all_runs, data)
 
     differences: list[Difference] = []
     warnings: list[str] = []
+
     for group in groups:
         differences += compare_groups(bases[0], group)
         warnings += _not_compared(bases[0], group)
+
     for entry in differences:
         if entry.relative_percent is not None and entry.low_percent is None:
             warnings.append(_too_few(entry))
+
     return Comparison(tuple(differences), tuple(dict.fromkeys(warnings)))
 
 
@@ -156,6 +163,7 @@ def _split(entry: str) -> list[str]:
         raise ConfigError(
             f"{entry!r} holds an empty name; write folders of runs with commas between: runs/a-1,runs/a-2"
         )
+
     return names
 
 
@@ -167,13 +175,16 @@ def compare_groups(baseline: Group, group: Group) -> list[Difference]:
     if not points:
         old, new = (map(format_count, sorted(side.points)) for side in (baseline, group))
         raise nothing_in_common("milestone", baseline, group, old, new)
+
     if not tasks:
         raise nothing_in_common("task", baseline, group, baseline.tasks, group.tasks)
+
     return [_difference(baseline, group, task, point) for task in tasks for point in points]
 
 
 def _difference(baseline: Group, group: Group, task: str, point: int) -> Difference:
-    old, new = baseline.at(point, task), group.at(point, task)
+    old = baseline.at(point, task)
+    new = group.at(point, task)
     first = next(iter(old.values()))
 
     for found in [*old.values(), *new.values()]:
@@ -183,7 +194,8 @@ def _difference(baseline: Group, group: Group, task: str, point: int) -> Differe
                 "runs with the same tasks.kind, tasks.label and data.weight"
             )
 
-    old_value, new_value = _mean_value(old.values()), _mean_value(new.values())
+    old_value = _mean_value(old.values())
+    new_value = _mean_value(new.values())
     defined = old_value is not None and new_value is not None
     estimate = compare_losses(_losses(old), _losses(new)) if defined else None
     single = len(old) == len(new) == 1
@@ -255,6 +267,7 @@ def metric_value(kind: str, sums_6K: Floats) -> float | None:
     label = float(sums_6K[LABEL].sum())
     if weight == 0 or not np.isfinite(loss):
         return None
+
     mean_loss = loss / weight
     return normalized_entropy(mean_loss, label / weight) if kind == "binary" else mean_loss
 

@@ -98,6 +98,7 @@ def _draw(axes: Axes, entries: list[Difference]) -> None:
     middle = [entry.relative_percent or 0.0 for entry in entries]
     low: list[float] = []
     high: list[float] = []
+
     for entry, value in zip(entries, middle, strict=True):
         low.append(value if entry.low_percent is None else entry.low_percent)
         high.append(value if entry.high_percent is None else entry.high_percent)

@@ -75,7 +75,8 @@ def read_run(path: str, test_set: Manifest | None = None) -> Run:
     directory = RunDirectory(path)
     config = directory.read_config()
     folder = directory.evaluations_on(test_set.fingerprint) if test_set else directory.path / "evaluations"
-    points, identity = {}, read_identity(directory)
+    points = {}
+    identity = read_identity(directory)
 
     for file in sorted(folder.glob("*.parquet")):
         buckets = read_buckets(file)
@@ -127,4 +128,5 @@ def group_runs(runs: Iterable[Run]) -> list[Group]:
     for group in found.values():
         by_seed = [group[seed] for seed in sorted(group)]
         groups.append(Group(tuple(by_seed)))
+
     return groups

@@ -37,6 +37,7 @@ def _grid(task: str, differences: list[Difference]) -> Grid:
     base = {entry.column: _number(entry.baseline_value) for entry in differences}
     baseline = [base[column] for column in columns]
     rows = [[first.baseline_head, folder_names(first.baseline), *baseline]]
+
     for run in dict.fromkeys(entry.run for entry in differences):
         of_run = [entry for entry in differences if entry.run == run]
         cells = {entry.column: _cell(entry) for entry in of_run}
@@ -66,10 +67,12 @@ def _cell(entry: Difference) -> str:
     """-0.512 ± 0.031 [-0.640, -0.384] better"""
     if entry.relative_percent is None:
         return UNDEFINED
+
     error = "" if entry.standard_error_percent is None else f" ± {entry.standard_error_percent:.3f}"
     known = entry.low_percent is not None
     interval = f" [{entry.low_percent:+z.3f}, {entry.high_percent:+z.3f}]" if known else " [too few rows]"
     mark = f" {entry.verdict}" if entry.one_sided else ""
+
     return f"{entry.relative_percent:+z.3f}{error}{interval}{mark}"
 
 

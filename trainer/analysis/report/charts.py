@@ -91,7 +91,8 @@ def line_chart(chart: Chart) -> Element:
 def _axes(chart: Chart, lines: list[Line]) -> _Axes:
     """Axes that show all lines, with a little room above and below."""
     values = _shown_values(chart, lines)
-    low, high = min(values, default=0.0), max(values, default=1.0)
+    low = min(values, default=0.0)
+    high = max(values, default=1.0)
     margin = 0.06 * (high - low) or 0.01 * abs(high) or 1.0
     bottom = low if chart.from_zero and low == 0 else low - margin
 
@@ -112,7 +113,8 @@ def _shown_values(chart: Chart, lines: list[Line]) -> list[float]:
         values += [value for _, value in line.points[start:]]
         for low, high in line.intervals:
             if chart.percent:
-                low, high = _within_one(low), _within_one(high)
+                low = _within_one(low)
+                high = _within_one(high)
             values += [low, high]
 
     if chart.from_zero:
@@ -129,7 +131,8 @@ def _within_one(bound: float) -> float:
 
 
 def _grid(chart: Chart, axes: _Axes) -> list[Element]:
-    right, bottom = WIDTH - RIGHT, HEIGHT - BOTTOM
+    right = WIDTH - RIGHT
+    bottom = HEIGHT - BOTTOM
     parts = []
     values = ticks(axes.low, axes.high)
 
@@ -158,6 +161,7 @@ def _background(axes: _Axes, lines: list[Line]) -> Element:
     width = WIDTH - LEFT - RIGHT
     height = HEIGHT - TOP - BOTTOM
     drawn = [_polyline(line, axes) for line in lines]
+
     return element(
         "svg",
         *drawn,
@@ -193,6 +197,7 @@ def _intervals(line: Line, axes: _Axes) -> list[Element]:
         lower = axes.y(max(low, axes.low))
         upper = axes.y(min(high, axes.high))
         parts.append(_line(x, lower, x, upper, f"interval {_colour(line)}"))
+
     return parts
 
 
@@ -202,13 +207,16 @@ def _markers(chart: Chart, line: Line, axes: _Axes) -> list[Element]:
     if len(shown) > ALL_MARKERS:
         distance = len(shown) // (ALL_MARKERS // 2)
         shown = shown[::distance]
+
     scale, unit = (100, " %") if chart.percent else (1, "")
 
     parts = []
     for samples, value in shown:
-        position, number = _position(chart, samples), f"{scale * value:.5g}{unit}"
+        position = _position(chart, samples)
+        number = f"{scale * value:.5g}{unit}"
         tip = element("title", f"{line.name}, {position}: {number}")
-        x, y = axes.x(samples), axes.y(value)
+        x = axes.x(samples)
+        y = axes.y(value)
         path = f"M{x:.1f} {y:.1f}{_marker(line)}"
         parts.append(element("path", tip, d=path, class_=f"marker {_colour(line)}"))
 

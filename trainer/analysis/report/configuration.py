@@ -26,12 +26,14 @@ def _overview(run: RunRecords) -> list[Content]:
     """The head, tasks and tables of a run, and all keys behind a fold."""
     config = run.config
     values = plain(config)
-    head_keys, all_keys = _leaves(values["model"]), _leaves(values)
+    head_keys = _leaves(values["model"])
+    all_keys = _leaves(values)
 
     head_rows = [[key, _cell(text)] for key, text in head_keys.items()]
     head = table("Head", ["key", "value"], head_rows, words=["value"])
 
-    columns, words = ["task", "kind", "label", "auxiliary", "weight"], ["kind", "label", "auxiliary"]
+    columns = ["task", "kind", "label", "auxiliary", "weight"]
+    words = ["kind", "label", "auxiliary"]
     tasks = table("Tasks", columns, map(_task_row, config.tasks), words=words)
 
     table_rows = [[entry.name, f"{entry.rows:,}", str(entry.dim)] for entry in config.tables]
@@ -69,6 +71,7 @@ def _differences(runs: list[RunRecords]) -> list[Content]:
     frame = table("Keys that differ", ["key", *names], rows, words=names)
     if len(rows) > MANY_ROWS:
         return [folded(f"{len(rows)} keys differ", frame)]
+
     return [frame]
 
 

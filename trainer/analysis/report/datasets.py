@@ -39,6 +39,7 @@ def _row(use: str, runs: list[RunRecords], num_runs: int, tasks: list[str]) -> l
     names = "all"
     if len(runs) < num_runs:
         names = ", ".join(run.name for run in runs)
+
     counts = (manifest.num_rows, len(manifest.files), len(manifest.rows))
     sizes = [f"{count:,}" for count in counts]
 
@@ -57,6 +58,7 @@ def _windows(manifest: Manifest) -> str:
     count = len(set(names))
     if count == 1:
         return names[0]
+
     return f"{count:,}: {names[0]} to {names[-1]}"
 
 

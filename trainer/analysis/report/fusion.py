@@ -77,6 +77,7 @@ def _entropies(run: RunRecords) -> list[Content]:
     charts: list[Chart | None] = []
     for level, keys in keys_of_levels.items():
         charts.append(_entropy_chart(run, level, list(keys)))
+
     return figures(charts, "") if charts else []
 
 
@@ -87,6 +88,8 @@ def _entropy_chart(run: RunRecords, level: str, keys: list[str]) -> Chart:
         lines.append(Line(unit, run.curve(key), style))
 
     texts = [f"{line.name} {first_and_last(line.points)}" for line in lines]
-    title, note = f"Entropy of the gates, level {level}", "1: all experts alike; 0: one expert takes all"
+    title = f"Entropy of the gates, level {level}"
+    note = "1: all experts alike; 0: one expert takes all"
     alternative = f"{run.name}: {'; '.join(texts)}"
+
     return Chart(title, note, alternative, lines, 1.0, from_zero=True)

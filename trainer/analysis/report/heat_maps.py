@@ -11,6 +11,7 @@ def heat_map(title: str, units: Sequence[str], experts: Sequence[str], weights: 
     largest = 0.0
     for row_of_weights in weights:
         largest = max([largest, *map(abs, row_of_weights)])
+
     largest = largest or 1.0
 
     empty = [""] * len(experts)

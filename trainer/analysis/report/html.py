@@ -128,8 +128,10 @@ def table(
     """
     classes = [None if name == head[0] or name in words else "number" for name in head]
     titles = element("tr")
+
     for name, class_ in zip(head, classes, strict=True):
         titles.append(element("th", name, class_=class_, scope="col"))
+
     thead = element("thead", titles)
     tbody = element("tbody", *(_table_row(row, classes) for row in rows))
 

@@ -89,7 +89,8 @@ def _run_table(runs: list[RunRecords]) -> Element:
 
 
 def _run_row(run: RunRecords) -> list[Content]:
-    config, started = run.config, UNDEFINED
+    config = run.config
+    started = UNDEFINED
     if run.starts:
         started = f"{run.starts[0].started.astimezone(UTC):%Y-%m-%d %H:%M}"
 

@@ -160,7 +160,8 @@ def _problem_list(problems: list[str]) -> list[Content]:
 
 
 def _milestone_table(comparisons: Comparisons, differences: list[Difference]) -> Element:
-    first, names = differences[0], comparisons.names
+    first = differences[0]
+    names = comparisons.names
     of_tasks = {entry.task: entry for entry in differences}
     baseline = [number(entry.baseline_value) for entry in of_tasks.values()]
     rows: list[list[Content]] = [[_head(first.baseline_head, names[first.baseline]), *baseline]]
@@ -208,7 +209,8 @@ def _relative_line(name: str, entries: list[Difference], style: int) -> Line:
     intervals: list[tuple[float, float]] = []
 
     for entry in entries:
-        low, high = entry.low_percent or 0.0, entry.high_percent or 0.0
+        low = entry.low_percent or 0.0
+        high = entry.high_percent or 0.0
         points.append((float(entry.samples), (entry.relative_percent or 0.0) / 100))
         intervals.append((low / 100, high / 100))
 

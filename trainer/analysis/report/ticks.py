@@ -14,7 +14,8 @@ def ticks(low: float, high: float, most: int = 6) -> list[float]:
     steps = [factor * power for factor in (1, 2, 5, 10, 20)]
     step = next(step for step in steps if step > rough)
 
-    first, last = math.ceil(low / step), math.floor(high / step)
+    first = math.ceil(low / step)
+    last = math.floor(high / step)
     return [number * step for number in range(first, last + 1)]
 
 

@@ -56,7 +56,8 @@ def timeline(run: RunRecords, *, opened: bool) -> list[Content]:
 
 def _summary(run: RunRecords) -> str:
     counts = Counter(event.event for event in run.events)
-    damaged, batches = counts["damaged_checkpoint"], counts["skipped_batch"]
+    damaged = counts["damaged_checkpoint"]
+    batches = counts["skipped_batch"]
     num_rows = sum(_num_rows(event) for event in run.events if event.event == "skipped_rows")
     num_starts = len(run.starts)
     restarts = _count(max(num_starts - 1, 0), "restart")
@@ -95,10 +96,12 @@ def _rows(run: RunRecords, kind: str, series: list[_Entry]) -> list[list[Content
     rows: list[list[Content]] = []
     for entry in series:
         if isinstance(entry.what, Event):
-            at, describe_one = entry.what.samples, _ONE.get(kind, _other)
+            at = entry.what.samples
+            describe_one = _ONE.get(kind, _other)
             text = describe_one(entry.what)
         else:
-            at, text = entry.what.begin, _start(run, entry.what)
+            at = entry.what.begin
+            text = _start(run, entry.what)
 
         rows.append([_time(entry.time), f"{at:,}", _words(text)])
 
@@ -114,7 +117,8 @@ def _time(time: datetime) -> str:
 
 
 def _span(first: datetime, last: datetime) -> str:
-    day, until = _time(first)[:10], _time(last)
+    day = _time(first)[:10]
+    until = _time(last)
     return f"{_time(first)} to {until.removeprefix(day).lstrip()}"
 
 
