@@ -21,7 +21,7 @@ class Batch(Pipelineable):
     labels_BT: torch.Tensor
     """float32; 0 where missing, never NaN"""
     label_mask_BT: torch.Tensor
-    """bool; False where the label is missing or the row is padding"""
+    """bool; False if the label is missing or the row is padding"""
     weights_B: torch.Tensor
     """float32; 0 for padding rows"""
     row_ids_B: torch.Tensor

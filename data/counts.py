@@ -8,7 +8,7 @@ _PATTERN = re.compile(r"\s*(\d[\d_]*(?:\.\d+)?)\s*([kMB]?)\s*")
 
 
 def parse_count(text: str | int) -> int:
-    """'2.1M' → 2_100_000, exactly (decimal arithmetic, no float); ValueError where it is not a whole number ≥ 0."""
+    """'2.1M' → 2_100_000, exactly (decimal arithmetic, no float); raises ValueError if it is not a whole number ≥ 0."""
     match = _PATTERN.fullmatch(str(text))
     if match is None or isinstance(text, bool):
         raise ValueError(f"{text!r} is not a count; write a whole number, or one with k, M or B, such as 300k or 2.1M")

@@ -84,7 +84,8 @@ def measure(reading: Reading) -> Statistics:
 
 
 def _check_range(values_R: Float64, feature: DenseFeature, transforms: Iterable[Transform], where: Where) -> None:
-    """DataError where mean or scale would be measured on a value beyond float32, such as a 1e308 in place of a null.
+    """Raises DataError if mean or scale would be measured on a value beyond float32, such as a 1e308 in place of a
+    null.
 
     The square of one may overflow even float64: the scale would be infinite, and the column 0 in every row.
     """

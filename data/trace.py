@@ -20,7 +20,7 @@ _RUN = b"run"
 
 
 class TraceWriter:
-    """Writes a trace to a local file, in place of what was there; OSError where the disk does not take it."""
+    """Writes a trace to a local file, in place of what was there; raises OSError if the disk does not take it."""
 
     def __init__(self, path: Path, run: str | None = None) -> None:
         """`run`: id of the run, which the file keeps."""
@@ -45,7 +45,7 @@ class TraceWriter:
 
 
 def read_run(path: Path) -> str | None:
-    """Id of the run that wrote a trace; None where it holds none, or is no trace."""
+    """Id of the run that wrote a trace; None if it holds none, or is no trace."""
     try:
         with pa.OSFile(str(path), "rb") as file:
             found = (pa.ipc.open_stream(file).schema.metadata or {}).get(_RUN)
@@ -57,7 +57,7 @@ def read_run(path: Path) -> str | None:
 def read_trace(path: Path) -> tuple[Int64, Int64]:
     """Samples at which its batch begins, and number in the whole dataset, of every row in a trace, as far as it goes.
 
-    What a sudden end has left of a last record is passed over. DataError where the file is no trace at all.
+    What a sudden end has left of a last record is passed over. Raises DataError if the file is no trace at all.
     """
     try:
         with pa.OSFile(str(path), "rb") as file:

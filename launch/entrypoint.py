@@ -41,7 +41,7 @@ def uses_ranks(arguments: list[str]) -> bool:
 
 
 def torchrun_arguments(environment: Mapping[str, str], arguments: list[str], module: str = "trainer") -> list[str]:
-    """torchrun's arguments for this node; ValueError where the environment does not say which node it is."""
+    """torchrun's arguments for this node; raises ValueError if the environment does not say which node it is."""
     processes = _whole_number(environment, "PROCESSES", 1, at_least=1)
     return ["--nproc-per-node", str(processes), *_rendezvous(environment), "-m", module, *arguments]
 

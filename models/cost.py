@@ -20,7 +20,7 @@ class HeadCost:
 
 
 def head_cost(config: HeadConfig, num_features: int, num_tasks: int) -> HeadCost:
-    """The cost; ValueError where the numbers do not fit together."""
+    """The cost; raises ValueError if the numbers do not fit together."""
     head = config.build_on_meta(num_features, num_tasks)
     parameters = sum(parameter.numel() for parameter in head.parameters())
     flops = sum(getattr(part, "flops_per_row", 0) for part in head.modules())

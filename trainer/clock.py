@@ -30,7 +30,7 @@ class Milestone:
 
 
 def parse_milestone(value: object) -> object:
-    """'10B' or 10_000 → Milestone; ValueError where it is not a count."""
+    """'10B' or 10_000 → Milestone; raises ValueError if it is not a count."""
     if isinstance(value, str):
         return Milestone(value, parse_count(value))
     if isinstance(value, int) and not isinstance(value, bool):

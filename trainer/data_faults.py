@@ -17,7 +17,7 @@ NAMED_ROW_GROUPS = 8
 
 
 class DataFaults:
-    """Accounts of batches and rows that were left out; RunError where there are too many.
+    """Accounts of batches and rows that were left out; raises RunError if there are too many.
 
     Data that cannot be read is raised on all ranks, as the DataError of the rank that met it.
     """

@@ -46,7 +46,7 @@ def open_dataset(uri: str, config: Config, world: World, on_bad_file: OnBadFile 
 
 
 def check_columns(manifest: Manifest, config: Config) -> None:
-    """ConfigError where a column is missing, of the wrong type, or an output used as a feature."""
+    """Raises ConfigError if a column is missing, of the wrong type, or an output used as a feature."""
     columns = build_columns(config)
     described = read_schema(manifest)
 
@@ -75,7 +75,8 @@ def check_columns(manifest: Manifest, config: Config) -> None:
 
 
 def check_same_kinds(trained_on: Manifest, manifest: Manifest, config: Config) -> None:
-    """ConfigError where a dataset holds values of another kind in a column than the one that the model is trained on.
+    """Raises ConfigError if a dataset holds values of another kind in a column than the one that the model is trained
+    on.
 
     The same number as text is another id, and meets another row of its table.
     """
@@ -93,7 +94,7 @@ def check_same_kinds(trained_on: Manifest, manifest: Manifest, config: Config) -
 
 
 def check_lanes(config: Config, world: World) -> None:
-    """ConfigError where the ranks cannot share the lanes equally."""
+    """Raises ConfigError if the ranks cannot share the lanes equally."""
     if config.data.lanes % world.size:
         raise ConfigError(
             f"data.lanes = {config.data.lanes} is not divisible by the {world.size} ranks; "
@@ -102,7 +103,10 @@ def check_lanes(config: Config, world: World) -> None:
 
 
 def train_reading(config: Config, manifest: Manifest) -> Reading:
-    """How the training data is read; ExpectedError where it is too small, or has no order in time that is asked for."""
+    """How the training data is read.
+
+    Raises ExpectedError if it is too small, or has no order in time that is asked for.
+    """
     if config.data.order == "chronological":
         check_windows(manifest.uri, manifest.window_names)
 
@@ -123,7 +127,7 @@ def train_reading(config: Config, manifest: Manifest) -> Reading:
 
 
 def test_reading(config: Config, manifest: Manifest, lanes: int) -> Reading:
-    """How the test data is read: every row once, as stored; ConfigError where a column of `evaluate` is missing.
+    """How the test data is read: every row once, as stored; raises ConfigError if a column of `evaluate` is missing.
 
     Metrics do not depend on which rows share a batch, so that one lane a rank will do, with the least memory.
     """
@@ -136,7 +140,7 @@ def test_reading(config: Config, manifest: Manifest, lanes: int) -> Reading:
 
 
 def _check_groupable(key: str, name: str, manifest: Manifest, *, as_number: bool) -> None:
-    """ConfigError where there is no such column, or rows cannot be grouped by it."""
+    """Raises ConfigError if there is no such column, or rows cannot be grouped by it."""
     if name not in manifest.schema.names:
         names = ", ".join(manifest.schema.names)
         hint = missing_column_hint(manifest, name)

@@ -43,7 +43,7 @@ def is_groupable(kind: pa.DataType) -> bool:
 
 
 def stored_type(manifest: Manifest, name: str, *, as_number: bool) -> pa.DataType:
-    """The type of a column of a dataset; DataError where its files hold values of different kinds in it.
+    """The type of a column of a dataset; raises DataError if its files hold values of different kinds in it.
 
     Of several types that are alike, the first file's. A column of nulls alone fits every other.
     """
@@ -61,7 +61,7 @@ def stored_type(manifest: Manifest, name: str, *, as_number: bool) -> pa.DataTyp
 
 
 def common_type(manifest: Manifest, name: str) -> pa.DataType:
-    """A type that holds a column's values of all files as they are; DataError where there is none."""
+    """A type that holds a column's values of all files as they are; raises DataError if there is none."""
     (common, first_path), *others = _types_by_file(manifest, name)
     for other, path in others:
         try:
@@ -98,7 +98,10 @@ def as_readable(table: pa.Table) -> pa.Table:
 
 
 def _types_by_file(manifest: Manifest, name: str) -> list[tuple[pa.DataType, str]]:
-    """A column's types, each with the first file that stores it so; DataError where a file does not have just one."""
+    """A column's types, each with the first file that stores it so.
+
+    Raises DataError if a file does not have just one.
+    """
     found = []
     for path, schema in manifest.schemas:
         types = types_named(schema, name)

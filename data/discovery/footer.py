@@ -37,7 +37,7 @@ class Footer:
 
 
 def read_footer(filesystem: fs.FileSystem, info: fs.FileInfo) -> Footer:
-    """The footer of a file; UnreadableError where it has none or contradicts itself."""
+    """The footer of a file; raises UnreadableError if it has none or contradicts itself."""
     try:
         with filesystem.open_input_file(info.path) as handle:
             parquet = pq.ParquetFile(handle)

@@ -47,7 +47,10 @@ class Listing:
 
 
 def list_dataset(filesystem: fs.FileSystem, root: str, uri: str) -> Listing:
-    """The files of a dataset, or the one file that it is; DataError where there are none, or some would be missed."""
+    """The files of a dataset, or the one file that it is.
+
+    Raises DataError if there are none, or some would be missed.
+    """
     try:
         info = filesystem.get_file_info(root)
         if info.type == fs.FileType.NotFound:
@@ -106,7 +109,7 @@ def _walk_remote(filesystem: fs.FileSystem, root: str) -> Iterator[fs.FileInfo]:
 
 
 def _walk(root: str, uri: str) -> Iterator[fs.FileInfo]:
-    """All files below a local folder, through links; DataError where one is reached twice."""
+    """All files below a local folder, through links; raises DataError if one is reached twice."""
     seen = _Seen(root, uri)
     folders = [root]
 
@@ -125,7 +128,7 @@ def _walk(root: str, uri: str) -> Iterator[fs.FileInfo]:
 
 
 def _check_text(name: str, uri: str) -> None:
-    """DataError where a name is no text: Arrow does not take it."""
+    """Raises DataError if a name is no text: Arrow does not take it."""
     if not name.isascii() and name != name.encode(errors="replace").decode():
         raise DataError(f"dataset {uri}: the name of {name!r} is not UTF-8; rename it")
 
@@ -159,7 +162,7 @@ class _Seen:
         self._above = {(state.st_dev, state.st_ino) for state in above}
 
     def add(self, path: str, state: os.stat_result) -> None:
-        """DataError where the same file or folder has been seen on another path."""
+        """Raises DataError if the same file or folder has been seen on another path."""
         if state.st_ino == 0:  # a filesystem without such numbers
             return
         if stat.S_ISDIR(state.st_mode) and (state.st_dev, state.st_ino) in self._above:
@@ -180,7 +183,10 @@ class _Seen:
 
 
 def _refuse_data(filesystem: fs.FileSystem, root: str, uri: str, others: list[fs.FileInfo]) -> None:
-    """DataError where files that are not read look like Parquet: by their names, then by the first bytes of some."""
+    """Raises DataError if files that are not read look like Parquet.
+
+    They are told by their names, then by the first bytes of some.
+    """
     named = [entry for entry in others if _is_named_parquet(entry)]
     gone = [entry for entry in named if entry.type == fs.FileType.NotFound]
     if gone:
@@ -226,7 +232,7 @@ def _with_magic(filesystem: fs.FileSystem, others: list[fs.FileInfo]) -> list[fs
 
 
 def _first_bytes(filesystem: fs.FileSystem, entry: fs.FileInfo) -> bytes:
-    """Of a file; empty where it cannot be read, since nobody asked for it."""
+    """Of a file; empty if it cannot be read, since nobody asked for it."""
     try:
         with filesystem.open_input_file(entry.path) as handle:
             return bytes(handle.read(len(MAGIC[0])))

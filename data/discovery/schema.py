@@ -41,5 +41,5 @@ def dump_schema(columns: list[Column]) -> str:
 
 
 def parse_schema(text: str) -> dict[str, Column]:
-    """Columns by name; ValueError, KeyError or TypeError where the text is not a schema."""
+    """Columns by name; raises ValueError, KeyError or TypeError if the text is not a schema."""
     return {entry["name"]: Column(**entry) for entry in parse_json(text)["columns"]}

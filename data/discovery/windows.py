@@ -60,7 +60,7 @@ def number_windows(names: Iterable[str]) -> Int64:
 
 
 def check_windows(uri: str, names: Iterable[str]) -> None:
-    """DataError where the names of the windows do not tell which comes first."""
+    """Raises DataError if the names of the windows do not tell which comes first."""
     problem = _problem(sorted(set(names)))
     if problem:
         raise DataError(

@@ -120,7 +120,7 @@ def import_kuairand(source: Path, out: Path, test_days: int = 2, include_random:
     """Write the dataset in `source` (or `source`/data, as in the official archive) to `out`/train and `out`/test.
 
     The last `test_days` dates are the test set. The logs of random exposure (`log_random_*.csv`) are left out unless
-    asked for. DataError where a file, a column or a value is not as it should be; nothing is written then.
+    asked for. Raises DataError if a file, a column or a value is not as it should be; nothing is written then.
     """
     folder = _locate(source)
     with staged_directory(out) as staged:

@@ -21,7 +21,7 @@ class LinkError(OSError):
 
 
 def open_unlinked(path: str, flags: int) -> int:
-    """For `open(path, mode, opener=open_unlinked)`; LinkError where `path` is a link."""
+    """For `open(path, mode, opener=open_unlinked)`; raises LinkError if `path` is a link."""
     try:
         return os.open(path, flags | _NEVER, 0o666)
     except OSError as error:
@@ -45,7 +45,7 @@ def naming(path: Path) -> Iterator[None]:
 def replaced(path: Path, *, by_many: bool = False) -> Iterator[BinaryIO]:
     """A file to fill, which takes the place of `path` in one step: a power cut leaves the old or the new one, whole.
 
-    `by_many`: several processes may do so at once. OSError where it cannot; nothing is left of it then.
+    `by_many`: several processes may do so at once. Raises OSError if it cannot; nothing is left of it then.
     """
     partial = path.with_suffix(f".{os.getpid()}.partial" if by_many else ".partial")
     with naming(path), open(partial, "wb", opener=open_unlinked) as file:

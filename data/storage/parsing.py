@@ -8,7 +8,7 @@ _TOO_DEEP = "nested too deeply"
 
 
 def parse_json(text: str | bytes) -> Any:
-    """ValueError where the text is not JSON, or is nested too deeply to be ours."""
+    """Raises ValueError if the text is not JSON, or is nested too deeply to be ours."""
     try:
         return json.loads(text)
     except RecursionError as error:
@@ -16,7 +16,7 @@ def parse_json(text: str | bytes) -> Any:
 
 
 def parse_toml(text: str) -> dict[str, Any]:
-    """TOMLDecodeError where the text is not TOML, or is nested too deeply to be a config."""
+    """Raises TOMLDecodeError if the text is not TOML, or is nested too deeply to be a config."""
     try:
         return tomllib.loads(text)
     except RecursionError as error:

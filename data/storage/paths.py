@@ -13,7 +13,7 @@ _PATH_BYTES = 4_095
 
 
 def full_path(text: str | Path) -> Path:
-    """The path with `~` put in full; ValueError where no file can be called so."""
+    """The path with `~` put in full; raises ValueError if no file can be called so."""
     written = os.fspath(text)
     if not written.strip():
         raise ValueError(f"{written!r} is empty; write a path")

@@ -50,7 +50,7 @@ def write_parquet(
 ) -> int:
     """Write one file from a stream of tables of any size and return its rows.
 
-    Every row group but the last has exactly `row_group_rows` rows. DataError where the disk does not take them.
+    Every row group but the last has exactly `row_group_rows` rows. Raises DataError if the disk does not take them.
     """
     assert _FEWEST_ROWS <= row_group_rows <= _MOST_ROWS, row_group_rows
     rows = 0

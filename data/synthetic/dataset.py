@@ -83,7 +83,7 @@ def synthesise(  # noqa: PLR0913 (the command's options)
 ) -> SynthSummary:
     """Write the dataset; `progress` receives the rows of each file as it is finished.
 
-    DataError where an argument or OUT cannot be used; nothing is left behind after any error.
+    Raises DataError if an argument or OUT cannot be used; nothing is left behind after any error.
     """
     _check(samples, test_samples, tasks, seed, processes)
     parts = _plan(samples, test_samples)

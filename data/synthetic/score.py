@@ -26,7 +26,7 @@ class TaskSummary:
     rate: float | None
     """Positive rate in train; None for a regression."""
     oracle_ne: float | None
-    """NE of the oracle on the test set, the least a model can expect; None where test holds one class only."""
+    """NE of the oracle on the test set, the least a model can expect; None if test holds one class only."""
     oracle_mse: float | None
     """Likewise the MSE of a regression."""
     label_variance: float | None

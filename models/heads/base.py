@@ -42,7 +42,7 @@ class HeadConfig(Settings):
 
     @abstractmethod
     def build(self, num_features: int, num_tasks: int) -> "Head":
-        """The head; ValueError where the numbers do not fit together."""
+        """The head; raises ValueError if the numbers do not fit together."""
 
     def build_on_meta(self, num_features: int, num_tasks: int) -> "Head":
         """The head without memory: for its checks, shapes and counts. It cannot be given memory afterwards."""
@@ -97,7 +97,7 @@ def in_parts(features_BF: torch.Tensor) -> tuple[torch.Tensor, ...]:
 
 
 def experts_per_task(task_experts: int | tuple[int, ...], num_tasks: int) -> list[int]:
-    """The key `task_experts` as one number for each task; ValueError where it has another length."""
+    """The key `task_experts` as one number for each task; raises ValueError if it has another length."""
     if isinstance(task_experts, int):
         return [task_experts] * num_tasks
     if len(task_experts) != num_tasks:

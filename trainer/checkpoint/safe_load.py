@@ -17,7 +17,7 @@ class SafeReader(FileSystemReader):
     """Reads the pickled index through an allow-list; the tensors themselves are read with `weights_only`."""
 
     def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:  # noqa: ARG002
-        """The index; pickle.UnpicklingError where it names anything but its own parts."""
+        """The index; raises pickle.UnpicklingError if it names anything but its own parts."""
         with (Path(self.path) / METADATA_FILE).open("rb") as file:
             metadata = _IndexUnpickler(file).load()
 

@@ -14,7 +14,7 @@ from trainer.run.jsonl import read_records
 def checkpoint_name(text: str, run: RunDirectory, config: Config) -> str:
     """The name of a checkpoint's folder; a count means the batch boundary at which its event falls.
 
-    CheckpointError where the run has none there. Of a text that is neither, and of a run without any, as it is.
+    Raises CheckpointError if the run has none there. Of a text that is neither, and of a run without any, as it is.
     """
     names = list_folders(run.checkpoints)
     if text in names or not names:

@@ -54,7 +54,7 @@ class State:
 
     @classmethod
     def from_json(cls, text: str) -> Self:
-        """ValueError where the text is not what `to_json` wrote."""
+        """Raises ValueError if the text is not what `to_json` wrote."""
         values = parse_json(text)
         if not isinstance(values, dict) or "digest" not in values:
             raise ValueError("not the state of a checkpoint")

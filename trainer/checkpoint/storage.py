@@ -137,7 +137,7 @@ def clear_after(folder: Path, samples: int) -> None:
 
 
 def read_state(path: Path) -> State:
-    """What the checkpoint at `path` says of itself; CheckpointError where that is damaged."""
+    """What the checkpoint at `path` says of itself; raises CheckpointError if that is damaged."""
     file = path / STATE_FILE
     try:
         state = State.from_json(file.read_text(encoding="utf-8"))
@@ -152,13 +152,13 @@ def read_state(path: Path) -> State:
 
 
 def check_files(path: Path, state: State, names: list[str]) -> None:
-    """CheckpointError where one of these files of the checkpoint at `path` is not as it was written."""
+    """Raises CheckpointError if one of these files of the checkpoint at `path` is not as it was written."""
     for name in names:
         check_file(path / name, state.files[name])
 
 
 def check_file(path: Path, expected: FileRecord) -> None:
-    """CheckpointError where a file is not as it was written."""
+    """Raises CheckpointError if a file is not as it was written."""
     try:
         size = path.stat().st_size
         if size != expected.bytes:
@@ -170,7 +170,10 @@ def check_file(path: Path, expected: FileRecord) -> None:
 
 
 def check_index(path: Path) -> State:
-    """What the checkpoint at `path` says of itself; CheckpointError where its index is none, or points outside it."""
+    """What the checkpoint at `path` says of itself.
+
+    Raises CheckpointError if its index is none, or points outside it.
+    """
     state = read_state(path)
     file = path / METADATA_FILE
     if METADATA_FILE not in state.files:

@@ -45,7 +45,7 @@ def account_of(config: Mapping[str, Any], device: str, start: Mapping[str, Any])
 
 
 def difference(first: Account, other: Account, first_name: str, other_name: str) -> str | None:
-    """Where two ranks differ, in one line that names both values; None where they do not."""
+    """Where two ranks differ, in one line that names both values; None if they do not."""
     for section, way_out in WAYS_OUT.items():
         one = first[section]
         two = other[section]

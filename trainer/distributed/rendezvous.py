@@ -44,7 +44,7 @@ class Entry:
     host: str
     pid: int
     account: Account | None
-    """None where the rank cannot go on."""
+    """None if the rank cannot go on."""
     problem: str = ""
     wrong_input: bool = True
     """Whether the problem is one of its input."""
@@ -194,7 +194,7 @@ def _tell(store: dist.Store, verdict: RollCall, ranks: Ranks) -> None:
 
 
 def connect(ranks: Ranks, seconds: float) -> dist.Store:
-    """The store where the ranks meet; ConfigError or RunError where it is not reached within `seconds`."""
+    """The store where the ranks meet; raises ConfigError or RunError if it is not reached within `seconds`."""
     if not ranks.hosts_store:
         _reach(ranks, seconds)
 
@@ -240,7 +240,7 @@ def _reach(ranks: Ranks, seconds: float) -> None:
 
 
 def _in_time(function: Callable[[], dist.Store], seconds: float) -> dist.Store | dist.DistError | None:
-    """What `function` returns or raises; None where it does neither in time. What torch writes of it is not shown."""
+    """What `function` returns or raises; None if it does neither in time. What torch writes of it is not shown."""
     results: list[dist.Store | dist.DistError] = []
 
     def run() -> None:

@@ -40,7 +40,7 @@ def speaks() -> bool:
 
 
 def announced_ranks() -> Ranks:
-    """What the launcher says; ConfigError where that is not whole, or cannot be."""
+    """What the launcher says; raises ConfigError if that is not whole, or cannot be."""
     replaceable = os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0") not in ("", "0")
     if not {"RANK", "WORLD_SIZE"} & os.environ.keys():
         return Ranks(rank=0, size=1, local_rank=0, local_size=1, announced=False, replaceable=replaceable)

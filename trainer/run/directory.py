@@ -54,7 +54,7 @@ class RunDirectory:
     """Paths of a run, and its records."""
 
     def __init__(self, path: str | Path) -> None:
-        """ConfigError where no folder on a disk can be called so."""
+        """Raises ConfigError if no folder on a disk can be called so."""
         try:
             self.path = local_path(path)
         except ValueError as error:
@@ -75,7 +75,7 @@ class RunDirectory:
         self.profile = self.path / "profile"
 
     def check(self, config: Config) -> None:
-        """ConfigError where the folder belongs to another config, is not a run or cannot be used; writes nothing."""
+        """Raises ConfigError if the folder belongs to another config, is no run or cannot be used; writes nothing."""
         is_there = self._is_there()
         if is_there:
             check_entries(self.path)
@@ -98,7 +98,7 @@ class RunDirectory:
             )
 
     def check_entries(self) -> None:
-        """ConfigError where writing into the folder would follow a link."""
+        """Raises ConfigError if writing into the folder would follow a link."""
         check_entries(self.path)
 
     @property
@@ -112,7 +112,7 @@ class RunDirectory:
         return [self.checkpoints, self.tensorboard, self.trace, self.profile, self.manifests["train"].parent, *named]
 
     def _is_there(self) -> bool:
-        """Whether there is such a folder; ConfigError where something else is in its place, or above it."""
+        """Whether there is such a folder; raises ConfigError if something else is in its place, or above it."""
         try:
             if self.path.is_symlink() and not self.path.exists():
                 raise ConfigError(f"run.dir = {str(self.path)!r} is a link that leads nowhere; make that folder")
@@ -128,7 +128,7 @@ class RunDirectory:
         return True
 
     def check_data(self, train: Manifest, test: Manifest) -> None:
-        """DataError where a dataset is not the one that the run began with; writes nothing."""
+        """Raises DataError if a dataset is not the one that the run began with; writes nothing."""
         for use, now in (("train", train), ("test", test)):
             known = self.manifests[use]
             if not known.exists():
@@ -202,7 +202,7 @@ class RunDirectory:
         )
 
     def read_config(self) -> Config:
-        """The resolved config of the run; ConfigError where the folder holds none."""
+        """The resolved config of the run; raises ConfigError if the folder holds none."""
         try:
             text = self.config_file.read_text(encoding="utf-8-sig")
             return parse_config(parse_toml(text), str(self.config_file))

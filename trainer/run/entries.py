@@ -13,7 +13,7 @@ from trainer.errors import ConfigError
 
 
 def check_entries(folder: Path) -> None:
-    """ConfigError where anything below the folder is a link, or is neither a file nor a folder."""
+    """Raises ConfigError if anything below the folder is a link, or is neither a file nor a folder."""
     try:
         with os.scandir(folder) as entries:
             for entry in entries:
@@ -38,7 +38,7 @@ def _check_entry(entry: os.DirEntry[str]) -> None:
 
 
 def check_use(files: Iterable[Path], folders: Iterable[Path]) -> None:
-    """ConfigError where one of the files or folders is the other kind, or may not be read and written."""
+    """Raises ConfigError if one of the files or folders is the other kind, or may not be read and written."""
     for path in files:
         if path.is_dir():
             raise ConfigError(f"{path}: is a folder, but a file of the run is called so; move it away")

@@ -34,7 +34,7 @@ def rewrite_records(path: Path, records: list[dict[str, Any]]) -> None:
 
 
 def read_records(path: Path) -> list[dict[str, Any]]:
-    """The records of a JSONL file; a last line that a crash cut short is left out. ConfigError where it is damaged."""
+    """The records of a JSONL file but a last line that a crash cut short. Raises ConfigError if the file is damaged."""
     records = []
     for number, line in enumerate(whole_lines(path), start=1):
         try:

@@ -33,7 +33,7 @@ class Origin:
     """Of the datasets, as far as the run's folder tells them."""
 
     def check_starts(self, path: Path, segments: Iterable[RunStart]) -> None:
-        """ConfigError where the records of starts at `path` are of another run."""
+        """Raises ConfigError if the records of starts at `path` are of another run."""
         for segment in segments:
             found = self.other_identity(segment.run) or self.other_data("train", segment.fingerprint)
             if found:
@@ -59,7 +59,7 @@ class Origin:
 
 
 def origin_of(run: RunDirectory, config: Config) -> Origin:
-    """What the folder of a run says of itself; ExpectedError where that is damaged."""
+    """What the folder of a run says of itself; raises ExpectedError if that is damaged."""
     fingerprints: dict[str, str] = {}
     for use, path in run.manifests.items():
         if path.exists():
@@ -77,7 +77,7 @@ def with_identity(run: RunDirectory, origin: Origin) -> str:
 
 
 def read_identity(run: RunDirectory) -> str | None:
-    """The id in a run's folder; None where there is none. ConfigError where it is damaged."""
+    """The id in a run's folder; None if there is none. Raises ConfigError if it is damaged."""
     try:
         text = run.identity.read_text(encoding="ascii").strip()
     except FileNotFoundError:

@@ -26,7 +26,7 @@ SEEN_SECONDS = 5.0
 
 
 def own_copy(manifest: Manifest, uri: str, world: World, on_bad_file: OnBadFile) -> Manifest:
-    """The dataset that rank 0 has read, at this rank's own `uri`; DataError where it is another. Collective."""
+    """The dataset that rank 0 has read, at this rank's own `uri`; raises DataError if it is another. Collective."""
     if world.size == 1:
         return manifest
 
@@ -58,7 +58,7 @@ def _check_copy(
 
 
 def check_shared(folder: Path, world: World) -> None:
-    """ConfigError where `folder`, a run's, is not one folder for all ranks. It is left as it was. Collective."""
+    """Raises ConfigError if `folder`, a run's, is not one folder for all ranks. It is left as it was. Collective."""
     if world.size == 1:
         return
     with _token(folder, world) as (name, place):

@@ -59,7 +59,7 @@ class RunStart(Settings, populate_by_name=True):
 
 
 class StartLog:
-    """Keeps the record of this start. Used on rank 0 only, from any thread; RunError where it cannot write."""
+    """Keeps the record of this start. Used on rank 0 only, from any thread; raises RunError if it cannot write."""
 
     def __init__(self, path: Path, run: str | None = None) -> None:
         self._path = path
@@ -121,7 +121,7 @@ class StartLog:
 
 
 def read_starts(path: Path) -> list[RunStart]:
-    """The starts recorded at `path`, oldest first; none where there is no file. ConfigError where it is damaged."""
+    """The starts recorded at `path`, oldest first; none where there is no file. Raises ConfigError if it is damaged."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except FileNotFoundError:

@@ -114,7 +114,7 @@ class Placement:
 def plan_tables(
     model: Ranker, sharder: FusedSharder, world: World, batch_size: int, *, saves: bool = True
 ) -> ShardingPlan:
-    """The plan, the same on all ranks; ConfigError where the tables do not fit. Collective: call on all ranks.
+    """The plan, the same on all ranks; raises ConfigError if the tables do not fit. Collective: call on all ranks.
 
     `saves`: whether checkpoints will be written, for which tables are copied.
     """

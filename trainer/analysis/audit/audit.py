@@ -87,7 +87,7 @@ class Audit:
 
 
 def audit_run(path: str | Path) -> Audit:
-    """The audit of the run in a folder; ExpectedError where its records are missing or damaged."""
+    """The audit of the run in a folder; raises ExpectedError if its records are missing or damaged."""
     run = RunDirectory(path)
     config = run.read_config()
     manifest = load_manifest(run.manifests["train"])

@@ -126,7 +126,7 @@ class Lineage:
 
 
 def read_lineage(starts: list[RunStart], events: Path, reading: Reading, end: int) -> Lineage:
-    """The surviving line of the starts; ConfigError where the events are damaged."""
+    """The surviving line of the starts; raises ConfigError if the events are damaged."""
     batch = reading.global_batch_size
 
     def whole_batches(samples: int) -> int:
@@ -174,7 +174,7 @@ def read_events(path: Path) -> list[tuple[int, SkippedBatchEvent | SkippedRowsEv
 
 
 def _find(event: SkippedRowsEvent, manifest: Manifest, where: str) -> int:
-    """Number of the event's row group in the dataset; ConfigError where there is none."""
+    """Number of the event's row group in the dataset; raises ConfigError if there is none."""
     file = manifest.files.index(event.file) if event.file in manifest.files else -1
     found = np.flatnonzero((manifest.file == file) & (manifest.group == event.row_group))
     if not len(found) or event.stop > manifest.rows[found[0]]:

@@ -53,7 +53,7 @@ class Estimate:
     high: float
     """The 95 % interval: over test rows for one model on each side, else over trainings and test rows.
 
-    From minus to plus infinity where the rows lie in fewer than FEWEST_BUCKETS, or one of these holds nearly all loss.
+    From minus to plus infinity if the rows lie in fewer than FEWEST_BUCKETS, or one of these holds nearly all loss.
     """
     standard_error: float | None
     """Over seeds; None for one model on each side."""
@@ -71,7 +71,7 @@ def compare_losses(
 
     The same seeds on both sides: each model against the baseline of its seed (they share the order of the data), and
     the mean of that. Otherwise mean against mean, and a side with one model is taken to spread like the other.
-    None where the baseline has no loss to divide by, or a loss is not finite.
+    None if the baseline has no loss to divide by, or a loss is not finite.
     """
     old_totals = _totals(baseline)
     new_totals = _totals(losses)
@@ -118,7 +118,7 @@ def _estimate_of_pair(relative: float, drawn_R: Floats, widening: float) -> Esti
 
 
 def _widening(loss_K: Floats) -> float:
-    """How much wider than the draws an interval over these buckets is; infinity where they are too few for one."""
+    """How much wider than the draws an interval over these buckets is; infinity if they are too few for one."""
     effective = int(loss_K.sum() ** 2 / np.square(loss_K).sum())
     if np.count_nonzero(loss_K) < FEWEST_BUCKETS or effective < FEWEST_EFFECTIVE:
         return math.inf

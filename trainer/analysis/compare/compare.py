@@ -32,7 +32,7 @@ ROUNDING_PERCENT = 5e-4
 
 @dataclass(frozen=True)
 class Difference:
-    """A head against the baseline, on one task at one milestone; None where a number is not defined."""
+    """A head against the baseline, on one task at one milestone; None if a number is not defined."""
 
     baseline: str
     baseline_head: str
@@ -109,7 +109,7 @@ def compare_runs(baseline: str, runs: list[str], data: str | None = None) -> Com
     """Differences of the runs to the baseline: a run's folder, or several with commas between, seeds of one head.
 
     `data` is the test set, where it is not the runs' own: they must have been evaluated on it.
-    ConfigError, DataError where they cannot be compared: no runs, nothing in common, other test rows.
+    Raises ConfigError or DataError if they cannot be compared: no runs, nothing in common, other test rows.
     """
     test_set = None if data is None else read_manifest(data)
     bases = group_runs(read_run(path, test_set) for path in _split(baseline))
@@ -168,7 +168,7 @@ def _split(entry: str) -> list[str]:
 
 
 def compare_groups(baseline: Group, group: Group) -> list[Difference]:
-    """Differences at the milestones, on the tasks, that both have; ConfigError where there is none."""
+    """Differences at the milestones, on the tasks, that both have; raises ConfigError if there is none."""
     points = sorted(baseline.points & group.points)
     tasks = [task for task in baseline.tasks if task in group.tasks]
 
@@ -227,7 +227,7 @@ def _difference(baseline: Group, group: Group, task: str, point: int) -> Differe
 
 
 def _is_significant(estimate: Estimate) -> bool | None:
-    """None where there are too few rows to tell."""
+    """None if there are too few rows to tell."""
     if not np.isfinite(estimate.low):
         return None
     return estimate.excludes_zero and not is_rounding(estimate.relative)
@@ -254,14 +254,14 @@ def _losses(tasks: Mapping[int, TaskBuckets]) -> dict[int, Floats]:
 
 
 def _mean_value(tasks: Iterable[TaskBuckets]) -> float | None:
-    """NE or MSE, the mean over trainings; None where it is not defined."""
+    """NE or MSE, the mean over trainings; None if it is not defined."""
     values = [metric_value(task.kind, task.sums_6K) for task in tasks]
     known = [value for value in values if value is not None]
     return float(np.mean(known)) if len(known) == len(values) else None
 
 
 def metric_value(kind: str, sums_6K: Floats) -> float | None:
-    """NE of a binary task, MSE of a regression task; None where it is not defined."""
+    """NE of a binary task, MSE of a regression task; None if it is not defined."""
     weight = float(sums_6K[WEIGHT].sum())
     loss = float(sums_6K[LOSS].sum())
     label = float(sums_6K[LABEL].sum())

@@ -19,7 +19,10 @@ _ENTITIES = {"&": "&amp;", "<": "&lt;"}
 
 
 def write_comparison(comparison: Comparison, folder: Path) -> None:
-    """Writes compare.md, compare.json (a record a line) and TASK.png; ConfigError where the folder cannot be made."""
+    """Writes compare.md, compare.json (a record a line) and TASK.png.
+
+    Raises ConfigError if the folder cannot be made.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "compare.md").write_text(markdown(comparison), encoding="utf-8")

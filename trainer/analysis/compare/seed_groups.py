@@ -71,7 +71,10 @@ class Group:
 
 
 def read_run(path: str, test_set: Manifest | None = None) -> Run:
-    """Reads a run's config and all of its buckets, on its own test set or another; ConfigError where it has none."""
+    """Reads a run's config and all of its buckets, on its own test set or another.
+
+    Raises ConfigError if it has none.
+    """
     directory = RunDirectory(path)
     config = directory.read_config()
     folder = directory.evaluations_on(test_set.fingerprint) if test_set else directory.path / "evaluations"

@@ -67,7 +67,7 @@ class RunRecords:
 
 
 def read_all_records(paths: list[str]) -> list[RunRecords]:
-    """The records of runs, in the order given; ConfigError where one is no run, is damaged or is given twice."""
+    """The records of runs, in the order given; raises ConfigError if one is no run, is damaged or is given twice."""
     folders = [RunDirectory(path).path for path in paths]
     places = [folder.resolve() for folder in folders]
     names = [place.name for place in places]
