@@ -41,7 +41,7 @@ def assemble(columns: Columns, slices: list[list[Slice]], rows_per_lane: int) ->
     row_ids = [rows.row_ids_R[start:stop] for rows, start, stop in pieces]
     labels_BT = np.concatenate(labels)
 
-    # From here on missing labels are told by the mask: a NaN would survive a product with weight 0.
+    # From here on the mask says which labels are missing: a NaN would survive a product with weight 0.
     mask_BT = ~np.isnan(labels_BT)
     labels_BT = np.where(mask_BT, labels_BT, np.float32(0))
     return Batch(

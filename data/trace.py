@@ -40,7 +40,7 @@ class TraceWriter:
 
     def close(self) -> None:
         """Ends the file."""
-        with suppress(OSError):  # of a write that failed, and has been told
+        with suppress(OSError):  # of a write that failed, which has been reported
             self._file.close()  # no end mark: a reader has to do without anyway
 
 

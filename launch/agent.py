@@ -41,7 +41,7 @@ WRONG_INPUT, STOPPED, UNREAD = 2, 75, 128 + signal.SIGPIPE
 TOLD = (WRONG_INPUT, STOPPED, UNREAD)
 """Ends of a rank that it has explained itself and that another start would not change."""
 SETTLE_SECONDS = 10.0
-"""How long ranks and other nodes may take to end after the first has ended with a told code."""
+"""How long ranks and other nodes may take to end after the first has ended with a known exit code."""
 FINISH_SECONDS = 300.0
 """How long other nodes may take to end after the ranks of this one have finished; torchrun's own value."""
 STATE_AGE_SECONDS = 1.5

@@ -185,7 +185,7 @@ class _Seen:
 def _refuse_data(filesystem: fs.FileSystem, root: str, uri: str, others: list[fs.FileInfo]) -> None:
     """Raises DataError if files that are not read look like Parquet.
 
-    They are told by their names, then by the first bytes of some.
+    They are recognised by their names, then by the first bytes of some.
     """
     named = [entry for entry in others if _is_named_parquet(entry)]
     gone = [entry for entry in named if entry.type == fs.FileType.NotFound]

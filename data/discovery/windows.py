@@ -1,4 +1,4 @@
-"""Time windows of a dataset: which of its folders and files come first, told by the numbers in their names.
+"""Time windows of a dataset: which of its folders and files come first, by the numbers in their names.
 
     hour=9 < hour=10        part.2 < part.10        2024-1-9 < 2024-01-10        offset=-10 < offset=-2
 

@@ -99,9 +99,9 @@ class Checkpoints:
 
     def warnings(self) -> list[str]:
         """What went wrong after checkpoints were saved, each once; on rank 0."""
-        told = self._warnings
+        warnings = self._warnings
         self._warnings = []
-        return told
+        return warnings
 
     def newest(self) -> tuple[State | None, list[str]]:
         """The newest checkpoint that is whole, and what is wrong with the newer ones; ForeignError of another run."""

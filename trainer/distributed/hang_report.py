@@ -33,7 +33,7 @@ class Report:
     """What a rank says of itself."""
 
     what: str
-    """What it did last, as told to `beat`."""
+    """What it did last: the argument of `HangWatchdog.beat`."""
     progress: list[int]
     """Counters that grow in program order, the coarsest first; alike on ranks that have come equally far."""
     stacks: dict[str, list[str]]

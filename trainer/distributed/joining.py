@@ -3,7 +3,7 @@
     load the config ─► roll call: all are there, and alike ─► process group ─► World
 
 A single process has nobody to meet. Libraries that may be missing on one node are imported while the config is loaded,
-so that the other ranks are told.
+so that the other ranks hear of it.
 """
 
 import signal
@@ -18,8 +18,9 @@ from trainer.distributed.agreement import account_of
 from trainer.distributed.rendezvous import answer, connect, told_to_others
 from trainer.distributed.torchrun_env import announced_ranks
 from trainer.distributed.watchdog import HangWatchdog
-from trainer.distributed.world import DeviceName, World, choose_device, end_without_launcher, start_world
+from trainer.distributed.world import DeviceName, World, choose_device, start_world
 from trainer.errors import ConfigError, RunError
+from trainer.process.host import end_without_launcher
 
 if TYPE_CHECKING:
     from trainer.config.run_config import Config

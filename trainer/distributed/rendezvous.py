@@ -4,7 +4,7 @@
     rank 0       reads the entries as they come ─► verdict: all are there and alike, or what is wrong
     every rank   waits for the verdict, heard += 1
 
-Whatever is wrong is told by all ranks within moments, in one line; nobody is left waiting in a collective.
+Whatever is wrong, all ranks report it within moments, in one line; none is left waiting in a collective.
 """
 
 import json
@@ -75,8 +75,8 @@ def told_to_others(ranks: Ranks) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        told = isinstance(error, ExpectedError | RunError)
-        problem = str(error) if told else f"{type(error).__name__}: {error}; its own output says where"
+        is_expected = isinstance(error, ExpectedError | RunError)
+        problem = str(error) if is_expected else f"{type(error).__name__}: {error}; its own output says where"
         with suppress(ConfigError, RunError, dist.DistError):  # there may be nobody to tell
             store = connect(ranks, LAST_WORDS_SECONDS)
             entry = _entry(ranks, None, problem, wrong_input=isinstance(error, ExpectedError))

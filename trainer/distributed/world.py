@@ -1,10 +1,7 @@
 """The ranks of this run. The one place that chooses the device."""
 
-import ctypes
 import logging
-import platform
 import socket
-import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,6 +13,7 @@ import torch.distributed as dist
 
 from data.errors import ExpectedError
 from trainer.errors import DISK_FULL, ConfigError, RunError, file_error
+from trainer.process.host import keep_freed_memory
 
 Result = TypeVar("Result")
 EXPECTED_ERRORS = (ExpectedError, RunError)
@@ -60,42 +58,39 @@ class World:
         return range(self.rank * share, (self.rank + 1) * share)
 
     def on_rank_zero(self, function: Callable[[], Result]) -> Result:
-        """Result of `function`, run on rank 0 only; an error that is told to the user is raised on all. Collective."""
-        message: list[Any] = [None, None]
+        """Result of `function`, run on rank 0 only; an expected error is raised on all. Collective."""
+        result: Any = None
+        error: ExpectedError | RunError | None = None
         if self.is_rank_zero:
             try:
-                message[0] = function()
-            except EXPECTED_ERRORS as error:
-                message[1] = error
-            except OSError as error:
-                if error.filename is None and error.errno not in DISK_FULL:
-                    raise
-                message[1] = file_error(error)
+                result = function()
+            except (*EXPECTED_ERRORS, OSError) as caught:
+                error = _expected(caught)
 
+        # Sent whether it went well or not: a rank 0 that left at once would leave the others waiting here.
+        message = [result, error]
         dist.broadcast_object_list(message, src=0, group=self.group)
-        if message[1] is not None:
-            raise message[1]
-
-        return message[0]
+        result, error = message
+        if error is not None:
+            raise error
+        return result
 
     def raise_on_all_ranks(self, function: Callable[[], Result]) -> Result:
-        """Result of `function` on this rank; any rank's error that is told to the user is raised on all. Collective.
+        """Result of `function` on this rank; an expected error of any rank is raised on all. Collective.
 
-        Where all goes well it costs no more than a small all-reduce on the host.
+        If all goes well it costs no more than a small all-reduce on the host.
         """
         error: ExpectedError | RunError | None = None
         try:
             result = function()
-        except EXPECTED_ERRORS as caught:
-            error = caught
-        except OSError as caught:
-            if caught.filename is None and caught.errno not in DISK_FULL:
-                raise
-            error = file_error(caught)
+        except (*EXPECTED_ERRORS, OSError) as caught:
+            error = _expected(caught)
 
-        if self.sum(torch.tensor([error is not None], dtype=torch.int64)).item():
-            raise next(entry for entry in self.gather(error) if entry is not None)
-
+        # Every rank learns how many have failed; only then are the errors themselves exchanged.
+        num_failed = self.sum(torch.tensor([error is not None], dtype=torch.int64)).item()
+        if num_failed:
+            errors = [entry for entry in self.gather(error) if entry is not None]
+            raise errors[0]
         return result
 
     def gather(self, value: Result) -> list[Result]:
@@ -114,6 +109,15 @@ class World:
         parts = [torch.empty_like(tensor) for _ in range(self.size)]
         dist.all_gather(parts, tensor, group=self.group)
         return torch.cat(parts)
+
+
+def _expected(error: ExpectedError | RunError | OSError) -> ExpectedError | RunError:
+    """The error as a user gets it. Raises an OSError that is of no file as it is: that is a bug."""
+    if not isinstance(error, OSError):
+        return error
+    if error.filename is None and error.errno not in DISK_FULL:
+        raise error
+    return file_error(error)
 
 
 @contextmanager
@@ -148,18 +152,8 @@ def choose_device(device: DeviceName = "auto", local_rank: int = 0) -> torch.dev
         torch.cuda.set_device(chosen)
         return chosen
 
-    _keep_freed_memory()
+    keep_freed_memory()
     return torch.device("cpu")
-
-
-def end_without_launcher(number: int) -> None:
-    """Asks the system for a signal when the launcher dies: ranks that nobody watches would hold up the next start.
-
-    SIGTERM, so that all ranks save and stop; but SIGKILL, as if the node were lost, where the others can go on.
-    """
-    if sys.platform == "linux":
-        pr_set_pdeathsig = 1
-        ctypes.CDLL(None).prctl(pr_set_pdeathsig, number)
 
 
 def _quiet_libraries() -> None:
@@ -170,16 +164,3 @@ def _quiet_libraries() -> None:
     )  # trainer.build_model says why
     for category in (FutureWarning, DeprecationWarning):
         warnings.filterwarnings("ignore", category=category, module=r"(torch|torchrec|fbgemm_gpu)\.")
-
-
-def _keep_freed_memory() -> None:
-    """Tells glibc to keep freed memory: fresh pages for the activations of every step cost a tenth of a CPU step."""
-    if platform.libc_ver()[0] != "glibc":
-        return
-
-    m_trim_threshold = -1
-    m_mmap_threshold = -3
-    threshold_bytes = 1 << 30
-    libc = ctypes.CDLL(None)
-    libc.mallopt(m_mmap_threshold, threshold_bytes)
-    libc.mallopt(m_trim_threshold, threshold_bytes)

@@ -108,11 +108,12 @@ class StartLog:
             self._write()
 
     def _raise(self, number: int, samples: int) -> None:
-        segment = self._starts[number]
-        self._starts[number] = segment.model_copy(update={"reached": max(segment.reached, samples)})
+        start = self._starts[number]
+        reached = max(start.reached, samples)
+        self._starts[number] = start.model_copy(update={"reached": reached})
 
     def _write(self) -> None:
-        lines = [segment.model_dump_json(by_alias=True) + "\n" for segment in self._starts]
+        lines = [start.model_dump_json(by_alias=True) + "\n" for start in self._starts]
         try:
             with replaced(self._path) as file:
                 file.write("".join(lines).encode())
@@ -179,11 +180,11 @@ def surviving(starts: Iterable[RunStart]) -> list[SampleRange]:
     ranges: list[SampleRange] = []
     limit: int | None = None
 
-    for segment in reversed(list(starts)):
-        end = segment.reached if limit is None else min(segment.reached, limit)
-        if segment.begin < end:
-            ranges.append(SampleRange(segment.segment, segment.begin, end))
-        limit = segment.begin if limit is None else min(segment.begin, limit)
+    for start in reversed(list(starts)):
+        end = start.reached if limit is None else min(start.reached, limit)
+        if start.begin < end:
+            ranges.append(SampleRange(start.segment, start.begin, end))
+        limit = start.begin if limit is None else min(start.begin, limit)
 
     return ranges[::-1]
 

@@ -167,7 +167,7 @@ def test_the_end_of_grace_comes_inside_a_collective_too(tmp_path: Path) -> None:
 
 _RANK = """
 import os, signal, sys, time
-from trainer.distributed.world import end_without_launcher
+from trainer.process.host import end_without_launcher
 
 def tell(number, _):
     open(sys.argv[2], "w").write("asked")

@@ -1,6 +1,6 @@
 """Line charts as SVG in the page's own colours, which follow light and dark, and heat maps as tables.
 
-A line is told from the others by colour, dashes and markers at once; the colours differ in lightness too, so that they
+A line differs from the others in colour, dashes and markers at once; the colours differ in lightness too, so that they
 differ for colour-blind readers. Every figure has a text alternative that holds its numbers.
 """
 

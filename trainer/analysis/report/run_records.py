@@ -110,7 +110,7 @@ def _read(name: str, run: RunDirectory, config: Config, style: int) -> RunRecord
 
 
 def _read_manifests(run: RunDirectory) -> dict[str, Manifest]:
-    """Those that are there; what is wrong with others is told where runs are compared."""
+    """Those that are there; what is wrong with others is reported where runs are compared."""
     found = {}
     for use, path in run.manifests.items():
         with suppress(DataError):
