@@ -16,7 +16,7 @@ from pathlib import Path
 
 import xxhash
 
-from data.storage.files import open_unlinked
+from data.storage.files import replace_text
 from trainer.checkpoint.safe_load import METADATA_FILE, SafeReader
 from trainer.checkpoint.state import FileRecord, State
 from trainer.errors import CheckpointError
@@ -66,7 +66,7 @@ def publish(final: Path, state: State) -> None:
     """Makes a complete folder visible under its final name, in one step that survives a power cut."""
     partial = partial_of(final)
     try:
-        _write_flushed(partial / STATE_FILE, state.to_json())
+        replace_text(partial / STATE_FILE, state.to_json())
         _flush_folder(partial)
         partial.rename(final)
         _flush_folder(final.parent)
@@ -108,9 +108,7 @@ def pin(path: Path) -> None:
     """Keeps an existing checkpoint for good."""
     state = read_state(path)
     if not state.pinned:
-        partial = path / f"{STATE_FILE}.partial"
-        _write_flushed(partial, replace(state, pinned=True).to_json())
-        partial.replace(path / STATE_FILE)
+        replace_text(path / STATE_FILE, replace(state, pinned=True).to_json())
         _flush_folder(path)
 
 
@@ -189,13 +187,6 @@ def check_index(path: Path) -> State:
         raise CheckpointError(f"{file}: points to {target!r}, which is no file of this checkpoint")
 
     return state
-
-
-def _write_flushed(path: Path, text: str) -> None:
-    with open(path, "w", encoding="utf-8", opener=open_unlinked) as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def _flush_folder(path: Path) -> None:

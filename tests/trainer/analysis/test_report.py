@@ -485,7 +485,7 @@ def assert_refused(out: Path, capsys: pytest.CaptureFixture[str], message: str, 
 def test_wrong_arguments_are_refused(runs: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     good = str(runs[0])
     (tmp_path / "folder.html").mkdir()
-    (tmp_path / "locked.html.partial").mkdir()
+    (tmp_path / "locked.partial").mkdir()
     page = tmp_path / "report.html"
     assert_refused(page, capsys, "no run here (no config.toml)", good, str(tmp_path))
     assert_refused(page, capsys, "no run here (no config.toml)", str(tmp_path / "nothing"))

@@ -5,12 +5,12 @@ control characters are shown. The page reads on a phone (what is wider scrolls b
 """
 
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import TypeAlias
 from xml.etree import ElementTree
 from xml.etree.ElementTree import Element
 
+from data.storage.files import replaced
 from trainer.console import visible
 from trainer.errors import ConfigError
 
@@ -186,12 +186,8 @@ def write_page(path: Path, document: Element) -> None:
     """Writes the document in one step; raises ConfigError if it cannot be written."""
     body = ElementTree.tostring(document, encoding="unicode", method="html")
     text = f"<!DOCTYPE html>\n{body}\n"
-    partial = path.with_name(path.name + ".partial")
-
     try:
-        partial.write_bytes(text.encode("utf-8", "replace"))  # a folder's name need not be text
-        partial.replace(path)
+        with replaced(path) as file:
+            file.write(text.encode("utf-8", "replace"))  # a folder's name need not be text
     except OSError as error:
-        with suppress(OSError):
-            partial.unlink()
         raise ConfigError(f"--out {str(path)!r} cannot be written ({error.strerror})") from error
