@@ -20,8 +20,8 @@ import torch
 from benchmarks.machine import Product
 from data.batch import Batch
 from data.statistics import measure
-from data.stream import stream
 from models.cost import head_cost
+from trainer.batches import open_stream
 from trainer.build_model import ShardedModel, build_model, build_sharded_model
 from trainer.checkpoint.manager import Checkpoints
 from trainer.checkpoint.state import State
@@ -46,8 +46,7 @@ def bench_train(config: Config, world: World, batches: int) -> dict[str, Any]:
     config = world.on_rank_zero(lambda: complete(config, measure(reading)))
     reading = replace(reading, columns=build_columns(config))
     sharded = build_sharded_model(config, world, config.train.samples)
-    pinned = world.device.type == "cuda"
-    source = stream(reading, world.lanes(reading.lanes), 0, threads=config.data.threads, pin=pinned)
+    source = open_stream(reading, world, 0, threads=config.data.threads)
     held = next(source)
     feed = islice(source, WARM_UP_BATCHES + (BLOCKS + 1) * batches)
 

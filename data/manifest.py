@@ -164,7 +164,7 @@ def read_schema(manifest: Manifest) -> dict[str, Column]:
             text = manifest.filesystem.open_input_file(path).read().decode()
             return parse_schema(text)
         except (ValueError, KeyError, TypeError, OSError) as error:
-            raise DataError(f"{path}: not a dataset schema ({error!r}); mend or remove it") from error
+            raise DataError(f"{path}: not a dataset schema ({error!r}); fix or remove it") from error
 
     return {}
 

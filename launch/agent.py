@@ -240,7 +240,7 @@ def _build_agent(launcher_arguments: list[str], grace_seconds: int) -> RankAgent
 
 def _lost_nodes(error: Exception) -> str:
     reason = str(error.__cause__ or error) or type(error).__name__
-    return f"the nodes cannot meet, or not any more ({reason.splitlines()[0]}); start the job again on all of them"
+    return f"the nodes have no connection, or lost it ({reason.splitlines()[0]}); start the job again on all of them"
 
 
 def _tell(message: str, code: int) -> int:

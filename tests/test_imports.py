@@ -19,7 +19,7 @@ LAYERS = (
     ("trainer.distributed",),
     ("trainer.sharding",),
     ("trainer.config",),
-    ("trainer.build_model", "trainer.train_batches", "trainer.step_guard"),
+    ("trainer.build_model", "trainer.batches", "trainer.step_guard"),
     ("trainer.checkpoint", "trainer.run", "trainer.datasets"),
     ("trainer.evaluation", "trainer.logging", "trainer.prediction"),
     ("trainer.data_faults", "trainer.milestones"),

@@ -5,12 +5,12 @@ from dataclasses import asdict
 from data.reading import Reading
 from data.row_groups import describe_batch
 from data.stream import SkippedRows
+from trainer.batches import TrainBatches
 from trainer.config.run_config import Config
 from trainer.distributed.world import World
 from trainer.errors import RunError
 from trainer.logging.train_log import TrainLog
 from trainer.step_guard import Verdict
-from trainer.train_batches import TrainBatches
 
 NAMED_ROW_GROUPS = 8
 """So many row groups of a batch are named in a message; the rest are counted."""
@@ -61,7 +61,7 @@ class DataFaults:
         limit = self._config.data.bad_row_groups
         if len(self._row_groups_skipped) > limit:
             raise RunError(
-                f"more than data.bad_row_groups = {limit} row groups cannot be read; mend the files that the warnings "
+                f"more than data.bad_row_groups = {limit} row groups cannot be read; fix the files that the warnings "
                 "name, or raise the limit"
             )
 
@@ -79,7 +79,7 @@ class DataFaults:
         train = self._config.train
         if train.on_non_finite == "stop":
             raise RunError(
-                f"{what}; it was not trained. Start again with a lower learning rate or mended data, or with "
+                f"{what}; it was not trained. Start again with a lower learning rate or corrected data, or with "
                 "train.on_non_finite = 'skip' to leave such batches out"
             )
 

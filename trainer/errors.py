@@ -23,9 +23,9 @@ def file_error(error: OSError) -> RunError:
     """What to tell of a file that the system does not let us use."""
     if error.errno in DISK_FULL:
         return disk_full(error)
-    return RunError(f"{error.filename}: {error.strerror}; mend its permissions or the disk, and start again to go on")
+    return RunError(f"{error.filename}: {error.strerror}; fix its permissions or the disk, and start again to resume")
 
 
 def disk_full(error: OSError) -> RunError:
     """What to tell of a disk that has no room."""
-    return RunError(f"{error.filename or 'disk'}: {error.strerror}; make room and start again to go on")
+    return RunError(f"{error.filename or 'disk'}: {error.strerror}; make room and start again to resume")

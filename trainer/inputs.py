@@ -14,7 +14,7 @@ from data.manifest import Manifest, as_before
 from data.reading import Reading
 from data.statistics import measure
 from data.storage.manifest_file import load_manifest
-from data.stream import stream
+from trainer.batches import open_stream
 from trainer.config.measured import complete, complete_from, is_complete, odd_columns
 from trainer.config.run_config import Config
 from trainer.datasets import (
@@ -98,7 +98,7 @@ def check_first_batches(inputs: Inputs, world: World, samples: int) -> None:
 
 def check_first_batch(reading: Reading, world: World, samples: int) -> None:
     """Reads this rank's first batch after `samples`; raises DataError if it is bad."""
-    batches = stream(reading, world.lanes(reading.lanes), samples)
+    batches = open_stream(reading, world, samples)
     try:
         batches.wait_for_first()
     finally:

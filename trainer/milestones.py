@@ -37,7 +37,7 @@ def missed_milestones(config: Config, run: RunDirectory, samples: int, end: int)
         if nearest == str(boundary):
             way_out = f"a checkpoint is left there: {command} evaluates it"
         else:
-            alternative = "evaluates the next, a run in another folder the milestone"
+            alternative = "evaluates the next one; only a run in another folder can evaluate the milestone"
             way_out = f"no checkpoint is left at {boundary:,}: {command} {alternative}"
 
         lies = f"milestone {milestone.text} lies before {samples:,} samples, where the run goes on"

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 
 from torch.distributed.distributed_c10d import _get_default_store  # there is no public way to torchrun's store
 
-from data.stream import BatchStream, stream
+from data.stream import BatchStream
 from data.trace import TraceWriter
 from trainer.announce import announce
+from trainer.batches import TrainBatches, open_stream
 from trainer.build_model import ShardedModel
 from trainer.checkpoint.manager import Checkpoints
 from trainer.checkpoint.state import State
@@ -33,7 +34,6 @@ from trainer.open_run import Loaded, Opened, load_newest, open_run
 from trainer.run.directory import RunDirectory
 from trainer.run.starts import End, StartLog
 from trainer.step_guard import StepGuard
-from trainer.train_batches import TrainBatches
 
 
 @dataclass(frozen=True)
@@ -148,10 +148,7 @@ def _open_stream(inputs: Inputs, world: World, samples: int, state: State) -> Ba
         return TraceWriter(inputs.run.trace_file(state.segment, world.rank), state.run)
 
     trace = world.raise_on_all_ranks(open_trace)
-    lanes = world.lanes(inputs.train.lanes)
-    is_pinned = world.device.type == "cuda"
-
-    return stream(inputs.train, lanes, samples, threads=config.data.threads, pin=is_pinned, trace=trace)
+    return open_stream(inputs.train, world, samples, threads=config.data.threads, trace=trace)
 
 
 def _schedule(config: Config, end: int) -> LoopSchedule:

@@ -20,10 +20,10 @@ from torchrec.distributed.train_pipeline import TrainPipelineSparseDist
 
 from data.batch import Batch
 from models.ranker import StepOutput
+from trainer.batches import TrainBatches
 from trainer.distributed.preemption import StopRequest
 from trainer.distributed.watchdog import HangWatchdog
 from trainer.distributed.world import World
-from trainer.train_batches import TrainBatches
 
 
 class Verdict(NamedTuple):

@@ -190,7 +190,7 @@ def _refuse_data(filesystem: fs.FileSystem, root: str, uri: str, others: list[fs
     named = [entry for entry in others if _is_named_parquet(entry)]
     gone = [entry for entry in named if entry.type == fs.FileType.NotFound]
     if gone:
-        raise DataError(f"dataset {uri}: {below(root, gone[0])} is a link that leads nowhere; mend or remove it")
+        raise DataError(f"dataset {uri}: {below(root, gone[0])} is a broken link; fix or remove it")
 
     strange = [entry for entry in named if entry.type == fs.FileType.Unknown]
     if strange:

@@ -606,5 +606,5 @@ def test_the_schema_lies_in_the_folder_or_above_it(dataset: Path, tmp_path: Path
 )
 def test_a_damaged_schema_is_named(dataset: Path, text: str) -> None:
     (dataset / "schema.json").write_bytes(text.encode(errors="surrogateescape"))
-    with pytest.raises(DataError, match=rf"^{dataset}/schema.json: not a dataset schema \(.*\); mend or remove it$"):
+    with pytest.raises(DataError, match=rf"^{dataset}/schema.json: not a dataset schema \(.*\); fix or remove it$"):
         read_schema(read(dataset))

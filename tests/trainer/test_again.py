@@ -100,7 +100,8 @@ def test_a_milestone_behind_the_run_is_told_with_what_can_be_done(folder: Path) 
     assert [line.split(" lies")[0] for line in told] == ["milestone 100", "milestone 300", "milestone 0.5k"]
     command = f"`adatt evaluate {run.path} --checkpoint"
     assert told[0].endswith(
-        f"no checkpoint is left at 128: {command} 320` evaluates the next, a run in another folder the milestone"
+        f"no checkpoint is left at 128: {command} 320` evaluates the next one; "
+        "only a run in another folder can evaluate the milestone"
     )
     assert told[2].endswith(f"a checkpoint is left there: {command} 512` evaluates it")
 

@@ -46,7 +46,7 @@ def bench_heads_command(  # noqa: PLR0913 - one parameter for each option
     from trainer.console import make_console
 
     if grid and (tasks, task_experts, shared_experts, batch, inputs) != (5, 3, 1, 4096, 512):
-        raise ExpectedError("--all has its own tasks, experts, batches and input; leave the options for them out")
+        raise ExpectedError("--all has its own tasks, experts, batches and input; omit the options for them")
 
     for name in heads or []:
         if name not in HEADS:

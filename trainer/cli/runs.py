@@ -48,7 +48,7 @@ def compare_command(
     ],
     runs: Annotated[
         list[str],
-        typer.Argument(metavar="RUN", help="Runs, or several with commas; those equal but for the seed are one row."),
+        typer.Argument(metavar="RUN", help="Runs; join seeds with commas. Runs that differ only in seed share a row."),
     ],
     out: Annotated[
         str | None, typer.Option(metavar="DIR", help="Write compare.md, compare.json and a curve per task there.")
@@ -61,7 +61,7 @@ def compare_command(
 ) -> None:
     """Compare runs with a baseline: relative NE or MSE in per cent, per task and milestone, with 95 % intervals.
 
-    Only several seeds tell heads apart (better, worse): one training on each side tells two models apart.
+    Comparing heads (better, worse) takes several seeds; one training on each side only compares two models.
     """
     from trainer.analysis.compare.compare import compare_runs
     from trainer.analysis.compare.files import json_lines, write_comparison
@@ -94,7 +94,7 @@ def report_command(
     """Put runs side by side on one HTML page that opens from disk with no network.
 
     It shows what differs in the configs, results with 95 % intervals, curves, calibration, fusion weights, speed and
-    events. Runs may be under way.
+    events. Runs may still be in progress.
     """
     from trainer.analysis.report.report import write_report
 

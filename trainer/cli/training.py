@@ -25,7 +25,7 @@ def train_command(
         typer.Option("--profile", help="Trace a few steps into RUN/profile, for TensorBoard or Perfetto."),
     ] = False,
 ) -> None:
-    """Train a run, or go on with it where run.dir holds a checkpoint of the same config.
+    """Train a run, or resume it if run.dir holds a checkpoint of the same config.
 
     On several processes: torchrun --nproc-per-node 2 -m trainer train CONFIG
     """
@@ -75,7 +75,7 @@ def evaluate_command(
 def predict_command(
     run: RunArgument,
     data: Annotated[str, typer.Option(metavar="URI", help="Dataset to score; needs the features, no labels.")],
-    out: Annotated[str, typer.Option(metavar="URI", help="Folder to write, empty or not there yet.")],
+    out: Annotated[str, typer.Option(metavar="URI", help="Output folder; must be empty or not exist yet.")],
     checkpoint: CheckpointOption = "latest",
     columns: Annotated[
         str, typer.Option(metavar="A,B,...", help="Columns to copy from the dataset; 'click as label' renames one.")
@@ -83,7 +83,7 @@ def predict_command(
 ) -> None:
     """Score a dataset to Parquet: one row out for every row in, in the order of the input.
 
-    OUT/part-00000.parquet and so on, by path, hold the rows as the dataset's files do, by path. Columns: row (its
+    OUT/part-00000.parquet and so on, by path, hold the rows in the dataset's order of files. Columns: row (its
     number in the input, from 0), a float32 for every task by its name (a probability, or a regression's value), and
     those copied. The output is complete once OUT/_SUCCESS is there; an error removes what was written.
     """

@@ -30,13 +30,13 @@ class RunConfig(Settings):
     dir: Annotated[str, AfterValidator(lambda text: str(local_path(text)))]
     """The run's folder; starting again in it resumes from its newest checkpoint."""
     seed: int = Field(default=17, ge=0)
-    """Of the order of the data, the initial weights and dropout."""
+    """Seed of the data order, the initial weights and dropout."""
     device: DeviceName = "auto"
     """auto: the GPUs where there are some, else the CPU."""
     trace: bool = False
     """true: every rank records in `run.dir`/trace which rows it handed out (16 bytes a row); `adatt audit` compares."""
     hang_seconds: float = Field(default=900, gt=0)
-    """A rank that does not come, or makes no progress for so long, is reported with where it hangs, and the run ends
+    """A rank that does not join, or makes no progress for this long, is reported with where it hangs, and the run ends
     (exit 1). More than the longest wait for a save, and than the time between the starts of the first and last node."""
 
 

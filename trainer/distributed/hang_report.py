@@ -25,7 +25,7 @@ STATES = {
     "Z": "its process has ended",
 }
 """What the state letters of /proc/PID/status mean for a rank that does not answer."""
-WAY_OUT = "  all ranks end; start again to go on from the newest checkpoint (slow, not hung? raise run.hang_seconds)"
+WAY_OUT = "  all ranks end; start again to resume from the newest checkpoint (slow, not hung? raise run.hang_seconds)"
 
 
 @dataclass(frozen=True)

@@ -207,7 +207,7 @@ def connect(ranks: Ranks, seconds: float) -> dist.Store:
         )
 
     raise ConfigError(
-        f"{_place(ranks)} is not where the ranks meet; rank 0 is to run on MASTER_ADDR, and nothing else at MASTER_PORT"
+        f"{_place(ranks)} is not the ranks' rendezvous; run rank 0 on MASTER_ADDR, and nothing else on MASTER_PORT"
     )
 
 
@@ -228,12 +228,12 @@ def _reach(ranks: Ranks, seconds: float) -> None:
         except (socket.gaierror, UnicodeError) as error:
             if passed > min(seconds, RESOLVE_SECONDS):
                 raise ConfigError(
-                    f"MASTER_ADDR={ranks.address!r} is no host that {socket.gethostname()} knows; name that of rank 0"
+                    f"MASTER_ADDR={ranks.address!r} cannot be resolved on {socket.gethostname()}; name rank 0's host"
                 ) from error
         except OSError as error:
             if passed > seconds:
                 what = f"nobody answers at {_place(ranks)} within {seconds:g} s ({error.strerror or error})"
-                way_out = "rank 0 is to be started there, and the port open between the nodes"
+                way_out = "start rank 0 there, and open the port between the nodes"
                 raise RunError(f"{what}; {way_out}") from error
 
         time.sleep(0.2)

@@ -144,7 +144,7 @@ def read_buckets(path: Path) -> Buckets:
     try:
         return _parse(pq.read_table(path))
     except PermissionError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror}); mend its permissions") from error
+        raise ConfigError(f"{path}: cannot be read ({error.strerror}); fix its permissions") from error
     except (pa.ArrowException, OSError, KeyError, ValueError) as error:
         raise ConfigError(
             f"{path}: not the buckets of an evaluation ({error}); remove it: the run makes its newest ones again when "

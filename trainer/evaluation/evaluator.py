@@ -15,8 +15,8 @@ import torch
 
 from data.batch import Batch
 from data.reading import Reading
-from data.stream import stream
 from models.ranker import Ranker, StepOutput
+from trainer.batches import open_stream
 from trainer.build_model import ShardedModel
 from trainer.config.run_config import Config
 from trainer.distributed.world import World
@@ -63,7 +63,6 @@ class Evaluator:
         self._world = world
         self._sharded = sharded
         self._reading = reading
-        self._lanes = world.lanes(reading.lanes)
         # Errors are exchanged while the pipeline's own collectives are under way, which a group apart does not disturb.
         self._errors = world.with_own_group()
         self._oracle: dict[str, Metrics] | None = None
@@ -113,7 +112,7 @@ class Evaluator:
         config = self._config
         reading = self._reading
         world = self._world
-        num_lanes = len(self._lanes)
+        num_lanes = len(world.lanes(reading.lanes))
 
         if self._bucketing is None:
             self._bucketing = bucket_rows(config.evaluate.unit, reading.manifest, num_lanes, world)
@@ -144,9 +143,7 @@ class Evaluator:
     def _add_all_batches(self, accumulators: _Accumulators, between: Callable[[], None]) -> dict[str, int]:
         """Adds every row of the test set; returns the rows with NaN or ±inf by column. Collective."""
         reading = self._reading
-        is_on_gpu = self._world.device.type == "cuda"
-        threads = self._config.data.threads
-        batches = stream(reading, self._lanes, 0, threads=threads, pin=is_on_gpu)
+        batches = open_stream(reading, self._world, 0, threads=self._config.data.threads)
 
         self._sharded.model.eval()
         try:

@@ -25,9 +25,9 @@ import torch
 
 from data.batch import Batch
 from data.reading import Reading
-from data.stream import stream
 from models.losses import predictions
 from models.ranker import StepOutput
+from trainer.batches import open_stream
 from trainer.build_model import ShardedModel
 from trainer.checkpoint.trained_run import open_trained_run
 from trainer.config.run_config import Config, EvaluateConfig
@@ -113,9 +113,7 @@ def _score(config: Config, world: World, sharded: ShardedModel, reading: Reading
     num_rows = reading.manifest.num_rows
     batch_size = reading.global_batch_size
     is_binary_T = torch.tensor([task.binary for task in config.tasks], device=world.device)
-    is_on_gpu = world.device.type == "cuda"
-    lanes = world.lanes(reading.lanes)
-    batches = stream(reading, lanes, 0, threads=config.data.threads, pin=is_on_gpu)
+    batches = open_stream(reading, world, 0, threads=config.data.threads)
     progress = count_progress("scoring rows", num_rows) if world.is_rank_zero else nullcontext(lambda _: None)
 
     sharded.model.eval()

@@ -91,7 +91,7 @@ class RunDirectory:
         change = difference(plain(before), plain(complete_from(config, before)))
         if change:
             key, old, new = change
-            ways_out = "name another folder, remove this one to start anew, or go on with its own config"
+            ways_out = "name another folder, remove this one to start over, or resume with its own config"
             raise ConfigError(
                 f"run.dir = {str(self.path)!r} holds a run of another config: {key} was {old}, now {new}; "
                 f"{ways_out} {self.config_file}"
@@ -197,7 +197,7 @@ class RunDirectory:
 
     def _not_usable(self, error: OSError) -> ConfigError:
         return ConfigError(
-            f"run.dir = {str(self.path)!r} cannot be used ({error.strerror}); name another folder, or mend its "
+            f"run.dir = {str(self.path)!r} cannot be used ({error.strerror}); name another folder, or fix its "
             "permissions"
         )
 

@@ -21,14 +21,14 @@ def check_entries(folder: Path) -> None:
     except FileNotFoundError:  # another process has removed it
         return
     except OSError as error:
-        raise ConfigError(f"{folder}: cannot be read ({error.strerror}); mend its permissions") from error
+        raise ConfigError(f"{folder}: cannot be read ({error.strerror}); fix its permissions") from error
 
 
 def _check_entry(entry: os.DirEntry[str]) -> None:
     if entry.is_symlink():
         raise ConfigError(
             f"{entry.path}: is a link to {os.readlink(entry.path)!r}, and links in a run's folder are not followed; "
-            "put there what it leads to (run.dir itself may be a link, to a folder on another disk)"
+            "replace it with its target (run.dir itself may be a link, to a folder on another disk)"
         )
 
     if entry.is_dir(follow_symlinks=False):
@@ -43,10 +43,10 @@ def check_use(files: Iterable[Path], folders: Iterable[Path]) -> None:
         if path.is_dir():
             raise ConfigError(f"{path}: is a folder, but a file of the run is called so; move it away")
         if path.exists() and not os.access(path, os.R_OK | os.W_OK):
-            raise ConfigError(f"{path}: may not be read and written; mend its permissions")
+            raise ConfigError(f"{path}: is not readable and writable; fix its permissions")
 
     for path in folders:
         if path.exists() and not path.is_dir():
             raise ConfigError(f"{path}: is a file, but a folder of the run is called so; move it away")
         if path.exists() and not os.access(path, os.R_OK | os.W_OK | os.X_OK):
-            raise ConfigError(f"{path}: may not be read and written; mend the folder's permissions")
+            raise ConfigError(f"{path}: is not readable and writable; fix the folder's permissions")

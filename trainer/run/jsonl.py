@@ -24,7 +24,7 @@ def whole_lines(path: Path) -> list[str]:
         return []
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(
-            f"{path}: cannot be read ({error}); restore it from a copy, or mend its permissions"
+            f"{path}: cannot be read ({error}); restore it from a copy, or fix its permissions"
         ) from error
 
 

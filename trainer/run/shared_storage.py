@@ -114,6 +114,5 @@ def _look(folder: Path, name: str, own_name: str, place: str) -> None:
 
 def _not_writable(folder: Path, name: str, reason: str | None) -> ConfigError:
     return ConfigError(
-        f"run.dir = {str(folder)!r} cannot be written by {name} ({reason}); "
-        "name another folder, or mend its permissions"
+        f"run.dir = {str(folder)!r} cannot be written by {name} ({reason}); name another folder, or fix its permissions"
     )

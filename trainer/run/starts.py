@@ -118,7 +118,7 @@ class StartLog:
             with replaced(self._path) as file:
                 file.write("".join(lines).encode())
         except OSError as error:
-            raise RunError(f"{self._path}: cannot be written ({error.strerror}); make room or mend the disk") from error
+            raise RunError(f"{self._path}: cannot be written ({error.strerror}); make room or fix the disk") from error
 
 
 def read_starts(path: Path) -> list[RunStart]:

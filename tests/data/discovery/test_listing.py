@@ -237,7 +237,7 @@ def test_rows_do_not_count_twice(dataset: Path, change: Change, message: str) ->
 @pytest.mark.parametrize("target", ["nowhere", "b.parquet"])
 def test_a_link_that_leads_nowhere_is_named(dataset: Path, target: str) -> None:
     (dataset / "b.parquet").symlink_to(target)
-    expect_error(dataset, "b.parquet is a link that leads nowhere; mend or remove it")
+    expect_error(dataset, "b.parquet is a broken link; fix or remove it")
 
 
 def test_another_link_that_leads_nowhere_is_told(dataset: Path) -> None:

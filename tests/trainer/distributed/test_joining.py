@@ -260,12 +260,12 @@ def test_nobody_answers(folder: Path) -> None:
 
 def test_host_that_is_not_known(folder: Path) -> None:
     result = run_rank(folder, 1, MASTER_ADDR="no-such-host.invalid")
-    assert_told(folder, [result], rf"MASTER_ADDR='no-such-host.invalid' is no host that {HOST} knows")
+    assert_told(folder, [result], rf"MASTER_ADDR='no-such-host.invalid' cannot be resolved on {HOST}")
 
 
 def test_rank_0_elsewhere_than_announced(folder: Path) -> None:
     result = run_rank(folder, 0, MASTER_ADDR="no-such-host.invalid")
-    assert_told(folder, [result], "MASTER_ADDR=no-such-host.invalid, MASTER_PORT=.* is not where the ranks meet")
+    assert_told(folder, [result], "MASTER_ADDR=no-such-host.invalid, MASTER_PORT=.* is not the ranks' rendezvous")
 
 
 @pytest.fixture
@@ -290,7 +290,7 @@ def web_server() -> Iterator[int]:
 def test_something_else_at_the_port(folder: Path, request: pytest.FixtureRequest, other: str) -> None:
     port = request.getfixturevalue(other)
     result = run_rank(folder, 1, MASTER_PORT=str(port))
-    assert_told(folder, [result], f"MASTER_PORT={port} is not where the ranks meet")
+    assert_told(folder, [result], f"MASTER_PORT={port} is not the ranks' rendezvous")
 
 
 def test_port_in_use(folder: Path, mute: int) -> None:

@@ -157,7 +157,7 @@ def test_what_may_not_be_used_is_told(name: str, tmp_path: Path) -> None:
     told = os.read(read_end, 10_000).decode()
     os.close(read_end)
     assert str(folder / name) in told
-    assert "mend" in told
+    assert "fix" in told
     assert "\n" not in told
 
 

@@ -1,4 +1,4 @@
-"""The batches of the training loop, which never ends on one rank alone."""
+"""A rank's batches: opened in one way by training, evaluation and prediction; in training, no rank runs out alone."""
 
 from collections.abc import Iterator
 
@@ -6,7 +6,20 @@ from data.batch import Batch
 from data.collate import Slice, assemble
 from data.errors import ExpectedError
 from data.reading import Reading
-from data.stream import BatchStream, SkippedRows
+from data.stream import BatchStream, SkippedRows, stream
+from data.trace import TraceWriter
+from trainer.distributed.world import World
+
+
+def open_stream(
+    reading: Reading, world: World, samples: int, *, threads: int = 2, trace: TraceWriter | None = None
+) -> BatchStream:
+    """This rank's batches after `samples` global samples, in pinned memory on a GPU. Close it to end its threads.
+
+    `trace` records the rows of each batch, and is closed with the stream.
+    """
+    is_pinned = world.device.type == "cuda"
+    return stream(reading, world.lanes(reading.lanes), samples, threads=threads, pin=is_pinned, trace=trace)
 
 
 class TrainBatches(Iterator[Batch]):
