@@ -159,7 +159,7 @@ def _bench_evaluation(
     evaluator.run(0)  # the first one also reads what is known of the truth
 
     for _ in range(BLOCKS):
-        evaluation.append(evaluator.run(0).records[0]["seconds"])
+        evaluation.append(evaluator.run(0).records[0].seconds)
         sharded.model.eval()
         with torch.no_grad():
             same_batch = islice(repeat(held), batches)

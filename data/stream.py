@@ -5,7 +5,7 @@
     3. assemble  every batch takes the next rows of each lane                                       data/collate.py
     4. prefetch  a background thread keeps a few batches ready                                      data/prefetch.py
 
-The state of all this is one number: samples handed out globally. Memory holds one decoded segment of a row group per
+The state of all this is one number: samples handed out globally. Memory holds one decoded part of a row group per
 lane, one more for each decoding thread, and a few batches: it does not grow with the dataset, but with the size of its
 row groups.
 
@@ -53,15 +53,15 @@ class SkippedRows:
 class BatchStream(Prefetcher[Batch]):
     """A rank's batches, what could not be read of them, and a trace of those handed out if one is asked for."""
 
-    def __init__(self, segments: "_Segments", pin: bool, trace: TraceWriter | None) -> None:
-        self.skipped = segments.skipped
+    def __init__(self, parts: "_DecodedParts", pin: bool, trace: TraceWriter | None) -> None:
+        self.skipped = parts.skipped
         """What could not be read so far, in no order; the decoding is up to a few row groups ahead of the batches."""
-        self.not_finite_D = segments.not_finite_D
+        self.not_finite_D = parts.not_finite_D
         """Rows so far that hold NaN or ±inf in each dense feature, up to a row group a lane ahead of the batches."""
         self._trace = trace
-        self._batch_size = segments.reading.global_batch_size
-        self._samples = segments.first_batch * self._batch_size
-        super().__init__(_batches(segments, pin), depth=BATCHES_AHEAD)
+        self._batch_size = parts.reading.global_batch_size
+        self._samples = parts.first_batch * self._batch_size
+        super().__init__(_batches(parts, pin), depth=BATCHES_AHEAD)
 
     def __next__(self) -> Batch:
         batch = super().__next__()
@@ -93,7 +93,7 @@ def stream(
     closed with the result. Close the result to end its threads.
     """
     first_batch = samples // reading.global_batch_size
-    return BatchStream(_Segments(reading, lanes, first_batch, threads), pin, trace)
+    return BatchStream(_DecodedParts(reading, lanes, first_batch, threads), pin, trace)
 
 
 def _tasks(reading: Reading, lanes: range, first_batch: int) -> Iterator[ReadTask]:
@@ -107,8 +107,8 @@ def _tasks(reading: Reading, lanes: range, first_batch: int) -> Iterator[ReadTas
         yield from tasks_of_epoch(reading, lanes, epoch, skip_batches=0)
 
 
-class _Segments:
-    """Decoded segments of every lane in reading order, and how far the front one of each is used up."""
+class _DecodedParts:
+    """Decoded parts of every lane in reading order, and how far the front one of each is used up."""
 
     def __init__(self, reading: Reading, lanes: range, first_batch: int, threads: int) -> None:
         self.reading = reading
@@ -119,7 +119,7 @@ class _Segments:
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
         self._decoding: dict[int, deque[Future[Rows]]] = {lane: deque() for lane in lanes}
         self._used = dict.fromkeys(lanes, 0)
-        self._ahead = len(lanes) + threads  # one segment in use for each lane, and one in the hands of each thread
+        self._ahead = len(lanes) + threads  # one part in use for each lane, and one in the hands of each thread
 
     def take_batch(self) -> list[list[Slice]]:
         """Step 3: the next rows of each lane."""
@@ -130,19 +130,19 @@ class _Segments:
         self._pool.shutdown(cancel_futures=True)
 
     def _take(self, lane: int, num_rows: int) -> Iterator[Slice]:
-        """The next `num_rows` rows of a lane as slices of segments; fewer where the lane ends."""
+        """The next `num_rows` rows of a lane as slices of parts; fewer where the lane ends."""
         waiting = self._decoding[lane]
         while num_rows and (waiting or self._submit_for(lane)):
-            segment = waiting[0].result()
+            part = waiting[0].result()
             used = self._used[lane]
-            stop = min(used + num_rows, len(segment))
+            stop = min(used + num_rows, len(part))
             if used == 0:
-                self.not_finite_D += segment.not_finite_D
-            yield Slice(segment, used, stop)
+                self.not_finite_D += part.not_finite_D
+            yield Slice(part, used, stop)
 
             num_rows -= stop - used
             self._used[lane] = stop
-            if stop == len(segment):
+            if stop == len(part):
                 waiting.popleft()
                 self._used[lane] = 0
                 self._top_up()
@@ -156,9 +156,9 @@ class _Segments:
         return False
 
     def _top_up(self) -> None:
-        """Keeps as many segments decoded or under way as may lie in memory."""
-        num_segments = sum(map(len, self._decoding.values()))
-        missing = max(self._ahead - num_segments, 0)
+        """Keeps as many parts decoded or under way as may lie in memory."""
+        num_parts = sum(map(len, self._decoding.values()))
+        missing = max(self._ahead - num_parts, 0)
         for task in itertools.islice(self._tasks, missing):
             self._submit(task)
 
@@ -183,14 +183,14 @@ class _Segments:
         return SkippedRows(task.epoch, file, row_group, task.start, task.stop, reason)
 
 
-def _batches(segments: _Segments, pin: bool) -> Iterator[Batch]:
+def _batches(parts: _DecodedParts, pin: bool) -> Iterator[Batch]:
     """Steps 3 and 4: what the prefetcher's thread runs."""
-    reading = segments.reading
-    batches = range(segments.first_batch, reading.batches_per_epoch) if reading.keep_last else itertools.count()
+    reading = parts.reading
+    batches = range(parts.first_batch, reading.batches_per_epoch) if reading.keep_last else itertools.count()
 
     try:
         for _ in batches:
-            batch = assemble(reading.columns, segments.take_batch(), reading.rows_per_lane)
+            batch = assemble(reading.columns, parts.take_batch(), reading.rows_per_lane)
             yield batch.pin_memory() if pin else batch
     finally:
-        segments.close()
+        parts.close()

@@ -6,6 +6,7 @@ from trainer.logging.tables import plan_table
 from trainer.logging.train_log import TrainLog
 from trainer.milestones import missed_milestones
 from trainer.open_run import Loaded
+from trainer.run.records import DamagedCheckpointEvent
 
 
 def announce(inputs: Inputs, loaded: Loaded, log: TrainLog) -> None:
@@ -20,7 +21,7 @@ def announce(inputs: Inputs, loaded: Loaded, log: TrainLog) -> None:
     log.print(f"dense parameters {num_parameters:,} · {num_rows:,} training rows · batch {batch:,}")
 
     for problem in loaded.problems:
-        log.event("damaged_checkpoint", samples, problem=problem)
+        log.event(DamagedCheckpointEvent, samples, problem=problem)
         log.warn(f"{problem}; set aside, the checkpoint before it is taken")
 
     for file, reason in inputs.train.manifest.left_out:

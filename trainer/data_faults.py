@@ -10,6 +10,7 @@ from trainer.config.run_config import Config
 from trainer.distributed.world import World
 from trainer.errors import RunError
 from trainer.logging.train_log import TrainLog
+from trainer.run.records import SkippedBatchEvent, SkippedRowsEvent
 from trainer.step_guard import Verdict
 
 NAMED_ROW_GROUPS = 8
@@ -67,7 +68,7 @@ class DataFaults:
 
     def _report(self, entry: SkippedRows, samples: int) -> None:
         self._row_groups_skipped.add((entry.file, entry.row_group))
-        self._log.event("skipped_rows", samples, **asdict(entry))
+        self._log.event(SkippedRowsEvent, samples, **asdict(entry))
         num_rows = entry.stop - entry.start
         row_group = f"row group {entry.row_group} of {entry.file}"
         self._log.warn(f"{row_group}: {entry.reason}; {num_rows:,} of its rows are left out")
@@ -84,7 +85,7 @@ class DataFaults:
             )
 
         self._skipped_batches += 1
-        self._log.event("skipped_batch", samples, batch=self._reading.global_batch_size)
+        self._log.event(SkippedBatchEvent, samples, batch=self._reading.global_batch_size)
         self._log.warn(f"{what}; the batch is left out")
         if self._skipped_batches > train.non_finite_batches:
             raise RunError(f"{what}; more than train.non_finite_batches = {train.non_finite_batches} were left out")

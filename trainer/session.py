@@ -32,6 +32,7 @@ from trainer.logging.train_log import TrainLog
 from trainer.milestones import with_pending_milestones
 from trainer.open_run import Loaded, Opened, load_newest, open_run
 from trainer.run.directory import RunDirectory
+from trainer.run.records import CheckpointEvent
 from trainer.run.starts import End, StartLog
 from trainer.step_guard import StepGuard
 
@@ -64,7 +65,7 @@ class Components:
         """Records that a checkpoint is complete, `seconds` after its save began. Call it on rank 0."""
         self.starts.reached(state.samples)
         try:
-            self.log.event("checkpoint", state.samples, pinned=state.pinned, seconds=round(seconds, 3))
+            self.log.event(CheckpointEvent, state.samples, pinned=state.pinned, seconds=round(seconds, 3))
         except OSError as error:
             raise RunError(f"{self.run.events}: cannot be written ({error.strerror})") from error
 

@@ -10,7 +10,7 @@ from trainer.config.run_config import Config
 from trainer.distributed.preemption import Stopped
 from trainer.distributed.world import World
 from trainer.errors import RunError
-from trainer.run.jsonl import read_records
+from trainer.run.records import read_evaluations
 from trainer.session import Components, start
 
 
@@ -28,7 +28,7 @@ def train(config: Config, world: World, *, profile: bool = False) -> None:
             components.checkpoints.finish()
             raise
 
-        components.log.finish(read_records(components.run.evaluations))
+        components.log.finish(read_evaluations(components.run.evaluations))
 
 
 def run_loop(components: Components) -> None:

@@ -8,7 +8,7 @@ from trainer.config.run_config import Config
 from trainer.datasets import end_of_training, train_reading
 from trainer.errors import CheckpointError
 from trainer.run.directory import RunDirectory
-from trainer.run.jsonl import read_records
+from trainer.run.records import read_evaluations
 
 
 def checkpoint_name(text: str, run: RunDirectory, config: Config) -> str:
@@ -36,9 +36,9 @@ def checkpoint_name(text: str, run: RunDirectory, config: Config) -> str:
 
 def _boundary(text: str, count: int, run: RunDirectory, config: Config) -> int:
     """Where a milestone was evaluated, or the batch boundary at or after a count."""
-    evaluated = [record["samples"] for record in read_records(run.evaluations) if record["milestone"] == text]
+    evaluated = [record.samples for record in read_evaluations(run.evaluations) if record.milestone == text]
     if evaluated:
-        return int(evaluated[-1])
+        return evaluated[-1]
 
     batch = config.data.global_batch_size
     if count > config.train.samples:

@@ -1,6 +1,5 @@
 """`adatt train`, `evaluate` and `predict`: the commands that work on several ranks."""
 
-import json
 import sys
 from typing import Annotated
 
@@ -60,15 +59,16 @@ def evaluate_command(
         from trainer.console import make_console
         from trainer.evaluation.evaluate_run import evaluate_run
         from trainer.logging.tables import by_table, evaluation_table
+        from trainer.run.jsonl import json_line
 
         records = evaluate_run(run, checkpoint, data, world, unit)
         if world.is_rank_zero and as_json:
-            sys.stdout.writelines(json.dumps(record) + "\n" for record in records)
+            sys.stdout.writelines(json_line(record) for record in records)
         elif world.is_rank_zero:
             console = make_console()
-            console.print(evaluation_table([record for record in records if record["by"] is None]))
-            for column in dict.fromkeys(record["by"] for record in records if record["by"] is not None):
-                of_column = [record for record in records if record["by"] == column]
+            console.print(evaluation_table([record for record in records if record.by is None]))
+            for column in dict.fromkeys(record.by for record in records if record.by is not None):
+                of_column = [record for record in records if record.by == column]
                 console.print(by_table(column, of_column, "--json"))
 
 

@@ -1,7 +1,5 @@
 """Evaluates a checkpoint of a run, on any dataset and any number of ranks: `adatt evaluate`."""
 
-from typing import Any
-
 from trainer.checkpoint.trained_run import open_trained_run
 from trainer.clock import Due
 from trainer.config.run_config import Config
@@ -14,11 +12,12 @@ from trainer.evaluation.evaluator import Evaluator
 from trainer.evaluation.result import EvaluationResult, sums_file, write_evaluation
 from trainer.run.directory import RunDirectory
 from trainer.run.origin import read_identity
+from trainer.run.records import Evaluation
 
 
 def evaluate_run(
     path: str, checkpoint: str, data: str | None, world: World, unit: str | None = None
-) -> list[dict[str, Any]]:
+) -> list[Evaluation]:
     """Evaluates a checkpoint of the run at `path`; returns records as in evaluations.jsonl.
 
     The bucket sums are kept in the run, for `adatt compare`. `data` is a dataset, the config's test set if left out.

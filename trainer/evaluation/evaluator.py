@@ -31,8 +31,10 @@ from trainer.evaluation.oracle import oracle_metrics
 from trainer.evaluation.result import EvaluationResult
 from trainer.evaluation.row_buckets import Bucketing, bucket_rows
 from trainer.evaluation.warnings import count_not_finite
+from trainer.run.records import Evaluation
 
-Record = dict[str, Any]
+Values = dict[str, Any]
+"""Fields of an `Evaluation`."""
 
 
 @dataclass(frozen=True)
@@ -84,14 +86,13 @@ class Evaluator:
             self._oracle = oracle_metrics(manifest, self._config.tasks, weight, self._world)
 
         # Each `compute` below issues collectives: the order is the same on all ranks.
-        records = self._records_by_value(accumulators)
+        values = self._values_by_column(accumulators)
         metrics = accumulators.bucket_sums.compute(self._world)
-        records += self._records_of_whole_set(metrics, accumulators)
+        values += self._values_of_whole_set(metrics, accumulators)
         fusion = accumulators.fusion.compute(self._world)
 
         seconds = time.perf_counter() - begin
-
-        records = [{"samples": samples, "milestone": None, **record, "seconds": seconds} for record in records]
+        records = [Evaluation(samples=samples, seconds=seconds, **of_task) for of_task in values]
         sums = accumulators.bucket_sums.sums
         tasks = self._config.tasks
 
@@ -173,19 +174,19 @@ class Evaluator:
         else:
             accumulator.update(step)
 
-    def _records_by_value(self, accumulators: _Accumulators) -> list[Record]:
-        """Records of every value and task for each column of `evaluate.by`. Collective: call on all ranks."""
-        records = []
+    def _values_by_column(self, accumulators: _Accumulators) -> list[Values]:
+        """Those of every value and task for each column of `evaluate.by`. Collective: call on all ranks."""
+        all_values = []
         for column, by_value in zip(self._config.evaluate.by, accumulators.by_value, strict=True):
             metrics_of_values = by_value.compute(self._world)
             for value, metrics in metrics_of_values.items():
                 values = [asdict(metrics_of_task) for metrics_of_task in metrics]
-                records += self._records(values, {}, by=column, value=value)
+                all_values += self._named(values, {}, by=column, value=value)
 
-        return records
+        return all_values
 
-    def _records_of_whole_set(self, metrics: list[Metrics], accumulators: _Accumulators) -> list[Record]:
-        """A record for each task. Collective: call on all ranks."""
+    def _values_of_whole_set(self, metrics: list[Metrics], accumulators: _Accumulators) -> list[Values]:
+        """Those of each task. Collective: call on all ranks."""
         values = [asdict(metrics_of_task) for metrics_of_task in metrics]
         # Collectives again: the list has the same order on all ranks.
         for accumulator in accumulators.task_metrics:
@@ -194,12 +195,12 @@ class Evaluator:
                 values_of_task.update(more_of_task)
 
         assert self._oracle is not None
-        return self._records(values, self._oracle, by=None, value=None)
+        return self._named(values, self._oracle, by=None, value=None)
 
-    def _records(self, values: list[Record], oracle: dict[str, Metrics], *, by: str | None, value: Any) -> list[Record]:
-        """A record for each task that is not auxiliary; `values` are those of all tasks."""
+    def _named(self, values: list[Values], oracle: dict[str, Metrics], *, by: str | None, value: Any) -> list[Values]:
+        """The values of each task that is not auxiliary, with what they are of; `values` are those of all tasks."""
         no_oracle = Metrics(examples=0, weight=0.0)
-        records = []
+        named = []
 
         for task, values_of_task in zip(self._config.tasks, values, strict=True):
             if task.auxiliary:
@@ -208,6 +209,6 @@ class Evaluator:
             best = oracle.get(task.name, no_oracle)
             best_values = {"oracle_ne": best.ne, "oracle_mse": best.mse}
             names = {"by": by, "value": value, "task": task.name, "kind": task.kind}
-            records.append({**names, **values_of_task, **best_values})
+            named.append({**names, **values_of_task, **best_values})
 
-        return records
+        return named

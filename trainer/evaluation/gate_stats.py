@@ -3,7 +3,6 @@
 Shapes: B rows, U fused outputs (units) of a level, E experts of the level.
 """
 
-import json
 import math
 from collections.abc import Sequence
 from functools import partial
@@ -19,6 +18,8 @@ from models.heads.gated import FusionLevel
 from models.ranker import StepOutput
 from trainer.distributed.world import World
 from trainer.evaluation.accumulator import Accumulator
+from trainer.run.jsonl import json_line
+from trainer.run.records import Fusion, LevelWeights
 
 
 class GateObserver:
@@ -67,7 +68,7 @@ class GateObserver:
             self.native[index] = None if native_UE is None else native_UE.detach()
 
 
-class FusionMeans(Accumulator[list[dict[str, Any]]]):
+class FusionMeans(Accumulator[list[LevelWeights]]):
     """Means over a test set of the weight that each output puts on each expert, gate plus native part."""
 
     def __init__(self, head: Head, tasks: Sequence[str]) -> None:
@@ -91,8 +92,8 @@ class FusionMeans(Accumulator[list[dict[str, Any]]]):
         before = self._num_rows.to(is_row_B.device)
         self._num_rows = before + is_row_B.sum()
 
-    def compute(self, world: World) -> list[dict[str, Any]]:
-        """Levels as the fusion file holds them; [] if the head has no gates. Collective: call on all ranks."""
+    def compute(self, world: World) -> list[LevelWeights]:
+        """The mean weights of each level; [] if the head has no gates. Collective: call on all ranks."""
         self._observer.close()
         # Every rank runs the same head: the same number of sums, in the same order.
         num_rows = float(world.sum(self._num_rows))
@@ -101,7 +102,7 @@ class FusionMeans(Accumulator[list[dict[str, Any]]]):
         levels = []
         for names, means_UE in zip(self._observer.names, means, strict=False):
             weights = means_UE.tolist()
-            levels.append({"units": names.units, "experts": names.experts, "weights": weights})
+            levels.append(LevelWeights(units=list(names.units), experts=list(names.experts), weights=weights))
 
         return levels
 
@@ -129,7 +130,7 @@ def gate_entropies(observer: GateObserver, weights: list[torch.Tensor]) -> dict[
     return entropies
 
 
-def write_fusion(path: Path, samples: int, levels: list[dict[str, Any]]) -> None:
+def write_fusion(path: Path, samples: int, levels: list[LevelWeights]) -> None:
     """Writes the mean weights of an evaluation, replacing the file in one step; no file if there are no gates."""
     if levels:
-        replace_text(path, json.dumps({"samples": samples, "levels": levels}) + "\n")
+        replace_text(path, json_line(Fusion(samples=samples, levels=levels)))

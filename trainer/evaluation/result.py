@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from models.tasks import TaskConfig
 from trainer.evaluation.bucket_sums import Buckets, task_buckets, write_buckets
@@ -12,6 +11,7 @@ from trainer.evaluation.metrics import MetricSums
 from trainer.evaluation.warnings import describe_not_finite, evaluation_warnings
 from trainer.run.directory import RunDirectory
 from trainer.run.jsonl import append_records
+from trainer.run.records import Evaluation, LevelWeights
 
 
 @dataclass(frozen=True)
@@ -25,12 +25,12 @@ class EvaluationResult:
     unit: str | None
     """Column whose values keep rows together in buckets (`evaluate.unit`)."""
     tasks: tuple[TaskConfig, ...]
-    records: list[dict[str, Any]]
+    records: list[Evaluation]
     """As in evaluations.jsonl, but for the milestone: one for each value and task with `evaluate.by`, then one for each
     task on the whole test set. There are none of auxiliary tasks."""
     sums: MetricSums
     """Over all ranks, bucket by bucket."""
-    fusion: list[dict[str, Any]]
+    fusion: list[LevelWeights]
     """Mean fusion weights, level by level."""
     calibration: list[CalibrationCurve]
     """Of every binary task that is not auxiliary."""
@@ -38,9 +38,9 @@ class EvaluationResult:
     """Rows that hold NaN or ±inf in a dense column, by column; without the columns that have none."""
 
     @property
-    def of_whole_set(self) -> list[dict[str, Any]]:
+    def of_whole_set(self) -> list[Evaluation]:
         """The records on the whole test set."""
-        return [record for record in self.records if record["by"] is None]
+        return [record for record in self.records if record.by is None]
 
     @property
     def warnings(self) -> list[str]:
@@ -77,8 +77,12 @@ def write_evaluation(
 
     # Last, since the records say that the evaluation is complete (`RunDirectory.needs_evaluation`).
     for milestone in milestones or (None,):
-        records = [{**record, "milestone": milestone} for record in result.records]
-        append_records(run.evaluations, records)
+        append_records(run.evaluations, at_milestone(result.records, milestone))
+
+
+def at_milestone(records: list[Evaluation], milestone: str | None) -> list[Evaluation]:
+    """The records under the name of a milestone that was reached."""
+    return [record.model_copy(update={"milestone": milestone}) for record in records]
 
 
 def sums_file(run: RunDirectory, result: EvaluationResult) -> Path:

@@ -1,35 +1,33 @@
 """What a user should know before believing the metrics of an evaluation, or the predictions of a model."""
 
-from typing import Any
-
 import torch
 
 from data.columns.decode import Columns
 from data.hashing import Int64
 from trainer.distributed.world import World
+from trainer.run.records import Evaluation
 
-Record = dict[str, Any]
 KEYS_OF_A_WEAK_MODEL = "optimizer.dense.learning_rate, optimizer.sparse.learning_rate, data.global_batch_size"
 
 
-def evaluation_warnings(records: list[Record]) -> list[str]:
+def evaluation_warnings(records: list[Evaluation]) -> list[str]:
     """A line for each task that has no metric on the whole test set, or a bad one."""
-    lines = [_warning(record) for record in records if record["by"] is None]
+    lines = [_warning(record) for record in records if record.by is None]
     return [line for line in lines if line]
 
 
-def _warning(record: Record) -> str | None:
-    task = repr(record["task"])
+def _warning(record: Evaluation) -> str | None:
+    task = repr(record.task)
     name = "NE"
-    value = record["ne"]
+    value = record.ne
 
-    if record["kind"] == "regression":
+    if record.kind == "regression":
         name = "normalised MSE"
-        value = record["nmse"]
+        value = record.nmse
 
-    if record["weight"] == 0:
+    if record.weight == 0:
         return f"no row of the test set counts for task {task}: it has no metrics"
-    if record["log_loss"] is None and record["mse"] is None:
+    if record.log_loss is None and record.mse is None:
         return f"predictions of task {task} are not finite: it has no metrics"
     if value is None:
         return f"all labels of task {task} in the test set are alike: {name} is not defined"

@@ -6,6 +6,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from trainer.console import make_console
+from trainer.run.records import Window
 
 PLAIN_LINE_SECONDS = 5.0
 """Shortest time between two plain lines."""
@@ -25,24 +26,23 @@ class ProgressDisplay:
             self._task = self._bar.add_task("training", total=end, completed=start, text="")
             self._bar.start()
 
-    def show(self, record: dict[str, Any]) -> None:
+    def show(self, window: Window) -> None:
         """Shows a training record: samples, speed, loss, and the share of time spent waiting for data."""
         if self._console is None:
             return
 
-        samples = record["samples"]
-        speed = record["samples_per_second"]
-        loss = record["loss"]
-        wait = record["data_wait_fraction"]
-        loss_text = "–" if loss is None else f"{loss:.4f}"
+        samples = window.samples
+        speed = window.samples_per_second
+        wait = window.data_wait_fraction
+        loss_text = "–" if window.loss is None else f"{window.loss:.4f}"
         text = f"{samples:,} of {self._end:,} samples · {speed:,.0f}/s · loss {loss_text} · data wait {wait:.1%}"
 
         if self._bar is not None:
             self._bar.update(self._task, completed=samples, text=text)
-        elif record["seconds"] >= self._next_line_seconds or samples >= self._end:
+        elif window.seconds >= self._next_line_seconds or samples >= self._end:
             seconds_left = (self._end - samples) / speed
             self._console.print(f"{text} · ETA {seconds_left:,.0f} s")
-            self._next_line_seconds = record["seconds"] + PLAIN_LINE_SECONDS
+            self._next_line_seconds = window.seconds + PLAIN_LINE_SECONDS
 
     def print(self, *what: Any, soft_wrap: bool = False) -> None:
         """Prints above the bar."""

@@ -6,10 +6,9 @@ from rich.table import Table
 
 from data.counts import count_heading
 from trainer.evaluation.auc import margin
+from trainer.run.records import Evaluation
 from trainer.sharding.plan import Placement
 
-Record = dict[str, Any]
-"""As in evaluations.jsonl."""
 MOST_VALUES_SHOWN = 20
 """Of a column of `evaluate.by`, in a terminal."""
 EVALUATION_TITLES = {
@@ -41,55 +40,47 @@ def plan_table(placements: list[Placement]) -> Table:
     return table
 
 
-def evaluation_table(records: list[Record]) -> Table:
+def evaluation_table(records: list[Evaluation]) -> Table:
     """Every metric of one evaluation, a task a row; metrics that no task has are left out."""
-    first = records[0]
-    samples = first["samples"]
-    milestone = first["milestone"]
-    heading = count_heading(samples, milestone)
+    samples = records[0].samples
+    heading = count_heading(samples, records[0].milestone)
     exact = f"{samples:,}"
     remark = f" ({exact})" if heading != exact else ""
     table = Table(title=f"evaluation at {heading} samples{remark}")
 
     table.add_column("task")
     table.add_column("examples", justify="right")
-    keys = [key for key in EVALUATION_TITLES if _is_defined(key, records)]
+    keys = [key for key in EVALUATION_TITLES if any(getattr(record, key) is not None for record in records)]
 
     for key in keys:
         table.add_column(EVALUATION_TITLES[key], justify="right")
 
     for record in records:
         cells = [_metric_cell(record, key) for key in keys]
-        examples = f"{record['examples']:,}"
-        table.add_row(record["task"], examples, *cells)
+        table.add_row(record.task, f"{record.examples:,}", *cells)
 
     return table
 
 
-def _is_defined(key: str, records: list[Record]) -> bool:
-    """Whether a metric is defined for any task."""
-    return any(record.get(key) is not None for record in records)
-
-
-def _metric_cell(record: Record, key: str) -> str:
-    cell = number_cell(record.get(key))
+def _metric_cell(record: Evaluation, key: str) -> str:
+    cell = number_cell(getattr(record, key))
     if key == "auc":
-        cell += margin(record.get("auc_error"))
+        cell += margin(record.auc_error)
     return cell
 
 
-def by_table(column: str, records: list[Record], whole: str) -> Table:
+def by_table(column: str, records: list[Evaluation], whole: str) -> Table:
     """NE (MSE for regression) of each task for every value of a column, or for those with most examples.
 
     `whole` names the place that has all of them.
     """
-    records_of_value: dict[Any, list[Record]] = {}
+    records_of_value: dict[Any, list[Evaluation]] = {}
     for record in records:
-        records_of_value.setdefault(record["value"], []).append(record)
+        records_of_value.setdefault(record.value, []).append(record)
 
     examples = {}
     for value, records_of_tasks in records_of_value.items():
-        examples[value] = max(record["examples"] for record in records_of_tasks)
+        examples[value] = max(record.examples for record in records_of_tasks)
 
     num_values = len(records_of_value)
     shown = list(records_of_value)
@@ -102,66 +93,50 @@ def by_table(column: str, records: list[Record], whole: str) -> Table:
 
     title = f"by {column}: NE of binary tasks, MSE of regression tasks"
     table = Table(title=title, caption=caption)
-    tasks = dict.fromkeys(record["task"] for record in records)
+    tasks = dict.fromkeys(record.task for record in records)
 
     for name in (column, "examples", *tasks):
         table.add_column(name, justify="right")
 
     for value in shown:
         name = "–" if value is None else str(value)
-        cells = [number_cell(_main_metric(record)) for record in records_of_value[value]]
+        cells = [number_cell(record.main) for record in records_of_value[value]]
         table.add_row(name, f"{examples[value]:,}", *cells)
 
     return table
 
 
-def result_table(records: list[Record]) -> Table:
+def result_table(records: list[Evaluation]) -> Table:
     """NE (MSE for regression) of each task at each evaluation, and the best reachable value if it is known."""
-    of_whole_set = [record for record in records if record["by"] is None]
+    of_whole_set = [record for record in records if record.by is None]
     table = Table(title="result: NE of binary tasks, MSE of regression tasks (lower is better)")
     table.add_column("task")
     table.add_column("metric")
 
     # Milestones that fall on one batch have the same samples, but a column each.
-    pairs = [(record["samples"], record["milestone"]) for record in of_whole_set]
+    pairs = [(record.samples, record.milestone) for record in of_whole_set]
     points = dict.fromkeys(pairs)
 
     for samples, milestone in points:
         table.add_column(count_heading(samples, milestone), justify="right")
 
-    with_oracle = any(_oracle_metric(record) is not None for record in of_whole_set)
+    with_oracle = any(record.oracle is not None for record in of_whole_set)
     if with_oracle:
         table.add_column("oracle", justify="right")
 
-    record_at = {(record["task"], record["samples"]): record for record in of_whole_set}
-    tasks = dict.fromkeys(record["task"] for record in of_whole_set)
+    record_at = {(record.task, record.samples): record for record in of_whole_set}
+    tasks = dict.fromkeys(record.task for record in of_whole_set)
 
     for task in tasks:
         row = [record_at.get((task, samples)) for samples, _ in points]
         newest = [record for record in row if record is not None][-1]
 
-        cells = [number_cell(_main_metric(record)) if record else "" for record in row]
+        cells = [number_cell(record.main) if record else "" for record in row]
         if with_oracle:
-            cells.append(number_cell(_oracle_metric(newest)))
-        table.add_row(task, _main_key(newest).upper(), *cells)
+            cells.append(number_cell(newest.oracle))
+        table.add_row(task, newest.main_metric.upper(), *cells)
 
     return table
-
-
-def _main_key(record: Record) -> str:
-    return "ne" if record["kind"] == "binary" else "mse"
-
-
-def _main_metric(record: Record) -> float | None:
-    """NE of a binary task, MSE of a regression task."""
-    value: float | None = record.get(_main_key(record))
-    return value
-
-
-def _oracle_metric(record: Record) -> float | None:
-    """What the true conditional means would score in the main metric."""
-    value: float | None = record.get(f"oracle_{_main_key(record)}")
-    return value
 
 
 def number_cell(value: float | None) -> str:

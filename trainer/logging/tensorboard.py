@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from torch.utils.tensorboard import SummaryWriter
 
 from data.storage.files import replaced
+from trainer.run.records import Evaluation, LevelWeights, Window
 from trainer.sharding.plan import Placement
 
 HPARAMS = {
@@ -61,20 +62,18 @@ class TensorBoardWriter:
             if value is not None:
                 self._writer.add_scalar(name, value, samples)
 
-    def add_training(self, record: dict[str, Any], samples: int) -> None:
+    def add_training(self, window: Window) -> None:
         """Adds a record of train.jsonl."""
-        scalars = {f"train/{key}": value for key, value in record.items()}
-        del scalars["train/samples"]
-        self.add_scalars(scalars, samples)
+        scalars = {f"train/{key}": value for key, value in window.figures.items()}
+        self.add_scalars(scalars, window.samples)
 
-    def add_evaluation(self, records: list[dict[str, Any]], samples: int) -> None:
+    def add_evaluation(self, records: list[Evaluation], samples: int) -> None:
         """Adds the metrics of each task on the whole test set."""
         for record in records:
-            task = record["task"]
-            scalars = {f"evaluation/{key}/{task}": record[key] for key in EVALUATION_KEYS}
+            scalars = {f"evaluation/{key}/{record.task}": getattr(record, key) for key in EVALUATION_KEYS}
             self.add_scalars(scalars, samples)
 
-    def add_fusion(self, levels: list[dict[str, Any]], samples: int, image: Path) -> None:
+    def add_fusion(self, levels: list[LevelWeights], samples: int, image: Path) -> None:
         """Adds heat maps of the mean fusion weights, here and as a PNG at `image`; none if there are no gates."""
         if not levels:
             return
@@ -87,7 +86,7 @@ class TensorBoardWriter:
 
         self._writer.add_figure("fusion", figure, samples, close=False)
 
-    def add_result(self, config: dict[str, Any], records: list[dict[str, Any]]) -> None:
+    def add_result(self, config: dict[str, Any], records: list[Evaluation]) -> None:
         """Adds the run as a line of the HPARAMS page, with the metrics of its last evaluation."""
         hparams: dict[str, str | int | float] = {}
         for name, path in HPARAMS.items():
@@ -98,10 +97,10 @@ class TensorBoardWriter:
 
         metrics = {}
         for record in records:
-            task = record["task"]
             for key in RESULT_KEYS:
-                if record[key] is not None:
-                    metrics[f"final/{key}/{task}"] = record[key]
+                value = getattr(record, key)
+                if value is not None:
+                    metrics[f"final/{key}/{record.task}"] = value
 
         # The run's own folder, not one below it, so that the line has the curves of the run.
         self._writer.add_hparams(hparams, metrics, run_name=".")
@@ -111,10 +110,10 @@ class TensorBoardWriter:
         self._writer.close()
 
 
-def fusion_figure(levels: list[dict[str, Any]]) -> Figure:
+def fusion_figure(levels: list[LevelWeights]) -> Figure:
     """A heat map for each level: how much each output takes from each expert."""
-    num_experts = [len(level["experts"]) for level in levels]
-    num_units = [len(level["units"]) for level in levels]
+    num_experts = [len(level.experts) for level in levels]
+    num_units = [len(level.units) for level in levels]
     width = 2 + 0.6 * max(num_experts)
     height = sum(0.8 + 0.45 * units for units in num_units)
 
@@ -129,11 +128,11 @@ def fusion_figure(levels: list[dict[str, Any]]) -> Figure:
     return figure
 
 
-def _draw_level(axes: Axes, level: dict[str, Any]) -> None:
+def _draw_level(axes: Axes, level: LevelWeights) -> None:
     """The heat map of one level, with the weight in each cell."""
-    experts = level["experts"]
-    units = level["units"]
-    rows = level["weights"]
+    experts = level.experts
+    units = level.units
+    rows = level.weights
 
     # Symmetric limits put weight 0 at the white middle of the colour map.
     largest = max(abs(weight) for weights in rows for weight in weights) or 1.0

@@ -27,7 +27,7 @@ from trainer.config.run_config import Config
 from trainer.console import visible
 from trainer.distributed.world import World
 from trainer.evaluation.gate_stats import GateObserver, gate_entropies
-from trainer.evaluation.result import EvaluationResult, write_evaluation
+from trainer.evaluation.result import EvaluationResult, at_milestone, write_evaluation
 from trainer.evaluation.warnings import count_not_finite, describe_not_finite
 from trainer.logging.progress import ProgressDisplay
 from trainer.logging.tables import by_table, evaluation_table, result_table
@@ -35,6 +35,7 @@ from trainer.logging.tensorboard import TensorBoardWriter
 from trainer.logging.window import TrainingWindow
 from trainer.run.directory import RunDirectory
 from trainer.run.jsonl import append_records
+from trainer.run.records import Evaluation, Event, Window
 from trainer.sharding.plan import Placement
 
 
@@ -106,24 +107,23 @@ class TrainLog:
         self._last = now
         self._last_wait_seconds = wait_seconds
 
-        record: dict[str, Any] = {
-            "samples": samples,
-            "seconds": now - self._begin,
-            "samples_per_second": trained / elapsed,
-            "loss": metrics.pop("loss"),
-            "data_wait_fraction": waited / elapsed,
-            "learning_rate": learning_rate,
-            **metrics,
-        }
         if self._gates is not None:
-            record |= gate_entropies(self._gates, self._newest_gates)
+            metrics |= gate_entropies(self._gates, self._newest_gates)
 
         self._warn_of_not_finite()
 
         if self._board is not None:
-            append_records(self._run.train_log, [record])
-            self._board.add_training(record, samples)
-            self._display.show(record)
+            window = Window(
+                samples=samples,
+                seconds=now - self._begin,
+                samples_per_second=trained / elapsed,
+                data_wait_fraction=waited / elapsed,
+                learning_rate=learning_rate,
+                **metrics,
+            )
+            append_records(self._run.train_log, [window])
+            self._board.add_training(window)
+            self._display.show(window)
 
     def _warn_of_not_finite(self) -> None:
         """Warns of each column when it is first seen. Collective: call on all ranks."""
@@ -163,11 +163,10 @@ class TrainLog:
         write_evaluation(self._run, result, reached, self._state.run, sums_only=False)
 
         for milestone in reached or (None,):
-            records = [{**record, "milestone": milestone} for record in result.of_whole_set]
-            self.print(evaluation_table(records))
+            self.print(evaluation_table(at_milestone(result.of_whole_set, milestone)))
 
         for column in self._config.evaluate.by:
-            of_column = [record for record in result.records if record["by"] == column]
+            of_column = [record for record in result.records if record.by == column]
             self.print(by_table(column, of_column, self._run.evaluations.name))
 
     def describe(self, placements: list[Placement]) -> None:
@@ -175,22 +174,22 @@ class TrainLog:
         if self._board is not None:
             self._board.describe(plain(self._config), placements)
 
-    def finish(self, records: list[dict[str, Any]]) -> None:
+    def finish(self, records: list[Evaluation]) -> None:
         """Prints and keeps the result of the run; `records` are those of all its evaluations."""
         self.print(result_table(records))
         if self._board is not None:
-            of_whole_set = [record for record in records if record["by"] is None]
-            newest = of_whole_set[-1]["samples"]
+            of_whole_set = [record for record in records if record.by is None]
+            newest = of_whole_set[-1].samples
 
-            of_newest = [record for record in of_whole_set if record["samples"] == newest]
+            of_newest = [record for record in of_whole_set if record.samples == newest]
             self._board.add_result(plain(self._config), of_newest)
 
-    def event(self, name: str, samples: int, **values: Any) -> None:
-        """Appends what happened to events.jsonl; on rank 0."""
+    def event(self, model: type[Event], samples: int, **values: Any) -> None:
+        """Appends what happened to events.jsonl, `values` being the fields of its model; on rank 0."""
         if self._world.is_rank_zero:
-            when = datetime.now(UTC).isoformat(timespec="seconds")
-            record = {"event": name, "time": when, "segment": self._state.segment, "samples": samples, **values}
-            append_records(self._run.events, [record])
+            now = datetime.now(UTC).replace(microsecond=0)
+            event = model(samples=samples, time=now, segment=self._state.segment, **values)
+            append_records(self._run.events, [event])
 
     def warn(self, text: str) -> None:
         """Prints a warning; on rank 0."""

@@ -43,6 +43,7 @@ from trainer.config.run_config import Config
 from trainer.errors import DISK_FULL, ConfigError
 from trainer.run.entries import check_entries, check_use
 from trainer.run.jsonl import read_records, rewrite_records
+from trainer.run.records import read_evaluations
 
 TOKEN = "token-"
 """How the name of a file begins by which the ranks find that they see one folder, at every start."""
@@ -237,23 +238,21 @@ class RunDirectory:
 
     def needs_evaluation(self, samples: int, milestones: list[str | None], tasks: list[str]) -> bool:
         """Whether an evaluation is still to be done; drops the records of one that was cut short."""
-        records = read_records(self.evaluations)
-        of_now = [record for record in records if record["samples"] == samples]
-        of_whole_set = [record for record in of_now if record["by"] is None]
-        recorded = {(record["milestone"], record["task"]) for record in of_whole_set}
+        of_now = [record for record in read_evaluations(self.evaluations) if record.samples == samples]
+        recorded = {(record.milestone, record.task) for record in of_now if record.by is None}
         wanted = {(milestone, task) for milestone in milestones for task in tasks}
         if wanted <= recorded and self.buckets_file(samples).exists():
             return False
 
         if of_now:
-            others = [record for record in records if record["samples"] != samples]
+            others = [record for record in read_records(self.evaluations) if record["samples"] != samples]
             rewrite_records(self.evaluations, others)
 
         return True
 
     def evaluated_at(self, milestone: str) -> set[int]:
         """Samples at which a milestone has been evaluated."""
-        return {record["samples"] for record in read_records(self.evaluations) if record["milestone"] == milestone}
+        return {record.samples for record in read_evaluations(self.evaluations) if record.milestone == milestone}
 
     def forget_after(self, samples: int) -> None:
         """Drops what training has left behind after `samples`, where it is resumed."""

@@ -5,15 +5,23 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel
+
 from data.storage.files import naming, open_unlinked, replace_text
 from data.storage.parsing import parse_json
 from trainer.errors import ConfigError
 
 
-def append_records(path: Path, records: Iterable[dict[str, Any]]) -> None:
+def append_records(path: Path, records: Iterable[BaseModel]) -> None:
     """Adds lines to a JSONL file."""
     with naming(path), open(path, "a", encoding="utf-8", opener=open_unlinked) as file:
-        file.writelines(json.dumps(record) + "\n" for record in records)
+        file.writelines(json_line(record) for record in records)
+
+
+def json_line(record: BaseModel) -> str:
+    """A record as a line of JSON, with NaN and Infinity as they are."""
+    values = record.model_dump(mode="json")
+    return json.dumps(values) + "\n"
 
 
 def whole_lines(path: Path) -> list[str]:

@@ -1,64 +1,163 @@
-"""The records that a run leaves in its files: one model for each kind, for all who read them.
+"""The records that a run leaves in its files: one model for each file, for those who write it and those who read it.
 
     RUN/evaluations.jsonl   Evaluation      one task at one evaluation
-    RUN/events.jsonl        Event           whatever happened; SkippedBatchEvent and SkippedRowsEvent, strictly
     RUN/train.jsonl         Window          figures of what was trained since the record before
+    RUN/events.jsonl        Event           whatever happened besides; one subclass for each kind
     RUN/fusion/*.json       Fusion          mean fusion weights of an evaluation
     RUN/segments.jsonl      trainer.run.starts.RunStart
     RUN/calibration/*.json  trainer.evaluation.calibration.Calibration
 
-Keys that a model does not name are ignored, so that records of later versions can be read.
+Keys that a model does not name are kept as they are, so that records of later versions can be read and rewritten.
 """
 
-from typing import Literal, Self
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal, Self, TypeVar
 
-from pydantic import AwareDatetime, BaseModel, Field, model_validator
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from trainer.run.starts import Samples
+from data.storage.parsing import parse_json
+from trainer.errors import ConfigError
+from trainer.run.jsonl import whole_lines
+from trainer.run.starts import Samples, explain
+
+AnyRecord = TypeVar("AnyRecord", bound="Record")
 
 
-class Evaluation(BaseModel):
-    """A task's metrics at one evaluation."""
+class Record(BaseModel):
+    """What is written at some samples; a line of a JSONL file, or a JSON file."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
 
     samples: Samples
-    milestone: str | None
-    task: str
-    kind: Literal["binary", "regression"]
-    examples: int
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """Raises ValidationError if the text is not such a record."""
+        return cls.model_validate_json(text, strict=True)
+
+
+class Evaluation(Record):
+    """A task's metrics at one evaluation; None for one that does not apply or is not defined.
+
+    Metrics are documented in `trainer.evaluation.metrics.Metrics`. A metric that this model does not name is written
+    with the others.
+    """
+
+    milestone: str | None = None
     by: str | None = None
     """The column that `value` is a value of; None for the whole test set."""
     value: bool | int | float | str | None = None
-    ne: float | None = None
-    oracle_ne: float | None = None
+    task: str
+    kind: Literal["binary", "regression"]
+    examples: int
+    weight: float = 0.0
     log_loss: float | None = None
+    ne: float | None = None
     auc: float | None = None
     auc_error: float | None = None
     calibration: float | None = None
     mse: float | None = None
-    oracle_mse: float | None = None
     nmse: float | None = None
+    prediction_mean: float | None = None
     label_mean: float | None = None
+    oracle_ne: float | None = None
+    oracle_mse: float | None = None
+    seconds: float = 0.0
+    """Of the whole evaluation, over all tasks."""
+
+    @property
+    def main_metric(self) -> Literal["ne", "mse"]:
+        """The metric that the task is judged by; lower is better."""
+        return "ne" if self.kind == "binary" else "mse"
 
     @property
     def main(self) -> float | None:
         """NE of a binary task, MSE of a regression task."""
         return self.ne if self.kind == "binary" else self.mse
 
+    @property
+    def oracle(self) -> float | None:
+        """What the true conditional means would score in the main metric; None unless the data is synthetic."""
+        return self.oracle_ne if self.kind == "binary" else self.oracle_mse
 
-class Event(BaseModel):
-    """Something that happened; keys that its kind does not have keep their defaults."""
+
+class Window(Record):
+    """Figures of what was trained since the record before, over all ranks.
+
+    Besides those named here: a metric of each task as METRIC/TASK, and gate_entropy/LEVEL/UNIT.
+    """
+
+    __pydantic_extra__: dict[str, float | None]
+
+    seconds: float = 0.0
+    """Since the start began."""
+    samples_per_second: float = 0.0
+    loss: float | None = None
+    data_wait_fraction: float = 0.0
+    """Share of the time in which training waited for data."""
+    learning_rate: float | None = None
+    """Of the dense parameters."""
+
+    @property
+    def figures(self) -> dict[str, float | None]:
+        """All figures by their keys."""
+        return self.model_dump(exclude={"samples"})
+
+
+class Event(Record):
+    """Something that happened."""
 
     event: str
     time: AwareDatetime
-    samples: Samples
+    segment: int
+    """The start in which it happened, counted from 0."""
+
+
+class CheckpointEvent(Event):
+    """A checkpoint is complete."""
+
+    event: Literal["checkpoint"] = "checkpoint"
+    pinned: bool = False
+    """Whether it is of a milestone, and so is never deleted."""
     seconds: float = 0.0
-    batch: int = 0
-    file: str = ""
-    row_group: int = 0
-    start: int = 0
-    stop: int = 0
-    reason: str = ""
+    """From the beginning of its save."""
+
+
+class DamagedCheckpointEvent(Event):
+    """A checkpoint was set aside when the run was resumed."""
+
+    event: Literal["damaged_checkpoint"] = "damaged_checkpoint"
     problem: str = ""
+
+
+class SkippedBatchEvent(Event):
+    """The batch that begins at `samples` had no update, since a loss or gradient was not finite."""
+
+    event: Literal["skipped_batch"] = "skipped_batch"
+    batch: int = 0
+    """Its rows, over all ranks."""
+
+
+class SkippedRowsEvent(Event):
+    """Rows start … stop of a row group's order in an epoch could not be read (`data.stream.SkippedRows`)."""
+
+    event: Literal["skipped_rows"] = "skipped_rows"
+    epoch: int = Field(ge=0)
+    file: str
+    row_group: int
+    start: int = Field(ge=0)
+    stop: int
+    reason: str = ""
+
+
+EVENTS: dict[str, type[Event]] = {
+    "checkpoint": CheckpointEvent,
+    "damaged_checkpoint": DamagedCheckpointEvent,
+    "skipped_batch": SkippedBatchEvent,
+    "skipped_rows": SkippedRowsEvent,
+}
+"""The models of events by their kind; others, of later versions, are read as `Event`."""
 
 
 class LevelWeights(BaseModel):
@@ -75,33 +174,43 @@ class LevelWeights(BaseModel):
         return self
 
 
-class Fusion(BaseModel):
+class Fusion(Record):
     """The weights of all levels at one evaluation."""
 
-    samples: Samples
     levels: list[LevelWeights]
 
 
-class SkippedBatchEvent(BaseModel):
-    """A batch without an update, since a loss or gradient was not finite."""
-
-    event: Literal["skipped_batch"]
-    segment: int
-    samples: Samples
-    """At which the batch begins."""
+def read_evaluations(path: Path) -> list[Evaluation]:
+    """The records of evaluations.jsonl; raises ConfigError if a line is damaged."""
+    return _read(path, Evaluation.from_json, "an evaluation")
 
 
-class SkippedRowsEvent(BaseModel):
-    """Rows start … stop of a row group's order in an epoch that could not be read."""
-
-    event: Literal["skipped_rows"]
-    segment: int
-    epoch: int = Field(ge=0)
-    file: str
-    row_group: int
-    start: int = Field(ge=0)
-    stop: int
+def read_windows(path: Path) -> list[Window]:
+    """The records of train.jsonl; raises ConfigError if a line is damaged."""
+    return _read(path, Window.from_json, "a training record")
 
 
-Window = dict[str, float | None]
-"""A record of train.jsonl: the samples at which it was written, and figures of what was trained since the last."""
+def read_events(path: Path) -> list[Event]:
+    """The records of events.jsonl, each of the model of its kind; raises ConfigError if a line is damaged."""
+    return _read(path, _event_from_json, "an event")
+
+
+def _event_from_json(line: str) -> Event:
+    values = parse_json(line)
+    kind = values.get("event") if isinstance(values, dict) else ""
+    return EVENTS.get(str(kind), Event).from_json(line)
+
+
+def _read(path: Path, from_json: Callable[[str], AnyRecord], what: str) -> list[AnyRecord]:
+    """One record for each line; a last line that is being written, or that a kill cut short, is passed over."""
+    records = []
+    for number, line in enumerate(whole_lines(path), start=1):
+        try:
+            records.append(from_json(line))
+        except ValueError as error:
+            reason = explain(error) if isinstance(error, ValidationError) else str(error)
+            raise ConfigError(
+                f"{path}: line {number} is not {what} ({reason}); restore the file from a copy"
+            ) from error
+
+    return records

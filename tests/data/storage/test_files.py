@@ -12,6 +12,7 @@ from data.storage.parsing import parse_json, parse_toml
 from data.storage.paths import full_path, local_path, path_of
 from data.trace import TraceWriter
 from trainer.run.jsonl import append_records
+from trainer.run.records import Fusion
 
 
 def _trace(path: Path) -> None:
@@ -19,7 +20,7 @@ def _trace(path: Path) -> None:
 
 
 def _append(path: Path) -> None:
-    append_records(path, [{"samples": 1}])
+    append_records(path, [Fusion(samples=1, levels=[])])
 
 
 def _lock(path: Path) -> None:

@@ -5,17 +5,9 @@ from typing import Any
 import pytest
 
 from trainer.evaluation.warnings import evaluation_warnings
+from trainer.run.records import Evaluation
 
-GOOD = {
-    "by": None,
-    "task": "like",
-    "kind": "binary",
-    "weight": 9.0,
-    "log_loss": 0.1,
-    "ne": 0.9,
-    "mse": None,
-    "nmse": None,
-}
+GOOD = Evaluation(samples=64, task="like", kind="binary", examples=9, weight=9.0, log_loss=0.1, ne=0.9)
 
 
 @pytest.mark.parametrize(
@@ -30,9 +22,9 @@ GOOD = {
     ],
 )
 def test_one_line_says_what_is_wrong(changes: dict[str, Any], part: str) -> None:
-    (line,) = evaluation_warnings([GOOD, {**GOOD, **changes}])
+    (line,) = evaluation_warnings([GOOD, GOOD.model_copy(update=changes)])
     assert part in line
 
 
 def test_values_of_a_column_are_left_alone() -> None:
-    assert evaluation_warnings([{**GOOD, "by": "tab", "ne": 1.4}]) == []
+    assert evaluation_warnings([GOOD.model_copy(update={"by": "tab", "ne": 1.4})]) == []

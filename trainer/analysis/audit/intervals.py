@@ -62,10 +62,10 @@ def intervals_of_epoch(reading: Reading, epoch: int) -> Intervals:
         manifest.rows, manifest.window, name=reading.order, seed=reading.seed, epoch=epoch, lanes=reading.lanes
     )
     ends = np.concatenate([[0], np.cumsum(layout.stop - layout.start)])
-    # Segments are numbered through all lanes; a segment's place in its own lane counts from where the lane begins.
+    # Pieces are numbered through all lanes; a piece's place in its own lane counts from where the lane begins.
     lane_starts = ends[layout.lane_begin[:-1]]
-    segments_per_lane = np.diff(layout.lane_begin)
-    lane_row = ends[:-1] - np.repeat(lane_starts, segments_per_lane)
+    pieces_per_lane = np.diff(layout.lane_begin)
+    lane_row = ends[:-1] - np.repeat(lane_starts, pieces_per_lane)
 
     return Intervals(layout.group, layout.start, layout.stop, lane_row)
 

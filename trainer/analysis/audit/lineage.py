@@ -4,24 +4,15 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from pydantic import ValidationError
 
 from data.manifest import Manifest
 from data.reading import Reading
-from data.storage.parsing import parse_json
 from trainer.analysis.audit.intervals import Intervals
 from trainer.errors import ConfigError
-from trainer.run.jsonl import whole_lines
-from trainer.run.records import SkippedBatchEvent, SkippedRowsEvent
-from trainer.run.starts import RunStart, SampleRange, explain, surviving
-
-_EVENTS: dict[Any, type[SkippedBatchEvent | SkippedRowsEvent]] = {
-    "skipped_batch": SkippedBatchEvent,
-    "skipped_rows": SkippedRowsEvent,
-}
+from trainer.run.records import SkippedBatchEvent, SkippedRowsEvent, read_events
+from trainer.run.starts import RunStart, SampleRange, surviving
 
 
 @dataclass(frozen=True)
@@ -142,35 +133,18 @@ def read_lineage(starts: list[RunStart], events: Path, reading: Reading, end: in
     skipped: set[int] = set()
     unreadable = []
 
-    for number, event in read_events(events):
+    for number, event in enumerate(read_events(events), start=1):
         survives = range_of_start.get(event.segment)
         if survives is None:
             continue
         if isinstance(event, SkippedRowsEvent):
             group = _find(event, reading.manifest, f"{events}: line {number}")
             unreadable.append(Unreadable(event.epoch, group, event.start, event.stop, survives))
-        elif survives.begin <= event.samples < survives.end:
+        elif isinstance(event, SkippedBatchEvent) and survives.begin <= event.samples < survives.end:
             skipped.add(whole_batches(event.samples))
 
     reached = whole_batches(starts[-1].reached)
     return Lineage(reading, list(range_of_start.values()), reached, end, sorted(skipped), unreadable)
-
-
-def read_events(path: Path) -> list[tuple[int, SkippedBatchEvent | SkippedRowsEvent]]:
-    """What was left out, with the numbers of the lines; a last line that a kill cut short is passed over."""
-    events = []
-    for number, line in enumerate(whole_lines(path), start=1):
-        try:
-            kind = parse_json(line)["event"]
-            if kind in _EVENTS:
-                events.append((number, _EVENTS[kind].model_validate_json(line, strict=True)))
-        except (ValueError, TypeError, KeyError) as error:
-            what = explain(error) if isinstance(error, ValidationError) else repr(error)
-            raise ConfigError(
-                f"{path}: line {number} is not an event ({what}); restore the file from a copy"
-            ) from error
-
-    return events
 
 
 def _find(event: SkippedRowsEvent, manifest: Manifest, where: str) -> int:

@@ -46,7 +46,7 @@ class Trace:
             elif starts[number].trace:
                 self.missing.append(f"start {number}: its trace lacks {', '.join(missing)}")
 
-        self._of_segment = lru_cache(maxsize=1)(self._read)
+        self._of_start = lru_cache(maxsize=1)(self._read)
 
     def of(self, parts: list[SampleRange]) -> HandedOut:
         """The rows handed out in pieces that all have a trace."""
@@ -57,12 +57,12 @@ class Trace:
         )
 
     def _of(self, part: SampleRange) -> HandedOut:
-        whole = self._of_segment(part.segment)
+        whole = self._of_start(part.segment)
         kept = slice(*np.searchsorted(whole.samples, [part.begin, part.end]))
         return HandedOut(whole.samples[kept], whole.row[kept])
 
-    def _read(self, segment: int) -> HandedOut:
-        ranks = [read_trace(file) for file in self.files[segment]]
+    def _read(self, start: int) -> HandedOut:
+        ranks = [read_trace(file) for file in self.files[start]]
         samples, row = (np.concatenate(column) for column in zip(*ranks, strict=True))
         by_batch = np.argsort(samples, kind="stable")
         return HandedOut(samples[by_batch], row[by_batch])

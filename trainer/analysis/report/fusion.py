@@ -69,7 +69,7 @@ def _entropies(run: RunRecords) -> list[Content]:
     """How evenly each gate spreads its weight while training, so that a collapsed one shows."""
     keys_of_levels: dict[str, dict[str, None]] = {}
     for window in run.windows:
-        for key in window:
+        for key in window.figures:
             if key.startswith(ENTROPY):
                 _, level, _ = key.split("/", 2)
                 keys_of_levels.setdefault(level, {})[key] = None

@@ -3,29 +3,24 @@
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
-from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic import BaseModel, ValidationError
 
 from data.errors import DataError
 from data.manifest import Manifest
 from data.storage.manifest_file import load_manifest
-from data.storage.parsing import parse_json
 from trainer.analysis.compare.seed_groups import head_identity
 from trainer.analysis.report.charts import COLOURS
 from trainer.config.run_config import Config
 from trainer.errors import ConfigError
 from trainer.evaluation.calibration import Calibration
 from trainer.run.directory import RunDirectory
-from trainer.run.jsonl import whole_lines
-from trainer.run.records import Evaluation, Event, Fusion, Window
+from trainer.run.records import Evaluation, Event, Fusion, Window, read_evaluations, read_events, read_windows
 from trainer.run.starts import RunStart, explain, read_starts
 
 Value = TypeVar("Value")
 Model = TypeVar("Model", bound=BaseModel)
-
-
-_EVALUATION, _EVENT, _WINDOW = TypeAdapter(Evaluation), TypeAdapter(Event), TypeAdapter(Window)
 
 
 @dataclass(frozen=True)
@@ -55,7 +50,7 @@ class RunRecords:
     @property
     def samples(self) -> int:
         """The furthest that any record tells of."""
-        trained = [int(window["samples"] or 0) for window in self.windows]
+        trained = [window.samples for window in self.windows]
         return max(
             [*trained, *(start.reached for start in self.starts), *(e.samples for e in self.evaluations)],
             default=0,
@@ -63,7 +58,13 @@ class RunRecords:
 
     def curve(self, key: str) -> list[tuple[float, float]]:
         """(samples, value) of a key of the training records, where it has a value."""
-        return [(window["samples"] or 0.0, value) for window in self.windows if (value := window.get(key)) is not None]
+        points = []
+        for window in self.windows:
+            value = window.figures.get(key)
+            if value is not None:
+                points.append((float(window.samples), value))
+
+        return points
 
 
 def read_all_records(paths: list[str]) -> list[RunRecords]:
@@ -89,7 +90,7 @@ def read_all_records(paths: list[str]) -> list[RunRecords]:
 
 
 def _read(name: str, run: RunDirectory, config: Config, style: int) -> RunRecords:
-    evaluations = _read_lines(run.evaluations, _EVALUATION, "an evaluation")
+    evaluations = read_evaluations(run.evaluations)
     evaluations.sort(key=lambda found: found.samples)
     newest = [found for found in evaluations if found.samples == evaluations[-1].samples]
 
@@ -100,9 +101,9 @@ def _read(name: str, run: RunDirectory, config: Config, style: int) -> RunRecord
         config=config,
         evaluations=[found for found in evaluations if found.by is None],
         by_value=[found for found in newest if found.by is not None],
-        windows=_read_lines(run.train_log, _WINDOW, "a training record"),
+        windows=read_windows(run.train_log),
         starts=read_starts(run.segments),
-        events=_read_lines(run.events, _EVENT, "an event"),
+        events=read_events(run.events),
         fusion=_read_newest(run.path / "fusion", Fusion, "the fusion weights of an evaluation"),
         calibration=_read_newest(run.path / "calibration", Calibration, "the calibration of an evaluation"),
         manifests=_read_manifests(run),
@@ -118,35 +119,13 @@ def _read_manifests(run: RunDirectory) -> dict[str, Manifest]:
     return found
 
 
-def _read_lines(path: Path, form: TypeAdapter[Value], what: str) -> list[Value]:
-    """The records of a JSONL file; a last line that is being written, or that a kill cut short, is passed over."""
-    records = []
-    for number, line in enumerate(whole_lines(path), start=1):
-        try:
-            records.append(form.validate_python(_object(line)))
-        except ValidationError as error:
-            raise _damaged(path, f"line {number} is not {what} ({explain(error)})") from error
-        except ValueError as error:
-            raise _damaged(path, f"line {number} is not {what} ({error})") from error
-
-    return records
-
-
-def _object(text: str) -> dict[str, Any]:
-    """A JSON object with samples, as the trainer writes it; NaN is read as such."""
-    found = parse_json(text)
-    if not isinstance(found, dict) or not isinstance(found.get("samples"), int):
-        raise ValueError("it has no samples")
-    return found
-
-
 def _read_newest(folder: Path, form: type[Model], what: str) -> Model | None:
     newest = max((path for path in folder.glob("*.json") if path.stem.isdecimal()), key=_samples_of, default=None)
     if newest is None:
         return None
 
     try:
-        return form.model_validate(_object(newest.read_text(encoding="utf-8")))
+        return form.model_validate_json(newest.read_text(encoding="utf-8"))
     except ValidationError as error:
         raise _damaged(newest, f"not {what} ({explain(error)})") from error
     except (OSError, ValueError) as error:

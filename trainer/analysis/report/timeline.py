@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import groupby
 from statistics import median
+from typing import Any
 from xml.etree.ElementTree import Element
 
 from trainer.analysis.report.html import Content, element, folded, paragraph, table
 from trainer.analysis.report.run_records import RunRecords
-from trainer.run.records import Event
+from trainer.run.records import CheckpointEvent, Event, SkippedRowsEvent
 from trainer.run.starts import RunStart
 
 LONGEST_SERIES = 3
@@ -58,7 +59,7 @@ def _summary(run: RunRecords) -> str:
     counts = Counter(event.event for event in run.events)
     damaged = counts["damaged_checkpoint"]
     batches = counts["skipped_batch"]
-    num_rows = sum(_num_rows(event) for event in run.events if event.event == "skipped_rows")
+    num_rows = sum(_num_rows(event) for event in run.events if isinstance(event, SkippedRowsEvent))
     num_starts = len(run.starts)
     restarts = _count(max(num_starts - 1, 0), "restart")
 
@@ -78,7 +79,7 @@ def _summary(run: RunRecords) -> str:
     return "; ".join(parts) + "."
 
 
-def _num_rows(event: Event) -> int:
+def _num_rows(event: SkippedRowsEvent) -> int:
     return event.stop - event.start
 
 
@@ -141,17 +142,17 @@ def _many_others(events: list[Event]) -> str:
     return f"{len(events):,} × {events[0].event}"
 
 
-def _many_checkpoints(events: list[Event]) -> str:
+def _many_checkpoints(events: list[CheckpointEvent]) -> str:
     seconds = [event.seconds for event in events]
     return f"{len(events):,} checkpoints, saved in {median(seconds):.2f} s (median), {max(seconds):.2f} s at most"
 
 
-def _one_unreadable(event: Event) -> str:
+def _one_unreadable(event: SkippedRowsEvent) -> str:
     rows = _count(_num_rows(event), "row")
     return f"{rows} left out: row group {event.row_group} of {event.file} cannot be read ({event.reason})"
 
 
-def _many_unreadable(events: list[Event]) -> str:
+def _many_unreadable(events: list[SkippedRowsEvent]) -> str:
     num_rows = sum(map(_num_rows, events))
     row_groups = {(event.file, event.row_group) for event in events}
     files = sorted({event.file for event in events})
@@ -164,13 +165,14 @@ def _many_unreadable(events: list[Event]) -> str:
     return f"{num_rows:,} rows of {_count(len(row_groups), 'row group')} left out, which cannot be read: {names}"
 
 
-_ONE: dict[str, Callable[[Event], str]] = {
+# By the kinds of `trainer.run.records.EVENTS`, whose model each function takes.
+_ONE: dict[str, Callable[[Any], str]] = {
     "checkpoint": lambda event: f"Checkpoint, saved in {event.seconds:.2f} s",
     "skipped_batch": lambda event: f"Batch of {event.batch:,} samples left out: {NOT_FINITE}",
     "skipped_rows": _one_unreadable,
     "damaged_checkpoint": lambda event: f"Damaged checkpoint set aside: {event.problem}",
 }
-_MANY: dict[str, Callable[[list[Event]], str]] = {
+_MANY: dict[str, Callable[[list[Any]], str]] = {
     "checkpoint": _many_checkpoints,
     "skipped_batch": lambda events: f"{len(events):,} batches of {events[0].batch:,} samples left out: {NOT_FINITE}",
     "skipped_rows": _many_unreadable,

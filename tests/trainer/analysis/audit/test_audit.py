@@ -26,6 +26,7 @@ from data.row_groups import tasks_of_epoch
 from data.storage.manifest_file import save_manifest
 from data.stream import SkippedRows, stream
 from data.trace import TraceWriter, read_trace
+from tests.jsonl import append_lines
 from tests.trainer.datasets import config_values, write_dataset
 from trainer.analysis.audit.audit import Audit, EpochAccount, audit_run
 from trainer.analysis.audit.intervals import expand, intervals_of_epoch
@@ -33,12 +34,14 @@ from trainer.cli.app import run
 from trainer.config.load import parse_config
 from trainer.datasets import train_reading
 from trainer.run.directory import RunDirectory
-from trainer.run.jsonl import append_records
 from trainer.run.starts import StartLog, read_starts
 
 exact = settings(max_examples=60)
 Unread = frozenset[int]
 """Row groups that a start cannot read."""
+TIME = "2026-11-24T11:00:00+00:00"
+AT = f'"time": "{TIME}", "samples": 16'
+"""What every event has, within a line of JSON."""
 
 
 def make_manifest(sizes: list[int], left_out: tuple[tuple[str, str], ...] = ()) -> Manifest:
@@ -161,7 +164,7 @@ class SimulatedRun:
         return {"file": manifest.files[manifest.file[group]], "row_group": int(manifest.group[group])}
 
     def event(self, **record: Any) -> None:
-        append_records(self.run.events, [record])
+        append_lines(self.run.events, [{"time": TIME, **record}])
 
     def _write_trace(
         self, number: int, rank: int, ranks: int, rows: dict[int, list[list[tuple[int, int, int]]]], unread: Unread
@@ -654,18 +657,19 @@ def test_a_large_run_is_a_matter_of_row_groups(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("nonsense", "events.jsonl: line 1 is not an event (JSONDecodeError"),
-        ("[]", "events.jsonl: line 1 is not an event (TypeError"),
-        ("{}", "events.jsonl: line 1 is not an event (KeyError('event'))"),
-        ('{"event": "skipped_batch"}', "line 1 is not an event (segment: Field required)"),
+        ("nonsense", "events.jsonl: line 1 is not an event (Expecting value"),
+        ("[]", "events.jsonl: line 1 is not an event (Input should be an object"),
+        ("{}", "events.jsonl: line 1 is not an event (samples: Field required)"),
+        (f'{{"event": "skipped_batch", {AT}}}', "line 1 is not an event (segment: Field required)"),
         ('{"event": "skipped_batch", "segment": 0, "samples": "1"}', "(samples: Input should be a valid integer"),
         (
-            '{"event": "skipped_rows", "segment": 0, "epoch": 0, "file": "x", "row_group": 1, "start": 0, "stop": 1}',
+            f'{{"event": "skipped_rows", {AT}, "segment": 0, "epoch": 0, "file": "x", "row_group": 1, "start": 0, '
+            '"stop": 1}',
             "line 1 names rows 0 to 1 of row group 1 of 'x', which the dataset does not have",
         ),
         (
-            '{"event": "skipped_rows", "segment": 0, "epoch": 0, "file": "day=00/part-00.parquet", "row_group": 1, '
-            '"start": 0, "stop": 8}',
+            f'{{"event": "skipped_rows", {AT}, "segment": 0, "epoch": 0, "file": "day=00/part-00.parquet", '
+            '"row_group": 1, "start": 0, "stop": 8}',
             "line 1 names rows 0 to 8 of row group 1 of 'day=00/part-00.parquet', which the dataset does not have",
         ),
     ],
@@ -676,7 +680,7 @@ def test_damaged_events(killed: SimulatedRun, capsys: pytest.CaptureFixture[str]
 
 
 def test_other_events_and_a_torn_last_line_are_passed_over(killed: SimulatedRun) -> None:
-    killed.run.events.write_text('{"event": "checkpoint", "samples": 16}\n{"event": "skipped_b')
+    killed.run.events.write_text(f'{{"event": "checkpoint", {AT}, "segment": 0}}\n{{"event": "skipped_b')
     assert audit_run(killed.run.path).promises_broken == ()
 
 
@@ -741,6 +745,8 @@ def read_really(simulated: SimulatedRun, *, at: int, ranks: int, batches: int, s
             pass
         source.close()
         skipped += source.skipped
-    events = [{"event": "skipped_rows", "segment": number, "samples": at, **vars(entry)} for entry in skipped]
-    append_records(simulated.run.events, events)
+    events = [
+        {"event": "skipped_rows", "time": TIME, "segment": number, "samples": at, **vars(entry)} for entry in skipped
+    ]
+    append_lines(simulated.run.events, events)
     log.reached(save)

@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from data.discovery.dataset import read_manifest
 from data.storage.manifest_file import save_manifest
 from tests.browser import CHROMIUM, Page, browser_page
+from tests.jsonl import append_lines
 from tests.trainer.datasets import config_values
 from trainer.analysis.compare.compare import compare_runs
 from trainer.analysis.report.charts import Chart, line_chart
@@ -31,7 +32,6 @@ from trainer.analysis.report.timeline import timeline
 from trainer.cli.app import run
 from trainer.config.compatibility import plain
 from trainer.config.load import parse_config
-from trainer.run.jsonl import append_records
 
 BUCKETS, ROWS = 256, 40
 """Of the test set, and test rows in each of them."""
@@ -91,7 +91,7 @@ def write_training(folder: Path, random: np.random.Generator, *, gated: bool) ->
         for level, units in enumerate((("watch", "click", "rare", "shared"), ("watch", "click", "rare")) * gated):
             record |= {f"gate_entropy/{level}/{unit}": 0.5 + progress for unit in units}
         records.append(record)
-    append_records(folder / "train.jsonl", records)
+    append_lines(folder / "train.jsonl", records)
 
 
 def write_evaluation(folder: Path, milestone: str, samples: int, factor: float, random: np.random.Generator) -> None:
@@ -121,7 +121,7 @@ def write_evaluation(folder: Path, milestone: str, samples: int, factor: float, 
         counts |= {"label_mean": 0.5}
         record = {"samples": samples, "milestone": milestone, "task": task, "kind": kind}
         records.append(record | counts | (binary if kind == "binary" else regression))
-    append_records(
+    append_lines(
         folder / "evaluations.jsonl", [{**records[0], "by": "tab", "value": 3, "mse": 9 + samples / 1e6}, *records]
     )
     metadata = {
@@ -160,7 +160,7 @@ def write_curves(folder: Path, samples: int = 901_120) -> None:
 def write_history(folder: Path) -> None:
     """Two starts, the first killed; checkpoints, and every other kind of event."""
     segment = {"world_size": 2, "fingerprint": "f", "trace": False}
-    append_records(
+    append_lines(
         folder / "segments.jsonl",
         [
             {"segment": 0, "started": "2026-11-24T11:00:00Z", "from": 0, "to": 204_800, "checkpoint": None, "end": None}
@@ -189,7 +189,7 @@ def write_history(folder: Path) -> None:
         ),
         *(("checkpoint", f"11:{20 + number}:00", 204_800 + 51_200 * number, {"seconds": 0.3}) for number in range(13)),
     ]
-    append_records(
+    append_lines(
         folder / "events.jsonl",
         [
             {"event": kind, "time": f"2026-11-24T{time}+00:00", "segment": 1, "samples": samples, **values}
@@ -374,7 +374,7 @@ def test_a_run_under_way(dataset: Path, tmp_path: Path) -> None:
     (folder / "train.jsonl").write_text("".join(records[:3]) + records[3][:20])
     (folder / "evaluations.jsonl").unlink()
     started = {"segment": 0, "started": "2026-11-24T11:00:00Z", "from": 0, "to": 0, "world_size": 2, "checkpoint": None}
-    append_records(folder / "segments.jsonl", [started | {"fingerprint": "f", "trace": False, "end": None}])
+    append_lines(folder / "segments.jsonl", [started | {"fingerprint": "f", "trace": False, "end": None}])
     tree = report(tmp_path / "report.html", folder)
     assert "adatt 17 36,864 900,000 under way, or killed" in tree.text
     assert "1 start, 0 restarts among them; 0 checkpoints; nothing left out." in tree.text
@@ -432,7 +432,7 @@ def damage(name: str, text: str) -> Callable[[Path], None]:
 
 DAMAGED = {
     "not JSON": (damage("train.jsonl", "{\n"), "train.jsonl: line 1 is not a training record"),
-    "no object": (damage("train.jsonl", "[1]\n"), "train.jsonl: line 1 is not a training record (it has no samples)"),
+    "no object": (damage("train.jsonl", "[1]\n"), "line 1 is not a training record (Input should be an object)"),
     "a text": (damage("train.jsonl", '{"samples": 1, "loss": "x"}\n'), "(loss: Input should be a valid number"),
     "no task": (damage("evaluations.jsonl", '{"samples": 1}\n'), "evaluations.jsonl: line 1 is not an evaluation"),
     "bad time": (
