@@ -357,7 +357,7 @@ def test_a_lane_without_a_row_is_padding(tmp_path: Path) -> None:
     assert [row == PADDING for row in batch] == [row.number == 0 for row in batch]
 
 
-# ---- which segments are read
+# ---- which parts are read
 
 
 exact = settings(max_examples=60)
@@ -377,14 +377,14 @@ def test_all_lanes_read_as_many_rows_and_skipping_is_a_tail(
     window = np.sort(np.arange(len(sizes)) % 3)
     fake = SimpleNamespace(rows=np.array(sizes), window=window, num_rows=sum(sizes))
     reading = reading_of(cast(Manifest, fake), order=order, lanes=lanes, global_batch_size=4, keep_last=keep_last)
-    whole = segments_by_lane(reading, skip=0)
+    whole = rows_by_lane(reading, skip=0)
     if not keep_last:
         assert [len(rows) for rows in whole] == [reading.batches_per_epoch * reading.rows_per_lane] * lanes
     skip = draw.draw(st.integers(0, reading.batches_per_epoch))
-    assert segments_by_lane(reading, skip) == [rows[skip * reading.rows_per_lane :] for rows in whole]
+    assert rows_by_lane(reading, skip) == [rows[skip * reading.rows_per_lane :] for rows in whole]
 
 
-def segments_by_lane(reading: Reading, skip: int) -> list[list[tuple[int, int]]]:
+def rows_by_lane(reading: Reading, skip: int) -> list[list[tuple[int, int]]]:
     lanes: list[list[tuple[int, int]]] = [[] for _ in range(reading.lanes)]
     tasks = tasks_of_epoch(reading, range(reading.lanes), 0, skip)
     assert [task.needed for task in tasks] == sorted(task.needed for task in tasks)
@@ -428,8 +428,8 @@ class InlinePool:
 def test_look_ahead_is_bounded(
     manifest: Manifest, monkeypatch: pytest.MonkeyPatch, order: OrderName, lanes: int, size: int
 ) -> None:
-    """One segment for each lane and one for the thread, plus what the batch itself needs."""
-    ends: list[int] = []  # row of its lane at which a decoded segment is used up
+    """One part for each lane and one for the thread, plus what the batch itself needs."""
+    ends: list[int] = []  # row of its lane at which a decoded part is used up
     epoch_rows = NUM_ROWS // size * (size // lanes)
 
     def counted(reading: Reading, task: data.row_groups.ReadTask) -> object:
@@ -439,8 +439,8 @@ def test_look_ahead_is_bounded(
     monkeypatch.setattr(data.stream, "ThreadPoolExecutor", InlinePool)
     monkeypatch.setattr(data.stream, "read_rows", counted)
     reading = reading_of(manifest, order=order, lanes=lanes, global_batch_size=size)
-    segments = data.stream._Segments(reading, range(lanes), 0, 1)
-    batches = data.stream._batches(segments, False)
+    parts = data.stream._DecodedParts(reading, range(lanes), 0, 1)
+    batches = data.stream._batches(parts, False)
     most_held = 0
     for number in range(2 * reading.batches_per_epoch):
         finished = sum(end <= number * reading.rows_per_lane for end in ends)
@@ -453,7 +453,7 @@ def test_look_ahead_is_bounded(
     assert lanes <= most_held <= lanes + 1
 
 
-def test_every_segment_is_decoded_once(manifest: Manifest, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_part_is_decoded_once(manifest: Manifest, monkeypatch: pytest.MonkeyPatch) -> None:
     decoded: list[tuple[int, int, int]] = []
 
     def counted(reading: Reading, task: data.row_groups.ReadTask) -> object:

@@ -1,7 +1,6 @@
 """Names and values that hold markup, emoji codes or escape sequences: shown as they are, everywhere."""
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -20,10 +19,11 @@ from trainer.cli.app import run
 from trainer.console import count_progress, make_console, tell, visible
 from trainer.logging.progress import ProgressDisplay
 from trainer.logging.tables import by_table, evaluation_table, plan_table, result_table
+from trainer.run.records import Evaluation
 from trainer.sharding.plan import Placement
 
 HOSTILE = ("[/red]", "[bold]x", "[link=http://a.b]", ":smile:", "\x1b[31mred", "a\x07\x9b2J", "\u202egnp", "tab\tstop")
-TASK = {"kind": "binary", "samples": 10, "milestone": "10", "examples": 5, "ne": 0.5, "mse": None}
+TASK = Evaluation(task="click", kind="binary", samples=10, milestone="10", examples=5, ne=0.5)
 
 
 def shown(text: str) -> str:
@@ -31,13 +31,13 @@ def shown(text: str) -> str:
 
 
 def hostile_tables(name: str) -> dict[str, Table]:
-    records: list[dict[str, Any]] = [{**TASK, "task": name, "by": None, "value": None}]
-    by = [{**TASK, "task": name, "by": name, "value": name}]
+    record = TASK.model_copy(update={"task": name})
+    by = [record.model_copy(update={"by": name, "value": name})]
     return {
         "plan": plan_table([Placement(name, 1, 2, name, (0,), 8)]),
         "by": by_table(name, by, name),
-        "evaluation": evaluation_table([{**records[0], "milestone": name}]),
-        "result": result_table(records),
+        "evaluation": evaluation_table([record.model_copy(update={"milestone": name})]),
+        "result": result_table([record]),
         "comparison": comparison_table(Grid(name, name, [name, "runs"], [[name, name]])),
     }
 
@@ -116,7 +116,7 @@ def test_a_run_over_hostile_names_ends_with_its_result(tmp_path: Path, capsys: p
 
 
 def test_many_values_of_a_column_are_cut_to_the_largest(capsys: pytest.CaptureFixture[str]) -> None:
-    records = [{**TASK, "task": "click", "by": "author", "value": value, "examples": value} for value in range(540)]
+    records = [TASK.model_copy(update={"by": "author", "value": value, "examples": value}) for value in range(540)]
     make_console().print(by_table("author", records, "evaluations.jsonl"))
     lines = capsys.readouterr().out.splitlines()
     rows = [line.split("│")[1].strip() for line in lines if line.startswith("│")]
@@ -129,7 +129,7 @@ def test_many_values_of_a_column_are_cut_to_the_largest(capsys: pytest.CaptureFi
 
 def test_headings_are_written_alike(capsys: pytest.CaptureFixture[str]) -> None:
     points = [(37_888, None), (199_168, None), (300_032, "300k")]
-    records = [{**TASK, "task": "click", "by": None, "samples": at, "milestone": text} for at, text in points]
+    records = [TASK.model_copy(update={"samples": at, "milestone": text}) for at, text in points]
     make_console().print(result_table(records))
     assert "┃ 37,888 ┃ 199,168 ┃   300k ┃" in capsys.readouterr().out
     for record in records:

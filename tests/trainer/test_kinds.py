@@ -12,10 +12,9 @@ import pytest
 from data.errors import ExpectedError
 from tests.ranks import run_on_ranks
 from tests.trainer.datasets import make_config, write_dataset
-from tests.trainer.training import train_or_explain
+from tests.trainer.training import evaluation_records, train_or_explain
 from trainer.config.run_config import Config
 from trainer.distributed.world import World
-from trainer.evaluation.evaluate_run import evaluate_run
 from trainer.prediction.predict import predict_run
 
 Change = Callable[[pa.Table], pa.Table]
@@ -68,7 +67,7 @@ def _use(world: World, run: str, data: str, out: str, columns: str) -> list[Any]
     """What evaluation and prediction find, or what they say."""
     found: list[Any] = []
     try:
-        records = evaluate_run(run, "latest", data, world)
+        records = evaluation_records(run, "latest", data, world)
         found.append([{key: value for key, value in record.items() if key != "seconds"} for record in records])
     except ExpectedError as error:
         found.append(str(error))

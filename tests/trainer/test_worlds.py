@@ -9,10 +9,10 @@ import torch
 
 from tests.ranks import run_on_ranks
 from tests.trainer.datasets import config_values, make_config
+from tests.trainer.training import evaluation_records
 from trainer.config.load import parse_config
 from trainer.config.run_config import Config
 from trainer.distributed.world import World
-from trainer.evaluation.evaluate_run import evaluate_run
 from trainer.run.directory import RunDirectory
 from trainer.run.jsonl import read_records
 from trainer.train import train
@@ -85,7 +85,7 @@ def test_one_checkpoint_evaluates_alike_on_any_ranks(one_rank: tuple[Path, list[
 
 
 def _evaluate(world: World, folder: str) -> list[dict[str, Any]]:
-    return evaluate_run(folder, "latest", None, world)
+    return evaluation_records(folder, "latest", None, world)
 
 
 @pytest.mark.parametrize("sharding", ["table_wise", "row_wise"])

@@ -13,12 +13,12 @@ import pytest
 from data.statistics import Moments, Statistics, moments
 from tests.ranks import run_on_ranks
 from tests.trainer.datasets import config_values, make_config
+from tests.trainer.training import evaluation_records
 from trainer.config.load import parse_config
 from trainer.config.measured import complete, complete_from, is_complete, odd_columns, weight_of_rate
 from trainer.config.run_config import Config
 from trainer.distributed.world import World
 from trainer.errors import ConfigError
-from trainer.evaluation.evaluate_run import evaluate_run
 from trainer.run.directory import RunDirectory
 from trainer.run.jsonl import read_records
 from trainer.train import train
@@ -134,7 +134,7 @@ def _train(world: World, config: Config) -> None:
 
 
 def _evaluate(world: World, folder: str) -> list[dict[str, Any]]:
-    return evaluate_run(folder, "latest", None, world)
+    return evaluation_records(folder, "latest", None, world)
 
 
 def test_a_new_model_predicts_the_mean_of_every_label(dataset: Path, tmp_path: Path) -> None:

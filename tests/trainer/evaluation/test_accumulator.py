@@ -9,11 +9,11 @@ import torch
 from models.ranker import StepOutput
 from tests.ranks import run_on_ranks
 from tests.trainer.datasets import make_config
+from tests.trainer.training import evaluation_records
 from trainer.config.run_config import Config
 from trainer.distributed.world import World
 from trainer.evaluation.accumulator import Accumulator, TaskValues
 from trainer.evaluation.auc import ExactAuc
-from trainer.evaluation.evaluate_run import evaluate_run
 from trainer.evaluation.evaluator import Evaluator
 from trainer.train import train
 
@@ -42,7 +42,7 @@ def _records(world: World, config: Config) -> list[dict[str, Any]]:
     train(config, world)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("trainer.evaluation.evaluate_run.Evaluator", EvaluatorWithOneMore)
-        return evaluate_run(config.run.dir, "latest", None, world)
+        return evaluation_records(config.run.dir, "latest", None, world)
 
 
 def test_a_new_metric_is_part_of_the_records(dataset: Path, tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from data.errors import DataError
 from models.losses import entropy
 from tests.ranks import run_on_ranks
 from tests.trainer.datasets import make_config
+from tests.trainer.training import evaluation_records
 from trainer.analysis.compare.compare import compare_runs
 from trainer.config.run_config import Config
 from trainer.distributed.world import World
@@ -117,7 +118,7 @@ def test_metrics_by_value_equal_those_of_the_rows(trained: RunDirectory, dataset
 
 
 def _evaluate(world: World, run: str) -> list[dict[str, Any]]:
-    return evaluate_run(run, "640", None, world)
+    return evaluation_records(run, "640", None, world)
 
 
 @pytest.mark.parametrize("size", [1, 4])
@@ -139,7 +140,7 @@ def test_any_ranks_find_the_same(trained: RunDirectory, size: int) -> None:
 
 
 def _evaluate_at(world: World, run: str, checkpoint: str, data: str | None) -> list[dict[str, Any]]:
-    return evaluate_run(run, checkpoint, data, world)
+    return evaluation_records(run, checkpoint, data, world)
 
 
 def test_an_evaluation_by_hand_leaves_the_same_sums(trained: RunDirectory) -> None:

@@ -16,13 +16,13 @@ from data.discovery.dataset import read_manifest
 from data.hashing import Int64, fold, hash_texts
 from tests.ranks import run_on_ranks
 from tests.trainer.datasets import USERS, make_config
+from tests.trainer.training import evaluation_records
 from trainer.analysis.compare.bootstrap import FEWEST_BUCKETS, Floats, compare_losses
 from trainer.analysis.compare.compare import compare_runs
 from trainer.config.run_config import Config
 from trainer.distributed.world import World
 from trainer.errors import ConfigError
 from trainer.evaluation.bucket_sums import read_buckets
-from trainer.evaluation.evaluate_run import evaluate_run
 from trainer.evaluation.row_buckets import BUCKETS, bucket_rows, unit_codes
 from trainer.run.directory import RunDirectory
 from trainer.run.jsonl import read_records
@@ -181,7 +181,7 @@ def test_training_leaves_the_sums_of_each_user(trained: RunDirectory, dataset: P
 
 
 def _evaluate(world: World, run: str, unit: str | None, data: str | None = None) -> list[dict[str, Any]]:
-    return evaluate_run(run, "latest", data, world, unit)
+    return evaluation_records(run, "latest", data, world, unit)
 
 
 def test_an_evaluation_by_hand_replaces_buckets_of_another_unit(trained: RunDirectory, dataset: Path) -> None:

@@ -18,9 +18,9 @@ from data.errors import ExpectedError
 from tests.ranks import run_on_ranks
 from tests.trainer.datasets import make_config, write_dataset
 from tests.trainer.test_cli import command
+from tests.trainer.training import evaluation_records
 from trainer.datasets import test_reading as reading_of_test_set
 from trainer.distributed.world import World
-from trainer.evaluation.evaluate_run import evaluate_run
 from trainer.prediction.lane_file import LaneFile
 from trainer.prediction.output_folder import OutputFolder
 from trainer.prediction.predict import predict_run
@@ -124,7 +124,7 @@ def test_metrics_of_the_predictions_are_those_of_evaluate(dataset: Path, run: Pa
 
 
 def _evaluate(world: World, run: Path) -> list[dict[str, Any]]:
-    return evaluate_run(str(run), "latest", None, world)
+    return evaluation_records(str(run), "latest", None, world)
 
 
 def rewritten(source: Path, target: Path, **changes: pa.Array | None) -> Path:

@@ -20,11 +20,11 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 from data.batch import Batch
 from tests.ranks import run_on_ranks
 from tests.trainer.datasets import make_config
+from tests.trainer.training import evaluation_records
 from trainer.build_model import build_sharded_model
 from trainer.config.load import parse_config
 from trainer.config.run_config import Config
 from trainer.distributed.world import World
-from trainer.evaluation.evaluate_run import evaluate_run
 from trainer.run.jsonl import read_records
 from trainer.train import train
 
@@ -248,7 +248,7 @@ def train_run(world: World, config: Config) -> None:
 
 
 def evaluate_parts(world: World, folder: str) -> list[float]:
-    return [record["log_loss"] or record["mse"] for record in evaluate_run(folder, "latest", None, world)]
+    return [record["log_loss"] or record["mse"] for record in evaluation_records(folder, "latest", None, world)]
 
 
 def _assert_alike(one: Trained, many: Trained) -> None:
