@@ -1,6 +1,6 @@
 """A batch is put together from slices of decoded rows.
 
-Shapes: B rows of this rank, F sparse features, D dense features, T tasks.
+Shapes: B rows of this rank, S sparse features, D dense features, T tasks.
 
     lane 0: rows 90 … 99 of one row group, 0 … 21 of the next ┐
     lane 1: rows 40 … 71                                      ├─► one array a column ─► Batch

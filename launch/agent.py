@@ -86,7 +86,7 @@ class RankAgent(LocalElasticAgent):
         if self._stopping:
             self._end_within_grace()
         elif self.first_failure == STOPPED:
-            self._wait_for_ranks(SETTLE_SECONDS)
+            self._pass_signals_until_ended(SETTLE_SECONDS)
             if self._stopped_for_new_nodes():
                 return RunResult(state=WorkerState.HEALTHY)  # the agent goes on to find the new nodes
 
@@ -130,7 +130,7 @@ class RankAgent(LocalElasticAgent):
             self.first_failure = next((code for code in failures if code != STOPPED), STOPPED)
         return None in codes
 
-    def _wait_for_ranks(self, seconds: float) -> bool:
+    def _pass_signals_until_ended(self, seconds: float) -> bool:
         """Passes signals on until all ranks have ended or one has failed otherwise; False when the time is up."""
         end = time.monotonic() + seconds
         while self._look() and self.first_failure in (0, STOPPED):
@@ -146,7 +146,7 @@ class RankAgent(LocalElasticAgent):
         return True
 
     def _end_within_grace(self) -> None:
-        if self._wait_for_ranks(self._grace_seconds):
+        if self._pass_signals_until_ended(self._grace_seconds):
             return
 
         sys.stderr.write(

@@ -1,6 +1,6 @@
 """Sparse ids → embeddings; with the dense features, the input of every head.
 
-Shapes: B rows, D dense features, F = sum of the features' dims + D.
+Shapes: B rows, S sparse features, E width of a table, D dense features, F = sum of the sparse features' E, + D.
 """
 
 import torch
@@ -36,14 +36,14 @@ class FeatureLayer(nn.Module):
     def forward(self, sparse: KeyedJaggedTensor, dense_BD: torch.Tensor) -> torch.Tensor:
         """features_BF: float32. `sparse` holds the features in declared order."""
         pooled = self.embeddings(sparse)
-        ids_SB = sparse.lengths().view(len(self.keys), -1)  # S sparse features
+        ids_SB = sparse.lengths().view(len(self.keys), -1)
 
         parts = []
         for index, key in enumerate(self.keys):
-            part_BD = pooled[key]
+            part_BE = pooled[key]
             if self.is_mean[index]:
-                part_BD = part_BD / ids_SB[index].clamp(min=1).unsqueeze(1)  # a row without ids keeps its 0
-            parts.append(part_BD)
+                part_BE = part_BE / ids_SB[index].clamp(min=1).unsqueeze(1)  # a row without ids keeps its 0
+            parts.append(part_BE)
 
         return torch.cat([*parts, dense_BD], dim=1)
 

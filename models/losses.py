@@ -1,4 +1,4 @@
-"""What is predicted from a logit, and one loss per task over the rows that carry its label.
+"""What is predicted from a logit, one loss per task over the rows that carry its label, and the entropy in NE.
 
 Shapes: B rows, T tasks.
 """

@@ -1,4 +1,4 @@
-"""What is predicted."""
+"""The `[[tasks]]` of a config: a label to predict, with the weight and scale of its loss."""
 
 import math
 from typing import Literal, Self

@@ -1,4 +1,4 @@
-"""Errors of the trainer's own input; see `data.errors` for the tree."""
+"""Errors of configs, checkpoints and runs; see `data.errors` for the tree."""
 
 import errno
 

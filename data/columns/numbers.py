@@ -35,10 +35,14 @@ def to_float32(values: Floats) -> Float32:
 
 def transform_numbers(values: Float64, transform: str) -> Float64:
     """`none`: as they are. `log1p`: sign(x)·log(1 + |x|)."""
-    if transform == "none":
-        return values
-    logs: Float64 = np.copysign(np.log1p(np.abs(values)), values)
-    return logs
+    match transform:
+        case "none":
+            return values
+        case "log1p":
+            logs: Float64 = np.copysign(np.log1p(np.abs(values)), values)
+            return logs
+        case _:
+            raise AssertionError(transform)
 
 
 def scale_numbers(array: pa.Array, transform: str, mean: float, scale: float) -> Float32:

@@ -70,6 +70,7 @@ def _task_sums(table: pa.Table, task: SyntheticTask) -> Doubles:
 
 
 def _normalized_entropy(sums_3: Doubles, rows: int) -> float | None:
+    """As `trainer.evaluation.metrics` defines it, once more, since `data` may not import the trainer."""
     positives, _, loss = (float(total) for total in sums_3)
     if not 0 < positives < rows:
         return None

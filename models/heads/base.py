@@ -66,9 +66,10 @@ class FusionNames:
 class Head(nn.Module):
     """What turns features_BF into logits_BT.
 
-    A subclass implements `logits`. One that weighs experts by gates also implements `fusion_weights` and
-    `fusion_names`, for the report's figures. A module in it that multiplies matrices has a property `flops_per_row`
-    (`models.cost`). Its config, a `HeadConfig` with the name of the head and its keys, implements `build`.
+    A subclass implements `logits`. One that weighs experts by gates is made of `FusionLevel`s (`models.heads.gated`),
+    which `trainer.evaluation.gate_stats` watches for the report, and implements `fusion_names` and `fusion_weights`. A
+    module in it that multiplies matrices has a property `flops_per_row` (`models.cost`). Its config, a `HeadConfig`
+    with the name of the head and its keys, implements `build`.
     """
 
     def forward(self, features_BF: torch.Tensor) -> torch.Tensor:

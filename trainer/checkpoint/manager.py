@@ -53,7 +53,7 @@ OnSaved = Callable[[State, float], None]
 
 
 class Checkpoints:
-    """The checkpoints of a run. Every public method but `stall_seconds` is collective: call it on all ranks."""
+    """The checkpoints of a run. Every public method but `warnings` is collective: call it on all ranks."""
 
     def __init__(self, folder: Path, world: World, origin: Origin | None = None) -> None:
         """`origin`: what those that are read must have in common with the run; None: they may be of any."""

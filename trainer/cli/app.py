@@ -1,7 +1,7 @@
 """The command line as a whole. Heavy imports wait until a command needs them.
 
 Exit codes: 0 done; 2 the user's input is wrong (one `error:` line, nothing written); 75 stopped on request after
-saving, start again to go on; 1 anything else.
+saving, start again to resume; 128 + n ended by signal n (`trainer.process.ending`); 1 anything else.
 """
 
 import os

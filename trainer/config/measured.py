@@ -1,4 +1,4 @@
-"""Keys of the config that the training data decides where the user does not: means and scales.
+"""Keys of the config that the training data decides where the user does not: transforms, means, scales, task weights.
 
 They are measured once, at the first start of a run, and are part of its resolved config from then on. So a later start,
 an evaluation and a server all read the numbers that the weights were trained with.

@@ -34,7 +34,7 @@ class World:
     """Where objects and flags are exchanged; None: the default group."""
 
     def with_own_group(self) -> "World":
-        """These ranks in a process group of their own, for a thread that runs beside the loop. Collective."""
+        """These ranks in a process group of their own, apart from other collectives under way. Collective."""
         return replace(self, group=dist.new_group(backend="gloo"))
 
     @property

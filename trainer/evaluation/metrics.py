@@ -1,4 +1,7 @@
-"""The definition of every metric, computed from sums over the rows of a test set.
+"""The definition of every metric, computed from sums over rows.
+
+The rows are those of a test set; for NE also of a training window (`trainer.logging.window`) and of the buckets that
+`trainer.analysis.compare` draws.
 
 Normalized Entropy (NE) of a binary task, with weight w, label y and predicted probability q of each row
 (He et al., ADKDD 2014):

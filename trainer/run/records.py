@@ -85,7 +85,8 @@ class Evaluation(Record):
 class Window(Record):
     """Figures of what was trained since the record before, over all ranks.
 
-    Besides those named here: a metric of each task as METRIC/TASK, and gate_entropy/LEVEL/UNIT.
+    Besides those named here: a metric of each task as METRIC/TASK, and gate_entropy/LEVEL/UNIT on the newest batch of
+    rank 0.
     """
 
     __pydantic_extra__: dict[str, float | None]
@@ -95,7 +96,7 @@ class Window(Record):
     samples_per_second: float = 0.0
     loss: float | None = None
     data_wait_fraction: float = 0.0
-    """Share of the time in which training waited for data."""
+    """Share of the time in which rank 0 waited for data."""
     learning_rate: float | None = None
     """Of the dense parameters."""
 
