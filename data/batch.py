@@ -12,7 +12,7 @@ from torchrec.streamable import Pipelineable
 
 @dataclass
 class Batch(Pipelineable):
-    """What the model reads, and what the loss compares it with. `data.collate` makes it."""
+    """What the model reads, and what the loss compares it with. `data.pipeline.collate` makes it."""
 
     sparse: KeyedJaggedTensor
     """Table rows of F features × B rows, keyed by feature name in declared order."""

@@ -14,8 +14,8 @@ from data.discovery.footer import UnreadableError
 from data.features import Features
 from data.hashing import Int64
 from data.manifest import read_schema
+from data.pipeline.row_groups import read_rows, tasks_of_epoch
 from data.reading import Reading
-from data.row_groups import read_rows, tasks_of_epoch
 
 SAMPLE_ROWS = 1 << 18
 """Training rows from which the number of ids is estimated."""

@@ -21,8 +21,8 @@ from data.errors import DataError
 from data.features import DenseFeature, Features, Transform
 from data.hashing import Int64
 from data.manifest import Manifest
+from data.pipeline.row_groups import read_row_group
 from data.reading import Reading
-from data.row_groups import read_row_group
 
 ROWS = 1 << 18
 """Rows to measure, or a few more: from so many a rate of 0.1 % is known to ± 6 % of itself."""

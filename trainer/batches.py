@@ -3,10 +3,11 @@
 from collections.abc import Iterator
 
 from data.batch import Batch
-from data.collate import Slice, assemble
 from data.errors import ExpectedError
+from data.pipeline.collate import PADDING, Span, assemble
+from data.pipeline.readers import SkippedRows
 from data.reading import Reading
-from data.stream import BatchStream, SkippedRows, stream
+from data.stream import BatchStream, stream
 from data.trace import TraceWriter
 from trainer.distributed.world import World
 
@@ -43,8 +44,9 @@ class TrainBatches(Iterator[Batch]):
             except ExpectedError as error:
                 self.error = error
 
-        no_rows: list[list[Slice]] = [[] for _ in range(self._lanes)]
-        return assemble(self._reading.columns, no_rows, self._reading.rows_per_lane)
+        num_rows = self._reading.rows_per_lane
+        no_rows = [Span(lane, PADDING, start=0, num_rows=num_rows) for lane in range(self._lanes)]
+        return assemble(self._reading.columns, [], no_rows, num_rows)[0]
 
     @property
     def wait_seconds(self) -> float:

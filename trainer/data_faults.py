@@ -2,9 +2,9 @@
 
 from dataclasses import asdict
 
+from data.pipeline.readers import SkippedRows
+from data.pipeline.row_groups import describe_batch
 from data.reading import Reading
-from data.row_groups import describe_batch
-from data.stream import SkippedRows
 from trainer.batches import TrainBatches
 from trainer.config.run_config import Config
 from trainer.distributed.world import World

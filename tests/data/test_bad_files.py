@@ -19,9 +19,10 @@ from data.errors import DataError
 from data.features import Features, SparseFeature
 from data.manifest import Manifest, OnBadFile
 from data.order import OrderName
+from data.pipeline.readers import SkippedRows
+from data.pipeline.row_groups import read_row_group, tasks_of_epoch
 from data.reading import Reading
-from data.row_groups import read_row_group, tasks_of_epoch
-from data.stream import BatchStream, SkippedRows, stream
+from data.stream import BatchStream, stream
 from tests.data.test_stream import (
     NAMES,
     PADDING,
@@ -177,7 +178,7 @@ def test_text_that_is_not_utf8_is_damage(tmp_path: Path) -> None:
     columns = Columns(Features(sparse=(SparseFeature(column="word", table="word", hash=True),)), {"word": 9}, ())
     reading = Reading(read_manifest(str(tmp_path), cache=None), columns, 2, 1, "stored", 0, keep_last=True)
     batches = stream(reading, range(1), 0)
-    with pytest.raises(UnreadableError, match=r"^row group 0 of .*/a\.parquet: cannot be read \('utf-8' codec .*\); "):
+    with pytest.raises(UnreadableError, match=r"^row group 0 of .*/a\.parquet: cannot be read \(Invalid UTF8 .*\); "):
         next(batches)
     batches.close()
     batches = stream(replace(reading, on_bad_file="skip"), range(1), 0)

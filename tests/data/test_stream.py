@@ -3,12 +3,12 @@
 import math
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future
 from dataclasses import replace
 from itertools import islice, pairwise
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple, cast
+from unittest import mock
 
 import numpy as np
 import pyarrow as pa
@@ -18,7 +18,7 @@ import xxhash
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import data.stream
+import data.pipeline.readers
 from data.batch import Batch
 from data.columns.decode import Columns, Label
 from data.discovery.dataset import read_manifest
@@ -27,8 +27,9 @@ from data.features import DenseFeature, Features, SparseFeature
 from data.hashing import permutation
 from data.manifest import Manifest
 from data.order import OrderName
+from data.pipeline.open_files import OpenFiles
+from data.pipeline.row_groups import describe_batch, read_rows, tasks_of_epoch
 from data.reading import Reading
-from data.row_groups import describe_batch, read_rows, tasks_of_epoch
 from data.stream import stream
 
 NAMES: list[OrderName] = ["shuffled", "chronological", "stored"]
@@ -408,59 +409,37 @@ def test_a_batch_is_described_by_the_row_groups_it_reads(manifest: Manifest, ord
 # ---- look-ahead
 
 
-class InlinePool:
-    """Runs each job when it is submitted."""
-
-    def __init__(self, *_: object, **__: object) -> None:
-        pass
-
-    def submit(self, job: Callable[..., object], *args: object) -> Future[Any]:
-        future: Future[Any] = Future()
-        future.set_result(job(*args))
-        return future
-
-    def shutdown(self, **_: object) -> None:
-        pass
-
-
 @pytest.mark.parametrize("order", NAMES)
 @pytest.mark.parametrize(("lanes", "size"), [(1, 2), (2, 4), (4, 4), (4, 40)])
-def test_look_ahead_is_bounded(
-    manifest: Manifest, monkeypatch: pytest.MonkeyPatch, order: OrderName, lanes: int, size: int
-) -> None:
-    """One part for each lane and one for the thread, plus what the batch itself needs."""
-    ends: list[int] = []  # row of its lane at which a decoded part is used up
-    epoch_rows = NUM_ROWS // size * (size // lanes)
-
-    def counted(reading: Reading, task: data.row_groups.ReadTask) -> object:
-        ends.append(task.epoch * epoch_rows + task.needed + task.stop - task.start)
-        return read_rows(reading, task)
-
-    monkeypatch.setattr(data.stream, "ThreadPoolExecutor", InlinePool)
-    monkeypatch.setattr(data.stream, "read_rows", counted)
+def test_look_ahead_is_bounded(manifest: Manifest, order: OrderName, lanes: int, size: int) -> None:
+    """One part for each lane and one for the thread, plus what the batches that are gathered need."""
     reading = reading_of(manifest, order=order, lanes=lanes, global_batch_size=size)
-    parts = data.stream._DecodedParts(reading, range(lanes), 0, 1)
-    batches = data.stream._batches(parts, False)
+    with mock.patch(
+        "data.pipeline.readers.Readers._work"
+    ):  # no thread takes a job: each is taken here, one after the other
+        readers = data.pipeline.readers.Readers(reading, range(lanes), 0, 1, pin=False)
     most_held = 0
-    for number in range(2 * reading.batches_per_epoch):
-        finished = sum(end <= number * reading.rows_per_lane for end in ends)
-        next(batches)
-        needed = sum(number * reading.rows_per_lane < end <= (number + 1) * reading.rows_per_lane for end in ends)
-        assert len(ends) - finished <= lanes + 1 + needed
-        held = sum(end > (number + 1) * reading.rows_per_lane for end in ends)
-        most_held = max(most_held, held)
-    batches.close()
-    assert lanes <= most_held <= lanes + 1
+    for _ in range(200):
+        job = readers._next_job()
+        if job is None:
+            assert len(readers.take()) > 0
+            continue
+        needed = sum(len(ready.gathering.parts) for ready in readers._ahead)
+        assert readers._num_parts <= lanes + 1 + needed
+        most_held = max(most_held, readers._num_parts)
+        job()
+    readers.close()
+    assert most_held >= lanes + 1
 
 
 def test_every_part_is_decoded_once(manifest: Manifest, monkeypatch: pytest.MonkeyPatch) -> None:
     decoded: list[tuple[int, int, int]] = []
 
-    def counted(reading: Reading, task: data.row_groups.ReadTask) -> object:
+    def counted(reading: Reading, task: data.pipeline.row_groups.ReadTask, files: OpenFiles) -> object:
         decoded.append((task.group, task.start, task.stop))
-        return read_rows(reading, task)
+        return read_rows(reading, task, files)
 
-    monkeypatch.setattr(data.stream, "read_rows", counted)
+    monkeypatch.setattr(data.pipeline.readers, "read_rows", counted)
     take(reading_of(manifest, order="stored", keep_last=True), range(4), 0, None)
     rows = [(group, row) for group, start, stop in decoded for row in range(start, stop)]
     assert len(rows) == len(set(rows)) == NUM_ROWS
@@ -554,7 +533,7 @@ def test_a_file_damaged_since_the_start_is_named(
 
 
 def threads_of_streams() -> list[str]:
-    return [thread.name for thread in threading.enumerate() if thread.name.startswith(("prefetch", "decode"))]
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith("reader")]
 
 
 def assert_no_thread_is_left() -> None:
@@ -571,7 +550,7 @@ def _no_thread_is_left() -> Iterator[None]:
 def test_closing_ends_all_threads(manifest: Manifest, taken: int) -> None:
     batches = stream(reading_of(manifest), range(4), 0, threads=3)
     assert len(list(islice(batches, taken))) == taken
-    assert "prefetch" in threads_of_streams()
+    assert threads_of_streams() == ["reader-0", "reader-1", "reader-2"]
     batches.close()
     assert_no_thread_is_left()
     assert next(batches, None) is None

@@ -19,7 +19,7 @@ import torch
 from data.errors import DataError
 from data.hashing import Int64
 from data.manifest import Manifest
-from data.row_groups import read_row_group
+from data.pipeline.row_groups import read_row_group
 from models.ranker import StepOutput
 from trainer.distributed.world import World
 from trainer.evaluation.accumulator import Accumulator

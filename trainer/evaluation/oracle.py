@@ -13,7 +13,7 @@ import torch
 from data.discovery.footer import types_named
 from data.discovery.schema import ORACLE_PREFIX
 from data.manifest import Manifest
-from data.row_groups import read_row_group
+from data.pipeline.row_groups import read_row_group
 from models.tasks import TaskConfig
 from trainer.distributed.world import World
 from trainer.evaluation.metrics import Metrics, MetricSums

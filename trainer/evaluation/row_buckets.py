@@ -21,7 +21,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
-from data.hashing import Int64, fold, hash_texts, mix
+from data.columns.texts import hash_texts
+from data.hashing import Int64, fold, mix
 from data.manifest import Manifest
 from trainer.distributed.world import World
 from trainer.evaluation.row_values import RowValues
@@ -123,5 +124,5 @@ def _codes(values: pa.ChunkedArray) -> Int64:
 
     # Each distinct text is hashed once.
     encoded = values.combine_chunks().dictionary_encode()
-    hashes = hash_texts(encoded.dictionary.to_pylist())
+    hashes = hash_texts(encoded.dictionary)
     return hashes[encoded.indices.to_numpy()]

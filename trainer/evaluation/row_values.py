@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from data.hashing import Int64
 from data.manifest import Manifest
-from data.row_groups import damage_named, read_row_group
+from data.pipeline.row_groups import damage_named, read_row_group
 
 Encode = Callable[[pa.ChunkedArray, int], Int64]
 """Turns the values of a row group into a code for each (R); the second argument is its first row in the dataset."""

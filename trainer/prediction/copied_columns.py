@@ -8,9 +8,9 @@ from data.columns.kinds import common_type
 from data.columns.types import missing_column_hint
 from data.errors import DataError, one_line
 from data.manifest import Manifest
+from data.pipeline.row_groups import read_row_group, tasks_of_epoch
 from data.prefetch import Prefetcher
 from data.reading import Reading
-from data.row_groups import read_row_group, tasks_of_epoch
 from models.tasks import TaskConfig
 from trainer.errors import ConfigError
 

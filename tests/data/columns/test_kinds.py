@@ -13,7 +13,7 @@ from data.discovery.dataset import read_manifest
 from data.errors import DataError
 from data.features import DenseFeature, Features, SparseFeature
 from data.manifest import Manifest
-from data.row_groups import read_row_group
+from data.pipeline.row_groups import read_row_group
 from data.storage.manifest_file import load_manifest, save_manifest
 
 TEXT_LIST = pa.list_(pa.string())

@@ -21,10 +21,11 @@ from data.discovery.dataset import read_manifest
 from data.hashing import Int64
 from data.manifest import Manifest
 from data.order import Order, group_rows, order
+from data.pipeline.readers import SkippedRows
+from data.pipeline.row_groups import tasks_of_epoch
 from data.reading import Reading
-from data.row_groups import tasks_of_epoch
 from data.storage.manifest_file import save_manifest
-from data.stream import SkippedRows, stream
+from data.stream import stream
 from data.trace import TraceWriter, read_trace
 from tests.jsonl import append_lines
 from tests.trainer.datasets import config_values, write_dataset

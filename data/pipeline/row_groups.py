@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from data.columns.decode import Rows, decode
 from data.columns.kinds import as_readable
@@ -14,6 +13,7 @@ from data.discovery.footer import DAMAGE, UnreadableError, types_named
 from data.errors import one_line
 from data.manifest import Manifest
 from data.order import group_rows, order
+from data.pipeline.open_files import OpenFiles
 from data.reading import Reading
 
 
@@ -74,36 +74,35 @@ def describe_batch(reading: Reading, samples: int) -> list[str]:
     return [reading.manifest.describe(group) for group in sorted(groups)]
 
 
-def read_rows(reading: Reading, task: ReadTask) -> Rows:
+def read_rows(reading: Reading, task: ReadTask, files: OpenFiles | None = None) -> Rows:
     """Step 2: reads and decodes the rows of a task; raises DataError with the file's name if something is wrong."""
     manifest = reading.manifest
-    table = read_row_group(manifest, task.group, reading.columns.names)
-    num_rows = table.num_rows
-    shuffled = group_rows(task.group, num_rows, name=reading.order, seed=reading.seed, epoch=task.epoch)
-    chosen = np.arange(task.start, task.stop)
+    table = read_row_group(manifest, task.group, reading.columns.names, files)
+    shuffled = group_rows(task.group, table.num_rows, name=reading.order, seed=reading.seed, epoch=task.epoch)
+    first = 0
 
-    if shuffled is not None:
-        chosen = shuffled[chosen]
+    if shuffled is None:
+        first = task.start
+        table = table.slice(first, task.stop - first)
+        stored = np.arange(first, task.stop)
+        chosen = None
+    else:
+        stored = chosen = shuffled[task.start : task.stop]
 
     def where(row: int) -> str:
-        return f"row {chosen[row]} of {manifest.describe(task.group)}"
+        return f"row {first + row} of {manifest.describe(task.group)}"
 
     # Bytes that are no UTF-8 come to light only here, while values are used.
     with damage_named(manifest, task.group):
-        if shuffled is None:
-            table = table.slice(task.start, task.stop - task.start)
-        else:
-            table = table.combine_chunks().take(pa.array(chosen))
+        rows = decode(table, reading.columns, where, chosen)
 
-        rows = decode(table, reading.columns, where)
-
-    return replace(rows, row_ids_R=manifest.first_row[task.group] + chosen)
+    return replace(rows, row_ids_R=manifest.first_row[task.group] + stored)
 
 
-def read_row_group(manifest: Manifest, group: int, names: list[str]) -> pa.Table:
+def read_row_group(manifest: Manifest, group: int, names: list[str], files: OpenFiles | None = None) -> pa.Table:
     """The columns `names` of a row group; raises UnreadableError if it is not what the manifest says."""
-    with damage_named(manifest, group), manifest.filesystem.open_input_file(manifest.path(group)) as handle:
-        parquet = pq.ParquetFile(handle, pre_buffer=True, page_checksum_verification=True)
+    files = files or OpenFiles(manifest)
+    with damage_named(manifest, group), files.lend(group) as parquet:
         index = int(manifest.group[group])
         stored = parquet.read_row_group(index, columns=names, use_threads=False)
         table = as_readable(stored)

@@ -1,0 +1,1 @@
+"""From row groups to batches: planning, reading and decoding, gathering."""

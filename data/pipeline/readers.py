@@ -1,0 +1,265 @@
+"""Threads that decode parts and gather batches: whoever is free takes what is needed most."""
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+
+import numpy as np
+
+from data.batch import Batch
+from data.columns.decode import Rows
+from data.discovery.footer import UnreadableError
+from data.pipeline.collate import PADDING, Span, assemble
+from data.pipeline.open_files import OpenFiles
+from data.pipeline.plan import Gathering, Plan, Wanted
+from data.pipeline.row_groups import ReadTask, read_rows
+from data.reading import Reading
+
+GATHERINGS_AHEAD = 4
+"""Batches that are kept ready bridge the time that a row group of unusual size takes."""
+_GATHERED_BYTES = 2 << 20
+"""About so many are gathered by one call: they still lie in the processor's cache when they are used."""
+_MOST_GATHERED = 16
+"""Batches, however small."""
+
+
+@dataclass(frozen=True)
+class SkippedRows:
+    """Rows that came as padding, since their row group could not be read."""
+
+    epoch: int
+    file: str
+    """Path below the dataset's root."""
+    row_group: int
+    """Index inside its file."""
+    start: int
+    """First of the rows, in the group's own order (`data.order.group_rows`)."""
+    stop: int
+    reason: str
+
+
+@dataclass
+class ReaderTimes:
+    """Seconds of all reader threads so far."""
+
+    decode: float = 0.0
+    """Reading and decoding row groups."""
+    gather: float = 0.0
+    room: float = 0.0
+    """Waiting, since enough is decoded and enough batches are ready."""
+
+
+@dataclass
+class _Ready:
+    """Batches of a gathering, or the error that stands in their place."""
+
+    gathering: Gathering[Rows]
+    is_begun: bool = False
+    is_done: bool = False
+    batches: list[Batch] | None = None
+    error: BaseException | None = None
+
+
+class Readers:
+    """The threads, and the batches that are ready, in order."""
+
+    def __init__(self, reading: Reading, lanes: range, first_batch: int, threads: int, pin: bool) -> None:
+        self.skipped: list[SkippedRows] = []
+        self.not_finite_D = np.zeros(len(reading.columns.features.dense), np.int64)
+        self.times = ReaderTimes()
+        self._reading = reading
+        self._pin = pin
+        self._files = OpenFiles(reading.manifest)
+        self._plan: Plan[Rows] = Plan(reading, lanes, first_batch)
+        self._most_parts = len(lanes) + threads  # one part in use for each lane, and one in the hands of each thread
+        self._num_parts = 0
+        """Read or being read, and not used up."""
+        self._to_read: deque[Wanted[Rows]] = deque()
+        self._ahead: deque[_Ready] = deque()
+        """Gatherings in order: done, under way, or waiting for their parts."""
+        self._batch_bytes = _GATHERED_BYTES
+        """Of one batch of this rank: before the first is there, as if it were large."""
+        self._is_planned = False
+        self._ended: BaseException | None = None
+        self._is_closing = False
+        self._changed = threading.Condition()
+        self._threads = [
+            threading.Thread(target=self._work, name=f"reader-{number}", daemon=True) for number in range(threads)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def take(self) -> list[Batch]:
+        """The next batches, one at least; raises StopIteration at the end, and an error where it stands."""
+        with self._changed:
+            while self._ended is None and not (self._ahead and self._ahead[0].is_done):
+                if self._is_planned and not self._ahead:
+                    self._ended = StopIteration()
+                    break
+                self._changed.wait()
+            if self._ended is not None:
+                raise self._ended
+
+            first = self._ahead.popleft()
+            if first.error is not None:
+                self._ended = first.error
+            self._changed.notify_all()
+        if not first.batches:
+            return self.take()
+        return first.batches
+
+    def close(self) -> None:
+        """Ends the threads."""
+        with self._changed:
+            self._is_closing = True
+            self._ended = self._ended or StopIteration()
+            self._changed.notify_all()
+        for thread in self._threads:
+            thread.join()
+        self._ahead.clear()
+        self._files.close()
+
+    def _work(self) -> None:
+        """What each thread does."""
+        try:
+            while job := self._wait_for_job():
+                job()
+        except BaseException as error:  # handed to the consumer, which would wait for ever
+            with self._changed:
+                self._ended = self._ended or error
+                self._changed.notify_all()
+
+    def _wait_for_job(self) -> Callable[[], None] | None:
+        begin = time.perf_counter()
+        with self._changed:
+            while not self._is_closing:
+                job = self._next_job()
+                if job is not None:
+                    self.times.room += time.perf_counter() - begin
+                    return job
+                self._changed.wait()
+        return None
+
+    def _next_job(self) -> Callable[[], None] | None:
+        """What is needed most: batches whose parts are there, parts of batches, then parts that will be needed."""
+        if self._ended is not None:
+            return None
+
+        self._plan_batches()
+        for ready in self._ahead:
+            if not ready.is_begun and ready.gathering.is_ready:
+                ready.is_begun = True
+                return lambda: self._gather(ready)
+
+        if not self._to_read and self._num_parts < self._most_parts:
+            part = self._plan.next_part()
+            if part is not None:
+                self._num_parts += 1
+                self._to_read.append(part)
+        if self._to_read:
+            part = self._to_read.popleft()
+            return lambda: self._read(part)
+
+        return None
+
+    def _plan_batches(self) -> None:
+        """Plans what is gathered next, where there is room for it."""
+        waits = self._ahead and not self._ahead[-1].is_begun
+        if self._is_planned or waits or len(self._ahead) >= GATHERINGS_AHEAD:
+            return
+
+        most_batches = min(max(_GATHERED_BYTES // self._batch_bytes, 1), _MOST_GATHERED)
+        planned = self._plan.next_gathering(most_batches)
+        if planned is None:
+            self._is_planned = True
+            self._changed.notify_all()
+            return
+        gathering, new_parts = planned
+        self._ahead.append(_Ready(gathering))
+        self._to_read.extend(new_parts)
+        self._num_parts += len(new_parts)
+
+    def _read(self, part: Wanted[Rows]) -> None:
+        """Step 2."""
+        begin = time.perf_counter()
+        try:
+            part.decoded = self._decode(part.task)
+        except BaseException as error:  # handed to the consumer, whatever it is
+            part.error = error
+        with self._changed:
+            part.is_done = True
+            self.times.decode += time.perf_counter() - begin
+            if part.decoded is not None:
+                self.not_finite_D += part.decoded.not_finite_D
+            self._changed.notify_all()
+
+    def _decode(self, task: ReadTask) -> Rows | None:
+        """None if it cannot be read, and is skipped."""
+        try:
+            return read_rows(self._reading, task, self._files)
+        except UnreadableError as error:
+            if self._reading.on_bad_file == "fail":
+                raise
+            self.skipped.append(_skipped_rows(self._reading, task, error.reason))
+            return None
+
+    def _gather(self, ready: _Ready) -> None:
+        """Step 3."""
+        begin = time.perf_counter()
+        gathering = ready.gathering
+        try:
+            ready.batches, ready.error = _batches(self._reading, gathering, self._pin)
+            if ready.batches:
+                self._batch_bytes = _bytes_of(ready.batches[0])
+        except BaseException as error:  # handed to the consumer, whatever it is
+            ready.error = error
+        gathering.parts.clear()
+
+        with self._changed:
+            ready.is_done = True
+            self._num_parts -= gathering.used_up
+            self.times.gather += time.perf_counter() - begin
+            self._changed.notify_all()
+
+
+def _batches(reading: Reading, gathering: Gathering[Rows], pin: bool) -> tuple[list[Batch], BaseException | None]:
+    """The batches, up to the first that needs a part which could not be read, and its error."""
+    parts: list[Rows] = []
+    spans: list[Span] = []
+    lane = -1
+    place = 0
+    failed: list[tuple[int, BaseException]] = []
+
+    for span in gathering.spans:
+        place = place if span.lane == lane else 0
+        lane = span.lane
+        wanted = gathering.parts[span.part] if span.part != PADDING else None
+        if wanted is not None and wanted.error is not None:
+            failed.append((place // reading.rows_per_lane, wanted.error))
+        place += span.num_rows
+        if wanted is None or wanted.decoded is None:
+            spans.append(span._replace(part=PADDING))
+        else:
+            spans.append(span._replace(part=len(parts)))
+            parts.append(wanted.decoded)
+
+    batches = assemble(reading.columns, parts, spans, reading.rows_per_lane, pin=pin)
+    if not failed:
+        return batches, None
+    first, error = min(failed, key=lambda entry: entry[0])
+    return batches[:first], error
+
+
+def _bytes_of(batch: Batch) -> int:
+    sparse, *tensors = (getattr(batch, entry.name) for entry in fields(batch))
+    tensors += [sparse.values(), sparse.lengths()]
+    return sum(tensor.nbytes for tensor in tensors)
+
+
+def _skipped_rows(reading: Reading, task: ReadTask, reason: str) -> SkippedRows:
+    manifest = reading.manifest
+    file = manifest.files[manifest.file[task.group]]
+    row_group = int(manifest.group[task.group])
+    return SkippedRows(task.epoch, file, row_group, task.start, task.stop, reason)
