@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from data.columns.jagged import Jagged, take_ids, to_offsets
+from data.columns.jagged import Jagged, take, take_ids, to_offsets
 from data.columns.numbers import LARGEST, Float32, read_numbers, scale_numbers, to_float32
 from data.columns.texts import hash_texts
 from data.columns.types import as_plain, is_list, problem_as_buckets, problem_as_ids, problem_as_number
@@ -142,7 +142,7 @@ def _take(values: Float32, chosen: Int64 | None, target: Float32) -> None:
     if chosen is None:
         target[:] = values
     else:
-        np.take(values, chosen, out=target, mode="clip")  # the mode that writes straight into `out`
+        take(values, chosen, target)
 
 
 def check_type(name: str, kind: pa.DataType, columns: Columns) -> str | None:

@@ -74,10 +74,14 @@ def describe_batch(reading: Reading, samples: int) -> list[str]:
     return [reading.manifest.describe(group) for group in sorted(groups)]
 
 
-def read_rows(reading: Reading, task: ReadTask, files: OpenFiles | None = None) -> Rows:
+def read_rows(reading: Reading, task: ReadTask) -> Rows:
     """Step 2: reads and decodes the rows of a task; raises DataError with the file's name if something is wrong."""
+    return decode_rows(reading, task, read_row_group(reading.manifest, task.group, reading.columns.names))
+
+
+def decode_rows(reading: Reading, task: ReadTask, table: pa.Table) -> Rows:
+    """The rows of a task, in its order, from the table of its row group; errors as those of `read_rows`."""
     manifest = reading.manifest
-    table = read_row_group(manifest, task.group, reading.columns.names, files)
     shuffled = group_rows(task.group, table.num_rows, name=reading.order, seed=reading.seed, epoch=task.epoch)
     first = 0
 

@@ -27,8 +27,7 @@ from data.features import DenseFeature, Features, SparseFeature
 from data.hashing import permutation
 from data.manifest import Manifest
 from data.order import OrderName
-from data.pipeline.open_files import OpenFiles
-from data.pipeline.row_groups import describe_batch, read_rows, tasks_of_epoch
+from data.pipeline.row_groups import ReadTask, decode_rows, describe_batch, tasks_of_epoch
 from data.reading import Reading
 from data.stream import stream
 
@@ -435,11 +434,11 @@ def test_look_ahead_is_bounded(manifest: Manifest, order: OrderName, lanes: int,
 def test_every_part_is_decoded_once(manifest: Manifest, monkeypatch: pytest.MonkeyPatch) -> None:
     decoded: list[tuple[int, int, int]] = []
 
-    def counted(reading: Reading, task: data.pipeline.row_groups.ReadTask, files: OpenFiles) -> object:
+    def counted(reading: Reading, task: ReadTask, table: pa.Table) -> object:
         decoded.append((task.group, task.start, task.stop))
-        return read_rows(reading, task, files)
+        return decode_rows(reading, task, table)
 
-    monkeypatch.setattr(data.pipeline.readers, "read_rows", counted)
+    monkeypatch.setattr(data.pipeline.readers, "decode_rows", counted)
     take(reading_of(manifest, order="stored", keep_last=True), range(4), 0, None)
     rows = [(group, row) for group, start, stop in decoded for row in range(start, stop)]
     assert len(rows) == len(set(rows)) == NUM_ROWS

@@ -70,6 +70,54 @@ def bench_heads_command(  # noqa: PLR0913 - one parameter for each option
         make_console().print(head_bench_table(results))
 
 
+@bench.command("data")
+def bench_data_command(
+    config: Annotated[
+        str | None, typer.Argument(metavar="[CONFIG]", help="Read its training data; left out: --schema.")
+    ] = None,
+    changes: SetOption = None,
+    schemas: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--schema",
+            metavar="NAME",
+            help="wide (200 columns, 20 of them lists) or strings (20 columns of 1M distinct strings): random rows in "
+            "a temporary folder. May be repeated; both where neither it nor CONFIG is given.",
+        ),
+    ] = None,
+    rounds: Annotated[int, typer.Option(min=1, help="Times that each is timed; figures are medians.")] = 5,
+    rows: Annotated[
+        int, typer.Option(min=1024, help="Rows that each timing reads, rounded up to a row group of every lane.")
+    ] = 500_000,
+    as_json: JsonOption = False,
+) -> None:
+    """Time the reading of batches against Arrow's decoding of the same columns, a plain loop and a DataLoader.
+
+    Shuffled and in stored order, with one and two threads, on this process alone.
+    """
+    from benchmarks.data import bench_config, bench_schema
+    from benchmarks.schemas import SCHEMAS
+    from trainer.config.load import load_config
+    from trainer.console import make_console
+
+    for name in schemas or []:
+        if name not in SCHEMAS:
+            raise ExpectedError(f"--schema: unknown schema {name!r}; choose from {', '.join(SCHEMAS)}")
+
+    results: list[Record] = []
+    if config is not None:
+        results += bench_config(load_config(config, changes), rounds, rows)
+    elif changes:
+        raise ExpectedError("--set changes a config; name one")
+    for name in schemas or (() if config else SCHEMAS):
+        results += bench_schema(name, rounds, rows)
+
+    if as_json:
+        sys.stdout.writelines(json.dumps(result) + "\n" for result in results)
+    else:
+        make_console().print(data_bench_table(results))
+
+
 @bench.command("train")
 def bench_train_command(
     config: ConfigArgument,
@@ -131,6 +179,28 @@ def _head_cells(result: Record) -> list[str]:
     cost = [f"{result['parameters']:,}", megaflops, mebibytes]
 
     return [*sizes, *experts, *rates, f"{result['speedup']:.2f}", *fractions, *cost]
+
+
+def data_bench_table(results: list[Record]) -> Table:
+    """The figures of `adatt bench data`."""
+    table = Table(title="reading batches, million rows/s; raw: Arrow's decoding of the same columns on one thread")
+    for name in ("data", "order"):
+        table.add_column(name)
+    for name in ("threads", "M rows/s", "raw", "of raw", "of one thread", "plain loop", "of it", "DataLoader", "of it"):
+        table.add_column(name, justify="right")
+    for name in ("read", "decode", "gather"):
+        table.add_column(f"{name}, µs a row", justify="right")
+
+    for result in results:
+        rates = [f"{result[f'{key}rows_per_second'] / 1e6:.3f}" for key in ("", "raw_", "loop_", "dataloader_")]
+        of_raw, of_one, of_loop, of_loader = (
+            f"{result[key]:.2f}" for key in ("fraction_of_raw", "of_one_thread", "of_loop", "of_dataloader")
+        )
+        stages = [f"{result[f'{stage}_microseconds']:.2f}" for stage in ("read", "decode", "gather")]
+        cells = [rates[0], rates[1], of_raw, of_one, rates[2], of_loop, rates[3], of_loader]
+        table.add_row(result["schema"], result["order"], str(result["threads"]), *cells, *stages)
+
+    return table
 
 
 def bench_table(result: Record) -> Table:

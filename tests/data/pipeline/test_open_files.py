@@ -1,0 +1,81 @@
+"""Files are opened once for all of their row groups, and never stay open without bound."""
+
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+import data.pipeline.open_files
+from data.discovery.dataset import read_manifest
+from data.manifest import Manifest
+from data.pipeline.open_files import OpenFiles
+
+GROUPS = 4
+
+
+@pytest.fixture
+def manifest(tmp_path: Path) -> Manifest:
+    """20 files of four row groups each."""
+    for number in range(20):
+        table = pa.table({"x": range(number * GROUPS, (number + 1) * GROUPS)})
+        pq.write_table(table, tmp_path / f"part-{number:02}.parquet", row_group_size=1)
+    return read_manifest(str(tmp_path), cache=None)
+
+
+@pytest.fixture
+def opened(monkeypatch: pytest.MonkeyPatch) -> list[pq.ParquetFile]:
+    """Every file that is opened, in order."""
+    files = []
+    real = pq.ParquetFile
+
+    def counted(*arguments: object, **keywords: object) -> pq.ParquetFile:
+        files.append(real(*arguments, **keywords))
+        return files[-1]
+
+    monkeypatch.setattr(data.pipeline.open_files.pq, "ParquetFile", counted)
+    return files
+
+
+def read(files: OpenFiles, manifest: Manifest, group: int) -> list[int]:
+    with files.lend(group) as parquet:
+        return parquet.read_row_group(int(manifest.group[group]))["x"].to_pylist()
+
+
+def test_a_file_is_opened_once_for_all_its_row_groups(manifest: Manifest, opened: list[pq.ParquetFile]) -> None:
+    files = OpenFiles(manifest)
+    assert [read(files, manifest, group) for group in range(8)] == [[group] for group in range(8)]
+    assert len(opened) == 2
+    files.close()
+    assert all(parquet.closed for parquet in opened)
+
+
+def test_two_threads_never_share_one(manifest: Manifest, opened: list[pq.ParquetFile]) -> None:
+    files = OpenFiles(manifest)
+    with files.lend(0) as one, files.lend(1) as other:
+        assert one is not other
+    files.close()
+    assert len(opened) == 2
+    assert all(parquet.closed for parquet in opened)
+
+
+def test_footers_are_kept_up_to_a_bound(
+    manifest: Manifest, opened: list[pq.ParquetFile], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those of the 16 files used last whatever their size; the others close."""
+    monkeypatch.setattr(data.pipeline.open_files, "MOST_COLUMN_CHUNKS", 0)
+    files = OpenFiles(manifest)
+    for group in range(0, 20 * GROUPS, GROUPS):
+        read(files, manifest, group)
+    assert [parquet.closed for parquet in opened] == [True] * 4 + [False] * 16
+    files.close()
+
+
+def test_a_file_on_which_reading_fails_is_closed(manifest: Manifest, opened: list[pq.ParquetFile]) -> None:
+    files = OpenFiles(manifest)
+    with pytest.raises(OSError, match="damaged"), files.lend(0):
+        raise OSError("damaged")
+    assert opened[0].closed
+    read(files, manifest, 0)
+    assert len(opened) == 2
+    files.close()
