@@ -165,8 +165,11 @@ def _dense(array: pa.Array, feature: DenseFeature, where: Where) -> tuple[Float3
     scale = feature.scale or 1.0
     values = scale_numbers(array, transform, mean, scale)
     finite = np.isfinite(values)
-    if finite.all():
+    num_missing = len(values) - np.count_nonzero(finite)
+    if num_missing == 0:
         return values, None
+    if num_missing == array.null_count:  # a null is read as NaN: all others are finite
+        return np.where(finite, values, np.float32(0)), None
 
     missing = ~np.isfinite(read_numbers(array))
     too_large = ~finite & ~missing
