@@ -7,6 +7,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from data.compiled import compiled
+
 Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]
 Floats = Float32 | Float64
@@ -50,9 +52,15 @@ def scale_numbers(array: pa.Array, transform: str, mean: float, scale: float) ->
     if transform == "none" and mean == 0 and scale == 1:
         return to_float32(read_numbers(array))
 
-    with np.errstate(over="ignore", invalid="ignore"):
+    with np.errstate(invalid="ignore"):
         values = transform_numbers(read_exactly(array), transform)
-        if mean != 0 or scale != 1:
-            values = (values - mean) / scale
+    return _scale(values, mean, scale)
 
-    return to_float32(values)
+
+@compiled
+def _scale(values: Float64, mean: float, scale: float) -> Float32:
+    """In one pass; numbers beyond float32 become ±inf."""
+    scaled = np.empty(len(values), np.float32)
+    for index in range(len(values)):
+        scaled[index] = np.float32((values[index] - mean) / scale)
+    return scaled
