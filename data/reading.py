@@ -31,7 +31,7 @@ class DataConfig(Settings):
     weight: str | None = None
     """Column of non-negative row weights; left out: every row weighs 1."""
     threads: int = Field(default=2, gt=0, le=256)
-    """Decoding threads of each rank."""
+    """Threads of each rank that read, decode and gather batches."""
     evaluation_batch_size: int | None = Field(default=None, gt=0, le=1 << 30)
     """Rows of one evaluation batch over all ranks; as in training where left out."""
     on_bad_file: OnBadFile = "fail"

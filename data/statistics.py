@@ -21,6 +21,7 @@ from data.errors import DataError
 from data.features import DenseFeature, Features, Transform
 from data.hashing import Int64
 from data.manifest import Manifest
+from data.pipeline.open_files import OpenFiles
 from data.pipeline.row_groups import read_row_group
 from data.reading import Reading
 
@@ -174,9 +175,10 @@ def _sample(reading: Reading) -> Iterator[tuple[pa.Table, Where]]:
     features = Features(dense=reading.columns.features.dense)
     names = replace(reading.columns, features=features).names
 
+    files = OpenFiles(manifest)
     for group in sampled_groups(manifest.rows):
         try:
-            table = read_row_group(manifest, group, names)
+            table = read_row_group(manifest, group, names, files)
         except UnreadableError:
             if reading.on_bad_file == "fail":
                 raise

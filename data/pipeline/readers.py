@@ -54,17 +54,6 @@ class ReaderTimes:
     """Waiting, since enough is decoded and enough batches are ready."""
 
 
-@dataclass
-class _Ready:
-    """Batches of a gathering, or the error that stands in their place."""
-
-    gathering: Gathering[Rows]
-    is_begun: bool = False
-    is_done: bool = False
-    batches: list[Batch] | None = None
-    error: BaseException | None = None
-
-
 class Readers:
     """The threads, and the batches that are ready, in order."""
 
@@ -75,12 +64,11 @@ class Readers:
         self._reading = reading
         self._pin = pin
         self._files = OpenFiles(reading.manifest)
-        self._plan: Plan[Rows] = Plan(reading, lanes, first_batch)
+        self._plan = Plan(reading, lanes, first_batch)
         self._most_parts = len(lanes) + threads  # one part in use for each lane, and one in the hands of each thread
         self._num_parts = 0
         """Read or being read, and not used up."""
-        self._to_read: deque[Wanted[Rows]] = deque()
-        self._ahead: deque[_Ready] = deque()
+        self._ahead: deque[Gathering] = deque()
         """Gatherings in order: done, under way, or waiting for their parts."""
         self._batch_bytes = _GATHERED_BYTES
         """Of one batch of this rank: before the first is there, as if it were large."""
@@ -151,19 +139,16 @@ class Readers:
             return None
 
         self._plan_batches()
-        for ready in self._ahead:
-            if not ready.is_begun and ready.gathering.is_ready:
-                ready.is_begun = True
-                return lambda: self._gather(ready)
+        for gathering in self._ahead:
+            if not gathering.is_begun and gathering.is_ready:
+                gathering.is_begun = True
+                return lambda: self._gather(gathering)
 
-        if not self._to_read and self._num_parts < self._most_parts:
+        if self._plan.to_read or self._num_parts < self._most_parts:
             part = self._plan.next_part()
             if part is not None:
                 self._num_parts += 1
-                self._to_read.append(part)
-        if self._to_read:
-            part = self._to_read.popleft()
-            return lambda: self._read(part)
+                return lambda: self._read(part)
 
         return None
 
@@ -174,26 +159,23 @@ class Readers:
             return
 
         most_batches = min(max(_GATHERED_BYTES // self._batch_bytes, 1), _MOST_GATHERED)
-        planned = self._plan.next_gathering(most_batches)
-        if planned is None:
+        gathering = self._plan.next_gathering(most_batches)
+        if gathering is None:
             self._is_planned = True
             self._changed.notify_all()
-            return
-        gathering, new_parts = planned
-        self._ahead.append(_Ready(gathering))
-        self._to_read.extend(new_parts)
-        self._num_parts += len(new_parts)
+        else:
+            self._ahead.append(gathering)
 
-    def _read(self, part: Wanted[Rows]) -> None:
+    def _read(self, part: Wanted) -> None:
         """Step 2."""
         try:
-            part.decoded = self._decode(part.task)
+            part.rows = self._decode(part.task)
         except BaseException as error:  # handed to the consumer, whatever it is
             part.error = error
         with self._changed:
             part.is_done = True
-            if part.decoded is not None:
-                self.not_finite_D += part.decoded.not_finite_D
+            if part.rows is not None:
+                self.not_finite_D += part.rows.not_finite_D
             self._changed.notify_all()
 
     def _decode(self, task: ReadTask) -> Rows | None:
@@ -215,26 +197,25 @@ class Readers:
             self.times.decode += is_decoded - is_read
         return rows
 
-    def _gather(self, ready: _Ready) -> None:
+    def _gather(self, gathering: Gathering) -> None:
         """Step 3."""
         begin = time.perf_counter()
-        gathering = ready.gathering
         try:
-            ready.batches, ready.error = _batches(self._reading, gathering, self._pin)
-            if ready.batches:
-                self._batch_bytes = _bytes_of(ready.batches[0])
+            gathering.batches, gathering.error = _batches(self._reading, gathering, self._pin)
         except BaseException as error:  # handed to the consumer, whatever it is
-            ready.error = error
-        gathering.parts.clear()
+            gathering.error = error
+        gathering.parts.clear()  # or their rows would lie in memory until the batches are taken
 
         with self._changed:
-            ready.is_done = True
+            if gathering.batches:
+                self._batch_bytes = _bytes_of(gathering.batches[0])
+            gathering.is_done = True
             self._num_parts -= gathering.used_up
             self.times.gather += time.perf_counter() - begin
             self._changed.notify_all()
 
 
-def _batches(reading: Reading, gathering: Gathering[Rows], pin: bool) -> tuple[list[Batch], BaseException | None]:
+def _batches(reading: Reading, gathering: Gathering, pin: bool) -> tuple[list[Batch], BaseException | None]:
     """The batches, up to the first that needs a part which could not be read, and its error."""
     parts: list[Rows] = []
     spans: list[Span] = []
@@ -249,11 +230,11 @@ def _batches(reading: Reading, gathering: Gathering[Rows], pin: bool) -> tuple[l
         if wanted is not None and wanted.error is not None:
             failed.append((place // reading.rows_per_lane, wanted.error))
         place += span.num_rows
-        if wanted is None or wanted.decoded is None:
+        if wanted is None or wanted.rows is None:
             spans.append(span._replace(part=PADDING))
         else:
             spans.append(span._replace(part=len(parts)))
-            parts.append(wanted.decoded)
+            parts.append(wanted.rows)
 
     batches = assemble(reading.columns, parts, spans, reading.rows_per_lane, pin=pin)
     if not failed:

@@ -104,7 +104,10 @@ def decode_rows(reading: Reading, task: ReadTask, table: pa.Table) -> Rows:
 
 
 def read_row_group(manifest: Manifest, group: int, names: list[str], files: OpenFiles | None = None) -> pa.Table:
-    """The columns `names` of a row group; raises UnreadableError if it is not what the manifest says."""
+    """The columns `names` of a row group; raises UnreadableError if it is not what the manifest says.
+
+    `files`: left open for the next row group; without them the file is opened for this one alone.
+    """
     files = files or OpenFiles(manifest)
     with damage_named(manifest, group), files.lend(group) as parquet:
         index = int(manifest.group[group])

@@ -27,6 +27,7 @@ from data.features import DenseFeature, Features, SparseFeature
 from data.hashing import permutation
 from data.manifest import Manifest
 from data.order import OrderName
+from data.pipeline.readers import Readers
 from data.pipeline.row_groups import ReadTask, decode_rows, describe_batch, tasks_of_epoch
 from data.reading import Reading
 from data.stream import stream
@@ -413,17 +414,16 @@ def test_a_batch_is_described_by_the_row_groups_it_reads(manifest: Manifest, ord
 def test_look_ahead_is_bounded(manifest: Manifest, order: OrderName, lanes: int, size: int) -> None:
     """One part for each lane and one for the thread, plus what the batches that are gathered need."""
     reading = reading_of(manifest, order=order, lanes=lanes, global_batch_size=size)
-    with mock.patch(
-        "data.pipeline.readers.Readers._work"
-    ):  # no thread takes a job: each is taken here, one after the other
-        readers = data.pipeline.readers.Readers(reading, range(lanes), 0, 1, pin=False)
+    # No thread takes a job: each is taken here, one after the other.
+    with mock.patch("data.pipeline.readers.Readers._work"):
+        readers = Readers(reading, range(lanes), 0, 1, pin=False)
     most_held = 0
     for _ in range(200):
         job = readers._next_job()
         if job is None:
             assert len(readers.take()) > 0
             continue
-        needed = sum(len(ready.gathering.parts) for ready in readers._ahead)
+        needed = sum(len(gathering.parts) for gathering in readers._ahead)
         assert readers._num_parts <= lanes + 1 + needed
         most_held = max(most_held, readers._num_parts)
         job()

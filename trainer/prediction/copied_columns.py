@@ -8,6 +8,7 @@ from data.columns.kinds import common_type
 from data.columns.types import missing_column_hint
 from data.errors import DataError, one_line
 from data.manifest import Manifest
+from data.pipeline.open_files import OpenFiles
 from data.pipeline.row_groups import read_row_group, tasks_of_epoch
 from data.prefetch import Prefetcher
 from data.reading import Reading
@@ -112,8 +113,9 @@ def _read_lane(reading: Reading, lane: int, names: list[str], types: list[pa.Dat
     """The lane's rows in its order, a part of one row group at a time; columns are named by their numbers."""
     # In the output two columns may come from one column of the input, so its name does not tell them apart.
     numbers = [str(number) for number in range(len(names))]
+    files = OpenFiles(reading.manifest)
     for task in tasks_of_epoch(reading, range(lane, lane + 1), 0, 0):
-        table = read_row_group(reading.manifest, task.group, names)
+        table = read_row_group(reading.manifest, task.group, names, files)
         where = reading.manifest.describe(task.group)
         columns = []
         for name, kind in zip(names, types, strict=True):
