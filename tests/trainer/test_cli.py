@@ -257,6 +257,7 @@ def test_run_directory_that_is_none(folder: Path) -> None:
         (["synth", "out", "--samples", "10", "--tasks", "six"], "'six'"),
         (["import", "kuairand", "nowhere", "out"], "nowhere"),
         (["import"], "Missing command"),
+        (["bench", "data", "--schema", "narrow"], "--schema: unknown schema 'narrow'; choose from wide, strings"),
         (["bench", "heads", "--head", "adat"], "--head: unknown head 'adat'; choose from shared_bottom, single_task"),
     ],
 )
@@ -279,6 +280,7 @@ def test_help_of_every_command() -> None:
         ["import", "kuairand"],
         ["bench", "train"],
         ["bench", "heads"],
+        ["bench", "data"],
     ):
         code, out, _ = command(*words, "--help")
         assert code == 0
