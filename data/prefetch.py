@@ -2,7 +2,6 @@
 
 import queue
 import threading
-import time
 from collections.abc import Iterator
 from typing import Generic, TypeVar
 
@@ -13,22 +12,16 @@ class Prefetcher(Iterator[Item], Generic[Item]):
     """The items of `source`, in order; an error in it is raised where the next item is asked for."""
 
     def __init__(self, source: Iterator[Item], depth: int) -> None:
-        self.wait_seconds = 0.0
-        """Time that the consumer has spent waiting for items since the start."""
         self._queue: queue.Queue[Item | _End] = queue.Queue(depth)
         self._stopping = threading.Event()
         self._source = source
         self._end: _End | None = None
-        self._first = threading.Event()
-        self._end_reached: _End | None = None
         self._thread = threading.Thread(target=self._run, name="prefetch", daemon=True)
         self._thread.start()
 
     def __next__(self) -> Item:
         if self._end is None:
-            begin = time.perf_counter()
             item = self._queue.get()
-            self.wait_seconds += time.perf_counter() - begin
             if not isinstance(item, _End):
                 return item
             self._end = item
@@ -37,12 +30,6 @@ class Prefetcher(Iterator[Item], Generic[Item]):
             raise self._end.error
 
         raise StopIteration
-
-    def wait_for_first(self) -> None:
-        """Waits until an item is ready, and leaves it; an error in `source` so far is raised here."""
-        self._first.wait()
-        if self._end_reached is not None and self._end_reached.error is not None:
-            raise self._end_reached.error
 
     def close(self) -> None:
         """Ends the thread and the source; items not yet taken are lost."""
@@ -59,22 +46,16 @@ class Prefetcher(Iterator[Item], Generic[Item]):
         try:
             for item in self._source:
                 self._put(item)
-                self._first.set()
                 if self._stopping.is_set():
                     break
 
-            self._finish(_End(None))
+            self._put(_End(None))
         except BaseException as error:  # handed to the consumer, whatever it is
-            self._finish(_End(error))
+            self._put(_End(error))
         finally:
             close = getattr(self._source, "close", None)
             if close is not None:
                 close()
-
-    def _finish(self, end: "_End") -> None:
-        self._end_reached = end
-        self._first.set()
-        self._put(end)
 
     def _put(self, item: "Item | _End") -> None:
         while not self._stopping.is_set():

@@ -55,41 +55,11 @@ def test_an_error_is_raised_in_its_place_and_again(error: BaseException) -> None
     items.close()
 
 
-def test_waiting_for_the_first_item_leaves_it() -> None:
-    gate = Gate()
-    items = Prefetcher(gate.items(), depth=2)
-    waiter = threading.Thread(target=items.wait_for_first)
-    waiter.start()
-    assert waiter.is_alive()  # nothing is there to be found
-    gate.permit()
-    waiter.join(WAIT_S)
-    assert not waiter.is_alive()
-    assert next(items) == 0
-    gate.permit(10)
-    items.close()
-
-
-def test_waiting_for_the_first_item_raises_what_the_source_raised() -> None:
-    items = Prefetcher(failing(0, ValueError("bad file")), depth=2)
-    with pytest.raises(ValueError, match="bad file"):
-        items.wait_for_first()
-    with pytest.raises(ValueError, match="bad file"):
-        next(items)
-    items.close()
-
-
-def test_waiting_for_the_first_of_no_items_ends() -> None:
-    items = Prefetcher(iter(()), depth=2)
-    items.wait_for_first()
-    assert next(items, None) is None
-    items.close()
-
-
 def test_closing_while_full_ends_the_thread_and_closes_the_source() -> None:
     gate = Gate()
     gate.permit(10)
     items = Prefetcher(gate.items(), depth=2)
-    items.wait_for_first()
+    assert next(items) == 0
     items.close()
     assert gate.closed.is_set()
     assert gate.produced <= 10
@@ -130,16 +100,4 @@ def test_the_source_is_closed_after_its_end_and_after_an_error() -> None:
 def test_an_iterator_without_close_is_fine() -> None:
     items = Prefetcher(iter([1, 2]), depth=1)
     assert next(items) == 1
-    items.close()
-
-
-def test_waiting_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
-    clock = itertools.count(step=3)
-    monkeypatch.setattr("data.prefetch.time.perf_counter", lambda: float(next(clock)))
-    items = Prefetcher(iter(range(2)), depth=4)
-    assert items.wait_seconds == 0
-    assert list(items) == [0, 1]
-    assert items.wait_seconds == 9  # two items and the end, 3 s each
-    assert next(items, None) is None
-    assert items.wait_seconds == 9  # nothing to wait for after the end
     items.close()

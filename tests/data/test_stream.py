@@ -1,5 +1,6 @@
 """Batches from small Parquet files, compared with a slow reading of them in plain Python."""
 
+import itertools
 import math
 import threading
 from collections.abc import Callable, Iterator
@@ -559,4 +560,47 @@ def test_closing_ends_all_threads(manifest: Manifest, taken: int) -> None:
 def test_an_evaluation_ends_its_threads_itself(manifest: Manifest) -> None:
     batches = stream(reading_of(manifest, order="stored", keep_last=True), range(4), 0)
     assert len(list(batches)) == 8
+    batches.close()
+
+
+def test_waiting_for_the_first_batch_leaves_it(manifest: Manifest) -> None:
+    reading = reading_of(manifest)
+    batches = stream(reading, range(4), 0)
+    batches.wait_for_first()
+    assert rows_of(next(batches)) == take(reading, range(4), 0, 1)[0]
+    batches.close()
+
+
+def test_waiting_for_the_first_batch_raises_its_error(tmp_path: Path) -> None:
+    write_files(tmp_path)
+    reading = reading_of(read_manifest(str(tmp_path), cache=None), order="stored")
+    truncate(tmp_path / "day=0/a.parquet")
+    batches = stream(reading, range(4), 0)
+    for wait in (batches.wait_for_first, batches.__next__):
+        with pytest.raises(DataError, match="row group 0 of"):
+            wait()
+    batches.close()
+
+
+def test_waiting_for_the_first_of_no_batches_ends(manifest: Manifest) -> None:
+    reading = reading_of(manifest, order="stored", keep_last=True)
+    batches = stream(reading, range(4), reading.batches_per_epoch * reading.global_batch_size)
+    batches.wait_for_first()
+    assert next(batches, None) is None
+    batches.close()
+
+
+def test_waiting_is_counted(manifest: Manifest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For what the readers have not made ready yet, not for batches that have been handed over."""
+    batches = stream(reading_of(manifest), range(4), 0)
+    monkeypatch.setattr("data.stream.time.perf_counter", itertools.count(step=3).__next__)
+    handed_over = [[next(batches)], [next(batches), next(batches)], [next(batches)]]
+    monkeypatch.setattr(batches._readers, "take", lambda: handed_over.pop())
+    batches._batches.clear()
+    before = batches.wait_seconds
+    next(batches)
+    assert batches.wait_seconds == before + 3
+    next(batches)
+    next(batches)
+    assert batches.wait_seconds == before + 6
     batches.close()
