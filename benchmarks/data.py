@@ -26,7 +26,7 @@ from data.order import OrderName
 from data.reading import Reading
 from data.statistics import measure
 from data.stream import stream
-from trainer.config.measured import complete
+from trainer.config.measured import complete, with_block_rows
 from trainer.config.run_config import Config
 from trainer.datasets import build_columns, check_columns, train_reading
 
@@ -39,7 +39,8 @@ def bench_config(config: Config, rounds: int, rows: int) -> list[dict[str, Any]]
     manifest = read_manifest(config.data.train, cache=None)
     check_columns(manifest, config)
     reading = train_reading(config, manifest)
-    reading = replace(reading, columns=build_columns(complete(config, measure(reading))))
+    config = with_block_rows(complete(config, measure(reading)), reading, world_size=1)
+    reading = replace(reading, columns=build_columns(config), block_rows=config.data.block_rows)
     return bench_reading(Path(config.run.dir).name, reading, rounds, rows)
 
 

@@ -26,7 +26,7 @@ from trainer.build_model import ShardedModel, build_model, build_sharded_model
 from trainer.checkpoint.manager import Checkpoints
 from trainer.checkpoint.state import State
 from trainer.checkpoint.storage import read_state
-from trainer.config.measured import complete
+from trainer.config.measured import complete, with_block_rows
 from trainer.config.run_config import Config
 from trainer.datasets import build_columns, check_lanes, open_dataset, test_reading, train_reading
 from trainer.distributed.world import World
@@ -43,8 +43,8 @@ def bench_train(config: Config, world: World, batches: int) -> dict[str, Any]:
     """Trains a few batches without a run directory; figures as `--json` prints them. Collective: call on all ranks."""
     check_lanes(config, world)
     reading = train_reading(config, open_dataset(config.data.train, config, world))
-    config = world.on_rank_zero(lambda: complete(config, measure(reading)))
-    reading = replace(reading, columns=build_columns(config))
+    config = world.on_rank_zero(lambda: with_block_rows(complete(config, measure(reading)), reading, world.size))
+    reading = replace(reading, columns=build_columns(config), block_rows=config.data.block_rows)
     sharded = build_sharded_model(config, world, config.train.samples)
     source = open_stream(reading, world, 0, threads=config.data.threads)
     held = next(source)

@@ -14,7 +14,8 @@ from data.discovery.footer import UnreadableError
 from data.features import Features
 from data.hashing import Int64
 from data.manifest import read_schema
-from data.pipeline.row_groups import read_rows, tasks_of_epoch
+from data.pipeline.blocks import read_rows
+from data.pipeline.row_groups import tasks_of_epoch
 from data.reading import Reading
 
 SAMPLE_ROWS = 1 << 18

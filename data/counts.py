@@ -1,10 +1,13 @@
-"""Counts of samples and rows as people write them: 70B, 2.1M, 300k, 4096."""
+"""Counts of samples and rows as people write them: 70B, 2.1M, 300k, 4096; and sizes in memory: 2GB."""
 
 import re
 from decimal import Decimal
 
 _FACTORS = {"": 1, "k": 10**3, "M": 10**6, "B": 10**9}
-_PATTERN = re.compile(r"\s*(\d[\d_]*(?:\.\d+)?)\s*([kMB]?)\s*")
+_NUMBER = r"\s*(\d[\d_]*(?:\.\d+)?)\s*"
+_PATTERN = re.compile(_NUMBER + r"([kMB]?)\s*")
+_UNITS = {"": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
+_BYTES_PATTERN = re.compile(_NUMBER + f"({'|'.join(_UNITS)})\\s*")
 
 
 def parse_count(text: str | int) -> int:
@@ -18,6 +21,14 @@ def parse_count(text: str | int) -> int:
         raise ValueError(f"{text!r} is not a whole number of samples")
 
     return int(count)
+
+
+def parse_bytes(text: str | int) -> int:
+    """'1.5GB' → 1_500_000_000, rounded down; raises ValueError if it is not a size ≥ 0."""
+    match = _BYTES_PATTERN.fullmatch(str(text))
+    if match is None or isinstance(text, bool):
+        raise ValueError(f"{text!r} is not a size; write a number of bytes, or one with a unit, such as 500MB or 2GB")
+    return int(Decimal(match[1].replace("_", "")) * _UNITS[match[2]])
 
 
 def format_count(count: int) -> str:

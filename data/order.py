@@ -7,7 +7,8 @@
 Global batch k takes the next `global_batch_size / lanes` rows of every lane. Rank r of W serves lanes
 r·lanes/W … (r+1)·lanes/W - 1. So a batch holds the same rows for every W that divides `lanes`, all ranks have the
 same number of batches, and a position in the data is one integer. Where rows are shuffled, the rows inside a row group
-are permuted too (`group_rows`), since logs are written in time order.
+are permuted too, since logs are written in time order: all together, or block by block in a row group that is larger
+than `block_rows` (`block_order`), so that it never has to be in memory as a whole.
 """
 
 from dataclasses import dataclass
@@ -61,9 +62,36 @@ def order(rows: Int64, window: Int64, *, name: OrderName, seed: int, epoch: int,
     )
 
 
-def group_rows(group: int, rows: int, *, name: OrderName, seed: int, epoch: int) -> Int64 | None:
-    """The order in which the rows of a group are handed out; None: as they are stored."""
-    return permutation(rows, seed, "rows", epoch, group) if name == "shuffled" else None
+def block_size(rows: int, block_rows: int | None) -> int:
+    """Rows of each block of a row group, up to `block_rows` (None: of any number); the last may be shorter."""
+    if block_rows is None or rows <= block_rows:
+        return rows
+    num_blocks = -(-rows // block_rows)
+    return -(-rows // num_blocks)
+
+
+def block_order(group: int, block: range, rows: int, *, name: OrderName, seed: int, epoch: int) -> Int64 | None:
+    """The order in which the rows of a block of a group are handed out, by their place in it; None: as stored."""
+    return _permuted(group, block, rows, seed, epoch) if name == "shuffled" else None
+
+
+def group_rows(
+    group: int, rows: int, *, name: OrderName, seed: int, epoch: int, block_rows: int | None = None
+) -> Int64 | None:
+    """The order in which the rows of a group are handed out, one block after the other; None: as they are stored."""
+    if name != "shuffled":
+        return None
+    size = max(block_size(rows, block_rows), 1)
+    places = [np.zeros(0, np.int64)]
+    for begin in range(0, rows, size):
+        block = range(begin, min(begin + size, rows))
+        places.append(begin + _permuted(group, block, rows, seed, epoch))
+    return np.concatenate(places)
+
+
+def _permuted(group: int, block: range, rows: int, seed: int, epoch: int) -> Int64:
+    key = () if len(block) == rows else (block.start,)
+    return permutation(len(block), seed, "rows", epoch, group, *key)
 
 
 def _sequence(num_groups: int, window: Int64, name: OrderName, seed: int, epoch: int) -> Int64:

@@ -7,7 +7,7 @@ from pydantic import Field
 from data.columns.decode import Columns
 from data.manifest import Manifest, OnBadFile
 from data.order import OrderName
-from data.settings import Settings
+from data.settings import Bytes, Settings
 
 
 class DataConfig(Settings):
@@ -22,7 +22,7 @@ class DataConfig(Settings):
     of rows, which need many steps; a large cluster wants thousands, with learning rates tuned for them."""
     lanes: int = Field(default=8, gt=0, le=1 << 16)
     """Streams that the order is cut into; the number of ranks must divide it. Part of the order: the same lanes give
-    the same batches on any number of ranks. Each lane keeps a decoded row group in memory, each thread one more."""
+    the same batches on any number of ranks. Each lane keeps a decoded block in memory, each thread one more."""
     order: OrderName = "shuffled"
     """shuffled, chronological (inside time windows only), or stored."""
     repeat: bool = False
@@ -30,6 +30,12 @@ class DataConfig(Settings):
     run, to train further passes."""
     weight: str | None = None
     """Column of non-negative row weights; left out: every row weighs 1."""
+    memory: Bytes = Field(default=2 * 10**9, gt=0)
+    """What reading may take of each rank's memory, as "2GB" or "500MB", where one rank serves all lanes. Row groups too
+    large for it are read in smaller blocks."""
+    block_rows: int | None = Field(default=None, gt=0)
+    """Rows of a row group that are decoded, and shuffled, together; part of the order. Left out: 32,768, or as many as
+    `memory` has room for, measured at the first start. Row groups of up to so many rows are one block."""
     threads: int = Field(default=2, gt=0, le=256)
     """Threads of each rank that read, decode and gather batches."""
     evaluation_batch_size: int | None = Field(default=None, gt=0, le=1 << 30)
@@ -57,6 +63,8 @@ class Reading:
     """true: the rows that do not fill a last global batch come in one padded with rows of weight 0."""
     on_bad_file: OnBadFile = "fail"
     """skip: a row group that cannot be read comes as rows of weight 0."""
+    block_rows: int | None = None
+    """A row group with more rows is read, and its rows are shuffled, in blocks of so many; None: as a whole."""
 
     @property
     def batches_per_epoch(self) -> int:

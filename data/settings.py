@@ -4,7 +4,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict
 
-from data.counts import parse_count
+from data.counts import parse_bytes, parse_count
 
 
 class Settings(BaseModel):
@@ -15,3 +15,5 @@ class Settings(BaseModel):
 
 Count = Annotated[int, BeforeValidator(parse_count)]
 """A count of samples: 4096, "300k", "2.1M" or "70B"; read exactly."""
+Bytes = Annotated[int, BeforeValidator(parse_bytes)]
+"""A size in memory: 2_000_000, "500MB" or "1.5GiB"."""

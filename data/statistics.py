@@ -1,13 +1,14 @@
 """Means and standard deviations of columns, measured on training rows before the first step.
 
-Whole row groups are read, evenly spaced over the dataset in path order: the same ones for every seed and order, so that
-two runs on the same data start from the same numbers.
+Row groups are read, evenly spaced over the dataset in path order, of large ones the first rows: the same ones for every
+seed and order, so that two runs on the same data start from the same numbers.
 
 Shapes: R rows, T tasks.
 """
 
 import math
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -21,8 +22,9 @@ from data.errors import DataError
 from data.features import DenseFeature, Features, Transform
 from data.hashing import Int64
 from data.manifest import Manifest
-from data.pipeline.open_files import OpenFiles
-from data.pipeline.row_groups import read_row_group
+from data.pipeline.block_rows import MOST_ROWS
+from data.pipeline.blocks import BlockReader
+from data.pipeline.row_groups import rows_of_group
 from data.reading import Reading
 
 ROWS = 1 << 18
@@ -159,7 +161,7 @@ def sampled_groups(rows: Int64) -> list[int]:
     num_groups = len(rows)
     num_rows = int(rows.sum())
     if num_rows <= ROWS:
-        return list(range(num_groups))
+        return np.flatnonzero(rows).tolist()
 
     wanted = min(math.ceil(num_groups * ROWS / num_rows), num_groups)
     odd = 2 * np.arange(wanted) + 1
@@ -170,21 +172,26 @@ def sampled_groups(rows: Int64) -> list[int]:
 
 
 def _sample(reading: Reading) -> Iterator[tuple[pa.Table, Where]]:
-    """The sampled row groups, and how to name a row of each; unreadable ones are passed over if training does so."""
+    """The sampled rows block by block, and how to name a row of each; passes over unreadable ones if training does."""
     manifest = reading.manifest
     features = Features(dense=reading.columns.features.dense)
     names = replace(reading.columns, features=features).names
 
-    files = OpenFiles(manifest)
-    for group in sampled_groups(manifest.rows):
-        try:
-            table = read_row_group(manifest, group, names, files)
-        except UnreadableError:
-            if reading.on_bad_file == "fail":
-                raise
-        else:
-            yield table, _row_namer(manifest, group)
+    groups = sampled_groups(np.minimum(manifest.rows, MOST_ROWS))
+    share = manifest.num_rows if manifest.num_rows <= ROWS else max(MOST_ROWS, -(-ROWS // len(groups)))
+
+    with closing(BlockReader(manifest, names)) as blocks:
+        for group in groups:
+            for begin in range(0, min(int(manifest.rows[group]), share), MOST_ROWS):
+                task = rows_of_group(manifest, group, begin, MOST_ROWS)
+                try:
+                    table = blocks.read(task)
+                except UnreadableError:
+                    if reading.on_bad_file == "fail":
+                        raise
+                    break
+                yield table, _row_namer(manifest, group, begin)
 
 
-def _row_namer(manifest: Manifest, group: int) -> Callable[[int], str]:
-    return lambda row: f"row {row} of {manifest.describe(group)}"
+def _row_namer(manifest: Manifest, group: int, begin: int) -> Callable[[int], str]:
+    return lambda row: f"row {begin + row} of {manifest.describe(group)}"

@@ -159,7 +159,13 @@ def end_of_training(config: Config, reading: Reading) -> int:
 
 
 def _reading(config: Config, manifest: Manifest, order: OrderName, batch_size: int, keep_last: bool = False) -> Reading:
-    columns = build_columns(config)
-    lanes = config.data.lanes
-    seed = config.run.seed
-    return Reading(manifest, columns, batch_size, lanes, order, seed, keep_last)
+    return Reading(
+        manifest,
+        build_columns(config),
+        batch_size,
+        config.data.lanes,
+        order,
+        config.run.seed,
+        keep_last,
+        block_rows=config.data.block_rows,
+    )

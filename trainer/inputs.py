@@ -15,7 +15,7 @@ from data.reading import Reading
 from data.statistics import measure
 from data.storage.manifest_file import load_manifest
 from trainer.batches import open_stream
-from trainer.config.measured import complete, complete_from, is_complete, odd_columns
+from trainer.config.measured import complete, complete_from, is_complete, odd_columns, with_block_rows
 from trainer.config.run_config import Config
 from trainer.datasets import (
     build_columns,
@@ -65,14 +65,16 @@ def check_inputs(config: Config, world: World, watchdog: HangWatchdog, lock: Exi
     check_shared(run.path, world)
 
     train, test = _open_datasets(config, world, run)
-    completed, origin, remarks = world.on_rank_zero(partial(_check_data, config, run, train, test))
+    completed, origin, remarks = world.on_rank_zero(partial(_check_data, config, run, train, test, world.size))
     # Each rank keeps its own paths: a run may be mounted elsewhere on another node, and a dataset may be a copy.
-    config = completed.model_copy(update={"run": config.run, "data": config.data})
+    block_rows = completed.data.block_rows
+    data = config.data.model_copy(update={"block_rows": block_rows})
+    config = completed.model_copy(update={"run": config.run, "data": data})
 
     # What the columns become depends on the numbers that were measured.
     columns = build_columns(config)
-    train = replace(train, columns=columns)
-    test = replace(test, columns=columns)
+    train = replace(train, columns=columns, block_rows=block_rows)
+    test = replace(test, columns=columns, block_rows=block_rows)
 
     return Inputs(
         config=config,
@@ -136,24 +138,27 @@ def _as_at_first_start(run: RunDirectory, now: Manifest) -> Manifest:
     return as_before(load_manifest(recorded), now) if recorded.exists() else now
 
 
-def _check_data(config: Config, run: RunDirectory, train: Reading, test: Reading) -> tuple[Config, Origin, list[str]]:
+def _check_data(
+    config: Config, run: RunDirectory, train: Reading, test: Reading, world_size: int
+) -> tuple[Config, Origin, list[str]]:
     run.check_data(train.manifest, test.manifest)
-    config, remarks = _completed(config, run, train)
+    config, remarks = _completed(config, run, train, world_size)
     return config, origin_of(run, config), remarks
 
 
-def _completed(config: Config, run: RunDirectory, train: Reading) -> tuple[Config, list[str]]:
+def _completed(config: Config, run: RunDirectory, train: Reading, world_size: int) -> tuple[Config, list[str]]:
     """The config with the numbers of its run, or at the first start with those measured on the training data.
 
     Also what is odd about the columns that were measured, a line each.
     """
     if run.config_file.exists():
         return complete_from(config, run.read_config()), []
-    if is_complete(config):
-        return config, []
-
-    statistics = measure(train)
-    return complete(config, statistics), odd_columns(config, statistics)
+    remarks = []
+    if not is_complete(config):
+        statistics = measure(train)
+        remarks = odd_columns(config, statistics)
+        config = complete(config, statistics)
+    return with_block_rows(config, train, world_size), remarks
 
 
 def _check_values(inputs: Inputs) -> None:

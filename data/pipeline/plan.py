@@ -57,11 +57,18 @@ class Plan:
         """Rows of the front part of each lane that have gone into batches."""
         self._batches_left = reading.batches_per_epoch - first_batch if reading.keep_last else None
 
-    def next_part(self) -> Wanted | None:
-        """The part that is needed next, to be read; None where the data ends."""
+    def next_part(self, busy_lanes: set[int]) -> Wanted | None:
+        """The part that is needed next and can be read: a block of a row group waits for the one before it.
+
+        None if there is none now, or where the data ends.
+        """
         if not self.to_read:
             self._pull()
-        return self.to_read.popleft() if self.to_read else None
+        for index, part in enumerate(self.to_read):
+            if part.task.is_whole or part.task.lane not in busy_lanes:
+                del self.to_read[index]
+                return part
+        return None
 
     def next_gathering(self, most_batches: int) -> Gathering | None:
         """Up to so many batches; what they need is in `to_read` or has been handed out. None where the data ends."""

@@ -7,14 +7,15 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields
 
 import numpy as np
+import pyarrow as pa
 
 from data.batch import Batch
 from data.columns.decode import Rows
 from data.discovery.footer import UnreadableError
+from data.pipeline.blocks import BlockReader
 from data.pipeline.collate import PADDING, Span, assemble
-from data.pipeline.open_files import OpenFiles
 from data.pipeline.plan import Gathering, Plan, Wanted
-from data.pipeline.row_groups import ReadTask, decode_rows, read_row_group
+from data.pipeline.row_groups import ReadTask, decode_rows
 from data.reading import Reading
 
 GATHERINGS_AHEAD = 4
@@ -63,7 +64,9 @@ class Readers:
         self.times = ReaderTimes()
         self._reading = reading
         self._pin = pin
-        self._files = OpenFiles(reading.manifest)
+        self._blocks = BlockReader(reading.manifest, reading.columns.names)
+        self._busy_lanes: set[int] = set()
+        """Whose row group is being read, of which the next block comes after."""
         self._plan = Plan(reading, lanes, first_batch)
         self._most_parts = len(lanes) + threads  # one part in use for each lane, and one in the hands of each thread
         self._num_parts = 0
@@ -110,7 +113,7 @@ class Readers:
         for thread in self._threads:
             thread.join()
         self._ahead.clear()
-        self._files.close()
+        self._blocks.close()
 
     def _work(self) -> None:
         """What each thread does."""
@@ -145,9 +148,11 @@ class Readers:
                 return lambda: self._gather(gathering)
 
         if self._plan.to_read or self._num_parts < self._most_parts:
-            part = self._plan.next_part()
+            part = self._plan.next_part(self._busy_lanes)
             if part is not None:
                 self._num_parts += 1
+                if not part.task.is_whole:
+                    self._busy_lanes.add(part.task.lane)
                 return lambda: self._read(part)
 
         return None
@@ -182,7 +187,7 @@ class Readers:
         """None if it cannot be read, and is skipped."""
         try:
             begin = time.perf_counter()
-            table = read_row_group(self._reading.manifest, task.group, self._reading.columns.names, self._files)
+            table = self._read_block(task)
             is_read = time.perf_counter()
             rows = decode_rows(self._reading, task, table)
             is_decoded = time.perf_counter()
@@ -196,6 +201,15 @@ class Readers:
             self.times.read += is_read - begin
             self.times.decode += is_decoded - is_read
         return rows
+
+    def _read_block(self, task: ReadTask) -> pa.Table:
+        try:
+            return self._blocks.read(task)
+        finally:
+            if not task.is_whole:
+                with self._changed:
+                    self._busy_lanes.discard(task.lane)
+                    self._changed.notify_all()
 
     def _gather(self, gathering: Gathering) -> None:
         """Step 3."""

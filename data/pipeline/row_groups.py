@@ -12,14 +12,17 @@ from data.columns.kinds import as_readable
 from data.discovery.footer import DAMAGE, UnreadableError, types_named
 from data.errors import one_line
 from data.manifest import Manifest
-from data.order import group_rows, order
+from data.order import block_order, block_size, order
 from data.pipeline.open_files import OpenFiles
 from data.reading import Reading
 
 
 @dataclass(frozen=True)
 class ReadTask:
-    """Rows start … stop - 1 of a row group's order in an epoch, which a lane needs at its row `needed`."""
+    """Rows start … stop - 1 of a row group's order in an epoch, which a lane needs at its row `needed`.
+
+    They lie in one block of the row group: its rows as stored, which are decoded together.
+    """
 
     needed: int
     lane: int
@@ -27,6 +30,9 @@ class ReadTask:
     group: int
     start: int
     stop: int
+    block: range
+    is_whole: bool
+    """Whether the block is all of the row group."""
 
 
 def tasks_of_epoch(reading: Reading, lanes: range, epoch: int, skip_batches: int) -> list[ReadTask]:
@@ -42,7 +48,7 @@ def tasks_of_epoch(reading: Reading, lanes: range, epoch: int, skip_batches: int
     begin = skip_batches * reading.rows_per_lane
     end = reading.batches_per_epoch * reading.rows_per_lane
 
-    tasks = []
+    tasks: list[ReadTask] = []
     for lane in lanes:
         of_lane = slice(layout.lane_begin[lane], layout.lane_begin[lane + 1])
         group = layout.group[of_lane]
@@ -57,11 +63,33 @@ def tasks_of_epoch(reading: Reading, lanes: range, epoch: int, skip_batches: int
 
         for index in np.flatnonzero(start < stop):
             needed = max(int(lane_start[index]), begin)
-            first = int(start[index])
-            last = int(stop[index])
-            tasks.append(ReadTask(needed, lane, epoch, int(group[index]), first, last))
+            segment = range(int(start[index]), int(stop[index]))
+            tasks += _block_tasks(reading, needed, lane, epoch, int(group[index]), segment)
 
     return sorted(tasks, key=lambda task: (task.needed, task.lane))
+
+
+def _block_tasks(
+    reading: Reading, needed: int, lane: int, epoch: int, group: int, segment: range
+) -> Iterator[ReadTask]:
+    """The rows of a segment, cut where blocks end."""
+    num_rows = int(reading.manifest.rows[group])
+    size = block_size(num_rows, reading.block_rows)
+    start = segment.start
+    while start < segment.stop:
+        begin = start - start % size
+        block = range(begin, min(begin + size, num_rows))
+        stop = min(block.stop, segment.stop)
+        lane_row = needed + start - segment.start
+        yield ReadTask(lane_row, lane, epoch, group, start, stop, block, len(block) == num_rows)
+        start = stop
+
+
+def rows_of_group(manifest: Manifest, group: int, begin: int, most: int) -> ReadTask:
+    """Up to `most` stored rows of a group from `begin` on, as a block of their own, apart from lanes and epochs."""
+    num_rows = int(manifest.rows[group])
+    block = range(begin, min(begin + most, num_rows))
+    return ReadTask(0, 0, 0, group, block.start, block.stop, block, is_whole=len(block) == num_rows)
 
 
 def describe_batch(reading: Reading, samples: int) -> list[str]:
@@ -74,24 +102,26 @@ def describe_batch(reading: Reading, samples: int) -> list[str]:
     return [reading.manifest.describe(group) for group in sorted(groups)]
 
 
-def read_rows(reading: Reading, task: ReadTask) -> Rows:
-    """Step 2: reads and decodes the rows of a task; raises DataError with the file's name if something is wrong."""
-    return decode_rows(reading, task, read_row_group(reading.manifest, task.group, reading.columns.names))
-
-
 def decode_rows(reading: Reading, task: ReadTask, table: pa.Table) -> Rows:
-    """The rows of a task, in its order, from the table of its row group; errors as those of `read_rows`."""
+    """Step 2: the rows of a task, in its order, from the table of its block.
+
+    Raises DataError that names the row where something is wrong.
+    """
     manifest = reading.manifest
-    shuffled = group_rows(task.group, table.num_rows, name=reading.order, seed=reading.seed, epoch=task.epoch)
-    first = 0
+    block = task.block
+    num_rows = int(manifest.rows[task.group])
+    shuffled = block_order(task.group, block, num_rows, name=reading.order, seed=reading.seed, epoch=task.epoch)
+    first = block.start
+    wanted = slice(task.start - block.start, task.stop - block.start)
 
     if shuffled is None:
         first = task.start
-        table = table.slice(first, task.stop - first)
-        stored = np.arange(first, task.stop)
+        table = table.slice(wanted.start, task.stop - task.start)
+        stored = np.arange(task.start, task.stop)
         chosen = None
     else:
-        stored = chosen = shuffled[task.start : task.stop]
+        chosen = shuffled[wanted]
+        stored = block.start + chosen
 
     def where(row: int) -> str:
         return f"row {first + row} of {manifest.describe(task.group)}"
@@ -114,13 +144,16 @@ def read_row_group(manifest: Manifest, group: int, names: list[str], files: Open
         stored = parquet.read_row_group(index, columns=names, use_threads=False)
         table = as_readable(stored)
 
-    for name in names:
-        _check_types(manifest, group, name, stored.schema)
-
-    if table.num_rows != manifest.rows[group]:
-        raise _changed(manifest, group, f"has {table.num_rows} rows, but had {manifest.rows[group]}")
-
+    check_unchanged(manifest, group, names, stored.schema, table.num_rows)
     return table
+
+
+def check_unchanged(manifest: Manifest, group: int, names: list[str], schema: pa.Schema, num_rows: int) -> None:
+    """Raises UnreadableError if a row group has other rows or types than when the dataset was opened."""
+    for name in names:
+        _check_types(manifest, group, name, schema)
+    if num_rows != manifest.rows[group]:
+        raise _changed(manifest, group, f"has {num_rows} rows, but had {manifest.rows[group]}")
 
 
 def _check_types(manifest: Manifest, group: int, name: str, schema: pa.Schema) -> None:

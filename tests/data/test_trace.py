@@ -16,7 +16,8 @@ from data.discovery.dataset import read_manifest
 from data.errors import DataError
 from data.manifest import Manifest
 from data.order import OrderName
-from data.pipeline.row_groups import read_rows, tasks_of_epoch
+from data.pipeline.blocks import read_rows
+from data.pipeline.row_groups import tasks_of_epoch
 from data.reading import Reading
 from data.stream import stream
 from data.trace import TraceWriter, read_trace

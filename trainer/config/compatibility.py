@@ -13,6 +13,7 @@ FREE_KEYS = (
     "run.hang_seconds",
     "data.train",  # the same data elsewhere has the same fingerprint
     "data.test",
+    "data.memory",  # the rows of a block were decided at the first start
     "data.threads",
     "data.repeat",  # the first pass does not depend on it
     "data.evaluation_batch_size",

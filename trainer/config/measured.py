@@ -1,4 +1,5 @@
-"""Keys of the config that the training data decides where the user does not: transforms, means, scales, task weights.
+"""Keys of the config that the training data decides where the user does not: transforms, means, scales, task weights,
+and how many rows are read together.
 
 They are measured once, at the first start of a run, and are part of its resolved config from then on. So a later start,
 an evaluation and a server all read the numbers that the weights were trained with.
@@ -8,6 +9,8 @@ import math
 from typing import TypeVar
 
 from data.features import DenseFeature, Transform
+from data.pipeline.block_rows import measure_block_rows
+from data.reading import Reading
 from data.statistics import Moments, Statistics
 from models.losses import entropy
 from models.tasks import TaskConfig
@@ -46,6 +49,14 @@ def complete(config: Config, statistics: Statistics) -> Config:
     return _with(config, features, [_complete_task(task, moments) for task, moments in tasks])
 
 
+def with_block_rows(config: Config, reading: Reading, world_size: int) -> Config:
+    """The config with measured `data.block_rows`, if it leaves that out; DataError if a rank has too little memory."""
+    if config.data.block_rows is not None:
+        return config
+    block_rows = measure_block_rows(reading, config.data.memory, reading.lanes // world_size)
+    return _with_data(config, block_rows)
+
+
 def complete_from(config: Config, before: Config) -> Config:
     """The config with what the resolved config of its run holds for the keys that it leaves out.
 
@@ -64,7 +75,8 @@ def complete_from(config: Config, before: Config) -> Config:
 
     by_name = {task.name: task for task in before.tasks}
     tasks = [_fill_from(task, by_name.get(task.name), MEASURED_OF_TASKS) for task in config.tasks]
-    return _with(config, dense, tasks)
+    config = _with(config, dense, tasks)
+    return config if config.data.block_rows else _with_data(config, before.data.block_rows)
 
 
 def _fill_from(part: Part, before: Part | None, keys: tuple[str, ...]) -> Part:
@@ -136,3 +148,8 @@ def _fill(part: Part, values: dict[str, float | str | None]) -> Part:
 def _with(config: Config, dense: list[DenseFeature], tasks: list[TaskConfig]) -> Config:
     features = config.features.model_copy(update={"dense": tuple(dense)})
     return config.model_copy(update={"features": features, "tasks": tuple(tasks)})
+
+
+def _with_data(config: Config, block_rows: int | None) -> Config:
+    data = config.data.model_copy(update={"block_rows": block_rows})
+    return config.model_copy(update={"data": data})

@@ -8,8 +8,8 @@ from data.columns.kinds import common_type
 from data.columns.types import missing_column_hint
 from data.errors import DataError, one_line
 from data.manifest import Manifest
-from data.pipeline.open_files import OpenFiles
-from data.pipeline.row_groups import read_row_group, tasks_of_epoch
+from data.pipeline.blocks import BlockReader
+from data.pipeline.row_groups import tasks_of_epoch
 from data.prefetch import Prefetcher
 from data.reading import Reading
 from models.tasks import TaskConfig
@@ -113,16 +113,16 @@ def _read_lane(reading: Reading, lane: int, names: list[str], types: list[pa.Dat
     """The lane's rows in its order, a part of one row group at a time; columns are named by their numbers."""
     # In the output two columns may come from one column of the input, so its name does not tell them apart.
     numbers = [str(number) for number in range(len(names))]
-    files = OpenFiles(reading.manifest)
+    blocks = BlockReader(reading.manifest, names)
     for task in tasks_of_epoch(reading, range(lane, lane + 1), 0, 0):
-        table = read_row_group(reading.manifest, task.group, names, files)
+        table = blocks.read(task)
         where = reading.manifest.describe(task.group)
         columns = []
         for name, kind in zip(names, types, strict=True):
             columns.append(_cast(table[name], kind, name, where))
 
-        whole_group = pa.table(columns, names=numbers)
-        yield whole_group.slice(task.start, task.stop - task.start)
+        block = pa.table(columns, names=numbers)
+        yield block.slice(task.start - task.block.start, task.stop - task.start)
 
 
 def _cast(column: pa.ChunkedArray, kind: pa.DataType, name: str, where: str) -> pa.ChunkedArray:

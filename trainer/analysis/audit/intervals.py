@@ -115,7 +115,14 @@ def expand(reading: Reading, epoch: int, intervals: Intervals) -> tuple[Int64, I
     columns = (intervals.group, intervals.start, intervals.stop, intervals.lane_row)
     for group, start, stop, lane_row in zip(*(column.tolist() for column in columns), strict=True):
         chosen = np.arange(start, stop)
-        shuffled = group_rows(group, int(sizes[group]), name=reading.order, seed=reading.seed, epoch=epoch)
+        shuffled = group_rows(
+            group,
+            int(sizes[group]),
+            name=reading.order,
+            seed=reading.seed,
+            epoch=epoch,
+            block_rows=reading.block_rows,
+        )
         if shuffled is not None:
             chosen = shuffled[chosen]
         rows.append(first_row[group] + chosen)

@@ -1,0 +1,130 @@
+"""Row groups that are too large for memory are read block after block, from the first row on.
+
+Nothing but what stands before it leads into the middle of a Parquet column. So a row group stays open from one block to
+the next, with the page and the dictionary of each column that are being read.
+"""
+
+from collections.abc import Generator
+from contextlib import closing
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from data.columns.decode import Rows
+from data.columns.kinds import as_readable
+from data.discovery.footer import UnreadableError
+from data.manifest import Manifest
+from data.pipeline.open_files import OpenFiles
+from data.pipeline.row_groups import ReadTask, check_unchanged, damage_named, decode_rows, read_row_group
+from data.reading import Reading
+
+BUFFER_BYTES = 1 << 16
+"""So many of a column are read from storage at once, where its row group is read in blocks."""
+
+
+class BlockReader:
+    """Reads the blocks of tasks: those of a lane one after the other, those of several lanes at the same time."""
+
+    def __init__(self, manifest: Manifest, names: list[str]) -> None:
+        self._manifest = manifest
+        self._names = names
+        self._files = OpenFiles(manifest)
+        self._open: dict[int, _OpenGroup] = {}
+        """The row group in the middle of which each lane is."""
+
+    def read(self, task: ReadTask) -> pa.Table:
+        """The columns of the task's block; raises UnreadableError if its row group is not what the manifest says."""
+        if task.is_whole:
+            return read_row_group(self._manifest, task.group, self._names, self._files)
+
+        group = self._open.get(task.lane)
+        if group is None or not group.leads_to(task):
+            if group is not None:
+                group.close()
+            group = self._open[task.lane] = _OpenGroup(self._manifest, task, self._names, self._files)
+        return group.read(task.block)
+
+    def close(self) -> None:
+        """Closes all files; no thread may be reading."""
+        for group in self._open.values():
+            group.close()
+        self._files.close()
+
+
+def read_rows(reading: Reading, task: ReadTask) -> Rows:
+    """Reads and decodes the rows of a single task; raises DataError with the file's name if something is wrong."""
+    with closing(BlockReader(reading.manifest, reading.columns.names)) as blocks:
+        return decode_rows(reading, task, blocks.read(task))
+
+
+class _OpenGroup:
+    """A row group that is read in blocks."""
+
+    def __init__(self, manifest: Manifest, task: ReadTask, names: list[str], files: OpenFiles) -> None:
+        self._manifest = manifest
+        self._group = task.group
+        self._epoch = task.epoch
+        self._row = 0
+        """The first that has not been handed out."""
+        self._held: list[pa.RecordBatch] = []
+        """Those read from there on."""
+        self._file: pq.ParquetFile | None = None
+        self._error: UnreadableError | None = None
+        """There is no way past damage."""
+        self._batches = self._read(names, len(task.block), files)
+
+    def leads_to(self, task: ReadTask) -> bool:
+        """Whether the task's block lies ahead."""
+        return (task.epoch, task.group) == (self._epoch, self._group) and self._row <= task.block.start
+
+    def read(self, block: range) -> pa.Table:
+        """The rows of a block."""
+        if self._error is not None:
+            raise self._error
+        try:
+            with damage_named(self._manifest, self._group):
+                table = as_readable(self._take(block))
+        except UnreadableError as error:
+            self._error = error
+            self.close()
+            raise
+        if block.stop == self._manifest.rows[self._group]:
+            self.close()
+        return table
+
+    def close(self) -> None:
+        """Nothing can be read from here on."""
+        self._batches.close()
+        self._held.clear()
+        if self._file is not None:
+            self._file.close(force=True)
+            self._file = None
+
+    def _take(self, block: range) -> pa.Table:
+        end = self._row + sum(batch.num_rows for batch in self._held)
+        while end < block.stop:
+            if end <= block.start:
+                self._held.clear()
+                self._row = end
+            self._held.append(next(self._batches))
+            end += self._held[-1].num_rows
+
+        held = pa.Table.from_batches(self._held)
+        begin = block.start - self._row
+        self._row = block.stop
+        self._held = held.slice(begin + len(block)).to_batches()
+        return held.slice(begin, len(block))
+
+    def _read(self, names: list[str], batch_rows: int, files: OpenFiles) -> Generator[pa.RecordBatch]:
+        with files.lend(self._group) as parquet:
+            metadata = parquet.metadata
+        index = int(self._manifest.group[self._group])
+        num_rows = metadata.row_group(index).num_rows if index < metadata.num_row_groups else 0
+        schema = parquet.schema_arrow
+        check_unchanged(self._manifest, self._group, names, schema, num_rows)
+
+        handle = self._manifest.filesystem.open_input_file(self._manifest.path(self._group))
+        self._file = pq.ParquetFile(
+            handle, metadata=metadata, pre_buffer=False, buffer_size=BUFFER_BYTES, page_checksum_verification=True
+        )
+        yield from self._file.iter_batches(batch_rows, row_groups=[index], columns=names, use_threads=False)
