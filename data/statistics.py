@@ -15,8 +15,9 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from data.columns.decode import Where, decode
+from data.columns.decode import decode
 from data.columns.numbers import LARGEST, Float64, read_exactly, transform_numbers
+from data.columns.types import Where
 from data.discovery.footer import UnreadableError
 from data.errors import DataError
 from data.features import DenseFeature, Features, Transform

@@ -3,11 +3,15 @@
 What Arrow has several forms of (text and bytes, lists, dictionaries of numbers, extensions) is brought into one first.
 """
 
+from collections.abc import Callable
+
 import pyarrow as pa
 from pyarrow import types
 
 from data.manifest import Manifest
 
+Where = Callable[[int], str]
+"""Describes row i of a table for a message: `row 12 of row group 3 of train/day_07.parquet`."""
 _IDS = "an id is an integer, a boolean or text, or a list of them"
 
 

@@ -65,5 +65,5 @@ def _row_bytes(reading: Reading) -> float:
 
 
 def _nbytes(rows: Rows) -> int:
-    of_ids = sum(entry.values.nbytes + entry.offsets.nbytes for entry in rows.ids)
+    of_ids = sum(array.nbytes for entry in rows.ids for array in entry if array is not None)
     return of_ids + sum(array.nbytes for array in (rows.dense_RD, rows.labels_RT, rows.weights_R, rows.row_ids_R))

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from data.counts import count_heading, format_count, parse_count
+from data.counts import count_heading, format_count, parse_bytes, parse_count
 
 exact = settings(max_examples=200)
 
@@ -38,6 +38,20 @@ def test_other_texts_are_refused(text: str | int) -> None:
     with pytest.raises(ValueError, match="is not a count; write a whole number, or one with k, M or B") as raised:
         parse_count(text)
     assert repr(text) in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [("2GB", 2 * 10**9), ("1.5 GiB", 3 * 2**29), ("500MB", 5 * 10**8), ("4_096", 4096), (7, 7), ("1.1kB", 1100)],
+)
+def test_sizes_in_memory(text: str | int, size: int) -> None:
+    assert parse_bytes(text) == size
+
+
+@pytest.mark.parametrize("text", ["", "2G", "2gb", "-1MB", True, "GB", "1e9", None])
+def test_other_texts_are_no_sizes(text: str) -> None:
+    with pytest.raises(ValueError, match="is not a size; write a number of bytes, or one with a unit, such as 500MB"):
+        parse_bytes(text)
 
 
 @pytest.mark.parametrize("value", [True, False, None, [1], 1e300])

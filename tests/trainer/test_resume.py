@@ -64,6 +64,7 @@ def test_new_milestones_and_a_longer_training_are_allowed(dataset: Path, trained
     [
         ({"run": {"seed": 5}}, "run.seed was 17, now 5"),
         ({"data": {"lanes": 2}}, "data.lanes was 4, now 2"),
+        ({"data": {"block_rows": 50}}, "data.block_rows was 32768, now 50"),
         (
             {"optimizer": {"dense": {"learning_rate": 0.5, "decay": "none"}}},
             "optimizer.dense.learning_rate was 0.001, now 0.5",
@@ -79,6 +80,16 @@ def test_other_changes_of_the_config_are_refused(
     sections["run"] = {"dir": str(folder), **sections.get("run", {})}
     sections.setdefault("train", {"samples": 640})
     assert part in str(run_on_ranks(1, _train, make_config(dataset, **sections))[0])
+
+
+def test_memory_may_change_since_blocks_stay_as_they_were(dataset: Path, trained: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(trained, tmp_path / "run")
+    changes: dict[str, Any] = {"train": {"samples": 1280}, "data": {"memory": "1kB"}}
+    assert run_on_ranks(1, _train, _config(dataset, folder, **changes)) == [None]
+    assert RunDirectory(folder).read_config().data.block_rows == 32768
+    error = run_on_ranks(1, _train, _config(dataset, tmp_path / "new", **changes))[0]
+    assert "data.memory = 1,000 bytes are too few: 4 lanes on a rank need about" in str(error)
+    assert not (tmp_path / "new").exists()
 
 
 def test_a_changed_dataset_is_refused_by_file_and_a_moved_one_is_not(

@@ -36,7 +36,10 @@ def ids_of(array: pa.Array, rows: int = 10, **settings: Any) -> list[list[int]]:
 
 
 def as_lists(jagged: Jagged) -> list[list[int]]:
-    assert jagged.values.dtype == jagged.offsets.dtype == np.int64
+    assert jagged.values.dtype == np.int64
+    if jagged.offsets is None:
+        return [[value] for value in jagged.values.tolist()]
+    assert jagged.offsets.dtype == np.int64
     assert jagged.offsets[0] == 0
     assert jagged.offsets[-1] == len(jagged.values)
     pairs = zip(jagged.offsets[:-1], jagged.offsets[1:], strict=True)

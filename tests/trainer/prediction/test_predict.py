@@ -41,9 +41,8 @@ def run(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         {"name": "seldom", "kind": "binary", "label": "rare"},
         {"name": "extra", "kind": "binary", "label": "click", "auxiliary": True},
     ]
-    config = make_config(
-        dataset, run={"dir": str(folder)}, data={"weight": "weight"}, tasks=tasks, train={"samples": 6400}
-    )
+    data = {"weight": "weight", "block_rows": 40}  # in row groups of 97
+    config = make_config(dataset, run={"dir": str(folder)}, data=data, tasks=tasks, train={"samples": 6400})
     run_on_ranks(1, _train, config)
     return folder
 

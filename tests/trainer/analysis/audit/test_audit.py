@@ -282,7 +282,9 @@ def pairs(columns: tuple[Int64, Int64]) -> set[tuple[int, int]]:
 def test_a_selection_of_intervals_is_one_of_their_rows(draw: st.DataObject) -> None:
     """Of whole batches, and of a row group; each row keeps its batch."""
     sizes = draw.draw(st.lists(st.integers(0, 9), min_size=1, max_size=6).filter(lambda found: sum(found) >= 4))
-    usual = Reading(make_manifest(sizes), None, 4, 2, "shuffled", 17)  # type: ignore[arg-type]  # no columns: not read
+    block_rows = draw.draw(st.sampled_from([None, 1, 2, 4]))
+    columns: Any = None  # nothing is read
+    usual = Reading(make_manifest(sizes), columns, 4, 2, "shuffled", 17, block_rows=block_rows)
     layout = intervals_of_epoch(usual, 1)
     every = pairs(expand(usual, 1, layout))
     assert sorted(row for _, row in every) == list(range(sum(sizes)))
@@ -292,7 +294,8 @@ def test_a_selection_of_intervals_is_one_of_their_rows(draw: st.DataObject) -> N
     assert rows == {(batch, row) for batch, row in every if begin <= batch < end}
     group = draw.draw(st.integers(0, len(sizes) - 1))
     start, stop = sorted(draw.draw(st.tuples(st.integers(0, 9), st.integers(0, 9))))
-    first, places = sum(sizes[:group]), group_rows(group, sizes[group], name="shuffled", seed=17, epoch=1)
+    first = sum(sizes[:group])
+    places = group_rows(group, sizes[group], name="shuffled", seed=17, epoch=1, block_rows=block_rows)
     assert places is not None
     own = {first + int(row) for row in places[start:stop]}
     chosen = pairs(expand(usual, 1, part.in_group(group, start, stop)))
