@@ -10,9 +10,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from data.columns.decode import Columns
+from data.columns.ids import Integers
 from data.discovery.footer import UnreadableError
 from data.features import Features
-from data.hashing import Int64
 from data.manifest import read_schema
 from data.pipeline.blocks import read_rows
 from data.pipeline.row_groups import tasks_of_epoch
@@ -71,7 +71,7 @@ def hashed_tables(reading: Reading) -> list[Crowding]:
         return []
 
     described = read_schema(reading.manifest)
-    parts: dict[str, list[Int64]] = {feature.table: [] for feature in hashed}
+    parts: dict[str, list[Integers]] = {feature.table: [] for feature in hashed}
     sampled_rows = 0
 
     for rows, arrays in _first_ids(reading, Features(sparse=hashed)):
@@ -97,7 +97,7 @@ def hashed_tables(reading: Reading) -> list[Crowding]:
     return found
 
 
-def estimate_ids(parts: Iterable[Int64], sampled_rows: int, all_rows: int) -> tuple[int, str]:
+def estimate_ids(parts: Iterable[Integers], sampled_rows: int, all_rows: int) -> tuple[int, str]:
     """How many different ids a dataset has, from those of some of its rows, and how good that is, in words.
 
     The numbers of ids seen once and twice tell how many were not seen (Chao, Scandinavian Journal of Statistics 11,
@@ -116,7 +116,7 @@ def estimate_ids(parts: Iterable[Int64], sampled_rows: int, all_rows: int) -> tu
     return len(counts) + min(unseen, most_unseen), f"at least, estimated from {sampled_rows:,} rows"
 
 
-def _first_ids(reading: Reading, features: Features) -> Iterator[tuple[int, list[Int64]]]:
+def _first_ids(reading: Reading, features: Features) -> Iterator[tuple[int, list[Integers]]]:
     """Rows, and the ids of each feature in them, a row group at a time; what cannot be read is left out."""
     apart = Columns(features, dict.fromkeys(reading.columns.table_rows, _APART), ())
     reading = replace(reading, columns=apart)

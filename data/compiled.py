@@ -35,6 +35,7 @@ def _pointer_to(kind: types.Type) -> Any:
     return at
 
 
+int32_at = _pointer_to(types.int32)
 int64_at = _pointer_to(types.int64)
 float32_at = _pointer_to(types.float32)
 uint8_at = _pointer_to(types.uint8)

@@ -17,39 +17,50 @@ from data.errors import DataError
 from data.features import SparseFeature
 from data.hashing import Int64, mix
 
-Integers = Int64 | NDArray[np.int32]
+Integers = NDArray[np.int32 | np.int64]
+_STEP = 8
+"""Ids that are copied at once."""
 
 
 class Jagged(NamedTuple):
     """The ids of one feature: row i holds values[offsets[i] : offsets[i + 1]]."""
 
-    values: Int64
+    values: Integers
+    """Of the `id_type` of their table."""
     offsets: Int64 | None
     """[R + 1]; None: every row holds just one id."""
 
 
+def id_type(table_rows: int) -> type[np.int32 | np.int64]:
+    """Of decoded ids: the narrower, the less there is to copy."""
+    return np.int32 if table_rows <= 1 << 31 else np.int64
+
+
 def decode_ids(array: pa.Array, feature: SparseFeature, table_rows: int, chosen: Int64, where: Where) -> Jagged:
-    """The ids of the chosen rows, in that order; DataError names a row whose id is not in the table."""
+    """The ids of the chosen rows, in that order; DataError names a row, of all, whose id is not in the table."""
     if feature.boundaries and pa.types.is_floating(array.type):
         null = pa.scalar(None, array.type)
         array = pc.if_else(pc.is_nan(array), null, array)  # NaN lies in no bucket, as null does
 
     values, offsets = _flatten(array)
     numbers = _buckets(values, feature.boundaries) if feature.boundaries else _integers(values)
-    if offsets is None:
-        found = Jagged(np.empty(len(chosen), np.int64), None)
-        is_right = _take_ids(numbers, chosen, feature.hash, np.uint64(table_rows), found.values)
-    else:
-        new_offsets = np.empty(len(chosen) + 1, np.int64)
-        _take_offsets(offsets, chosen, new_offsets)
-        found = Jagged(np.empty(new_offsets[-1], np.int64), new_offsets)
-        is_right = _take_lists(numbers, offsets, chosen, feature.hash, np.uint64(table_rows), new_offsets, found.values)
+    found: Integers = np.empty(len(numbers), id_type(table_rows))
+    is_right = _to_table_rows(numbers, feature.hash, np.uint64(table_rows), found)
     if not is_right:
-        row, place = _first_wrong(numbers, offsets, chosen, table_rows)
+        row, place = _first_wrong(numbers, offsets, table_rows)
         holds = f"{where(row)}: column {feature.column!r} holds id {values[place]}"
         limit = f"table {feature.table!r} has rows 0 to {table_rows - 1}"
         raise DataError(f"{holds}, but {limit}; give it more rows or set hash = true")
-    return found
+
+    if offsets is None:
+        target: Integers = np.empty(len(chosen), found.dtype)
+        _take(found, chosen, target)
+        return Jagged(target, None)
+    new_offsets = np.empty(len(chosen) + 1, np.int64)
+    _take_offsets(offsets, chosen, new_offsets)
+    target = np.empty(new_offsets[-1] + _STEP, found.dtype)
+    _take_lists(found, offsets, chosen, new_offsets, target)
+    return Jagged(target[: new_offsets[-1]], new_offsets)
 
 
 def _flatten(array: pa.Array) -> tuple[pa.Array, Int64 | None]:
@@ -65,9 +76,10 @@ def _flatten(array: pa.Array) -> tuple[pa.Array, Int64 | None]:
 
     has_offsets = pa.types.is_list(array.type) or pa.types.is_large_list(array.type)
     if has_offsets and not array.null_count:
-        values = as_plain(array.values)
+        values = as_plain(array.flatten())
         if not values.null_count:
-            return values, array.offsets.to_numpy().astype(np.int64)
+            offsets = array.offsets.to_numpy().astype(np.int64)
+            return values, offsets - offsets[0]
 
     lengths = pc.list_value_length(array).fill_null(0).to_numpy(zero_copy_only=False)
     values = as_plain(array.flatten())
@@ -107,25 +119,30 @@ def _integers(values: pa.Array) -> Integers:
     return hashes[values.indices.to_numpy(zero_copy_only=False)]
 
 
-def _first_wrong(numbers: Integers, offsets: Int64 | None, chosen: Int64, table_rows: int) -> tuple[int, int]:
-    """The first of the chosen rows, as stored, that holds an id which is not in the table, and the place of that id."""
-    places = np.flatnonzero((numbers < 0) | (numbers >= table_rows))
-    rows = places if offsets is None else np.searchsorted(offsets, places, side="right") - 1
-    first = np.flatnonzero(np.isin(rows, chosen))[0]
-    return int(rows[first]), int(places[first])
+def _first_wrong(numbers: Integers, offsets: Int64 | None, table_rows: int) -> tuple[int, int]:
+    """The first row, as stored, that holds an id which is not in the table, and the place of that id."""
+    place = int(np.argmax((numbers < 0) | (numbers >= table_rows)))
+    row = place if offsets is None else int(np.searchsorted(offsets, place, side="right")) - 1
+    return row, place
 
 
 @compiled
-def _take_ids(numbers: Integers, chosen: Int64, is_hashed: bool, table_rows: np.uint64, target: Int64) -> bool:
-    """Writes the table rows of the chosen ids to `target`; False if one is not in the table."""
+def _to_table_rows(numbers: Integers, is_hashed: bool, table_rows: np.uint64, target: Integers) -> bool:
+    """Writes the table rows of all ids to `target`; False if one is not in the table."""
     is_right = True
-    for index in range(len(chosen)):
-        number = np.uint64(np.int64(numbers[np.uint64(chosen[index])]))  # an unsigned place is not checked for its sign
+    for index in range(len(numbers)):
+        number = np.uint64(np.int64(numbers[index]))
         if is_hashed:
             number = mix(number) % table_rows
         is_right &= bool(number < table_rows)
         target[index] = number
     return is_right
+
+
+@compiled
+def _take(values: Integers, chosen: Int64, target: Integers) -> None:
+    for index in range(len(chosen)):
+        target[index] = values[np.uint64(chosen[index])]  # an unsigned place is not checked for its sign
 
 
 @compiled
@@ -137,23 +154,22 @@ def _take_offsets(offsets: Int64, chosen: Int64, target: Int64) -> None:
 
 
 @compiled
-def _take_lists(  # noqa: PLR0913 - as `_take_ids`, with where lists begin and go
-    numbers: Integers,
-    offsets: Int64,
-    chosen: Int64,
-    is_hashed: bool,
-    table_rows: np.uint64,
-    new_offsets: Int64,
-    target: Int64,
-) -> bool:
-    is_right = True
+def _take_lists(values: Integers, offsets: Int64, chosen: Int64, new_offsets: Int64, target: Integers) -> None:
+    """Copies _STEP ids at a time, whatever follows them: the next list overwrites it, and the end has room for it.
+
+    How often a loop runs that copies id by id cannot be predicted, which costs more than the copy.
+    """
+    last = len(values) - _STEP
     for index in range(len(chosen)):
         begin = offsets[np.uint64(chosen[index])]
         new_begin = new_offsets[index]
-        for step in range(new_offsets[index + 1] - new_begin):
-            number = np.uint64(np.int64(numbers[np.uint64(begin + step)]))
-            if is_hashed:
-                number = mix(number) % table_rows
-            is_right &= bool(number < table_rows)
-            target[np.uint64(new_begin + step)] = number
-    return is_right
+        length = new_offsets[index + 1] - new_begin
+        copied = 0
+        while copied < length and begin + copied <= last:
+            source = np.uint64(begin + copied)
+            place = np.uint64(new_begin + copied)
+            for step in range(_STEP):
+                target[place + np.uint64(step)] = values[source + np.uint64(step)]
+            copied += _STEP
+        for step in range(copied, length):
+            target[np.uint64(new_begin + step)] = values[np.uint64(begin + step)]

@@ -40,8 +40,9 @@ def transform_numbers(values: Float64, transform: str) -> Float64:
         case "none":
             return values
         case "log1p":
-            logs: Float64 = np.copysign(np.log1p(np.abs(values)), values)
-            return logs
+            logs: Float64 = np.abs(values)
+            np.log1p(logs, out=logs)
+            return np.copysign(logs, values, out=logs)
         case _:
             raise AssertionError(transform)
 

@@ -17,8 +17,9 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from data.batch import Batch
 from data.columns.decode import Columns, Rows
+from data.columns.ids import id_type
 from data.columns.numbers import Float32
-from data.compiled import compiled, float32_at, int64_at
+from data.compiled import compiled, float32_at, int32_at, int64_at
 from data.hashing import Int64
 
 Int32 = NDArray[np.int32]
@@ -61,7 +62,9 @@ def assemble(
     _count_ids(addresses, runs, lengths_KSB.numpy(), counts_KS)
     values = empty(int(counts_KS.sum()), dtype=torch.int64)
     ends_KS = np.cumsum(counts_KS).reshape(counts_KS.shape)
-    _gather_ids(addresses, runs, ends_KS - counts_KS, values.numpy())
+    table_rows = [columns.table_rows[feature.table] for feature in columns.features.sparse]
+    is_int32_S = np.array([id_type(rows) is np.int32 for rows in table_rows], np.bool_)
+    _gather_ids(addresses, runs, is_int32_S, ends_KS - counts_KS, values.numpy())
 
     dense_KBD = empty(num_batches, batch_rows, num_dense)
     labels_KBT = empty(num_batches, batch_rows, num_tasks)
@@ -141,7 +144,7 @@ def _count_ids(addresses: Int64, runs: Int64, lengths_KSB: Int32, counts_KS: Int
 
 
 @compiled
-def _gather_ids(addresses: Int64, runs: Int64, next_KS: Int64, target: Int64) -> None:
+def _gather_ids(addresses: Int64, runs: Int64, is_int32_S: Bool, next_KS: Int64, target: Int64) -> None:
     """Copies the ids; `next_KS` is where the next one of a batch and feature goes."""
     num_sparse = next_KS.shape[1]
     for part, start, count, batch, _place in runs:
@@ -150,7 +153,6 @@ def _gather_ids(addresses: Int64, runs: Int64, next_KS: Int64, target: Int64) ->
 
         of_part = addresses[part]
         for feature in range(num_sparse):
-            values = int64_at(of_part[feature])
             begin = start
             num_ids = count
             if of_part[num_sparse + feature] != 0:
@@ -159,8 +161,14 @@ def _gather_ids(addresses: Int64, runs: Int64, next_KS: Int64, target: Int64) ->
                 num_ids = offsets[start + count] - begin
 
             next_place = next_KS[batch, feature]
-            for index in range(num_ids):
-                target[next_place + index] = values[begin + index]
+            if is_int32_S[feature]:
+                narrow = int32_at(of_part[feature])
+                for index in range(num_ids):
+                    target[next_place + index] = narrow[begin + index]
+            else:
+                wide = int64_at(of_part[feature])
+                for index in range(num_ids):
+                    target[next_place + index] = wide[begin + index]
             next_KS[batch, feature] += num_ids
 
 

@@ -20,9 +20,9 @@ from data.reading import Reading
 
 GATHERINGS_AHEAD = 4
 """Batches that are kept ready bridge the time that a row group of unusual size takes."""
-_GATHERED_BYTES = 2 << 20
+_GATHERED_BYTES = 8 << 20
 """About so many are gathered by one call: they still lie in the processor's cache when they are used."""
-_MOST_GATHERED = 16
+_MOST_GATHERED = 64
 """Batches, however small."""
 
 

@@ -111,17 +111,23 @@ def decode_rows(reading: Reading, task: ReadTask, table: pa.Table) -> Rows:
     block = task.block
     num_rows = int(manifest.rows[task.group])
     shuffled = block_order(task.group, block, num_rows, name=reading.order, seed=reading.seed, epoch=task.epoch)
-    places = np.arange(len(block)) if shuffled is None else shuffled
-    chosen = places[task.start - block.start : task.stop - block.start]
+    wanted = slice(task.start - block.start, task.stop - block.start)
+    if shuffled is None:
+        first = task.start
+        table = table.slice(wanted.start, task.stop - task.start)
+        chosen = np.arange(table.num_rows)
+    else:
+        first = block.start
+        chosen = shuffled[wanted]
 
     def where(row: int) -> str:
-        return f"row {block.start + row} of {manifest.describe(task.group)}"
+        return f"row {first + row} of {manifest.describe(task.group)}"
 
     # Bytes that are no UTF-8 come to light only here, while values are used.
     with damage_named(manifest, task.group):
         rows = decode(table, reading.columns, where, chosen)
 
-    return replace(rows, row_ids_R=manifest.first_row[task.group] + block.start + chosen)
+    return replace(rows, row_ids_R=manifest.first_row[task.group] + first + chosen)
 
 
 def read_row_group(manifest: Manifest, group: int, names: list[str], files: OpenFiles | None = None) -> pa.Table:

@@ -36,7 +36,7 @@ def ids_of(array: pa.Array, rows: int = 10, **settings: Any) -> list[list[int]]:
 
 
 def as_lists(jagged: Jagged) -> list[list[int]]:
-    assert jagged.values.dtype == np.int64
+    assert jagged.values.dtype in (np.int32, np.int64)
     if jagged.offsets is None:
         return [[value] for value in jagged.values.tolist()]
     assert jagged.offsets.dtype == np.int64
