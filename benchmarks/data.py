@@ -5,7 +5,6 @@ rounds, and ratios are medians of the ratios within a round. The stream is timed
 stands as far into later row groups of all lanes, so that as much is decoded ahead at the end as at the beginning.
 """
 
-import resource
 import statistics
 import tempfile
 import time
@@ -29,6 +28,7 @@ from data.stream import stream
 from trainer.config.measured import complete, with_block_rows
 from trainer.config.run_config import Config
 from trainer.datasets import build_columns, check_columns, train_reading
+from trainer.process.host import peak_bytes
 
 THREADS = (1, 2)
 ORDERS: tuple[OrderName, ...] = ("shuffled", "stored")
@@ -101,7 +101,7 @@ def bench_reading(name: str, reading: Reading, rounds: int, rows: int) -> list[d
                     "dataloader_rows_per_second": median("loader", threads),
                     "of_dataloader": ratio(key, ("loader", threads)),
                     **_stages(replace(reading, order=order), rows, threads),
-                    "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+                    "peak_bytes": peak_bytes(),
                 }
             )
     return records

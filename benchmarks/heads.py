@@ -5,7 +5,6 @@ taken within a round, since the speed of a shared machine drifts; figures are me
 """
 
 import multiprocessing
-import resource
 import statistics
 import time
 from collections.abc import Iterable, Iterator
@@ -26,6 +25,7 @@ from models.heads import HEADS
 from models.heads.base import HeadConfig
 from models.per_layer_state import per_module_state
 from trainer.distributed.world import choose_device
+from trainer.process.host import peak_bytes
 
 WARM_UP_ROUNDS = 2
 LEVELS, TOWER = ((256,), (128,)), (64,)
@@ -159,4 +159,4 @@ def _peak_bytes(device: torch.device) -> int:
     """Largest memory so far: of the allocator on a GPU, resident on a CPU."""
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(device))
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return peak_bytes()

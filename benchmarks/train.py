@@ -4,7 +4,6 @@ The bound: samples/s if every rank did nothing but the head's forward and backwa
 matrix product, measured in the same run on all ranks at once, with the same number of threads.
 """
 
-import resource
 import statistics
 import tempfile
 import time
@@ -32,6 +31,7 @@ from trainer.datasets import build_columns, check_lanes, open_dataset, test_read
 from trainer.distributed.world import World
 from trainer.errors import RunError
 from trainer.evaluation.evaluator import Evaluator
+from trainer.process.host import peak_bytes
 from trainer.step_guard import GuardedPipeline
 
 WARM_UP_BATCHES = 10
@@ -53,7 +53,7 @@ def bench_train(config: Config, world: World, batches: int) -> dict[str, Any]:
     for _ in range(WARM_UP_BATCHES):
         sharded.pipeline.progress(feed)
 
-    waited = source.wait_seconds
+    waited = source.times.wait
     product = Product(world.device)
     rates = []
     seconds = []
@@ -62,7 +62,7 @@ def bench_train(config: Config, world: World, batches: int) -> dict[str, Any]:
         rates.append(_product_rate(product, world))
         seconds.append(_block_seconds(sharded.pipeline, feed, batches, world))
 
-    waited = source.wait_seconds - waited
+    waited = source.times.wait - waited
     saving = _bench_saving(config, world, sharded, feed, batches, statistics.median(seconds))
     source.close()
     evaluating = _bench_evaluation(config, world, sharded, held, batches)
@@ -82,7 +82,7 @@ def bench_train(config: Config, world: World, batches: int) -> dict[str, Any]:
         "data_wait_fraction": waited / sum(seconds),
         **saving,
         **evaluating,
-        "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        "peak_bytes": peak_bytes(),
         "threads": torch.get_num_threads(),
         "head_flops_per_sample": flops,
         "matmul_flops_per_second": rate,

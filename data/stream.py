@@ -44,8 +44,6 @@ class BatchStream(Iterator[Batch]):
         self.not_finite_D = self._readers.not_finite_D
         """Rows so far that hold NaN or ±inf in each dense feature, up to a row group a lane ahead of the batches."""
         self.times = self._readers.times
-        self.wait_seconds = 0.0
-        """Time that the consumer has spent waiting for batches since the start."""
         self._batches: deque[Batch] = deque()
         self._trace = trace
         self._batch_size = reading.global_batch_size
@@ -55,7 +53,7 @@ class BatchStream(Iterator[Batch]):
         if not self._batches:
             begin = time.perf_counter()
             self._batches.extend(self._readers.take())
-            self.wait_seconds += time.perf_counter() - begin
+            self.times.wait += time.perf_counter() - begin
 
         batch = self._batches.popleft()
         if self._trace:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from data.batch import Batch
 from data.errors import ExpectedError
 from data.pipeline.collate import PADDING, Span, assemble
-from data.pipeline.readers import SkippedRows
+from data.pipeline.readers import ReadingTimes, SkippedRows
 from data.reading import Reading
 from data.stream import BatchStream, stream
 from data.trace import TraceWriter
@@ -49,9 +49,9 @@ class TrainBatches(Iterator[Batch]):
         return assemble(self._reading.columns, [], no_rows, num_rows)[0]
 
     @property
-    def wait_seconds(self) -> float:
-        """Time spent waiting for batches so far."""
-        return self._batches.wait_seconds
+    def times(self) -> ReadingTimes:
+        """What the reading has taken so far."""
+        return self._batches.times
 
     @property
     def skipped(self) -> list[SkippedRows]:

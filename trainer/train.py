@@ -61,7 +61,7 @@ def run_loop(components: Components) -> None:
             if not verdict.unsound:
                 log.update(output)
             if schedule.log(clock.samples):
-                log.write(clock.samples, learning_rate, components.batches.wait_seconds)
+                log.write(clock.samples, learning_rate, components.batches.times)
 
             # The checkpoint at the end of a leg is saved before the evaluation there, and kept for good.
             is_due = schedule.checkpoint(clock.samples) and clock.samples < leg_end

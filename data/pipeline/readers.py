@@ -4,7 +4,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 
 import numpy as np
 import pyarrow as pa
@@ -21,7 +21,9 @@ from data.reading import Reading
 GATHERINGS_AHEAD = 4
 """Batches that are kept ready bridge the time that a row group of unusual size takes."""
 _GATHERED_BYTES = 8 << 20
-"""About so many are gathered by one call: they still lie in the processor's cache when they are used."""
+"""About so many are gathered by one call, which costs a hand-over between threads; one batch of any size at least."""
+_FEWEST_AHEAD = 2
+"""Gatherings, if a batch alone is larger than `_GATHERED_BYTES`: one in use, one that is made meanwhile."""
 _MOST_GATHERED = 64
 """Batches, however small."""
 
@@ -42,8 +44,8 @@ class SkippedRows:
 
 
 @dataclass
-class ReaderTimes:
-    """Seconds of all reader threads so far."""
+class ReadingTimes:
+    """Seconds so far, of all reader threads together but for `wait`."""
 
     read: float = 0.0
     """Files → Arrow tables."""
@@ -52,7 +54,13 @@ class ReaderTimes:
     gather: float = 0.0
     """Arrays → batches."""
     room: float = 0.0
-    """Waiting, since enough is decoded and enough batches are ready."""
+    """Waiting, since enough is decoded and enough batches are ready: what the threads have to spare."""
+    wait: float = 0.0
+    """Of the consumer, for batches that were not ready."""
+
+    def since(self, before: "ReadingTimes") -> "ReadingTimes":
+        """What has been added to an earlier state."""
+        return ReadingTimes(**{key: value - getattr(before, key) for key, value in asdict(self).items()})
 
 
 class Readers:
@@ -61,7 +69,7 @@ class Readers:
     def __init__(self, reading: Reading, lanes: range, first_batch: int, threads: int, pin: bool) -> None:
         self.skipped: list[SkippedRows] = []
         self.not_finite_D = np.zeros(len(reading.columns.features.dense), np.int64)
-        self.times = ReaderTimes()
+        self.times = ReadingTimes()
         self._reading = reading
         self._pin = pin
         self._blocks = BlockReader(reading.manifest, reading.columns.names)
@@ -160,7 +168,8 @@ class Readers:
     def _plan_batches(self) -> None:
         """Plans what is gathered next, where there is room for it."""
         waits = self._ahead and not self._ahead[-1].is_begun
-        if self._is_planned or waits or len(self._ahead) >= GATHERINGS_AHEAD:
+        most_ahead = GATHERINGS_AHEAD if self._batch_bytes <= _GATHERED_BYTES else _FEWEST_AHEAD
+        if self._is_planned or waits or len(self._ahead) >= most_ahead:
             return
 
         most_batches = min(max(_GATHERED_BYTES // self._batch_bytes, 1), _MOST_GATHERED)

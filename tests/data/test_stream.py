@@ -597,10 +597,10 @@ def test_waiting_is_counted(manifest: Manifest, monkeypatch: pytest.MonkeyPatch)
     handed_over = [[next(batches)], [next(batches), next(batches)], [next(batches)]]
     monkeypatch.setattr(batches._readers, "take", lambda: handed_over.pop())
     batches._batches.clear()
-    before = batches.wait_seconds
+    before = batches.times.wait
     next(batches)
-    assert batches.wait_seconds == before + 3
+    assert batches.times.wait == before + 3
     next(batches)
     next(batches)
-    assert batches.wait_seconds == before + 6
+    assert batches.times.wait == before + 6
     batches.close()

@@ -11,6 +11,7 @@ Rank 0 alone writes and prints.
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -19,6 +20,7 @@ from rich.text import Text
 
 from data.columns.decode import Columns
 from data.hashing import Int64
+from data.pipeline.readers import ReadingTimes
 from models.heads.base import Head
 from models.ranker import StepOutput
 from trainer.checkpoint.state import State
@@ -33,6 +35,7 @@ from trainer.logging.progress import ProgressDisplay
 from trainer.logging.tables import by_table, evaluation_table, result_table
 from trainer.logging.tensorboard import TensorBoardWriter
 from trainer.logging.window import TrainingWindow
+from trainer.process.host import peak_bytes
 from trainer.run.directory import RunDirectory
 from trainer.run.jsonl import append_records
 from trainer.run.records import Evaluation, Event, Window
@@ -54,7 +57,7 @@ class TrainLog:
         self._begin = time.perf_counter()
         self._last = self._begin
         """When the last record was written, later by what the stopwatch has been paused since."""
-        self._last_wait_seconds = 0.0
+        self._last_times = ReadingTimes()
 
         self._gates: GateObserver | None = None
         self._newest_gates: list[torch.Tensor] = []
@@ -93,19 +96,20 @@ class TrainLog:
         if self._gates is not None:
             self._newest_gates = self._gates.take()
 
-    def write(self, samples: int, learning_rate: float, wait_seconds: float) -> None:
+    def write(self, samples: int, learning_rate: float, times: ReadingTimes) -> None:
         """Writes the record of the samples since the last one. Collective: call on all ranks.
 
-        `wait_seconds`: how long this start has waited for data in all.
+        `times`: what reading has taken in all since the start.
         """
         metrics = self._window.close()
         now = time.perf_counter()
         elapsed = now - self._last
         trained = samples - self._samples
-        waited = wait_seconds - self._last_wait_seconds
+        spent = times.since(self._last_times)
+        num_batches = max(trained // self._config.data.global_batch_size, 1)
         self._samples = samples
         self._last = now
-        self._last_wait_seconds = wait_seconds
+        self._last_times = replace(times)
 
         if self._gates is not None:
             metrics |= gate_entropies(self._gates, self._newest_gates)
@@ -117,7 +121,12 @@ class TrainLog:
                 samples=samples,
                 seconds=now - self._begin,
                 samples_per_second=trained / elapsed,
-                data_wait_fraction=waited / elapsed,
+                data_wait_fraction=spent.wait / elapsed,
+                batch_read_seconds=spent.read / num_batches,
+                batch_decode_seconds=spent.decode / num_batches,
+                batch_gather_seconds=spent.gather / num_batches,
+                batch_room_seconds=spent.room / num_batches,
+                peak_bytes=peak_bytes(),
                 learning_rate=learning_rate,
                 **metrics,
             )
@@ -175,8 +184,10 @@ class TrainLog:
             self._board.describe(plain(self._config), placements)
 
     def finish(self, records: list[Evaluation]) -> None:
-        """Prints and keeps the result of the run; `records` are those of all its evaluations."""
+        """Prints and keeps the result of the run; `records` are those of all its evaluations. Collective."""
         self.print(result_table(records))
+        peak = max(self._world.gather(peak_bytes()))
+        self.print(f"peak memory: {peak / 1e6:,.0f} MB of a process, {self._config.data.memory / 1e6:,.0f} for reading")
         if self._board is not None:
             of_whole_set = [record for record in records if record.by is None]
             newest = of_whole_set[-1].samples

@@ -1,7 +1,8 @@
-"""What a process asks of its host: an end with its launcher, and memory that stays."""
+"""What a process asks of its host: an end with its launcher, memory that stays, and how much it has had."""
 
 import ctypes
 import platform
+import resource
 import sys
 
 
@@ -26,3 +27,8 @@ def keep_freed_memory() -> None:
     libc = ctypes.CDLL(None)
     libc.mallopt(m_mmap_threshold, threshold_bytes)
     libc.mallopt(m_trim_threshold, threshold_bytes)
+
+
+def peak_bytes() -> int:
+    """The most memory that this process has had so far, apart from a GPU's."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1 << 10)

@@ -97,6 +97,16 @@ class Window(Record):
     loss: float | None = None
     data_wait_fraction: float = 0.0
     """Share of the time in which rank 0 waited for data."""
+    batch_read_seconds: float = 0.0
+    """For each batch, of rank 0's reader threads together: files → Arrow tables."""
+    batch_decode_seconds: float = 0.0
+    """Likewise: Arrow tables → checked and permuted arrays."""
+    batch_gather_seconds: float = 0.0
+    """Likewise: arrays → batches."""
+    batch_room_seconds: float = 0.0
+    """Likewise: waiting, since enough batches are ready. Nothing here and data wait: reading is the bottleneck."""
+    peak_bytes: int = 0
+    """The most memory that rank 0's process has had so far."""
     learning_rate: float | None = None
     """Of the dense parameters."""
 
