@@ -8,6 +8,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from itertools import islice, repeat
 from pathlib import Path
@@ -17,6 +18,8 @@ import numpy as np
 import torch
 
 from benchmarks.machine import Product
+from benchmarks.parts import bench_parts
+from benchmarks.random_rows import write_random_rows
 from data.batch import Batch
 from data.statistics import measure
 from models.cost import head_cost
@@ -39,8 +42,32 @@ BLOCKS = 6
 """Times that steps and products are timed in turn; figures are medians over them."""
 
 
-def bench_train(config: Config, world: World, batches: int) -> dict[str, Any]:
-    """Trains a few batches without a run directory; figures as `--json` prints them. Collective: call on all ranks."""
+def bench_train(config: Config, world: World, batches: int, random_ids: int | None = None) -> dict[str, Any]:
+    """Trains a few batches without a run directory; figures as `--json` prints them. Collective: call on all ranks.
+
+    `random_ids`: not on the config's data, but on random rows with so many ids for each feature, on average.
+    """
+    if random_ids is None:
+        return _bench(config, world, batches)
+
+    with _folder_beside_run(config, world) as folder:
+        world.on_rank_zero(lambda: write_random_rows(config, folder / "rows", random_ids))
+        rows = str(folder / "rows")
+        data = config.data.model_copy(update={"train": rows, "test": rows, "repeat": True})
+        return _bench(config.model_copy(update={"data": data}), world, batches)
+
+
+@contextmanager
+def _folder_beside_run(config: Config, world: World) -> Iterator[Path]:
+    """A temporary folder where the run's would be, which all ranks see. Collective: call on all ranks."""
+    parent = Path(config.run.dir).absolute().parent
+    parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=parent) as folder:
+        yield Path(world.on_rank_zero(lambda: folder))
+        _synchronise(world)
+
+
+def _bench(config: Config, world: World, batches: int) -> dict[str, Any]:
     check_lanes(config, world)
     reading = train_reading(config, open_dataset(config.data.train, config, world))
     config = world.on_rank_zero(lambda: with_block_rows(complete(config, measure(reading)), reading, world.size))
@@ -64,8 +91,9 @@ def bench_train(config: Config, world: World, batches: int) -> dict[str, Any]:
 
     waited = source.times.wait - waited
     saving = _bench_saving(config, world, sharded, feed, batches, statistics.median(seconds))
-    source.close()
     evaluating = _bench_evaluation(config, world, sharded, held, batches)
+    parts = bench_parts(config, world, sharded, source)
+    source.close()
     flops = head_flops_per_sample(config)
     block_samples = batches * reading.global_batch_size
     fractions: list[float] = []
@@ -82,6 +110,8 @@ def bench_train(config: Config, world: World, batches: int) -> dict[str, Any]:
         "data_wait_fraction": waited / sum(seconds),
         **saving,
         **evaluating,
+        **parts,
+        "head_limit_seconds": reading.global_batch_size * flops / (rate * world.size),
         "peak_bytes": peak_bytes(),
         "threads": torch.get_num_threads(),
         "head_flops_per_sample": flops,
@@ -98,12 +128,9 @@ def _bench_saving(
 
     The limit is a plain copy of as many bytes from memory to memory, on all ranks at once.
     """
-    parent = Path(config.run.dir).absolute().parent
-    parent.mkdir(parents=True, exist_ok=True)
-
-    with tempfile.TemporaryDirectory(dir=parent) as folder:
+    with _folder_beside_run(config, world) as folder:
         written: list[float] = []
-        checkpoints = Checkpoints(Path(world.on_rank_zero(lambda: folder)), world)
+        checkpoints = Checkpoints(folder, world)
         for samples in (1, 2):  # the first one makes the buffers
             state = State(samples=samples, **_STATE)
             _synchronise(world)
@@ -117,7 +144,7 @@ def _bench_saving(
                 raise RunError(problem)
             seconds = time.perf_counter() - begin
 
-        size = world.on_rank_zero(lambda: _checkpoint_bytes(Path(folder) / "2"))
+        size = world.on_rank_zero(lambda: _checkpoint_bytes(folder / "2"))
         copied = torch.ones(size // world.size // 4)
         target = torch.ones_like(copied)
         _synchronise(world)

@@ -123,17 +123,26 @@ def bench_train_command(
     config: ConfigArgument,
     changes: SetOption = None,
     batches: Annotated[int, typer.Option(min=1, help="Global batches to time, six times.")] = 10,
+    random_ids: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            metavar="IDS",
+            help="Not the config's data, but random rows that fit it, with so many ids for each sparse feature on "
+            "average.",
+        ),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Time training steps against the bound that the head's FLOPs set at this machine's matrix-product rate."""
+    """Time training steps, and what bounds them: reading, embeddings and head alone, each beside its own limit."""
     from trainer.distributed.joining import joined
 
-    options = {"command": "bench train", "--batches": batches}
+    options = {"command": "bench train", "--batches": batches, "--random-ids": random_ids}
     with joined(config_at(config, changes), options) as (loaded, world):
         from benchmarks.train import bench_train
         from trainer.console import make_console
 
-        result = bench_train(loaded, world, batches)
+        result = bench_train(loaded, world, batches, random_ids)
         if world.is_rank_zero and as_json:
             sys.stdout.write(json.dumps(result) + "\n")
         elif world.is_rank_zero:
@@ -203,6 +212,23 @@ def data_bench_table(results: list[Record]) -> Table:
     return table
 
 
+def _part_rows(result: Record) -> dict[str, str]:
+    """The parts of a step, and which of them takes longest."""
+
+    def milliseconds(key: str) -> str:
+        return f"{result[key] * 1e3:,.1f} ms"
+
+    return {
+        "a step's parts, each alone": f"longest: {result['bottleneck']}",
+        "  reading": milliseconds("reading_seconds"),
+        "  embeddings: lookup, exchange, update": milliseconds("embeddings_seconds"),
+        "    limit: their rows at the rate of a copy": milliseconds("embeddings_limit_seconds"),
+        "    limit: all-to-all of as many bytes": milliseconds("exchange_limit_seconds"),
+        "  head": milliseconds("head_seconds"),
+        "    limit: its products": milliseconds("head_limit_seconds"),
+    }
+
+
 def bench_table(result: Record) -> Table:
     """The figures of `adatt bench train`."""
     table = Table(title=f"training on {result['world_size']} ranks, {result['threads']} threads each")
@@ -216,6 +242,7 @@ def bench_table(result: Record) -> Table:
         "matrix-product rate per rank": f"{result['matmul_flops_per_second'] / 1e9:,.1f} GFLOP/s",
         "bound: head at that rate": f"{result['bound_samples_per_second']:,.0f} samples/s",
         "reached of the bound": f"{result['fraction_of_bound']:.1%}",
+        **_part_rows(result),
         "checkpoint": f"{result['checkpoint_bytes'] / 2**20:,.0f} MiB in {result['checkpoint_seconds']:,.2f} s",
         "  training waits for it": f"{result['checkpoint_stall_seconds'] * 1e3:,.1f} ms",
         "  limit: a plain copy": f"{result['checkpoint_copy_seconds'] * 1e3:,.1f} ms",

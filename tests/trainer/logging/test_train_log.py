@@ -11,6 +11,7 @@ from torchrec.metrics.mse import MSEMetric
 from torchrec.metrics.ne import NEMetric
 from torchrec.metrics.rec_metric import RecComputeMode, RecMetric
 
+from data.pipeline.readers import ReadingTimes
 from models.losses import loss_sums
 from models.ranker import StepOutput
 from tests.ranks import run_on_ranks
@@ -55,7 +56,7 @@ def _log_windows(world: World, config: Config) -> None:
         loss_T = loss_sums(logits_BT, labels_BT, weights_BT, is_binary_T)
         log.update(StepOutput(logits_BT, labels_BT, weights_BT, loss_T, row_ids_B))
         if (step + 1) % BATCHES == 0:
-            log.write((step + 1) * BATCH, 0.1, 0.0)
+            log.write((step + 1) * BATCH, 0.1, ReadingTimes())
     log.close()
 
 
@@ -100,7 +101,7 @@ def _log_weighted(world: World, config: Config, factor: float) -> None:
     log = TrainLog(config, world, _directory(config), State(0, False, 0, 1, {}, {}, {}, {}, {}, {}), 0, BATCH)
     output = _outcome(1, torch.tensor([task.binary for task in config.tasks]))
     log.update(output._replace(weights_BT=factor * output.weights_BT, loss_T=factor * output.loss_T))
-    log.write(BATCH, 0.1, 0.0)
+    log.write(BATCH, 0.1, ReadingTimes())
     log.close()
 
 
