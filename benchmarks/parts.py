@@ -1,11 +1,12 @@
 """The parts of a training step, each alone, and the limit of each: what a step spends its time on, and must.
 
-    reading      the stream to ready batches                   limit: `adatt bench data`
-    embeddings   lookup, exchange between ranks, and update    limits: the bytes of their rows at the rate of a plain
-                                                               copy; an all-to-all of as many bytes as are exchanged
-    head         forward and backward                          limit: its FLOPs at the rate of a matrix product
+    reading   the stream to ready batches                          limit: `adatt bench data`
+    lookup    ids → embeddings, with what ranks exchange for it    limit: the rows' bytes at the rate of a plain copy
+    update    gradients → rows of tables, likewise                 limit: the same, where each row is read and written
+    head      forward and backward                                 limit: its FLOPs at the rate of a matrix product
 
-All ranks do the same part at the same time. A step takes less than the sum where parts run beside each other.
+Of lookup and update together, an all-to-all of as many bytes as are exchanged is the part that goes between ranks. All
+ranks do the same part at the same time. A step takes less than the sum where parts run beside each other.
 """
 
 import statistics
@@ -18,6 +19,7 @@ import torch.distributed as dist
 
 from benchmarks.machine import synchronise
 from data.batch import Batch
+from data.reading import Reading
 from models.ranker import Ranker
 from models.tables import TableConfig
 from trainer.build_model import ShardedModel
@@ -26,17 +28,20 @@ from trainer.distributed.world import World
 
 ROUNDS = 5
 _WARM_UP_ROUNDS = 2
-_READ_AT_ONCE = 32
-"""Batches: the warm-up takes more than the stream had ready."""
+_READY_BATCHES = 128
+"""Gathered ahead by a stream, or about so many."""
 _COPY_BYTES = 1 << 28
 """Of the plain copy: more than caches hold."""
-_TIMES_MOVED = 3
-"""A row of a table is read for the lookup; read and written for the update."""
-PARTS = ("reading", "embeddings", "head")
+PARTS = ("reading", "lookup", "update", "head")
 
 
-def bench_parts(config: Config, world: World, sharded: ShardedModel, feed: Iterator[Batch]) -> dict[str, float | str]:
-    """Seconds of a step's parts, medians; the pipeline is of no use afterwards. Collective: call on all ranks."""
+def bench_parts(
+    config: Config, world: World, sharded: ShardedModel, reading: Reading, feed: Iterator[Batch]
+) -> dict[str, float | str]:
+    """Seconds of a step's parts, medians; the pipeline is of no use afterwards. Collective: call on all ranks.
+
+    `feed`: the stream of `reading`.
+    """
     # Its forward pass would take embeddings that the pipeline has looked up beforehand.
     sharded.pipeline.detach()
     held = next(feed).to(world.device)
@@ -45,27 +50,44 @@ def bench_parts(config: Config, world: World, sharded: ShardedModel, feed: Itera
     features_BF = layer(held.sparse, held.dense_BD).detach()
     head = ranker.head
 
-    def embed() -> None:
-        layer(held.sparse, held.dense_BD).sum().backward()
+    sums: list[torch.Tensor] = []
+
+    def look_up() -> None:
+        sums[:] = [layer(held.sparse, held.dense_BD).sum()]
+
+    def update() -> None:
+        sums[0].backward()
 
     def run_head() -> None:
         head(features_BF.requires_grad_()).sum().backward()
 
-    seconds: dict[str, float | str] = {
-        "reading_seconds": _timed(lambda: next(feed), world, repeats=_READ_AT_ONCE),
-        "embeddings_seconds": _timed(embed, world),
-        "embeddings_limit_seconds": _row_bytes(config, held) / _copy_rate(world),
+    # What the stream has ready is taken first.
+    block_rows = min(reading.block_rows or 0, int(reading.manifest.rows.max()))
+    ahead = (len(world.lanes(reading.lanes)) + config.data.threads) * block_rows // len(held.weights_B)
+    for _ in range(ahead + _READY_BATCHES):
+        next(feed)
+
+    reading_seconds = _timed(lambda: next(feed), world, repeats=max(ahead // 2, 8))
+    limit = _row_bytes(config, held) / _copy_rate(world)
+    seconds: dict[str, float] = {
+        "reading_seconds": reading_seconds,
+        "lookup_seconds": _timed(look_up, world),
+        "lookup_limit_seconds": limit,
+        "update_seconds": _timed(update, world, prepare=look_up),
+        "update_limit_seconds": 2 * limit,
         "exchange_limit_seconds": _timed(_exchange(config, world, held), world) if world.size > 1 else 0.0,
         "head_seconds": _timed(run_head, world),
     }
-    seconds["bottleneck"] = max(PARTS, key=lambda part: seconds[f"{part}_seconds"])
-    return seconds
+    return {**seconds, "bottleneck": max(PARTS, key=lambda part: seconds[f"{part}_seconds"])}
 
 
-def _timed(function: Callable[[], object], world: World, repeats: int = 1) -> float:
-    """The median over rounds of the slowest rank."""
+def _timed(
+    function: Callable[[], object], world: World, repeats: int = 1, prepare: Callable[[], object] = lambda: None
+) -> float:
+    """The median over rounds of the slowest rank; what `prepare` does is not counted."""
     found = []
     for _ in range(_WARM_UP_ROUNDS + ROUNDS):
+        prepare()
         _meet(world)
         begin = time.perf_counter()
         for _ in range(repeats):
@@ -86,9 +108,9 @@ def _dims(config: Config) -> list[int]:
 
 
 def _row_bytes(config: Config, batch: Batch) -> float:
-    """What a rank's share of all lookups moves, and that of the updates; on average, a rank's own batch."""
+    """Of the rows that a rank looks up: on average, those of its own batch."""
     ids_S = batch.sparse.lengths().view(len(config.features.sparse), -1).sum(dim=1).tolist()
-    return sum(4 * dim * ids for dim, ids in zip(_dims(config), ids_S, strict=True)) * _TIMES_MOVED
+    return sum(4 * dim * ids for dim, ids in zip(_dims(config), ids_S, strict=True))
 
 
 def _copy_rate(world: World) -> float:
@@ -102,7 +124,9 @@ def _exchange(config: Config, world: World, batch: Batch) -> Callable[[], None]:
     """Ids to the ranks that have their tables, embeddings back, and their gradients there again."""
     per_rank = len(batch.weights_B) * sum(_dims(config)) // world.size
     pooled = torch.ones(per_rank * world.size, device=world.device)
-    ids = torch.ones(batch.sparse.values().numel() // world.size * world.size, dtype=torch.int64, device=world.device)
+    all_ids = int(world.sum(torch.tensor([batch.sparse.values().numel()], device=world.device)))
+    per_pair = all_ids // world.size**2
+    ids = torch.ones(per_pair * world.size, dtype=torch.int64, device=world.device)
     received = [torch.empty_like(ids), torch.empty_like(pooled)]
 
     def exchange() -> None:

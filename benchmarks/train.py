@@ -40,6 +40,8 @@ from trainer.step_guard import GuardedPipeline
 WARM_UP_BATCHES = 10
 BLOCKS = 6
 """Times that steps and products are timed in turn; figures are medians over them."""
+_COPIED_BYTES = 1 << 28
+"""Of the plain copy beside a save, at most: what is larger takes as much longer."""
 
 
 def bench_train(config: Config, world: World, batches: int, random_ids: int | None = None) -> dict[str, Any]:
@@ -92,7 +94,7 @@ def _bench(config: Config, world: World, batches: int) -> dict[str, Any]:
     waited = source.times.wait - waited
     saving = _bench_saving(config, world, sharded, feed, batches, statistics.median(seconds))
     evaluating = _bench_evaluation(config, world, sharded, held, batches)
-    parts = bench_parts(config, world, sharded, source)
+    parts = bench_parts(config, world, sharded, reading, source)
     source.close()
     flops = head_flops_per_sample(config)
     block_samples = batches * reading.global_batch_size
@@ -145,12 +147,13 @@ def _bench_saving(
             seconds = time.perf_counter() - begin
 
         size = world.on_rank_zero(lambda: _checkpoint_bytes(folder / "2"))
-        copied = torch.ones(size // world.size // 4)
+        part = min(size // world.size, _COPIED_BYTES)
+        copied = torch.ones(part // 4)
         target = torch.ones_like(copied)
         _synchronise(world)
         begin = time.perf_counter()
         target.copy_(copied)
-        copy_seconds = time.perf_counter() - begin
+        copy_seconds = (time.perf_counter() - begin) * size / world.size / part
         _synchronise(world)
 
     return {

@@ -221,9 +221,11 @@ def _part_rows(result: Record) -> dict[str, str]:
     return {
         "a step's parts, each alone": f"longest: {result['bottleneck']}",
         "  reading": milliseconds("reading_seconds"),
-        "  embeddings: lookup, exchange, update": milliseconds("embeddings_seconds"),
-        "    limit: their rows at the rate of a copy": milliseconds("embeddings_limit_seconds"),
-        "    limit: all-to-all of as many bytes": milliseconds("exchange_limit_seconds"),
+        "  lookup of embeddings": milliseconds("lookup_seconds"),
+        "    limit: their bytes at the rate of a copy": milliseconds("lookup_limit_seconds"),
+        "  update of embeddings": milliseconds("update_seconds"),
+        "    limit: their bytes, read and written": milliseconds("update_limit_seconds"),
+        "  exchange, inside both: as an all-to-all": milliseconds("exchange_limit_seconds"),
         "  head": milliseconds("head_seconds"),
         "    limit: its products": milliseconds("head_limit_seconds"),
     }
