@@ -88,7 +88,7 @@ class Manifest:
             return None
         return f"dataset {self.uri}: only *.parquet is read, not {first_names(self.unread, self.num_unread)}"
 
-    @property
+    @cached_property
     def schemas(self) -> list[tuple[str, pa.Schema]]:
         """Every way in which files store columns, with the path of the first that does it so."""
         first_with_rows = int(np.flatnonzero(self.rows)[0])
