@@ -17,8 +17,8 @@ MOST_ROWS = 1 << 15
 FEWEST_ROWS = 1 << 10
 """Fewer would take more time for the calls than for the rows."""
 _SAMPLE_ROWS = 1 << 12
-_COLUMN_BYTES = 2 << 20
-"""Of an open row group, for each column: a page and a dictionary, of 1 MB each as writers make them."""
+_COLUMN_BYTES = 1 << 20
+"""Of an open row group, for each column: a page and a dictionary, of up to 1 MB each as writers make them."""
 PARTS_PER_LANE = 2
 """One from which batches are gathered, and one that is read meanwhile."""
 

@@ -9,6 +9,7 @@ from contextlib import closing
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pyarrow import fs
 
 from data.columns.decode import Rows
 from data.columns.kinds import as_readable
@@ -18,8 +19,10 @@ from data.pipeline.open_files import OpenFiles
 from data.pipeline.row_groups import ReadTask, check_unchanged, damage_named, decode_rows, read_row_group
 from data.reading import Reading
 
-BUFFER_BYTES = 1 << 16
-"""So many of a column are read from storage at once, where its row group is read in blocks."""
+LOCAL_BUFFER_BYTES = 1 << 16
+REMOTE_BUFFER_BYTES = 1 << 19
+"""So many of a column are read at once, where its row group is read in blocks; a store answers in tens of
+milliseconds."""
 
 
 class BlockReader:
@@ -123,8 +126,12 @@ class _OpenGroup:
         schema = parquet.schema_arrow
         check_unchanged(self._manifest, self._group, names, schema, num_rows)
 
-        handle = self._manifest.filesystem.open_input_file(self._manifest.path(self._group))
+        filesystem = self._manifest.filesystem
         self._file = pq.ParquetFile(
-            handle, metadata=metadata, pre_buffer=False, buffer_size=BUFFER_BYTES, page_checksum_verification=True
+            filesystem.open_input_file(self._manifest.path(self._group)),
+            metadata=metadata,
+            pre_buffer=False,
+            buffer_size=LOCAL_BUFFER_BYTES if isinstance(filesystem, fs.LocalFileSystem) else REMOTE_BUFFER_BYTES,
+            page_checksum_verification=True,
         )
         yield from self._file.iter_batches(batch_rows, row_groups=[index], columns=names, use_threads=False)

@@ -13,6 +13,7 @@ import torch
 from data.discovery.footer import types_named
 from data.discovery.schema import ORACLE_PREFIX
 from data.manifest import Manifest
+from data.pipeline.open_files import OpenFiles
 from data.pipeline.row_groups import read_row_group
 from models.tasks import TaskConfig
 from trainer.distributed.world import World
@@ -35,8 +36,10 @@ def oracle_metrics(
         sums[task.name] = MetricSums(is_binary_1)
 
     def read_share() -> None:
+        files = OpenFiles(manifest)
         for group in range(world.rank, num_groups, world.size):
-            _add_row_group(manifest, group, tasks, weight, sums)
+            table = read_row_group(manifest, group, _columns(tasks, weight), files)
+            _add_rows(table, tasks, weight, sums)
 
     # A row group that one rank cannot read ends all ranks, before they add up their sums.
     world.raise_on_all_ranks(read_share)
@@ -59,16 +62,16 @@ def _has_oracle(manifest: Manifest, task: TaskConfig) -> bool:
     return True
 
 
-def _add_row_group(
-    manifest: Manifest, group: int, tasks: tuple[TaskConfig, ...], weight: str | None, sums: dict[str, MetricSums]
-) -> None:
-    """Adds the rows of a row group to the sums of each task, by its name."""
+def _columns(tasks: tuple[TaskConfig, ...], weight: str | None) -> list[str]:
     names = {weight} if weight else set()
     for task in tasks:
         names |= {task.label, ORACLE_PREFIX + task.label}
+    return sorted(names)
 
-    table = read_row_group(manifest, group, sorted(names))
-    columns = {name: _as_column(table[name]) for name in names}
+
+def _add_rows(table: pa.Table, tasks: tuple[TaskConfig, ...], weight: str | None, sums: dict[str, MetricSums]) -> None:
+    """Adds the rows of a row group to the sums of each task, by its name."""
+    columns = {name: _as_column(table[name]) for name in table.column_names}
 
     for task in tasks:
         label_R1 = columns[task.label]

@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from data.hashing import Int64
 from data.manifest import Manifest
+from data.pipeline.open_files import OpenFiles
 from data.pipeline.row_groups import damage_named, read_row_group
 
 Encode = Callable[[pa.ChunkedArray, int], Int64]
@@ -27,6 +28,7 @@ class RowValues:
         self._column = column
         self._manifest = manifest
         self._encode = encode
+        self._files = OpenFiles(manifest)
         self.codes_of_group = lru_cache(maxsize=lanes + 1)(self._read)
 
     def codes_of(self, row_ids_B: Int64, padding: int) -> Int64:
@@ -50,7 +52,7 @@ class RowValues:
 
     def _read(self, group: int) -> Int64:
         """The code of every row's value in a row group (R)."""
-        table = read_row_group(self._manifest, group, [self._column])
+        table = read_row_group(self._manifest, group, [self._column], self._files)
         # Text is decoded only when the values are encoded, so that bytes that are no UTF-8 come to light here.
         first_row = int(self._manifest.first_row[group])
         with damage_named(self._manifest, group):

@@ -131,7 +131,7 @@ def test_the_same_block_for_any_number_of_ranks_and_row_groups(tmp_path: Path) -
 def test_too_little_memory_is_an_error_that_says_how_much_will_do(tmp_path: Path) -> None:
     reading = reading_of(write(tmp_path, 20_000), lanes=8)
     with pytest.raises(
-        DataError, match=r"data.memory = 20,000,000 bytes are too few: 8 lanes on a rank need about 44 MB"
+        DataError, match=r"data.memory = 20,000,000 bytes are too few: 8 lanes on a rank need about 27 MB"
     ):
         measure_block_rows(reading, 2 * 10**7, 8)
     assert measure_block_rows(reading, 2 * 10**7, 2)
