@@ -1,15 +1,15 @@
 """A rank's batches, from any sample on: the whole way from row groups to tensors, in data/pipeline/.
 
-    1. plan      which rows of which row groups this rank's lanes need, in the order of need          plan.py
-    2. decode    a row group once, as stored, then permuted, into one array a column                  row_groups.py
-    3. gather    several batches at once, from all lanes, straight into tensors                       collate.py
-    4. hand out  the batches, one by one                                                              here
+    1. plan      which rows of which row groups this rank's lanes need, in the order of need    plan.py
+    2. decode    a block of a row group: one checked and permuted array for each column         blocks.py, row_groups.py
+    3. gather    several batches at once, from all lanes, straight into tensors                 collate.py
+    4. hand out  the batches, one by one                                                        here
 
 Threads do steps 2 and 3 (readers.py): whoever is free takes what is needed most. Both are few long calls without the
 interpreter lock (Arrow, compiled loops), and several batches at once change hands.
 
-The state of all this is one number: samples handed out globally. Memory holds one decoded part of a row group per
-lane, one more for each thread, and some batches: it does not grow with the dataset, but with its row groups.
+The state of all this is one number: samples handed out globally. Memory holds one decoded block for each lane, one more
+for each thread, and some batches: it grows neither with the dataset nor with its row groups.
 
 What cannot be read is an error in step 2 or, with `on_bad_file = "skip"`, becomes as many padding rows, so that all
 else stays in its place; `BatchStream.skipped` says which. Every row carries its number in the dataset from step 2 on;
