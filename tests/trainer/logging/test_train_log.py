@@ -126,3 +126,26 @@ def test_a_constant_factor_in_the_weights_changes_no_figure(dataset: Path, tmp_p
 def _weighted_tasks() -> list[dict[str, Any]]:
     click = {"name": "click", "kind": "binary", "label": "click", "weight": 5}
     return [{"name": "watch", "kind": "regression", "label": "watch"}, click]
+
+
+def _log_reading(world: World, config: Config) -> None:
+    log = TrainLog(config, world, _directory(config), State(0, False, 0, 1, {}, {}, {}, {}, {}, {}), 0, 4 * BATCH)
+    output = _outcome(1, torch.tensor([task.binary for task in config.tasks]))
+    times = ReadingTimes()
+    for share in (1, 3):
+        log.update(output)
+        times.read += 2.0 * share
+        times.decode += 4.0 * share
+        times.gather += 6.0 * share
+        times.room += 8.0 * share
+        log.write(share * BATCH, 0.1, times)
+    log.close()
+
+
+def test_what_reading_took_is_given_for_each_batch_of_the_record(dataset: Path, tmp_path: Path) -> None:
+    config = make_config(dataset, run={"dir": str(tmp_path / "run")}, data={"global_batch_size": BATCH // 2})
+    run_on_ranks(1, _log_reading, config)
+    first, second = read_records(RunDirectory(config.run.dir).train_log)
+    for record, seconds in ((first, [1.0, 2.0, 3.0, 4.0]), (second, [1.5, 3.0, 4.5, 6.0])):  # of 2 and of 4 batches
+        assert [record[f"batch_{part}_seconds"] for part in ("read", "decode", "gather", "room")] == seconds
+        assert record["peak_bytes"] > 10**8
