@@ -32,11 +32,6 @@ class Batch(Pipelineable):
         tensors = [getattr(self, field.name) for field in fields(self)]
         return Batch(*(tensor.to(device, non_blocking=non_blocking) for tensor in tensors))
 
-    def pin_memory(self) -> "Batch":
-        """Copy in page-locked memory, from which copies to a GPU overlap with computation."""
-        tensors = [getattr(self, field.name) for field in fields(self)]
-        return Batch(*(tensor.pin_memory() for tensor in tensors))
-
     def record_stream(self, stream: torch.Stream) -> None:
         """Keeps the tensors' memory until `stream` has used them."""
         for field in fields(self):
