@@ -7,7 +7,6 @@ own, as one rank with two threads reads it in training.
 """
 
 import argparse
-import resource
 import shutil
 import subprocess
 import sys
@@ -28,6 +27,7 @@ from trainer.config.load import load_config
 from trainer.config.measured import complete, with_block_rows
 from trainer.console import make_console
 from trainer.datasets import build_columns, train_reading
+from trainer.process.host import peak_bytes
 
 MILLION = 10**6
 FILE_ROWS = 250_000
@@ -71,8 +71,7 @@ def read_all(config_path: str, folder: str, memory: str) -> None:
     num_batches = sum(1 for _ in islice(batches, reading.batches_per_epoch))
     seconds = time.perf_counter() - begin
     batches.close()
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
-    sys.stdout.write(f"{reading.block_rows} {num_batches * reading.global_batch_size} {seconds} {peak}\n")
+    sys.stdout.write(f"{reading.block_rows} {num_batches * reading.global_batch_size} {seconds} {peak_bytes() / 1e6}\n")
 
 
 def main() -> None:
