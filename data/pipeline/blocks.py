@@ -109,8 +109,12 @@ class _OpenGroup:
             if end <= block.start:
                 self._held.clear()
                 self._row = end
-            self._held.append(next(self._batches))
-            end += self._held[-1].num_rows
+            batch = next(self._batches, None)
+            if batch is None:
+                where = self._manifest.describe(self._group)
+                raise UnreadableError(where, f"ends after {end} rows, before its footer says", "restore the file")
+            self._held.append(batch)
+            end += batch.num_rows
 
         held = pa.Table.from_batches(self._held)
         begin = block.start - self._row

@@ -130,7 +130,7 @@ class Readers:
                 job()
         except BaseException as error:  # handed to the consumer, which would wait for ever
             with self._changed:
-                self._ended = self._ended or error
+                self._ended = self._ended or _as_error(error)
                 self._changed.notify_all()
 
     def _wait_for_job(self) -> Callable[[], None] | None:
@@ -185,7 +185,7 @@ class Readers:
         try:
             part.rows = self._decode(part.task)
         except BaseException as error:  # handed to the consumer, whatever it is
-            part.error = error
+            part.error = _as_error(error)
         with self._changed:
             part.is_done = True
             if part.rows is not None:
@@ -226,7 +226,7 @@ class Readers:
         try:
             gathering.batches, gathering.error = _batches(self._reading, gathering, self._pin)
         except BaseException as error:  # handed to the consumer, whatever it is
-            gathering.error = error
+            gathering.error = _as_error(error)
         gathering.parts.clear()  # or their rows would lie in memory until the batches are taken
 
         with self._changed:
@@ -264,6 +264,15 @@ def _batches(reading: Reading, gathering: Gathering, pin: bool) -> tuple[list[Ba
         return batches, None
     first, error = min(failed, key=lambda entry: entry[0])
     return batches[:first], error
+
+
+def _as_error(error: BaseException) -> BaseException:
+    """The error, but an end of iteration in another form: the consumer would take it for the end of the data."""
+    if not isinstance(error, StopIteration):
+        return error
+    fault = RuntimeError("an iteration ended inside a reader thread")
+    fault.__cause__ = error
+    return fault
 
 
 def _bytes_of(batch: Batch) -> int:

@@ -495,6 +495,19 @@ def test_batches_before_the_wrong_row_arrive(tmp_path: Path) -> None:
         batches.close()
 
 
+@pytest.mark.parametrize("step", ["decode_rows", "assemble"])
+def test_an_iteration_that_ends_inside_a_thread_is_not_the_end_of_the_data(
+    manifest: Manifest, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    def end(*_: object, **__: object) -> None:
+        raise StopIteration
+
+    monkeypatch.setattr(data.pipeline.readers, step, end)
+    with pytest.raises(RuntimeError, match="an iteration ended inside a reader thread"):
+        take(reading_of(manifest), range(4), 0, None)
+    assert_no_thread_is_left()
+
+
 def truncate(path: Path) -> None:
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 

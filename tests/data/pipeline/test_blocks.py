@@ -108,6 +108,19 @@ def test_damage_costs_the_blocks_from_there_on(tmp_path: Path) -> None:
         ids_of_batches(replace(reading, on_bad_file="fail"), 200)
 
 
+def test_a_row_group_that_ends_early_is_damage_not_the_end_of_the_data(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No writer makes such a file, so pyarrow's reader is made to stop."""
+    reading = reading_of(write(tmp_path), block_rows=1000, order="stored")
+    iter_batches = pq.ParquetFile.iter_batches
+    monkeypatch.setattr(
+        pq.ParquetFile, "iter_batches", lambda *arguments, **options: islice(iter_batches(*arguments, **options), 7)
+    )
+    with pytest.raises(DataError, match=r"row group 0 of .*a\.parquet: ends after 7000 rows, before its footer says"):
+        ids_of_batches(reading, 200)
+
+
 def test_memory_decides_how_many_rows_a_block_has(tmp_path: Path) -> None:
     reading = reading_of(write(tmp_path, 20_000), lanes=8)
     assert measure_block_rows(reading, 10**9, 8) == MOST_ROWS
