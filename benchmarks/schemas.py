@@ -1,15 +1,16 @@
 """Datasets of random rows that `adatt bench data` reads, as wide as production logs are."""
 
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from data.columns.decode import Columns, Label
 from data.features import DenseFeature, Features, SparseFeature
-from data.storage.writer import write_parquet
 
 ROW_GROUP_ROWS = 16_384
 """Smaller than usual: 8 lanes have read a row group each after as few rows."""
@@ -24,14 +25,21 @@ class BenchSchema:
 
     columns: Columns
     make: Callable[[np.random.Generator, int], pa.Table]
-    groups: int
+    groups: int = 16
+    """Of each file."""
+    group_rows: int = ROW_GROUP_ROWS
+    files: int = 1
 
     def write(self, folder: Path) -> None:
-        """Writes the rows to one file."""
+        """Writes the rows to files that are all alike."""
         random = np.random.default_rng(17)
-        made = [self.make(random, ROW_GROUP_ROWS) for _ in range(_MAKE_GROUPS)]
-        tables = (made[number % _MAKE_GROUPS] for number in range(self.groups))
-        write_parquet(folder / "part-0.parquet", made[0].schema, tables, ROW_GROUP_ROWS)
+        made = [self.make(random, self.group_rows) for _ in range(_MAKE_GROUPS)]
+        first = folder / "part-0.parquet"
+        with pq.ParquetWriter(first, made[0].schema, compression="zstd", write_page_checksum=True) as writer:
+            for number in range(self.groups):
+                writer.write_table(made[number % _MAKE_GROUPS], row_group_size=self.group_rows)
+        for number in range(1, self.files):
+            shutil.copy(first, folder / f"part-{number}.parquet")
 
 
 def _wide(random: np.random.Generator, rows: int) -> pa.Table:
@@ -49,6 +57,15 @@ def _wide(random: np.random.Generator, rows: int) -> pa.Table:
         columns[f"dense_{index}"] = pa.array(random.standard_normal(rows).astype(np.float32))
     for index in range(10):
         columns[f"label_{index}"] = pa.array((random.random(rows) < 0.1).astype(np.int8))
+    return pa.table(columns)
+
+
+def _small_groups(random: np.random.Generator, rows: int) -> pa.Table:
+    """400 ids, 99 numbers and a label: of a small row group, footer and calls take longer than the rows."""
+    columns = {f"id_{index}": pa.array(random.integers(0, _IDS, rows)) for index in range(400)}
+    for index in range(99):
+        columns[f"dense_{index}"] = pa.array(random.standard_normal(rows).astype(np.float32))
+    columns["label_0"] = pa.array((random.random(rows) < 0.1).astype(np.int8))
     return pa.table(columns)
 
 
@@ -78,7 +95,6 @@ SCHEMAS = {
             tuple(Label(f"label_{index}", binary=True) for index in range(10)),
         ),
         _wide,
-        groups=16,
     ),
     "strings": BenchSchema(
         Columns(
@@ -89,6 +105,19 @@ SCHEMAS = {
             (Label("label_0", binary=True),),
         ),
         _strings,
-        groups=16,
+    ),
+    "small_groups": BenchSchema(
+        Columns(
+            Features(
+                sparse=tuple(SparseFeature(column=f"id_{index}", table="table") for index in range(400)),
+                dense=tuple(DenseFeature(column=f"dense_{index}") for index in range(99)),
+            ),
+            _TABLE,
+            (Label("label_0", binary=True),),
+        ),
+        _small_groups,
+        groups=100,
+        group_rows=64,
+        files=4,
     ),
 }
