@@ -27,7 +27,7 @@ from data.statistics import measure
 from data.stream import stream
 from trainer.config.measured import complete, with_block_rows
 from trainer.config.run_config import Config
-from trainer.datasets import build_columns, check_columns, train_reading
+from trainer.datasets import as_configured, check_columns, train_reading
 from trainer.process.host import peak_bytes
 
 THREADS = (1, 2)
@@ -40,7 +40,7 @@ def bench_config(config: Config, rounds: int, rows: int) -> list[dict[str, Any]]
     check_columns(manifest, config)
     reading = train_reading(config, manifest)
     config = with_block_rows(complete(config, measure(reading)), reading, world_size=1)
-    reading = replace(reading, columns=build_columns(config), block_rows=config.data.block_rows)
+    reading = as_configured(reading, config)
     return bench_reading(Path(config.run.dir).name, reading, rounds, rows)
 
 

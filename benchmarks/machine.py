@@ -4,6 +4,8 @@ import time
 
 import torch
 
+from trainer.distributed.world import World
+
 PRODUCT_SIZE = 2048
 """Side of the square product."""
 
@@ -12,6 +14,11 @@ def synchronise(device: torch.device) -> None:
     """Waits for the device's queue; a CPU has none."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
+
+
+def meet(world: World) -> None:
+    """Waits until all ranks are here. Collective: call on all ranks."""
+    world.sum(torch.zeros(1, device=world.device)).cpu()
 
 
 class Product:

@@ -17,7 +17,7 @@ from typing import cast
 import torch
 import torch.distributed as dist
 
-from benchmarks.machine import synchronise
+from benchmarks.machine import meet, synchronise
 from data.batch import Batch
 from data.reading import Reading
 from models.ranker import Ranker
@@ -88,18 +88,14 @@ def _timed(
     found = []
     for _ in range(_WARM_UP_ROUNDS + ROUNDS):
         prepare()
-        _meet(world)
+        meet(world)
         begin = time.perf_counter()
         for _ in range(repeats):
             function()
         synchronise(world.device)
-        _meet(world)
+        meet(world)
         found.append((time.perf_counter() - begin) / repeats)
     return statistics.median(found[_WARM_UP_ROUNDS:])
-
-
-def _meet(world: World) -> None:
-    world.sum(torch.zeros(1, device=world.device)).cpu()
 
 
 def _dims(config: Config) -> list[int]:

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.machine import Product
+from benchmarks.machine import Product, meet
 from benchmarks.parts import bench_parts
 from benchmarks.random_rows import write_random_rows
 from data.batch import Batch
@@ -30,7 +30,7 @@ from trainer.checkpoint.state import State
 from trainer.checkpoint.storage import read_state
 from trainer.config.measured import complete, with_block_rows
 from trainer.config.run_config import Config
-from trainer.datasets import build_columns, check_lanes, open_dataset, test_reading, train_reading
+from trainer.datasets import as_configured, check_lanes, open_dataset, test_reading, train_reading
 from trainer.distributed.world import World
 from trainer.errors import RunError
 from trainer.evaluation.evaluator import Evaluator
@@ -66,14 +66,14 @@ def _folder_beside_run(config: Config, world: World) -> Iterator[Path]:
     parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=parent) as folder:
         yield Path(world.on_rank_zero(lambda: folder))
-        _synchronise(world)
+        meet(world)
 
 
 def _bench(config: Config, world: World, batches: int) -> dict[str, Any]:
     check_lanes(config, world)
     reading = train_reading(config, open_dataset(config.data.train, config, world))
     config = world.on_rank_zero(lambda: with_block_rows(complete(config, measure(reading)), reading, world.size))
-    reading = replace(reading, columns=build_columns(config), block_rows=config.data.block_rows)
+    reading = as_configured(reading, config)
     sharded = build_sharded_model(config, world, config.train.samples)
     source = open_stream(reading, world, 0, threads=config.data.threads)
     held = next(source)
@@ -135,7 +135,7 @@ def _bench_saving(
         checkpoints = Checkpoints(folder, world)
         for samples in (1, 2):  # the first one makes the buffers
             state = State(samples=samples, **_STATE)
-            _synchronise(world)
+            meet(world)
             before = checkpoints.stall_seconds
             begin = time.perf_counter()
             checkpoints.save(sharded, state, 1, lambda _, seconds: written.append(seconds))
@@ -150,11 +150,11 @@ def _bench_saving(
         part = min(size // world.size, _COPIED_BYTES)
         copied = torch.ones(part // 4)
         target = torch.ones_like(copied)
-        _synchronise(world)
+        meet(world)
         begin = time.perf_counter()
         target.copy_(copied)
         copy_seconds = (time.perf_counter() - begin) * size / world.size / part
-        _synchronise(world)
+        meet(world)
 
     return {
         "checkpoint_stall_seconds": stall,
@@ -216,11 +216,11 @@ _STATE: dict[str, Any] = {
 
 
 def _block_seconds(pipeline: GuardedPipeline, feed: Iterator[Batch], batches: int, world: World) -> float:
-    _synchronise(world)
+    meet(world)
     begin = time.perf_counter()
     for _ in range(batches):
         pipeline.progress(feed)
-    _synchronise(world)
+    meet(world)
     return time.perf_counter() - begin
 
 
@@ -234,11 +234,7 @@ def _product_rate(product: Product, world: World) -> float:
     """FLOP/s of a large matrix product on this rank, all ranks computing at once; the mean over ranks."""
     rates = []
     for _ in range(4):
-        _synchronise(world)
+        meet(world)
         rates.append(product.flops_per_second())
     rate = torch.tensor(statistics.median(rates), device=world.device)
     return float(world.sum(rate)) / world.size
-
-
-def _synchronise(world: World) -> None:
-    world.sum(torch.zeros(1, device=world.device)).cpu()

@@ -62,12 +62,14 @@ def order(rows: Int64, window: Int64, *, name: OrderName, seed: int, epoch: int,
     )
 
 
-def block_size(rows: int, block_rows: int | None) -> int:
-    """Rows of each block of a row group, up to `block_rows` (None: of any number); the last may be shorter."""
-    if block_rows is None or rows <= block_rows:
-        return rows
-    num_blocks = -(-rows // block_rows)
-    return -(-rows // num_blocks)
+def block_of(row: int, rows: int, block_rows: int | None) -> range:
+    """The block of a row group's row: the group is cut into equal blocks of up to `block_rows` rows (None: is one)."""
+    size = rows
+    if block_rows is not None:
+        num_blocks = -(-rows // block_rows)
+        size = -(-rows // num_blocks)
+    begin = row - row % size
+    return range(begin, min(begin + size, rows))
 
 
 def block_order(group: int, block: range, rows: int, *, name: OrderName, seed: int, epoch: int) -> Int64 | None:
@@ -81,11 +83,12 @@ def group_rows(
     """The order in which the rows of a group are handed out, one block after the other; None: as they are stored."""
     if name != "shuffled":
         return None
-    size = max(block_size(rows, block_rows), 1)
     places = [np.zeros(0, np.int64)]
-    for begin in range(0, rows, size):
-        block = range(begin, min(begin + size, rows))
+    begin = 0
+    while begin < rows:
+        block = block_of(begin, rows, block_rows)
         places.append(begin + _permuted(group, block, rows, seed, epoch))
+        begin = block.stop
     return np.concatenate(places)
 
 

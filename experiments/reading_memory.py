@@ -13,7 +13,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
@@ -26,7 +25,7 @@ from data.stream import stream
 from trainer.config.load import load_config
 from trainer.config.measured import complete, with_block_rows
 from trainer.console import make_console
-from trainer.datasets import build_columns, train_reading
+from trainer.datasets import as_configured, train_reading
 from trainer.process.host import peak_bytes
 
 MILLION = 10**6
@@ -64,7 +63,7 @@ def read_all(config_path: str, folder: str, memory: str) -> None:
     config = load_config(config_path, changes)
     reading = train_reading(config, read_manifest(folder, cache=None))
     config = with_block_rows(complete(config, measure(reading)), reading, world_size=1)
-    reading = replace(reading, columns=build_columns(config), block_rows=config.data.block_rows)
+    reading = as_configured(reading, config)
 
     begin = time.perf_counter()
     batches = stream(reading, range(reading.lanes), 0, threads=2)

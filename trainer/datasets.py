@@ -126,6 +126,11 @@ def train_reading(config: Config, manifest: Manifest) -> Reading:
     return reading
 
 
+def as_configured(reading: Reading, config: Config) -> Reading:
+    """The same reading with what has been measured since: columns depend on means and scales."""
+    return replace(reading, columns=build_columns(config), block_rows=config.data.block_rows)
+
+
 def test_reading(config: Config, manifest: Manifest, lanes: int) -> Reading:
     """How the test data is read: every row once, as stored; raises ConfigError if a column of `evaluate` is missing.
 

@@ -18,7 +18,7 @@ from trainer.batches import open_stream
 from trainer.config.measured import complete, complete_from, is_complete, odd_columns, with_block_rows
 from trainer.config.run_config import Config
 from trainer.datasets import (
-    build_columns,
+    as_configured,
     check_lanes,
     check_same_kinds,
     end_of_training,
@@ -67,14 +67,10 @@ def check_inputs(config: Config, world: World, watchdog: HangWatchdog, lock: Exi
     train, test = _open_datasets(config, world, run)
     completed, origin, remarks = world.on_rank_zero(partial(_check_data, config, run, train, test, world.size))
     # Each rank keeps its own paths: a run may be mounted elsewhere on another node, and a dataset may be a copy.
-    block_rows = completed.data.block_rows
-    data = config.data.model_copy(update={"block_rows": block_rows})
+    data = config.data.model_copy(update={"block_rows": completed.data.block_rows})
     config = completed.model_copy(update={"run": config.run, "data": data})
-
-    # What the columns become depends on the numbers that were measured.
-    columns = build_columns(config)
-    train = replace(train, columns=columns, block_rows=block_rows)
-    test = replace(test, columns=columns, block_rows=block_rows)
+    train = as_configured(train, config)
+    test = as_configured(test, config)
 
     return Inputs(
         config=config,

@@ -12,7 +12,7 @@ from data.columns.kinds import as_readable
 from data.discovery.footer import DAMAGE, UnreadableError, types_named
 from data.errors import one_line
 from data.manifest import Manifest
-from data.order import block_order, block_size, order
+from data.order import block_of, block_order, order
 from data.pipeline.open_files import OpenFiles
 from data.reading import Reading
 
@@ -74,11 +74,9 @@ def _block_tasks(
 ) -> Iterator[ReadTask]:
     """The rows of a segment, cut where blocks end."""
     num_rows = int(reading.manifest.rows[group])
-    size = block_size(num_rows, reading.block_rows)
     start = segment.start
     while start < segment.stop:
-        begin = start - start % size
-        block = range(begin, min(begin + size, num_rows))
+        block = block_of(start, num_rows, reading.block_rows)
         stop = min(block.stop, segment.stop)
         lane_row = needed + start - segment.start
         yield ReadTask(lane_row, lane, epoch, group, start, stop, block, len(block) == num_rows)

@@ -28,6 +28,7 @@ from data.hashing import stable_seed
 from data.order import OrderName
 from data.reading import Reading
 from data.stream import stream
+from tests.data.test_stream import cut_into_lanes, slow_mix
 
 MASK = 2**64 - 1
 ROWS = 11
@@ -198,14 +199,6 @@ class Row(NamedTuple):
     """In the dataset."""
 
 
-def slow_mix(number: int) -> int:
-    """SplitMix64's finaliser in integers without end."""
-    number = (number + 0x9E3779B97F4A7C15) & MASK
-    number = ((number ^ (number >> 30)) * 0xBF58476D1CE4E5B9) & MASK
-    number = ((number ^ (number >> 27)) * 0x94D049BB133111EB) & MASK
-    return number ^ (number >> 31)
-
-
 def slow_permutation(count: int, *key: object) -> list[int]:
     base = slow_mix(stable_seed(*key))
     return sorted(range(count), key=lambda number: (slow_mix(number ^ base) >> 32, number))
@@ -284,19 +277,9 @@ def slow_lanes(case: Case, groups: list[tuple[int, list[Row]]], epoch: int) -> l
     windows: dict[int, list[Row]] = {}
     for group in sequence:
         window, rows = groups[group]
-        windows.setdefault(window if case.order == "chronological" else 0, [])
-        windows[window if case.order == "chronological" else 0] += slow_group_order(case, group, rows, epoch)
-
-    lanes: list[list[Row]] = [[] for _ in range(case.lanes)]
-    so_far = 0
-    for _, rows in sorted(windows.items()):
-        so_far += len(rows)
-        for number, lane in enumerate(lanes):
-            share = (so_far + number) // case.lanes - len(lane)
-            lane += rows[:share]
-            rows = rows[share:]
-        assert not rows
-    return lanes
+        of_window = windows.setdefault(window if case.order == "chronological" else 0, [])
+        of_window += slow_group_order(case, group, rows, epoch)
+    return cut_into_lanes([windows[window] for window in sorted(windows)], case.lanes)
 
 
 def slow_batches(case: Case, root: Path, ranks: list[range]) -> list[list[list[Row]]]:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from itertools import islice, pairwise
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple, TypeVar, cast
 from unittest import mock
 
 import numpy as np
@@ -127,6 +127,9 @@ def reading_of(manifest: Manifest, **changes: Any) -> Reading:
     return replace(usual, **changes)
 
 
+AnyRow = TypeVar("AnyRow")
+
+
 class Row(NamedTuple):
     """What a batch says of one row."""
 
@@ -191,16 +194,21 @@ def slow_lanes(reading: Reading, epoch: int) -> list[list[Row]]:
     if reading.order == "chronological":
         names = sorted({window for window, _ in groups})
         windows = [[groups[group][1] for group in sequence if groups[group][0] == name] for name in names]
-    lanes: list[list[Row]] = [[] for _ in range(reading.lanes)]
+    return cut_into_lanes([[row for group in window for row in group] for window in windows], reading.lanes)
+
+
+def cut_into_lanes(windows: list[list[AnyRow]], num_lanes: int) -> list[list[AnyRow]]:
+    """Every lane's share of the rows of each window, in order."""
+    lanes: list[list[AnyRow]] = [[] for _ in range(num_lanes)]
     so_far = 0
-    for window in windows:
-        rows = [row for group in window for row in group]
+    for rows in windows:
         so_far += len(rows)
+        left = rows
         for number, lane in enumerate(lanes):
-            missing = (so_far + number) // reading.lanes - len(lane)
-            lane += rows[:missing]
-            rows = rows[missing:]
-        assert not rows
+            missing = (so_far + number) // num_lanes - len(lane)
+            lane += left[:missing]
+            left = left[missing:]
+        assert not left
     return lanes
 
 
@@ -246,13 +254,17 @@ def slow_hash(word: str) -> int:
     return xxhash.xxh3_64_intdigest(word.encode())
 
 
-def slow_fold(number: int, rows: int = TABLE_ROWS["word"]) -> int:
+def slow_mix(number: int) -> int:
     """SplitMix64's finaliser in integers without end."""
     mask = 2**64 - 1
     number = (number + 0x9E3779B97F4A7C15) & mask
     number = ((number ^ (number >> 30)) * 0xBF58476D1CE4E5B9) & mask
     number = ((number ^ (number >> 27)) * 0x94D049BB133111EB) & mask
-    return (number ^ (number >> 31)) % rows
+    return number ^ (number >> 31)
+
+
+def slow_fold(number: int, rows: int = TABLE_ROWS["word"]) -> int:
+    return slow_mix(number) % rows
 
 
 def assert_same(found: list[list[Row]], expected: list[list[Row]]) -> None:

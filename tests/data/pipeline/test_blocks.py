@@ -16,7 +16,7 @@ from data.columns.decode import Columns, Label
 from data.discovery.dataset import read_manifest
 from data.errors import DataError
 from data.features import Features, SparseFeature
-from data.order import block_size
+from data.order import block_of
 from data.pipeline.block_rows import FEWEST_ROWS, MOST_ROWS, measure_block_rows
 from data.pipeline.blocks import BlockReader
 from data.pipeline.row_groups import tasks_of_epoch
@@ -53,16 +53,19 @@ def ids_of_batches(reading: Reading, count: int, samples: int = 0) -> list[list[
         return [batch.sparse.values().tolist() for batch in islice(batches, count)]
 
 
-@given(st.integers(0, 1000), st.one_of(st.none(), st.integers(1, 1200)))
-def test_blocks_are_as_equal_as_can_be(rows: int, block_rows: int | None) -> None:
-    size = block_size(rows, block_rows)
+@given(st.integers(1, 1000), st.one_of(st.none(), st.integers(1, 1200)))
+def test_blocks_are_as_few_and_as_equal_as_can_be(rows: int, block_rows: int | None) -> None:
+    blocks = list(dict.fromkeys(block_of(row, rows, block_rows) for row in range(rows)))
+    assert [row for block in blocks for row in block] == list(range(rows))
     if block_rows is None or rows <= block_rows:
-        assert size == rows
+        assert blocks == [range(rows)]
         return
     fewest = -(-rows // block_rows)
-    assert size <= block_rows
-    assert -(-rows // size) <= fewest
-    assert fewest * (size - 1) < rows
+    sizes = [len(block) for block in blocks]
+    assert max(sizes) <= block_rows
+    assert len(blocks) <= fewest
+    assert set(sizes[:-1]) <= {max(sizes)}
+    assert fewest * (max(sizes) - 1) < rows
 
 
 @pytest.mark.parametrize("order", ["shuffled", "stored"])
