@@ -187,7 +187,7 @@ class TrainLog:
         """Prints and keeps the result of the run; `records` are those of all its evaluations. Collective."""
         self.print(result_table(records))
         peak = max(self._world.gather(peak_bytes()))
-        self.print(f"peak memory: {peak / 1e6:,.0f} MB of a process, {self._config.data.memory / 1e6:,.0f} for reading")
+        self.print(f"peak memory of a process: {peak / 1e6:,.0f} MB")
         if self._board is not None:
             of_whole_set = [record for record in records if record.by is None]
             newest = of_whole_set[-1].samples
