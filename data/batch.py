@@ -1,6 +1,6 @@
 """One rank's share of a global batch, as tensors.
 
-Shapes: B rows of this rank, S sparse features, D dense features, T tasks.
+Shapes: B rows of this rank, S sparse features, D dense inputs, T tasks.
 """
 
 from dataclasses import dataclass, fields

@@ -14,7 +14,9 @@ import numpy as np
 import pyarrow as pa
 from pyarrow import fs
 
+from data.discovery.fields import types_named
 from data.discovery.listing import first_names
+from data.discovery.partitions import key_array, keys_of
 from data.discovery.schema import SCHEMA_FILE, Column, parse_schema
 from data.discovery.windows import number_windows, window_name
 from data.errors import DataError
@@ -55,6 +57,8 @@ class Manifest:
     """The first of them."""
     other_schemas: tuple[tuple[str, pa.Schema], ...] = field(default=(), repr=False)
     """Those that differ from the first, each with the first of `files` that has it."""
+    layouts: tuple[int, ...] = field(default=(), repr=False)
+    """Of each file, which of `schemas` it has; not known of datasets that were opened by earlier versions."""
 
     @cached_property
     def filesystem(self) -> fs.FileSystem:
@@ -94,6 +98,44 @@ class Manifest:
         first_with_rows = int(np.flatnonzero(self.rows)[0])
         others = [(self._path_of(file), schema) for file, schema in self.other_schemas]
         return [(self.path(first_with_rows), self.schema), *others]
+
+    def schema_of(self, group: int) -> pa.Schema:
+        """How the file of a row group stores its columns."""
+        layout = self.layouts[self.file[group]] if self.layouts else 0
+        return self.schemas[layout][1]
+
+    @cached_property
+    def keys(self) -> dict[str, pa.Array]:
+        """The value of each Hive partition's key for each file: of the keys that the folders of all files have.
+
+        Folders above the dataset's own do not count: they are not part of its fingerprint.
+        """
+        columns: dict[str, list[str | None]] = {}
+        of_folder: dict[str, dict[str, str | None]] = {}
+        for name in self.files:
+            folder = name.rpartition("/")[0]
+            if folder not in of_folder:
+                of_folder[folder] = keys_of(folder)
+            for key, value in of_folder[folder].items():
+                columns.setdefault(key, []).append(value)
+        return {key: key_array(values) for key, values in columns.items() if len(values) == len(self.files)}
+
+    @cached_property
+    def column_names(self) -> list[str]:
+        """The columns that at least one file has, and the keys of the folders."""
+        names = (name for _, schema in self.schemas for name in schema.names)
+        return list(dict.fromkeys([*names, *self.keys]))
+
+    def has(self, name: str) -> bool:
+        """Whether at least one file has such a column, or field of one, or all folders such a key."""
+        return name in self.keys or any(types_named(schema, name) for _, schema in self.schemas)
+
+    def num_rows_without(self, name: str) -> int:
+        """Rows of the files that lack a column, and whose folders have no such key."""
+        if name in self.keys or not self.layouts:
+            return 0
+        lacking = [not types_named(schema, name) for _, schema in self.schemas]
+        return int(self.rows[np.array(lacking)[np.array(self.layouts)][self.file]].sum())
 
     def path(self, group: int) -> str:
         """Path of a row group's file, for the filesystem."""

@@ -10,13 +10,14 @@ import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from data.columns.decode import decode
-from data.columns.numbers import LARGEST, Float64, read_exactly, transform_numbers
+from data.columns.decode import decode, plain_column
+from data.columns.numbers import LARGEST, Float64, dense_array, dense_numbers, transform_numbers
 from data.columns.types import Where
 from data.discovery.footer import UnreadableError
 from data.errors import DataError
@@ -73,7 +74,7 @@ def measure(reading: Reading) -> Statistics:
 
     for table, where in _sample(reading):
         for feature, known in zip(columns.features.dense, dense, strict=True):
-            values_R = read_exactly(table[feature.column].combine_chunks())
+            values_R = dense_numbers(dense_array(partial(plain_column, table), feature, where), feature)
             _check_range(values_R, feature, known, where)
             for transform, before in known.items():
                 transformed_R = transform_numbers(values_R, transform)

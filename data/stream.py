@@ -41,7 +41,7 @@ class BatchStream(Iterator[Batch]):
         self._readers = Readers(reading, lanes, first_batch, threads, pin)
         self.skipped = self._readers.skipped
         """What could not be read so far, in no order; the decoding is up to a few row groups ahead of the batches."""
-        self.not_finite_D = self._readers.not_finite_D
+        self.not_finite = self._readers.not_finite
         """Rows so far that hold NaN or ±inf in each dense feature, up to a row group a lane ahead of the batches."""
         self.times = self._readers.times
         self._batches: deque[Batch] = deque()

@@ -27,22 +27,29 @@ class FeatureLayer(nn.Module):
         self.tables = tables
         table_of = {table.name: table for table in tables}
         self.keys = [feature.name for feature in features.sparse]
-        self.is_mean = [table_of[feature.table].pooling == "mean" for feature in features.sparse]
+        poolings = [feature.pooling or table_of[feature.table].pooling for feature in features.sparse]
+        self.is_mean = [pooling == "mean" for pooling in poolings]
         dims = [table_of[feature.table].dim for feature in features.sparse]
-        self.width = sum(dims) + len(features.dense)
+        self.is_weighted = features.is_weighted
+        self.width = sum(dims) + features.dense_width
         configs = [_bag_config(table, features) for table in tables]
-        self.embeddings = EmbeddingBagCollection(tables=configs, device=device)
+        self.embeddings = EmbeddingBagCollection(tables=configs, is_weighted=features.is_weighted, device=device)
 
     def forward(self, sparse: KeyedJaggedTensor, dense_BD: torch.Tensor) -> torch.Tensor:
         """features_BF: float32. `sparse` holds the features in declared order."""
         pooled = self.embeddings(sparse)
-        ids_SB = sparse.lengths().view(len(self.keys), -1)
+        # What a mean is divided by: as many as there are ids, or the sum of their weights.
+        totals = sparse.lengths()
+        if self.is_weighted:
+            totals = torch.segment_reduce(sparse.weights(), "sum", lengths=totals, unsafe=True)
+        totals_SB = totals.view(len(self.keys), -1)
 
         parts = []
         for index, key in enumerate(self.keys):
             part_BE = pooled[key]
             if self.is_mean[index]:
-                part_BE = part_BE / ids_SB[index].clamp(min=1).unsqueeze(1)  # a row without ids keeps its 0
+                total_B = totals_SB[index]
+                part_BE = part_BE / torch.where(total_B == 0, 1, total_B).unsqueeze(1)  # a row without ids keeps its 0
             parts.append(part_BE)
 
         return torch.cat([*parts, dense_BD], dim=1)

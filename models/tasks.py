@@ -5,6 +5,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
+from data.features import Missing
 from data.settings import Settings
 
 
@@ -17,6 +18,8 @@ class TaskConfig(Settings):
     """binary: cross entropy on the logit, evaluated by NE. regression: squared error, evaluated by MSE."""
     label: str
     """Column of the label; null = missing, which trains and evaluates nothing for this task."""
+    missing: Missing = "error"
+    """A file that lacks the column: an error, or null in all of its rows."""
     auxiliary: bool = False
     """true: trained, not evaluated."""
     weight: float | None = Field(default=None, ge=0)

@@ -2,9 +2,11 @@
 
 from dataclasses import replace
 
-from data.columns.decode import Columns, Label, check_type
+import pyarrow as pa
+
+from data.columns.decode import Columns, Label
 from data.columns.kinds import alike, is_groupable, kind_of, stored_type
-from data.columns.types import missing_column_hint
+from data.columns.types import columns_there
 from data.discovery.dataset import read_manifest
 from data.discovery.windows import check_windows
 from data.manifest import Manifest, OnBadFile, read_schema
@@ -22,7 +24,7 @@ def build_columns(config: Config) -> Columns:
     return Columns(
         features=config.features,
         table_rows={table.name: table.rows for table in config.tables},
-        labels=tuple(Label(task.label, task.binary) for task in config.tasks),
+        labels=tuple(Label(task.label, task.binary, task.missing) for task in config.tasks),
         weight=config.data.weight,
     )
 
@@ -51,17 +53,12 @@ def check_columns(manifest: Manifest, config: Config) -> None:
     described = read_schema(manifest)
 
     for name in columns.names:
-        if name not in manifest.schema.names:
-            columns_there = ", ".join(manifest.schema.names)
-            hint = missing_column_hint(manifest, name)
-            raise ConfigError(
-                f"dataset {manifest.uri}: no column {name!r}, which the config names; it has {columns_there}{hint}"
-            )
-
-        if manifest.schema.names.count(name) > 1:
-            raise ConfigError(f"dataset {manifest.uri}: two columns are called {name!r}; rename one")
-        stored = stored_type(manifest, name, as_number=name not in columns.ids)
-        problem = check_type(name, stored, columns)
+        may_lack = name in columns.may_lack
+        if not may_lack and not manifest.has(name):
+            there = columns_there(manifest, name)
+            raise ConfigError(f"dataset {manifest.uri}: no column {name!r}, which the config names; {there}")
+        stored = stored_type(manifest, name, as_number=True, may_lack=may_lack)
+        problem = None if may_lack and pa.types.is_null(stored) else columns.problem(name, stored)
         if problem:
             raise ConfigError(f"dataset {manifest.uri}: column {name!r} {problem}")
 
@@ -82,9 +79,9 @@ def check_same_kinds(trained_on: Manifest, manifest: Manifest, config: Config) -
     """
     columns = build_columns(config)
     for name in columns.names:
-        as_number = name not in columns.ids
-        before, now = (stored_type(entry, name, as_number=as_number) for entry in (trained_on, manifest))
-        if not alike(before, now, as_number=as_number):
+        may_lack = name in columns.may_lack
+        before, now = (stored_type(entry, name, as_number=True, may_lack=may_lack) for entry in (trained_on, manifest))
+        if not alike(before, now, as_number=True):
             here = f"{kind_of(now)} ({now}) in {manifest.uri}"
             there = f"{kind_of(before)} ({before})"
             raise ConfigError(
@@ -146,10 +143,8 @@ def test_reading(config: Config, manifest: Manifest, lanes: int) -> Reading:
 
 def _check_groupable(key: str, name: str, manifest: Manifest, *, as_number: bool) -> None:
     """Raises ConfigError if there is no such column, or rows cannot be grouped by it."""
-    if name not in manifest.schema.names:
-        names = ", ".join(manifest.schema.names)
-        hint = missing_column_hint(manifest, name)
-        raise ConfigError(f"{key}: no column {name!r} in {manifest.uri}; it has {names}{hint}")
+    if not manifest.has(name):
+        raise ConfigError(f"{key}: no column {name!r} in {manifest.uri}; {columns_there(manifest, name)}")
 
     stored = stored_type(manifest, name, as_number=as_number)
     if not is_groupable(stored):

@@ -1,19 +1,32 @@
 """From the Arrow columns of a row group to arrays; every value is checked here, and nowhere after.
 
-Shapes: R rows, D dense features, T tasks.
+Shapes: R rows, D dense inputs, W of one feature, T tasks.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 import pyarrow as pa
 
 from data.columns.ids import Jagged, decode_ids
 from data.columns.numbers import Float32, decode_dense, decode_label, decode_weights
-from data.columns.types import Where, as_plain, problem_as_buckets, problem_as_ids, problem_as_number
-from data.features import Features
+from data.columns.types import (
+    Where,
+    as_plain,
+    problem_as_buckets,
+    problem_as_crossed,
+    problem_as_ids,
+    problem_as_number,
+    problem_as_time,
+    problem_as_vectors,
+    problem_as_weights,
+)
+from data.features import Features, Missing, SparseFeature
 from data.hashing import Int64
+
+Problem = Callable[[pa.DataType], str | None]
 
 
 @dataclass(frozen=True)
@@ -23,6 +36,8 @@ class Label:
     column: str
     binary: bool
     """Values other than 0 and 1 are an error."""
+    missing: Missing = "error"
+    """A file that lacks it: an error, or null in all of its rows."""
 
 
 @dataclass(frozen=True)
@@ -38,15 +53,45 @@ class Columns:
     @property
     def names(self) -> list[str]:
         """The columns to read, each once."""
-        names = [*self.features.columns, *(label.column for label in self.labels)]
-        if self.weight:
-            names.append(self.weight)
-        return list(dict.fromkeys(names))
+        return list(dict.fromkeys(name for name, _ in self._uses))
 
     @property
-    def ids(self) -> set[str]:
-        """Those of them that are looked up by value; all others are read as numbers."""
-        return {feature.column for feature in self.features.sparse if not feature.boundaries}
+    def may_lack(self) -> set[str]:
+        """Those of them that a file need not have: null will do for all that read them."""
+        readers = [(entry.columns, entry.missing) for entry in self.features.sparse]
+        readers += [(entry.columns, entry.missing) for entry in self.features.dense]
+        readers += [([label.column], label.missing) for label in self.labels]
+        strict = {name for names, missing in readers if missing == "error" for name in names}
+        return {name for names, _ in readers for name in names} - strict - {self.weight}
+
+    def problem(self, name: str, kind: pa.DataType) -> str | None:
+        """What is wrong with a column of this type for the use that is made of it; None: nothing."""
+        problems = (find(kind) for used, find in self._uses if used == name)
+        return next(filter(None, problems), None)
+
+    @property
+    def _uses(self) -> list[tuple[str, Problem]]:
+        """Each use of a column, and what finds out what is wrong with a type for it."""
+        uses: list[tuple[str, Problem]] = []
+        for feature in self.features.sparse:
+            uses += _uses_of_ids(feature)
+        for dense in self.features.dense:
+            find: Problem = partial(problem_as_vectors, size=dense.size) if dense.size else problem_as_number
+            uses += [(name, problem_as_time if dense.since else find) for name in dense.columns]
+        numbers = [label.column for label in self.labels] + ([self.weight] if self.weight else [])
+        return uses + [(name, problem_as_number) for name in numbers]
+
+
+def _uses_of_ids(feature: SparseFeature) -> list[tuple[str, Problem]]:
+    find: Problem = partial(problem_as_ids, hashed=feature.hash)
+    if feature.parts:
+        find = problem_as_time
+    elif feature.boundaries:
+        find = problem_as_buckets
+    elif feature.cross:
+        find = problem_as_crossed
+    uses: list[tuple[str, Problem]] = [(name, find) for name in feature.cross or (feature.column,)]
+    return [*uses, (feature.weights, problem_as_weights)] if feature.weights else uses
 
 
 @dataclass(frozen=True)
@@ -62,23 +107,24 @@ class Rows:
     weights_R: Float32
     row_ids_R: Int64
     """Number of each row in the whole dataset, as stored; -1 for rows that are in none."""
-    not_finite_D: Int64
-    """How many of the rows hold NaN or ±inf in each dense feature; they count as missing."""
+    not_finite: Int64
+    """How many NaN and ±inf each dense feature holds in the rows; they count as missing."""
 
     def __len__(self) -> int:
         return len(self.weights_R)
 
     @cached_property
     def addresses(self) -> Int64:
-        """Of the arrays, for compiled code: values of each feature, offsets of each, then all others in order.
+        """Of the arrays, for compiled code: values, offsets and weights of each feature, then all others in order.
 
-        0 in place of offsets: every row holds just one id.
+        0 in place of offsets: every row holds just one id; in place of weights: all are 1.
         """
         values = [entry.values.ctypes.data for entry in self.ids]
         offsets = [0 if entry.offsets is None else entry.offsets.ctypes.data for entry in self.ids]
+        weights = [0 if entry.weights is None else entry.weights.ctypes.data for entry in self.ids]
         others = (self.dense_RD.T, self.labels_RT.T, self.weights_R, self.row_ids_R)
         assert all(array.flags.c_contiguous for array in others)
-        return np.array([*values, *offsets, *(array.ctypes.data for array in others), len(self)], np.int64)
+        return np.array([*values, *offsets, *weights, *(array.ctypes.data for array in others), len(self)], np.int64)
 
 
 def decode(table: pa.Table, columns: Columns, where: Where, chosen: Int64 | None = None) -> Rows:
@@ -91,19 +137,19 @@ def decode(table: pa.Table, columns: Columns, where: Where, chosen: Int64 | None
     chosen = np.arange(table.num_rows) if chosen is None else chosen
     num_rows = len(chosen)
 
-    def column(name: str) -> pa.Array:
-        chunked = as_plain(table[name])
-        return chunked.chunk(0) if chunked.num_chunks else pa.array([], chunked.type)
-
+    column = partial(plain_column, table)
     ids: list[Jagged] = []
     for feature in columns.features.sparse:
         table_rows = columns.table_rows[feature.table]
-        ids.append(decode_ids(column(feature.column), feature, table_rows, chosen, where))
+        ids.append(decode_ids(column, feature, table_rows, chosen, where))
 
-    dense_DR = np.empty((len(columns.features.dense), num_rows), np.float32)
-    not_finite_D = np.zeros(len(dense_DR), np.int64)
-    for index, entry in enumerate(columns.features.dense):
-        not_finite_D[index] = decode_dense(column(entry.column), entry, chosen, where, dense_DR[index])
+    dense_DR = np.empty((columns.features.dense_width, num_rows), np.float32)
+    not_finite: list[int] = []
+    first = 0
+    for entry in columns.features.dense:
+        target_WR = dense_DR[first : first + entry.width]
+        not_finite.append(decode_dense(column, entry, chosen, where, target_WR))
+        first += entry.width
 
     labels_TR = np.empty((len(columns.labels), num_rows), np.float32)
     for index, label in enumerate(columns.labels):
@@ -119,18 +165,14 @@ def decode(table: pa.Table, columns: Columns, where: Where, chosen: Int64 | None
         labels_RT=labels_TR.T,
         weights_R=weights_R,
         row_ids_R=np.full(num_rows, -1, np.int64),
-        not_finite_D=not_finite_D,
+        not_finite=np.array(not_finite, np.int64),
     )
 
 
-def check_type(name: str, kind: pa.DataType, columns: Columns) -> str | None:
-    """What is wrong with a column of this type for the use that `columns` makes of it; None: nothing."""
-    for feature in columns.features.sparse:
-        if feature.column == name:
-            problem = problem_as_buckets(kind) if feature.boundaries else problem_as_ids(kind, feature.hash)
-            if problem:
-                return problem
-
-    dense = {feature.column for feature in columns.features.dense}
-    labels = {label.column for label in columns.labels}
-    return problem_as_number(kind) if name in dense | labels | {columns.weight} else None
+def plain_column(table: pa.Table, name: str) -> pa.Array:
+    """A column in its plain type and in one piece."""
+    chunked = as_plain(table[name])
+    if chunked.num_chunks > 1:
+        chunked = chunked.combine_chunks()
+        return chunked if isinstance(chunked, pa.Array) else chunked.chunk(0)
+    return chunked.chunk(0) if chunked.num_chunks else pa.array([], chunked.type)

@@ -6,31 +6,43 @@ integers, in silence. Widths and encodings make no such difference.
 
 import pyarrow as pa
 
-from data.columns.types import is_list, is_number, plain_type
-from data.discovery.footer import types_named
+from data.columns.types import is_list, is_number, is_text, is_time, plain_type
+from data.discovery.fields import types_named
 from data.errors import DataError
 from data.manifest import Manifest
 
 
 def kind_of(stored: pa.DataType) -> str:
-    """`integer`, `number`, `text`, `list of text` …; the name of the type itself for what no feature reads."""
+    """`integer`, `number`, `text`, `time`, `list of text` …; the type's own name for what no feature reads.
+
+    Bytes are text: both are hashed by their bytes, and writers differ in which of them they declare.
+    """
     plain = plain_type(stored)
     if is_list(plain):
         return f"list of {kind_of(plain.value_type)}"
     if pa.types.is_dictionary(plain):
         return kind_of(plain.value_type)
+    if pa.types.is_null(plain):
+        return "null"
     if pa.types.is_integer(plain):
         return "integer"
     if is_number(plain):
         return "number"
 
-    return "text" if pa.types.is_string(plain) or pa.types.is_large_string(plain) else str(plain)
+    if is_time(plain):
+        return "time"
+
+    return "text" if is_text(plain) else str(plain)
 
 
 def alike(one: pa.DataType, other: pa.DataType, *, as_number: bool) -> bool:
-    """Whether equal values of two types mean the same; `as_number`: to one who reads numbers, 3 is 3.0."""
-    kinds = {kind_of(one), kind_of(other)}
-    return len(kinds) == 1 or (as_number and kinds == {"integer", "number"})
+    """Whether equal values of two types mean the same; `as_number`: 3 is 3.0. Nulls fit everything."""
+    kinds = [kind_of(one), kind_of(other)]
+    if as_number:
+        kinds = [kind.replace("integer", "number") for kind in kinds]
+    if kinds[0] == kinds[1] or "null" in kinds:
+        return True
+    return "list of null" in kinds and all(kind.startswith("list of ") for kind in kinds)
 
 
 def is_groupable(kind: pa.DataType) -> bool:
@@ -42,12 +54,13 @@ def is_groupable(kind: pa.DataType) -> bool:
     return bool(is_number or is_text or pa.types.is_boolean(kind))
 
 
-def stored_type(manifest: Manifest, name: str, *, as_number: bool) -> pa.DataType:
+def stored_type(manifest: Manifest, name: str, *, as_number: bool, may_lack: bool = False) -> pa.DataType:
     """The type of a column of a dataset; raises DataError if its files hold values of different kinds in it.
 
-    Of several types that are alike, the first file's. A column of nulls alone fits every other.
+    Of several types that are alike, the first file's. A column of nulls alone fits every other, and so does a file that
+    lacks the column where it `may_lack` it.
     """
-    found = _types_by_file(manifest, name)
+    found = _types_by_file(manifest, name, may_lack=may_lack)
     with_values = [(stored, path) for stored, path in found if not pa.types.is_null(stored)]
     first, first_path = (with_values or found)[0]
 
@@ -90,29 +103,26 @@ def readable(stored: pa.DataType) -> pa.DataType:
     return stored
 
 
-def as_readable(table: pa.Table) -> pa.Table:
-    """The table with columns of the types that `readable` gives."""
-    fields = [field.with_type(readable(field.type)) for field in table.schema]
-    wanted = pa.schema(fields)
-    return table if table.schema.equals(wanted) else table.cast(wanted)
+def _types_by_file(manifest: Manifest, name: str, *, may_lack: bool = False) -> list[tuple[pa.DataType, str]]:
+    """A column's types, each with the first file that stores it so; null is that of a file which lacks it.
 
-
-def _types_by_file(manifest: Manifest, name: str) -> list[tuple[pa.DataType, str]]:
-    """A column's types, each with the first file that stores it so.
-
-    Raises DataError if a file does not have just one.
+    Raises DataError if a file has two of that name, or lacks it although it may not.
     """
     found = []
     for path, schema in manifest.schemas:
         types = types_named(schema, name)
         if len(types) > 1:
             raise DataError(f"{path}: two columns are called {name!r}; rename one")
-        if not types:
-            others = [other for other, entry in manifest.schemas if name in entry.names]
+        if not types and name in manifest.keys:
+            types = [manifest.keys[name].type]
+        if not types and not may_lack:
+            others = [other for other, entry in manifest.schemas if types_named(entry, name)]
             where = f", but {others[0]} has" if others else ""
-            raise DataError(f"{path}: no column {name!r}{where}; write all files of a dataset alike")
+            raise DataError(
+                f"{path}: no column {name!r}{where}; write all files alike, or set missing = 'null' for its feature"
+            )
 
-        found.append((types[0], path))
+        found.append((types[0] if types else pa.null(), path))
 
     return found
 

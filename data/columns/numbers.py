@@ -1,13 +1,17 @@
 """Columns of numbers → float32. What is not exact in float32 is computed in float64 and rounded once, at the end.
 
-Shapes: N rows of the column, R chosen rows.
+Shapes: N rows of the column, R chosen rows, W inputs of the model that a feature becomes.
 """
+
+from collections.abc import Callable
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from data.columns.types import Where
+from data.columns.times import days_between
+from data.columns.types import Where, as_plain
 from data.compiled import compiled
 from data.errors import DataError
 from data.features import DenseFeature
@@ -16,6 +20,8 @@ from data.hashing import Int64
 Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]
 Floats = Float32 | Float64
+Column = Callable[[str], pa.Array]
+"""The values of a column by its name, in their plain type."""
 _SMALL = (pa.int8(), pa.uint8(), pa.int16(), pa.uint16(), pa.float16(), pa.float32(), pa.bool_())
 """Types whose values are all exact in float32."""
 LARGEST = float(np.finfo(np.float32).max)
@@ -35,39 +41,101 @@ def read_exactly(array: pa.Array) -> Float64:
 
 
 def transform_numbers(values: Float64, transform: str) -> Float64:
-    """`none`: as they are. `log1p`: sign(x)·log(1 + |x|)."""
-    match transform:
-        case "none":
-            return values
-        case "log1p":
-            logs: Float64 = np.abs(values)
-            np.log1p(logs, out=logs)
-            return np.copysign(logs, values, out=logs)
-        case _:
-            raise AssertionError(transform)
+    """`none`: as they are. `log1p`: sign(x)·log(1 + |x|). `sqrt`: sign(x)·√|x|."""
+    if transform == "none":
+        return values
+    changed: Float64 = np.abs(values)
+    (np.log1p if transform == "log1p" else np.sqrt)(changed, out=changed)
+    return np.copysign(changed, values, out=changed)
 
 
-def decode_dense(array: pa.Array, feature: DenseFeature, chosen: Int64, where: Where, target: Float32) -> int:
-    """Writes (transform(x) - mean) / scale of the chosen rows to `target` (R), 0 where x is missing.
+def dense_array(column: Column, feature: DenseFeature, where: Where) -> pa.Array:
+    """What a dense feature reads: a number for each row, or `size` of them, end to end."""
+    array = column(feature.column)
+    if feature.since:
+        return days_between(column(feature.since), array)
+    if feature.size is None:
+        return array
+    if pa.types.is_null(array.type):
+        return pa.nulls(len(array) * feature.size, pa.float32())
+    return _vectors(array, feature, feature.size, where)
 
-    Returns how many of them hold NaN or ±inf, which count as missing. DataError names a row that float32 does not hold.
+
+def dense_numbers(array: pa.Array, feature: DenseFeature) -> Float64:
+    """The feature's values before its transform, NaN or ±inf where they are missing."""
+    values = read_exactly(array)
+    if feature.fill is not None:
+        values = np.where(np.isfinite(values), values, feature.fill)
+    if feature.clip is not None:
+        values = np.where(np.isfinite(values), np.clip(values, *feature.clip), values)
+    return values
+
+
+def decode_dense(column: Column, feature: DenseFeature, chosen: Int64, where: Where, target_WR: Float32) -> int:
+    """Writes (transform(x) - mean) / scale of the chosen rows to `target_WR`, 0 where x is missing.
+
+    Returns how many of the values are NaN or ±inf, which count as missing. DataError names a row that float32 does not
+    hold, or that has not as many numbers as the feature.
     """
-    values: Floats
-    if feature.transform == "log1p":
-        with np.errstate(invalid="ignore"):
-            values = transform_numbers(read_exactly(array), "log1p")
-    else:
-        values = read_numbers(array)
+    array = dense_array(column, feature, where)
+    values = _transformed(array, feature)
+    if feature.size is None:
+        return _decode_column(array, values, feature, chosen, where, target_WR[0])
 
-    num_missing, num_too_large = _take_scaled(values, chosen, feature.mean or 0.0, feature.scale or 1.0, target)
+    not_finite = 0
+    values_RW = values.reshape(-1, feature.size)
+    for place in range(feature.size):
+        of_place = array.take(pa.array(np.arange(place, len(array), feature.size)))
+        not_finite += _decode_column(of_place, values_RW[:, place].copy(), feature, chosen, where, target_WR[place])
+    return not_finite
+
+
+def _transformed(array: pa.Array, feature: DenseFeature) -> Floats:
+    is_plain = feature.transform in (None, "none")
+    if is_plain and feature.fill is None and feature.clip is None:
+        return read_numbers(array)
+    with np.errstate(invalid="ignore"):
+        return transform_numbers(dense_numbers(array, feature), feature.transform or "none")
+
+
+def _vectors(array: pa.Array, feature: DenseFeature, size: int, where: Where) -> pa.Array:
+    """The numbers of all rows; those of a null row are null. DataError names a row that has more or fewer."""
+    is_known = array.is_valid().to_numpy(zero_copy_only=False)
+    lengths = np.full(len(array), size)
+    if pa.types.is_fixed_size_list(array.type):
+        lengths[is_known] = array.type.list_size
+    else:
+        lengths[is_known] = pc.list_value_length(array).drop_null().to_numpy()
+    wrong = lengths != size
+    if np.any(wrong):
+        row = int(np.argmax(wrong))
+        has = f"column {feature.column!r} has {lengths[row]} numbers"
+        raise DataError(f"{where(row)}: {has}, but its feature has size = {size}; write null for a missing one")
+
+    values = as_plain(array.flatten())
+    if not array.null_count:
+        return values
+    is_known = np.repeat(is_known, size)
+    places = np.cumsum(is_known) - 1
+    return values.take(pa.array(places, mask=~is_known))
+
+
+def _decode_column(
+    array: pa.Array, values: Floats, feature: DenseFeature, chosen: Int64, where: Where, target: Float32
+) -> int:
+    """Writes the scaled values of the chosen rows to `target` (R); `array`: what they were before."""
+    mean, scale = feature.mean or 0.0, feature.scale or 1.0
+    num_missing, num_too_large = _take_scaled(values, chosen, mean, scale, target)
     if num_too_large:
         chosen = np.sort(chosen)
-        _take_scaled(values, chosen, feature.mean or 0.0, feature.scale or 1.0, target)
+        _take_scaled(values, chosen, mean, scale, target)
         row = int(chosen[np.argmax(np.isinf(target))])
         raise DataError(
             f"{where(row)}: column {feature.column!r} is {array[row]}, after transform, mean and scale more than "
-            f"{_LARGEST_TEXT}; write null where it is no value, or set transform = 'log1p' or a larger scale"
+            f"{_LARGEST_TEXT}; write null where it is no value, or set transform = 'log1p', a larger scale or clip"
         )
+    if feature.fill is not None:
+        return int(np.count_nonzero(~np.isfinite(read_exactly(array)[chosen]))) - _count_nulls(array, chosen)
     return num_missing - _count_nulls(array, chosen) if num_missing else 0
 
 

@@ -12,7 +12,7 @@ from data.manifest import Manifest
 
 Where = Callable[[int], str]
 """Describes row i of a table for a message: `row 12 of row group 3 of train/day_07.parquet`."""
-_IDS = "an id is an integer, a boolean or text, or a list of them"
+_IDS = "an id is a whole number, a boolean or text, or a list of them"
 
 
 def plain_type(kind: pa.DataType) -> pa.DataType:
@@ -62,14 +62,49 @@ def is_number(kind: pa.DataType) -> bool:
     return bool(types.is_integer(kind) or types.is_floating(kind) or types.is_decimal(kind))
 
 
+def is_time(kind: pa.DataType) -> bool:
+    """Whether values are instants or days."""
+    return bool(types.is_timestamp(kind) or types.is_date(kind))
+
+
 def problem_as_ids(kind: pa.DataType, hashed: bool) -> str | None:
     """What is wrong with a column of this type as ids; None: nothing."""
     element = element_type(kind)
     if is_text(element):
         return None if hashed else f"is {kind}; set hash = true for string ids"
-    if types.is_integer(element):
+    if is_number(element):
         return None
     return f"is {kind}, but {_IDS}; {_advice_for_ids(element)}"
+
+
+def problem_as_crossed(kind: pa.DataType) -> str | None:
+    """What is wrong with a column of this type in a cross; None: nothing."""
+    if is_list(plain_type(kind)) or types.is_map(kind):
+        return f"is {kind}, but a cross is of one id a row"
+    return problem_as_ids(kind, hashed=True)
+
+
+def problem_as_weights(kind: pa.DataType) -> str | None:
+    """What is wrong with a column of this type as the weights of ids; None: nothing."""
+    plain = plain_type(kind)
+    if is_list(plain) and is_number(plain_type(plain.value_type)):
+        return None
+    return f"is {kind}, but weights are a list of numbers, one for each id"
+
+
+def problem_as_time(kind: pa.DataType) -> str | None:
+    """What is wrong with a column of this type where times are needed; None: nothing."""
+    return None if is_time(plain_type(kind)) else f"is {kind}, but `parts` and `since` need timestamps or dates"
+
+
+def problem_as_vectors(kind: pa.DataType, size: int) -> str | None:
+    """What is wrong with a column of this type as `size` dense inputs; None: nothing."""
+    plain = plain_type(kind)
+    if not is_list(plain) or not is_number(plain_type(plain.value_type)):
+        return f"is {kind}, but a feature with a size needs a list of numbers"
+    if types.is_fixed_size_list(plain) and plain.list_size != size:
+        return f"is {kind}, but its feature has size = {size}; write {plain.list_size}"
+    return None
 
 
 def problem_as_buckets(kind: pa.DataType) -> str | None:
@@ -85,26 +120,19 @@ def problem_as_number(kind: pa.DataType) -> str | None:
 
 
 def _advice_for_ids(kind: pa.DataType) -> str:
-    if types.is_floating(kind):
-        return (
-            "write whole numbers as int64 (pandas makes floats of integers with nulls: astype('Int64') keeps them), or "
-            "give a float column `boundaries`"
-        )
-    if types.is_decimal(kind):
-        return "write whole numbers as int64, or give the column `boundaries`"
-    if types.is_temporal(kind):
-        return "write what counts of a time as an integer, such as the hour, the weekday or the day's number"
-
+    if is_time(kind):
+        return "set parts = ['hour', 'day_of_week'] for those of a time"
     return _advice_for_nested(kind) or "write it as an integer or text"
 
 
 def _advice_for_numbers(kind: pa.DataType) -> str:
-    if types.is_temporal(kind):
-        return "write a time as a number of what counts, such as the hour or the age in seconds"
+    if is_time(kind):
+        return "a dense feature can read the days `since` another time; a sparse one `parts` of it"
     if is_text(kind):
         return "write numbers as int64 or float, or make text a sparse feature with hash = true"
     if is_list(kind) and not types.is_nested(kind.value_type):  # Arrow calls lists nested, too
-        return "write one number a row, each element of a list as a column of its own"
+        size = f" = {kind.list_size}" if types.is_fixed_size_list(kind) else ""
+        return f"a dense feature can read lists of numbers of one `size`{size}; a label is one number a row"
 
     return _advice_for_nested(kind) or "write it as int64 or float"
 
@@ -113,32 +141,29 @@ def _advice_for_nested(kind: pa.DataType) -> str | None:
     if types.is_null(kind):
         return "it holds nothing but nulls: write it with its type, or leave it out of the config"
     if types.is_map(kind):
-        return "write the keys of a map, or its values, as a list column of their own"
-    if types.is_struct(kind):
-        return "write the fields of a struct as columns of their own"
-    if is_list(kind) and types.is_struct(kind.value_type):
-        return "write the fields of a struct as columns of their own"
+        return "name its keys or values by path, as in column = 'scores.key' with weights = 'scores.value'"
+    if types.is_struct(kind) or (is_list(kind) and types.is_struct(kind.value_type)):
+        return "name one of its fields by path, as in user.city"
     if is_list(kind):
         return "write one list a row: flatten lists of lists"
 
     return None
 
 
-def missing_column_hint(manifest: Manifest, name: str) -> str:
-    """What to add to the message that a dataset has no such column: where the name is known from."""
-    folders: set[str] = set()
-    for file in manifest.files:
-        folders.update(file.split("/")[:-1])
-
-    keys = [folder for folder in folders if folder.startswith(f"{name}=")]
+def columns_there(manifest: Manifest, name: str) -> str:
+    """What to add to the message that a dataset has no column `name`: those that it has, and where the name is known
+    from.
+    """
+    text = f"it has {', '.join(manifest.column_names)}"
+    folders = {folder for file in manifest.files for folder in file.split("/")[:-1]}
+    keys = sorted(folder for folder in folders if folder.startswith(f"{name}="))
     if keys:
-        return (
-            f"; a folder is called {min(keys)!r}, but the keys of folders are not read as columns: "
-            f"write {name!r} into the files too"
-        )
+        return f"{text}; a folder is called {keys[0]!r}, but not all files lie in one with such a key"
+    if any(part.startswith(f"{name}=") for part in manifest.root.split("/")):
+        return f"{text}; {name!r} is a key of a folder above: name the one that holds it, with `where` to choose"
 
-    struct = name.partition(".")[0]
-    if struct in manifest.schema.names and types.is_nested(manifest.schema.field(struct).type):
-        return f"; {struct!r} is {manifest.schema.field(struct).type}: write its fields as columns of their own"
-
-    return ""
+    column = name.partition(".")[0]
+    index = manifest.schema.get_field_index(column)
+    if index >= 0 and types.is_nested(manifest.schema.field(index).type):
+        return f"{text}; {column!r} is {manifest.schema.field(index).type}"
+    return text

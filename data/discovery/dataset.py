@@ -20,10 +20,12 @@ from data.discovery.listing import SHOWN, below, list_dataset
 from data.errors import DataError
 from data.manifest import Manifest, OnBadFile, digest_of
 from data.storage.filesystem import open_uri
-from data.storage.manifest_file import FORMAT, load_cached, save_cached
+from data.storage.manifest_file import load_cached, save_cached
 
 FOOTER_THREADS = 32
 """Footers are read at once; an object store answers each in tens of milliseconds."""
+_CACHED = 4
+"""Manifests that earlier versions cached do not say which file has which columns."""
 CACHE = Path("~/.cache/adatt/manifests")
 ReadFooter = tuple[fs.FileInfo, Footer]
 
@@ -36,7 +38,7 @@ def read_manifest(uri: str, cache: Path | None = CACHE, *, on_bad_file: OnBadFil
     filesystem, root = open_uri(uri)
     listed = list_dataset(filesystem, root, uri)
     entries = [(below(root, info), info.size, info.mtime_ns) for info in listed.files]
-    listing = digest_of([FORMAT, *entries])
+    listing = digest_of([_CACHED, *entries])
 
     cached = _cache_file(cache, f"{digest_of([(uri, root)])}.parquet")
     manifest = load_cached(cached, listing, on_bad_file)
@@ -109,7 +111,7 @@ def _manifest_of(uri: str, root: str, footers: list[ReadFooter], left_out: list[
     rows = [count for _, footer in footers for count in footer.rows]
     sizes = [size for _, footer in footers for size in footer.bytes]
 
-    (_, schema), *other_schemas = _distinct_schemas(root, footers)
+    ((_, schema), *other_schemas), layouts = _distinct_schemas(root, footers)
     return Manifest(
         uri=uri,
         files=tuple(names),
@@ -123,14 +125,24 @@ def _manifest_of(uri: str, root: str, footers: list[ReadFooter], left_out: list[
         left_out=tuple(left_out),
         root=root,
         other_schemas=tuple(other_schemas),
+        layouts=layouts,
     )
 
 
-def _distinct_schemas(root: str, footers: list[ReadFooter]) -> list[tuple[str, pa.Schema]]:
-    """Each schema once, with the first file that has it; how a file without rows would store some does not matter."""
-    with_rows = [(info, footer) for info, footer in footers if sum(footer.rows)]
+def _distinct_schemas(root: str, footers: list[ReadFooter]) -> tuple[list[tuple[str, pa.Schema]], tuple[int, ...]]:
+    """Each schema once, with the first file that has it; and the place of each file's own among them.
+
+    How a file without rows would store some does not matter.
+    """
+    is_empty = not sum(rows for _, footer in footers for rows in footer.rows)
     distinct: list[tuple[str, pa.Schema]] = []
-    for info, footer in with_rows or footers[:1]:
-        if not any(same_columns(footer.schema, schema) for _, schema in distinct):
+    layouts = []
+
+    for info, footer in footers:
+        known = (place for place, (_, schema) in enumerate(distinct) if same_columns(footer.schema, schema))
+        place = next(known, len(distinct))
+        if place == len(distinct) and (is_empty or sum(footer.rows) > 0):
             distinct.append((below(root, info), footer.schema))
-    return distinct
+        layouts.append(place if place < len(distinct) else 0)
+
+    return distinct, tuple(layouts)

@@ -7,6 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import fs
 
+from data.discovery.fields import types_named
 from data.errors import DataError, one_line
 
 DAMAGE = (pa.ArrowException, OSError, UnicodeDecodeError)
@@ -56,11 +57,6 @@ def read_footer(filesystem: fs.FileSystem, info: fs.FileInfo) -> Footer:
 
     sizes = [group.total_byte_size for group in groups]
     return Footer(rows, sizes, schema, digest=hashlib.sha256(tail).hexdigest())
-
-
-def types_named(schema: pa.Schema, name: str) -> list[pa.DataType]:
-    """The types of the columns called `name`: one, as a rule."""
-    return [schema.field(index).type for index in schema.get_all_field_indices(name)]
 
 
 def same_columns(one: pa.Schema, other: pa.Schema) -> bool:

@@ -12,9 +12,9 @@ import pyarrow.parquet as pq
 from pyarrow import fs
 
 from data.columns.decode import Rows
-from data.columns.kinds import as_readable
 from data.discovery.footer import UnreadableError
 from data.manifest import Manifest
+from data.pipeline.file_columns import complete, names_to_read
 from data.pipeline.open_files import OpenFiles
 from data.pipeline.row_groups import ReadTask, check_unchanged, damage_named, decode_rows, read_row_group
 from data.reading import Reading
@@ -74,7 +74,8 @@ class _OpenGroup:
         self._file: pq.ParquetFile | None = None
         self._error: UnreadableError | None = None
         """There is no way past damage."""
-        self._batches = self._read(names, len(task.block), files)
+        self._names = names
+        self._batches = self._read(len(task.block), files)
 
     def leads_to(self, task: ReadTask) -> bool:
         """Whether the task's block lies ahead."""
@@ -86,7 +87,7 @@ class _OpenGroup:
             raise self._error
         try:
             with damage_named(self._manifest, self._group):
-                table = as_readable(self._take(block))
+                table = complete(self._manifest, self._group, self._names, self._take(block))
         except UnreadableError as error:
             self._error = error
             self.close()
@@ -122,13 +123,14 @@ class _OpenGroup:
         self._held = held.slice(begin + len(block)).to_batches()
         return held.slice(begin, len(block))
 
-    def _read(self, names: list[str], batch_rows: int, files: OpenFiles) -> Generator[pa.RecordBatch]:
+    def _read(self, batch_rows: int, files: OpenFiles) -> Generator[pa.RecordBatch]:
         with files.lend(self._group) as parquet:
             metadata = parquet.metadata
         index = int(self._manifest.group[self._group])
         num_rows = metadata.row_group(index).num_rows if index < metadata.num_row_groups else 0
         schema = parquet.schema_arrow
-        check_unchanged(self._manifest, self._group, names, schema, num_rows)
+        check_unchanged(self._manifest, self._group, self._names, schema, num_rows)
+        asked = names_to_read(self._manifest, self._group, self._names, parquet)
 
         filesystem = self._manifest.filesystem
         self._file = pq.ParquetFile(
@@ -138,4 +140,4 @@ class _OpenGroup:
             buffer_size=LOCAL_BUFFER_BYTES if isinstance(filesystem, fs.LocalFileSystem) else REMOTE_BUFFER_BYTES,
             page_checksum_verification=True,
         )
-        yield from self._file.iter_batches(batch_rows, row_groups=[index], columns=names, use_threads=False)
+        yield from self._file.iter_batches(batch_rows, row_groups=[index], columns=asked, use_threads=False)

@@ -1,6 +1,6 @@
 """Batches are gathered from decoded parts of row groups: one call for all columns and all lanes of several batches.
 
-Shapes: K batches, B rows of this rank in each, S sparse features, D dense features, T tasks.
+Shapes: K batches, B rows of this rank in each, S sparse features, D dense inputs, T tasks.
 
     lane 0: rows 90 … 99 of one part, 0 … 21 of the next    ┐
     lane 1: rows 40 … 71                                    ├─► one array a column ─► K batches, views of it
@@ -48,9 +48,9 @@ def assemble(
     batch_rows = rows_per_lane * num_lanes
     num_batches = num_rows // batch_rows
     num_sparse = len(columns.features.sparse)
-    num_dense = len(columns.features.dense)
+    num_dense = columns.features.dense_width
     num_tasks = len(columns.labels)
-    nothing = np.zeros(2 * num_sparse + 5, np.int64)
+    nothing = np.zeros(3 * num_sparse + 5, np.int64)
     addresses = np.stack([nothing, *(part.addresses for part in parts)])[1:]
     runs = _cut_runs(np.array(spans, np.int64), rows_per_lane)
 
@@ -65,6 +65,9 @@ def assemble(
     table_rows = [columns.table_rows[feature.table] for feature in columns.features.sparse]
     is_int32_S = np.array([id_type(rows) is np.int32 for rows in table_rows], np.bool_)
     _gather_ids(addresses, runs, is_int32_S, ends_KS - counts_KS, values.numpy())
+    id_weights = empty(len(values) if columns.features.is_weighted else 0)
+    if columns.features.is_weighted:
+        _gather_id_weights(addresses, runs, ends_KS - counts_KS, id_weights.numpy())
 
     dense_KBD = empty(num_batches, batch_rows, num_dense)
     labels_KBT = empty(num_batches, batch_rows, num_tasks)
@@ -82,11 +85,13 @@ def assemble(
     )
 
     keys = [feature.name for feature in columns.features.sparse]
-    all_values = values.split(counts_KS.sum(axis=1).tolist())
+    counts_K = counts_KS.sum(axis=1).tolist()
+    all_values = values.split(counts_K)
+    all_weights = id_weights.split(counts_K) if columns.features.is_weighted else [None] * num_batches
     all_lengths = lengths_KSB.view(num_batches, num_sparse * batch_rows).unbind()
     sparse = [
-        KeyedJaggedTensor(keys, values, lengths=lengths)
-        for values, lengths in zip(all_values, all_lengths, strict=True)
+        KeyedJaggedTensor(keys, values, weights, lengths)
+        for values, weights, lengths in zip(all_values, all_weights, all_lengths, strict=True)
     ]
     others = (dense_KBD, labels_KBT, mask_KBT, weights_KB, row_ids_KB)
     return list(map(Batch, sparse, *(tensor.unbind() for tensor in others)))
@@ -169,6 +174,33 @@ def _gather_ids(addresses: Int64, runs: Int64, is_int32_S: Bool, next_KS: Int64,
                 wide = int64_at(of_part[feature])
                 for index in range(num_ids):
                     target[next_place + index] = wide[begin + index]
+            next_KS[batch, feature] += num_ids
+
+
+@compiled
+def _gather_id_weights(addresses: Int64, runs: Int64, next_KS: Int64, target: Float32) -> None:
+    """Copies the weights of the ids, 1 where a feature has none; `next_KS` as for the ids."""
+    num_sparse = next_KS.shape[1]
+    for part, start, count, batch, _place in runs:
+        if part == PADDING:
+            continue
+
+        of_part = addresses[part]
+        for feature in range(num_sparse):
+            begin = start
+            num_ids = count
+            if of_part[num_sparse + feature] != 0:
+                offsets = int64_at(of_part[num_sparse + feature])
+                begin = offsets[start]
+                num_ids = offsets[start + count] - begin
+
+            next_place = next_KS[batch, feature]
+            if of_part[2 * num_sparse + feature] != 0:
+                weights = float32_at(of_part[2 * num_sparse + feature])
+                for index in range(num_ids):
+                    target[next_place + index] = weights[begin + index]
+            else:
+                target[next_place : next_place + num_ids] = 1
             next_KS[batch, feature] += num_ids
 
 

@@ -68,7 +68,7 @@ class Readers:
 
     def __init__(self, reading: Reading, lanes: range, first_batch: int, threads: int, pin: bool) -> None:
         self.skipped: list[SkippedRows] = []
-        self.not_finite_D = np.zeros(len(reading.columns.features.dense), np.int64)
+        self.not_finite = np.zeros(len(reading.columns.features.dense), np.int64)
         self.times = ReadingTimes()
         self._reading = reading
         self._pin = pin
@@ -189,7 +189,7 @@ class Readers:
         with self._changed:
             part.is_done = True
             if part.rows is not None:
-                self.not_finite_D += part.rows.not_finite_D
+                self.not_finite += part.rows.not_finite
             self._changed.notify_all()
 
     def _decode(self, task: ReadTask) -> Rows | None:

@@ -8,11 +8,12 @@ import numpy as np
 import pyarrow as pa
 
 from data.columns.decode import Rows, decode
-from data.columns.kinds import as_readable
-from data.discovery.footer import DAMAGE, UnreadableError, types_named
+from data.discovery.fields import types_named
+from data.discovery.footer import DAMAGE, UnreadableError
 from data.errors import one_line
 from data.manifest import Manifest
 from data.order import block_of, block_order, order
+from data.pipeline.file_columns import complete, names_to_read
 from data.pipeline.open_files import OpenFiles
 from data.reading import Reading
 
@@ -136,10 +137,11 @@ def read_row_group(manifest: Manifest, group: int, names: list[str], files: Open
     files = files or OpenFiles(manifest)
     with damage_named(manifest, group), files.lend(group) as parquet:
         index = int(manifest.group[group])
-        stored = parquet.read_row_group(index, columns=names, use_threads=False)
-        table = as_readable(stored)
+        asked = names_to_read(manifest, group, names, parquet)
+        stored = parquet.read_row_group(index, columns=asked, use_threads=False)
+        table = complete(manifest, group, names, stored)
 
-    check_unchanged(manifest, group, names, stored.schema, table.num_rows)
+    check_unchanged(manifest, group, names, stored.schema, stored.num_rows)
     return table
 
 

@@ -21,7 +21,7 @@ from data.storage.parsing import parse_json
 FORMAT = 3
 """Of the files. The digest of format 2 did not cover the arrays; runs hold such files."""
 _ARRAYS = ("file", "group", "rows", "bytes")
-_TEXTS = ("uri", "root", "fingerprint", "files", "digests", "left_out", "num_unread", "unread")
+_TEXTS = ("uri", "root", "fingerprint", "files", "digests", "left_out", "num_unread", "unread", "layouts")
 _NOT_OURS = (pa.ArrowException, OSError, ValueError, KeyError, TypeError)
 """What reading such a file raises if it is damaged or something else."""
 
@@ -108,6 +108,7 @@ def _from_table(table: pa.Table) -> Manifest:
         left_out=tuple((name, reason) for name, reason in texts["left_out"]),
         num_unread=texts.get("num_unread", 0),
         unread=tuple(texts.get("unread", ())),
+        layouts=tuple(texts.get("layouts", ())),
         schema=_from_bytes(schema),
         other_schemas=tuple((name, _from_bytes(other)) for name, other in others),
     )

@@ -1,11 +1,14 @@
 """Batches of random datasets equal a slow reading: row by row in plain Python, from the definitions alone.
 
-Random are the columns and their nulls, files, row groups, blocks, lanes, order, world size and where one resumes.
+Random are the columns, how each file stores them and whether it has them, their nulls and recipes; files, row groups,
+blocks, lanes, order, world size and where one resumes.
 """
 
 import datetime
+import decimal
 import math
 import random
+import zoneinfo
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import islice, pairwise
@@ -16,6 +19,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 import xxhash
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -23,7 +27,7 @@ from hypothesis import strategies as st
 from data.batch import Batch
 from data.columns.decode import Columns, Label
 from data.discovery.dataset import read_manifest
-from data.features import DenseFeature, Features, SparseFeature
+from data.features import PART_SIZES, DenseFeature, Features, SparseFeature
 from data.hashing import stable_seed
 from data.order import OrderName
 from data.reading import Reading
@@ -36,34 +40,41 @@ ROWS = 11
 EDGES = (-1.0, 0.5, 3.0)
 DAY = datetime.date(2024, 1, 1)
 
-# ---- random columns: their Arrow type, and a value from a random generator
+# ---- random columns: the types that files store them in, and a value from a random generator
 
 TEXTS = ("", "a", "wörd", "a much longer text, beyond what is hashed in one step " * 6)
-KINDS: dict[str, tuple[pa.DataType, Callable[[random.Random], object]]] = {
-    "int8": (pa.int8(), lambda rng: rng.randrange(ROWS)),
-    "uint16": (pa.uint16(), lambda rng: rng.randrange(ROWS)),
-    "int32": (pa.int32(), lambda rng: rng.randrange(ROWS)),
-    "int64": (pa.int64(), lambda rng: rng.randrange(ROWS)),
-    "large": (pa.int64(), lambda rng: rng.randrange(-(2**63), 2**63)),
-    "unsigned": (pa.uint64(), lambda rng: rng.randrange(2**64)),
-    "bool": (pa.bool_(), lambda rng: rng.random() < 0.5),
-    "text": (pa.string(), lambda rng: rng.choice(TEXTS)),
-    "large text": (pa.large_string(), lambda rng: rng.choice(TEXTS)),
-    "text view": (pa.string_view(), lambda rng: rng.choice(TEXTS)),
-    "bytes": (pa.binary(), lambda rng: bytes([rng.randrange(256)])),
-    "dictionary": (pa.dictionary(pa.int16(), pa.string()), lambda rng: rng.choice(TEXTS)),
-    "number": (pa.float64(), lambda rng: rng.choice([rng.uniform(-9, 9), -1.0, 0.5, 3.0])),
-    "single": (pa.float32(), lambda rng: rng.randrange(-40, 40) / 8),
-    "half": (pa.float16(), lambda rng: rng.randrange(-40, 40) / 8),
+TIMES = [pa.timestamp(unit, zone) for unit in ("s", "ms", "us", "ns") for zone in (None, "UTC", "Asia/Shanghai")]
+EPOCH = datetime.datetime(1970, 1, 1)
+KINDS: dict[str, tuple[list[pa.DataType], Callable[[random.Random], object]]] = {
+    "small": (
+        [pa.int8(), pa.uint16(), pa.int32(), pa.int64(), pa.uint64(), pa.decimal128(9, 0), pa.float32(), pa.float64()],
+        lambda rng: rng.randrange(ROWS),
+    ),
+    "large": ([pa.int64(), pa.decimal128(20, 0)], lambda rng: rng.randrange(-(2**63), 2**63)),
+    "bool": ([pa.bool_(), pa.int8(), pa.float16()], lambda rng: rng.random() < 0.5),
+    "text": (
+        [pa.string(), pa.large_string(), pa.string_view(), pa.binary(), pa.dictionary(pa.int16(), pa.string())],
+        lambda rng: rng.choice(TEXTS),
+    ),
+    "bytes": ([pa.binary(), pa.large_binary()], lambda rng: bytes([rng.randrange(256)])),
+    "number": ([pa.float64()], lambda rng: rng.choice([rng.uniform(-9, 9), -1.0, 0.5, 3.0])),
+    "eighth": ([pa.float16(), pa.float32(), pa.float64(), pa.decimal128(9, 3)], lambda rng: rng.randrange(-40, 40) / 8),
+    "time": (TIMES, lambda rng: EPOCH + datetime.timedelta(seconds=rng.randrange(-(10**9), 3 * 10**9))),
+    "date": ([pa.date32(), pa.date64()], lambda rng: DAY + datetime.timedelta(rng.randrange(-9000, 9000))),
 }
-INTEGERS = ("int8", "uint16", "int32", "int64")
-HASHED = (*INTEGERS, "large", "unsigned", "bool", "text", "large text", "text view", "bytes", "dictionary")
-NUMBERS = ("int8", "int64", "bool", "number", "single", "half")
-LISTS: dict[str, Callable[[pa.DataType], pa.DataType]] = {
-    "list": pa.list_,
-    "large list": pa.large_list,
-    "three": lambda kind: pa.list_(kind, 3),
-}
+IDS = ("small",)
+HASHED = ("small", "large", "bool", "text", "bytes")
+NUMBERS = ("small", "bool", "number", "eighth")
+MOMENTS = ("time", "date")
+IN_LISTS = ("int", "float", "double", "decimal", "bool", "string", "large_string", "binary", "large_binary")
+"""Parquet keeps no dictionaries and views inside lists."""
+PAIR = {"key": pa.int64(), "value": pa.float32()}
+PAIRS = [
+    pa.map_(pa.int64(), pa.float32()),
+    pa.map_(pa.int32(), pa.float64()),
+    pa.list_(pa.struct(PAIR)),
+    pa.large_list(pa.struct({"other": pa.string(), **PAIR})),
+]
 
 
 class Source(NamedTuple):
@@ -71,23 +82,76 @@ class Source(NamedTuple):
 
     kind: str
     form: str
-    """Of its lists; "" where a row holds one value."""
+    """`list`, `three` of each row, `pairs`, or `struct`; "" where a row holds one value."""
     nulls: float
     """Share of them."""
+    lacking: frozenset[int]
+    """Files that do not have it."""
 
-    @property
-    def type(self) -> pa.DataType:
-        kind = KINDS[self.kind][0]
-        return LISTS[self.form](kind) if self.form else kind
+    def type_in(self, file: int, rng: random.Random) -> pa.DataType:
+        """As some file stores it."""
+        if self.form == "pairs":
+            return rng.choice(PAIRS)
+        kinds = KINDS[self.kind][0]
+        if self.form == "":
+            return rng.choice(kinds)
+        if self.form == "struct":
+            kinds = [kind for kind in kinds if not str(kind).endswith("_view")]  # pyarrow does not write them there
+            inner = pa.struct({"other": pa.list_(pa.int8()), "x": rng.choice(kinds)})
+            return pa.struct({"in": inner}) if file % 2 else pa.struct({"more": pa.int8(), "in": inner})
+        kind = rng.choice([kind for kind in kinds if str(kind).startswith(IN_LISTS)])
+        lists = [pa.list_(kind), pa.large_list(kind)]
+        return rng.choice([*lists, pa.list_(kind, 3)] if self.form == "three" else lists)
 
-    def value(self, rng: random.Random) -> object:
+    def value(self, rng: random.Random) -> Any:
         if rng.random() < self.nulls:
             return None
         make = KINDS[self.kind][1]
+        if self.form == "struct":
+            return {"in": None if rng.random() < self.nulls else {"x": make(rng)}}
         if not self.form:
             return make(rng)
         length = 3 if self.form == "three" else rng.choice([0, 0, 1, 2, 5])
+        if self.form == "pairs":
+            return [(make(rng), rng.randrange(-40, 40) / 8) for _ in range(length)]
         return [None if rng.random() < self.nulls else make(rng) for _ in range(length)]
+
+    def array(self, file: int, values: list[Any], rng: random.Random) -> pa.Array:
+        kind = self.type_in(file, rng)
+        if all(value is None for value in values) and rng.random() < 0.5:
+            return pa.nulls(len(values))
+        return pa.array([as_stored(value, kind) for value in values], kind)
+
+
+def as_stored(value: Any, kind: pa.DataType) -> Any:
+    """A value as pa.array takes it for a column of a type."""
+    if value is None:
+        return None
+    if isinstance(value, dict):
+        return {name: as_stored(entry, kind.field(name).type) for name, entry in value.items()}
+    if isinstance(value, list):
+        is_pairs = not pa.types.is_map(kind) and pa.types.is_struct(kind.value_type)
+        pairs = [{"key": key, "value": number} for key, number in value] if is_pairs else value
+        return pairs if is_pairs or pa.types.is_map(kind) else [as_stored(entry, kind.value_type) for entry in value]
+    return number_as_stored(value, kind) if isinstance(value, int | float) else text_or_time_as_stored(value, kind)
+
+
+def text_or_time_as_stored(value: Any, kind: pa.DataType) -> Any:
+    if isinstance(value, str) and (pa.types.is_binary(kind) or pa.types.is_large_binary(kind)):
+        return value.encode()
+    if isinstance(value, datetime.datetime) and kind.tz:
+        return value.replace(tzinfo=datetime.UTC)
+    return value
+
+
+def number_as_stored(value: float, kind: pa.DataType) -> Any:
+    if pa.types.is_boolean(kind):
+        return bool(value)
+    if pa.types.is_decimal(kind):
+        return decimal.Decimal(repr(value))
+    if pa.types.is_float16(kind):
+        return np.float16(value)
+    return float(value) if pa.types.is_floating(kind) else int(value)
 
 
 class Case(NamedTuple):
@@ -110,49 +174,95 @@ class Case(NamedTuple):
 
 
 NULLS = st.sampled_from([0.0, 0.0, 0.3, 1.0])
+LACKING = st.sampled_from([frozenset[int](), frozenset({0}), frozenset({1, 2})])
+RECIPES = ["ids", "hashed", "buckets", "parts", "cross", "weighted", "key"]
+
+
+class Sources(dict[str, Source]):
+    """Random columns, by name."""
+
+    def __init__(self, draw: st.DrawFn) -> None:
+        super().__init__()
+        self._draw = draw
+
+    def add(
+        self, kinds: tuple[str, ...], forms: tuple[str, ...] = ("",), *, nulls: bool = True, lacking: bool = False
+    ) -> str:
+        """The path of a new one."""
+        draw = self._draw
+        name = f"column {len(self)}"
+        form = draw(st.sampled_from(forms))
+        gone = draw(LACKING) if lacking else frozenset[int]()
+        self[name] = Source(draw(st.sampled_from(kinds)), form, draw(NULLS) if nulls else 0.0, gone)
+        return f"{name}.in.x" if form == "struct" else name
+
+
+def draw_sparse(draw: st.DrawFn, sources: Sources, name: str) -> SparseFeature:
+    recipe = draw(st.sampled_from(RECIPES))
+    lacking = draw(st.booleans())
+    keys: dict[str, Any] = {"table": "table", "name": name, "missing": "null" if lacking else "error"}
+    forms = ("", "struct", "list", "three")
+    if recipe == "key":
+        return SparseFeature(**keys, column="day")
+    if recipe == "cross":
+        columns = tuple(sources.add(HASHED, ("", "struct"), lacking=lacking) for _ in range(draw(st.integers(2, 3))))
+        return SparseFeature(**keys, cross=columns, seed=draw(st.integers(0, 2)), hashes=draw(st.integers(1, 3)))
+    if recipe == "buckets":
+        return SparseFeature(**keys, column=sources.add(NUMBERS, forms, lacking=lacking), boundaries=EDGES)
+    if recipe == "parts":
+        column = sources.add(MOMENTS, ("", "struct"), lacking=lacking)
+        parts = draw(st.lists(st.sampled_from(list(PART_SIZES)), min_size=1, max_size=3, unique=True))
+        zone = draw(st.sampled_from(["UTC", "Asia/Kolkata"]))
+        return SparseFeature(**keys | {"table": "parts"}, column=column, parts=tuple(parts), timezone=zone)
+
+    if draw(st.booleans()):
+        keys[draw(st.sampled_from(["first", "last"]))] = draw(st.integers(1, 3))
+    if recipe == "weighted":
+        column = sources.add(IDS, ("pairs",), lacking=lacking)
+        return SparseFeature(**keys, column=f"{column}.key", weights=f"{column}.value")
+    if recipe == "hashed":
+        keys |= {"hash": True, "seed": draw(st.integers(0, 2)), "hashes": draw(st.integers(1, 3))}
+    return SparseFeature(**keys, column=sources.add(HASHED if recipe == "hashed" else IDS, forms, lacking=lacking))
+
+
+def draw_dense(draw: st.DrawFn, sources: Sources) -> DenseFeature:
+    lacking = draw(st.booleans())
+    scale = draw(st.sampled_from([1.0, 2.5]))
+    keys: dict[str, Any] = {
+        "transform": draw(st.sampled_from(["none", "log1p", "sqrt"])),
+        "mean": scale - 1,
+        "scale": scale,
+        "fill": draw(st.sampled_from([None, 0.5])),
+        "clip": draw(st.sampled_from([None, (-2.0, 4.0)])),
+        "missing": "null" if lacking else "error",
+    }
+    use = draw(st.sampled_from(["number", "vector", "since"]))
+    if use == "vector":
+        return DenseFeature(**keys, column=sources.add(NUMBERS, ("three",), lacking=lacking), size=3)
+    if use == "since":
+        column, since = (sources.add(MOMENTS, lacking=lacking) for _ in range(2))
+        return DenseFeature(**keys, column=column, since=since)
+    return DenseFeature(**keys, column=sources.add(NUMBERS, ("", "struct"), lacking=lacking))
 
 
 @st.composite
 def cases(draw: st.DrawFn) -> Case:
-    sources: dict[str, Source] = {}
-
-    def column(kinds: tuple[str, ...], forms: tuple[str, ...] = ("",), nulls: st.SearchStrategy[float] = NULLS) -> str:
-        name = f"column {len(sources)}"
-        sources[name] = Source(draw(st.sampled_from(kinds)), draw(st.sampled_from(forms)), draw(nulls))
-        return name
-
-    sparse: list[SparseFeature] = []
-    for index in range(draw(st.integers(0, 4))):
-        use = draw(st.sampled_from(["ids", "hashed", "buckets"]))
-        kinds = {"ids": INTEGERS, "hashed": HASHED, "buckets": NUMBERS}[use]
-        # Lists of dictionaries and of views are no types that Parquet files hold as such.
-        forms = ("", *LISTS) if use != "buckets" else ("",)
-        name = column(kinds, forms)
-        if sources[name].form and sources[name].kind in ("dictionary", "text view"):
-            sources[name] = sources[name]._replace(kind="text")
-        boundaries = EDGES if use == "buckets" else ()
-        feature = SparseFeature(
-            column=name, table="table", name=f"feature {index}", hash=use == "hashed", boundaries=boundaries
-        )
-        sparse.append(feature)
-
-    dense = []
-    for _ in range(draw(st.integers(0, 3))):
-        transform = draw(st.sampled_from(["none", "log1p"]))
-        scale = draw(st.sampled_from([1.0, 2.5]))
-        dense.append(DenseFeature(column=column(NUMBERS), transform=transform, mean=scale - 1, scale=scale))
-
-    labels = [Label(column(("bool",)), binary=True)]
-    labels += [Label(column(NUMBERS), binary=False) for _ in range(draw(st.integers(0, 2)))]
-    weight = column(("uint16",), nulls=st.just(0.0)) if draw(st.booleans()) else None
-    column(("text",))  # read by nothing
+    sources = Sources(draw)
+    sparse = [draw_sparse(draw, sources, f"feature {index}") for index in range(draw(st.integers(0, 4)))]
+    dense = [draw_dense(draw, sources) for _ in range(draw(st.integers(0, 3)))]
+    labels = [Label(sources.add(("bool",)), binary=True)]
+    labels += [
+        Label(sources.add(NUMBERS, lacking=True), binary=False, missing="null") for _ in range(draw(st.integers(0, 2)))
+    ]
+    weight = sources.add(("small",), nulls=False) if draw(st.booleans()) else None
+    sources.add(("text",), lacking=True)  # read by nothing
 
     lanes = draw(st.integers(1, 8))
     features = Features(sparse=tuple(sparse), dense=tuple(dense))
     groups = st.lists(st.integers(0, 12), min_size=1, max_size=4)
     return Case(
         sources=sources,
-        columns=Columns(features, {"table": ROWS}, tuple(labels), weight),
+        columns=Columns(features, {"table": ROWS, "parts": 200}, tuple(labels), weight),
         files=draw(st.lists(groups, min_size=1, max_size=4).filter(lambda files: sum(map(sum, files)) > 0)),
         compression=draw(st.sampled_from(["zstd", "snappy", "none"])),
         page_bytes=draw(st.sampled_from([16, 1 << 20])),
@@ -168,20 +278,26 @@ def cases(draw: st.DrawFn) -> Case:
 
 
 def write(case: Case, root: Path) -> None:
-    rng = random.Random(case.seed)
-    schema = pa.schema([(name, source.type) for name, source in case.sources.items()])
+    """Each file with types of its own, and without the columns that it lacks."""
     for number, groups in enumerate(case.files):
+        rng = random.Random(case.seed + number)
+        size = sum(groups)
+        columns = {
+            name: source.array(number, [source.value(rng) for _ in range(size)], rng)
+            for name, source in case.sources.items()
+            if number not in source.lacking
+        }
+        table = pa.table(columns)
         path = root / f"day={number}" / "part.parquet"
         path.parent.mkdir(parents=True)
         writer = pq.ParquetWriter(
-            path, schema, compression=case.compression, data_page_size=case.page_bytes, write_batch_size=3
+            path, table.schema, compression=case.compression, data_page_size=case.page_bytes, write_batch_size=3
         )
         with writer:
+            begin = 0
             for size in groups:
-                columns = [
-                    pa.array([source.value(rng) for _ in range(size)], source.type) for source in case.sources.values()
-                ]
-                writer.write_table(pa.table(columns, schema=schema), row_group_size=max(size, 1))
+                writer.write_table(table.slice(begin, size), row_group_size=max(size, 1))
+                begin += size
 
 
 # ---- the slow reading
@@ -191,6 +307,8 @@ class Row(NamedTuple):
     """What a batch says of one row."""
 
     ids: tuple[tuple[int, ...], ...]
+    id_weights: tuple[tuple[float, ...], ...]
+    """Empty where no feature has weights."""
     dense: tuple[float, ...]
     labels: tuple[float, ...]
     mask: tuple[bool, ...]
@@ -204,36 +322,106 @@ def slow_permutation(count: int, *key: object) -> list[int]:
     return sorted(range(count), key=lambda number: (slow_mix(number ^ base) >> 32, number))
 
 
-def slow_id(value: Any, feature: SparseFeature) -> int:
-    if feature.boundaries:
-        return sum(edge <= value for edge in feature.boundaries)
+def look_up(row: dict[str, Any], path: str) -> Any:
+    """What stands in a row under a path; None where nothing does."""
+    name, *fields = path.split(".")
+    value = row.get(name)
+    for field in fields:
+        if isinstance(value, list):  # of pairs, as maps and as lists of structs are
+            place = ("key", "value").index(field)
+            value = [entry[field] if isinstance(entry, dict) else entry[place] for entry in value]
+        elif value is not None:
+            value = value[field]
+    return value
+
+
+def slow_bits(value: Any) -> int:
     if isinstance(value, str | bytes):
-        value = xxhash.xxh3_64_intdigest(value.encode() if isinstance(value, str) else value)
-    return slow_mix(int(value) & MASK) % ROWS if feature.hash else int(value)
+        return xxhash.xxh3_64_intdigest(value.encode() if isinstance(value, str) else value)
+    return int(value) & MASK
+
+
+def slow_hash(bits: int, seed: int) -> int:
+    return slow_mix(bits ^ (slow_mix(seed) if seed else 0)) % ROWS
+
+
+def slow_moment(value: Any) -> datetime.datetime:
+    """In UTC, without a zone."""
+    if not isinstance(value, datetime.datetime):
+        return datetime.datetime(value.year, value.month, value.day)
+    return value.astimezone(datetime.UTC).replace(tzinfo=None) if value.tzinfo else value
+
+
+def slow_parts(value: Any, feature: SparseFeature) -> list[int]:
+    moment = slow_moment(value).replace(tzinfo=datetime.UTC).astimezone(zoneinfo.ZoneInfo(feature.timezone))
+    numbers = {
+        "minute": moment.minute,
+        "hour": moment.hour,
+        "day_of_week": moment.weekday(),
+        "day": moment.day - 1,
+        "month": moment.month - 1,
+    }
+    sizes = [PART_SIZES[part] for part in feature.parts]
+    return [numbers[part] + sum(sizes[:place]) for place, part in enumerate(feature.parts)]
+
+
+def slow_ids(row: dict[str, Any], feature: SparseFeature) -> list[tuple[int, float]]:
+    """(id, weight) of a row."""
+    if feature.cross:
+        bits = 0
+        for name in feature.cross:
+            value = look_up(row, name)
+            bits = slow_mix(bits ^ (0x6E756C6C if value is None else slow_mix(slow_bits(value))))
+        return [(slow_hash(bits, seed), 1.0) for seed in range(feature.seed, feature.seed + feature.hashes)]
+
+    value = look_up(row, feature.column)
+    values = value if isinstance(value, list) else [value]
+    weights = (look_up(row, feature.weights) or []) if feature.weights else [1.0] * len(values)
+    pairs = [(value, weight) for value, weight in zip(values, weights, strict=False) if value is not None]
+    pairs = pairs[: feature.first] if feature.first else pairs[-feature.last :] if feature.last else pairs
+    if feature.boundaries:
+        return [(sum(edge <= value for edge in feature.boundaries), weight) for value, weight in pairs]
+    if feature.parts:
+        return [(number, 1.0) for value, _ in pairs for number in slow_parts(value, feature)]
+    if feature.hash:
+        seeds = range(feature.seed, feature.seed + feature.hashes)
+        return [(slow_hash(slow_bits(value), seed), weight) for value, weight in pairs for seed in seeds]
+    return [(int(value), weight) for value, weight in pairs]
+
+
+def slow_number(value: Any, feature: DenseFeature) -> float:
+    value = feature.fill if value is None else value
+    if value is None:
+        return 0.0
+    value = float(value)
+    if feature.clip:
+        value = min(max(value, feature.clip[0]), feature.clip[1])
+    if feature.transform == "log1p":
+        value = math.copysign(math.log1p(abs(value)), value)
+    if feature.transform == "sqrt":
+        value = math.copysign(math.sqrt(abs(value)), value)
+    return (value - (feature.mean or 0)) / (feature.scale or 1)
+
+
+def slow_dense(row: dict[str, Any], feature: DenseFeature) -> list[float]:
+    value = look_up(row, feature.column)
+    if feature.size:
+        return [slow_number(entry, feature) for entry in value or [None] * feature.size]
+    if feature.since:
+        since = look_up(row, feature.since)
+        known = value is not None and since is not None
+        value = (slow_moment(value) - slow_moment(since)).total_seconds() / 86_400 if known else None
+    return [slow_number(value, feature)]
 
 
 def slow_row(case: Case, row: dict[str, Any], number: int) -> Row:
-    ids = []
-    for feature in case.columns.features.sparse:
-        value = row[feature.column]
-        values = value if isinstance(value, list) else [value]
-        ids.append(tuple(slow_id(entry, feature) for entry in values if entry is not None))
-
-    dense = []
-    for entry in case.columns.features.dense:
-        value = row[entry.column]
-        if value is None:
-            dense.append(0.0)
-            continue
-        value = float(value)
-        if entry.transform == "log1p":
-            value = math.copysign(math.log1p(abs(value)), value)
-        dense.append((value - (entry.mean or 0)) / (entry.scale or 1))
-
-    labels = [row[label.column] for label in case.columns.labels]
+    features = case.columns.features
+    pairs = [slow_ids(row, feature) for feature in features.sparse]
+    labels = [look_up(row, label.column) for label in case.columns.labels]
     return Row(
-        ids=tuple(ids),
-        dense=tuple(dense),
+        ids=tuple(tuple(key for key, _ in bag) for bag in pairs),
+        id_weights=tuple(tuple(weight for _, weight in bag) for bag in pairs) if features.is_weighted else (),
+        dense=tuple(value for entry in features.dense for value in slow_dense(row, entry)),
         labels=tuple(0.0 if label is None else float(label) for label in labels),
         mask=tuple(label is not None for label in labels),
         weight=float(row[case.columns.weight]) if case.columns.weight else 1.0,
@@ -248,7 +436,7 @@ def slow_groups(case: Case, root: Path) -> list[tuple[int, list[Row]]]:
     for window, path in enumerate(sorted(root.rglob("*.parquet"))):
         parquet = pq.ParquetFile(path)
         for index in range(parquet.num_row_groups):
-            stored = parquet.read_row_group(index).to_pylist()
+            stored = [row | {"day": window} for row in parquet.read_row_group(index).to_pylist()]
             groups.append((window, [slow_row(case, row, number + place) for place, row in enumerate(stored)]))
             number += len(stored)
     return groups
@@ -287,7 +475,8 @@ def slow_batches(case: Case, root: Path, ranks: list[range]) -> list[list[list[R
     groups = slow_groups(case, root)
     nothing = Row(
         ids=((),) * len(case.columns.features.sparse),
-        dense=(0.0,) * len(case.columns.features.dense),
+        id_weights=((),) * len(case.columns.features.sparse) if case.columns.features.is_weighted else (),
+        dense=(0.0,) * case.columns.features.dense_width,
         labels=(0.0,) * len(case.columns.labels),
         mask=(False,) * len(case.columns.labels),
         weight=0.0,
@@ -312,13 +501,21 @@ def slow_batches(case: Case, root: Path, ranks: list[range]) -> list[list[list[R
 
 def rows_of(batch: Batch) -> list[Row]:
     num_rows = len(batch.weights_B)
-    values, offsets = batch.sparse.values().tolist(), batch.sparse.offsets().tolist()
-    bags = [tuple(values[begin:end]) for begin, end in pairwise(offsets)]
-    features = [bags[start : start + num_rows] for start in range(0, len(bags), num_rows)]
-    ids = list(zip(*features, strict=True)) if features else [()] * num_rows
+    weights = batch.sparse.weights_or_none()
+    ids = bags_of(batch, batch.sparse.values())
+    id_weights = [()] * num_rows if weights is None else bags_of(batch, weights)
     others = (batch.dense_BD, batch.labels_BT, batch.label_mask_BT)
     dense, labels, mask = ([tuple(row) for row in tensor.tolist()] for tensor in others)
-    return list(map(Row, ids, dense, labels, mask, batch.weights_B.tolist(), batch.row_ids_B.tolist()))
+    return list(map(Row, ids, id_weights, dense, labels, mask, batch.weights_B.tolist(), batch.row_ids_B.tolist()))
+
+
+def bags_of(batch: Batch, values: torch.Tensor) -> list[tuple[tuple[Any, ...], ...]]:
+    """What each row has of each feature."""
+    num_rows = len(batch.weights_B)
+    flat = values.tolist()
+    bags = [tuple(flat[begin:end]) for begin, end in pairwise(batch.sparse.offsets().tolist())]
+    features = [bags[start : start + num_rows] for start in range(0, len(bags), num_rows)]
+    return list(zip(*features, strict=True)) if features else [()] * num_rows
 
 
 def assert_equal(found: list[Row], expected: list[Row]) -> None:

@@ -10,7 +10,7 @@ Shapes: R rows of a row group.
 import pyarrow as pa
 import torch
 
-from data.discovery.footer import types_named
+from data.discovery.fields import types_named
 from data.discovery.schema import ORACLE_PREFIX
 from data.manifest import Manifest
 from data.pipeline.open_files import OpenFiles

@@ -82,13 +82,13 @@ class TrainLog:
             tasks = [task.name for task in self._config.tasks]
             self._gates = GateObserver(head, tasks, training=True)
 
-    def watch_data(self, columns: Columns, not_finite_D: Int64) -> None:
+    def watch_data(self, columns: Columns, not_finite: Int64) -> None:
         """Warns at each record of further dense columns with numbers that are not finite.
 
-        not_finite_D: the rows that hold some in each dense column; the reader of the data goes on counting there.
+        not_finite: the rows that hold some in each dense column; the reader of the data goes on counting there.
         """
         self._columns = columns
-        self._not_finite_D = not_finite_D
+        self._not_finite = not_finite
 
     def update(self, step: StepOutput) -> None:
         """Adds a step that was trained, without waiting for the device."""
@@ -139,7 +139,7 @@ class TrainLog:
         if self._columns is None:
             return
 
-        rows_by_column = count_not_finite(self._columns, self._not_finite_D, self._world)
+        rows_by_column = count_not_finite(self._columns, self._not_finite, self._world)
         for column in self._warned_columns & rows_by_column.keys():
             del rows_by_column[column]
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pyarrow as pa
 
 from data.columns.kinds import common_type
-from data.columns.types import missing_column_hint
+from data.columns.types import columns_there
 from data.errors import DataError, one_line
 from data.manifest import Manifest
 from data.pipeline.blocks import BlockReader
@@ -44,22 +44,19 @@ def parse_columns(text: str, manifest: Manifest, tasks: tuple[TaskConfig, ...]) 
 
 def _parse_entry(entry: str, manifest: Manifest) -> tuple[str, str]:
     """The name in the input and the one in the output; raises ConfigError if the input has no such column."""
-    names = manifest.schema.names
     name = entry
     new_name = entry
 
     # A column may itself be called `a as b`.
-    if entry not in names:
+    if not manifest.has(entry):
         before, _, after = entry.partition(" as ")
         name = before.strip()
         new_name = after.strip() or name
 
-    if name not in names:
-        hint = missing_column_hint(manifest, name)
-        all_names = ", ".join(names)
-        raise ConfigError(f"--columns: no column {name!r} in {manifest.uri}; it has {all_names}{hint}")
+    if not manifest.has(name):
+        raise ConfigError(f"--columns: no column {name!r} in {manifest.uri}; {columns_there(manifest, name)}")
 
-    if names.count(name) > 1:
+    if manifest.schema.names.count(name) > 1:
         raise ConfigError(f"--columns: two columns of {manifest.uri} are called {name!r}; rename one")
 
     return name, new_name

@@ -9,7 +9,8 @@ import xxhash
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data.columns.decode import Columns, Jagged, Label, Rows, check_type, decode
+from data.columns.decode import Columns, Label, Rows, decode
+from data.columns.ids import Jagged
 from data.errors import DataError
 from data.features import DenseFeature, Features, SparseFeature
 from data.hashing import fold
@@ -227,7 +228,7 @@ def test_rows_without_a_finite_value_are_counted() -> None:
         b=pa.array([1, 2, None, 4, 5]),
         c=pa.array([1, math.nan, 3, 4, 5], pa.float32()),
     )
-    assert rows.not_finite_D.tolist() == [3, 0, 1]
+    assert rows.not_finite.tolist() == [3, 0, 1]
     assert rows.dense_RD[:, 0].tolist() == [0, 0, 0, 0, 1]
 
 
@@ -372,12 +373,11 @@ def test_nothing_but_ids() -> None:
 
 IDS, HASHED = {"column": "x", "table": "t"}, {"column": "x", "table": "t", "hash": True}
 BUCKETS = {"column": "x", "table": "t", "boundaries": (0.0,)}
-FLOATS = r"write whole numbers as int64 \(pandas makes floats of .*\), or give a float column `boundaries`"
-DECIMALS = "write whole numbers as int64, or give the column `boundaries`"
-TIMES = "write what counts of a time as an integer, such as the hour, the weekday or the day's number"
+TIMES = r"set parts = \['hour', 'day_of_week'\] for those of a time"
+OTHERS = "write it as an integer or text"
 NULLS = "it holds nothing but nulls: write it with its type, or leave it out of the config"
-MAPS = "write the keys of a map, or its values, as a list column of their own"
-STRUCTS = "write the fields of a struct as columns of their own"
+MAPS = "name its keys or values by path, as in column = 'scores.key' with weights = 'scores.value'"
+STRUCTS = "name one of its fields by path, as in user.city"
 NESTED = "write one list a row: flatten lists of lists"
 STRUCT, MAP = pa.struct([("a", pa.int64())]), pa.map_(pa.string(), pa.int64())
 
@@ -390,7 +390,11 @@ GOOD_IDS = [
     pa.list_view(pa.int32()),
     pa.large_list_view(pa.int64()),
     pa.dictionary(pa.int32(), pa.int64()),
+    pa.dictionary(pa.int8(), pa.float64()),
     pa.bool8(),
+    pa.float32(),
+    pa.list_(pa.float64()),
+    pa.decimal128(20, 0),
 ]
 GOOD_TEXTS = [
     pa.string(),
@@ -412,27 +416,23 @@ GOOD_TEXTS = [
 @pytest.mark.parametrize("kind", GOOD_IDS, ids=str)
 def test_types_of_ids(kind: pa.DataType) -> None:
     for feature in (IDS, HASHED):
-        assert check_type("x", kind, columns_of(SparseFeature(**feature))) is None
-        assert check_type("y", pa.null(), columns_of(SparseFeature(**feature))) is None
+        assert columns_of(SparseFeature(**feature)).problem("x", kind) is None
+        assert columns_of(SparseFeature(**feature)).problem("y", pa.null()) is None
 
 
 @pytest.mark.parametrize("kind", GOOD_TEXTS, ids=str)
 def test_text_is_hashed(kind: pa.DataType) -> None:
-    assert check_type("x", kind, columns_of(SparseFeature(**HASHED))) is None
-    assert check_type("x", kind, columns_of(SparseFeature(**IDS))) == f"is {kind}; set hash = true for string ids"
+    assert columns_of(SparseFeature(**HASHED)).problem("x", kind) is None
+    assert columns_of(SparseFeature(**IDS)).problem("x", kind) == f"is {kind}; set hash = true for string ids"
 
 
 @pytest.mark.parametrize(
     ("kind", "advice"),
     [
-        (pa.float32(), FLOATS),
-        (pa.list_(pa.float64()), FLOATS),
-        (pa.dictionary(pa.int8(), pa.float64()), FLOATS),
-        (pa.decimal128(20, 0), DECIMALS),
         (pa.date32(), TIMES),
         (pa.timestamp("ms"), TIMES),
-        (pa.duration("s"), TIMES),
-        (pa.list_(pa.time32("s")), TIMES),
+        (pa.duration("s"), OTHERS),
+        (pa.list_(pa.time32("s")), OTHERS),
         (pa.null(), NULLS),
         (pa.list_(pa.null()), NULLS),
         (MAP, MAPS),
@@ -444,8 +444,8 @@ def test_text_is_hashed(kind: pa.DataType) -> None:
 )
 def test_advice_for_what_is_no_id(kind: pa.DataType, advice: str) -> None:
     for feature in (IDS, HASHED):
-        found = check_type("x", kind, columns_of(SparseFeature(**feature)))
-        rule = "an id is an integer, a boolean or text, or a list of them"
+        found = columns_of(SparseFeature(**feature)).problem("x", kind)
+        rule = "an id is a whole number, a boolean or text, or a list of them"
         assert found
         assert re.fullmatch(f"{re.escape(f'is {kind}, but {rule}; ')}{advice}", found)
 
@@ -454,13 +454,13 @@ NUMBERS = [pa.int8(), pa.uint64(), pa.float16(), pa.float64(), pa.bool_(), pa.de
 NO_NUMBERS = {
     pa.string(): "write numbers as int64 or float, or make text a sparse feature with hash = true",
     pa.binary_view(): "write numbers as int64 or float, or make text a sparse feature with hash = true",
-    pa.list_(pa.int64()): "write one number a row, each element of a list as a column of its own",
+    pa.list_(pa.int64()): "a dense feature can read lists of numbers of one `size`; a label is one number a row",
     pa.list_(pa.list_(pa.int64())): NESTED,
     pa.list_(STRUCT): STRUCTS,
     pa.null(): NULLS,
-    pa.date32(): "write a time as a number of what counts, such as the hour or the age in seconds",
-    pa.timestamp("us"): "write a time as a number of what counts, such as the hour or the age in seconds",
-    pa.duration("s"): "write a time as a number of what counts, such as the hour or the age in seconds",
+    pa.date32(): "a dense feature can read the days `since` another time; a sparse one `parts` of it",
+    pa.timestamp("us"): "a dense feature can read the days `since` another time; a sparse one `parts` of it",
+    pa.duration("s"): "write it as int64 or float",
     STRUCT: STRUCTS,
     MAP: MAPS,
 }
@@ -473,23 +473,23 @@ NO_NUMBERS = {
 )
 def test_types_of_numbers(columns: Columns) -> None:
     for kind in NUMBERS:
-        assert check_type("x", kind, columns) is None
+        assert columns.problem("x", kind) is None
     for kind, advice in NO_NUMBERS.items():
-        assert check_type("x", kind, columns) == f"is {kind}, not a number; {advice}"
-        assert check_type("y", kind, columns) is None
+        assert columns.problem("x", kind) == f"is {kind}, not a number; {advice}"
+        assert columns.problem("y", kind) is None
 
 
 def test_types_of_buckets() -> None:
     columns = columns_of(SparseFeature(**BUCKETS))
     for kind in NUMBERS:
-        assert check_type("x", kind, columns) is None
+        assert columns.problem("x", kind) is None
     for kind, advice in NO_NUMBERS.items():
-        assert check_type("x", kind, columns) == f"is {kind}, but boundaries need a number; {advice}"
+        assert columns.problem("x", kind) == f"is {kind}, but boundaries need a number; {advice}"
 
 
 def test_a_column_of_two_uses_must_suit_both() -> None:
     columns = columns_of(SparseFeature(column="x", table="t", hash=True), labels=(Label("x", True),))
-    found = check_type("x", pa.string(), columns)
+    found = columns.problem("x", pa.string())
     assert found
     assert found.startswith("is string, not a number; ")
 

@@ -1,0 +1,231 @@
+"""What a sparse feature reads of all rows, end to end: values that are not null, and where each row's begin.
+
+    one id a row · lists · lists beside lists of weights · parts of times · crosses
+
+Shapes: N rows of the column, V values.
+"""
+
+import decimal
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from data.columns.numbers import Column, Float32, read_exactly
+from data.columns.texts import hash_texts
+from data.columns.times import part_ids
+from data.columns.types import Where, as_plain, is_list
+from data.errors import DataError
+from data.features import SparseFeature
+from data.hashing import Int64, mix
+
+Integers = NDArray[np.int32 | np.int64]
+_NULL_BITS = np.uint64(0x6E756C6C)
+"""What null counts as in a cross; any number would do."""
+
+
+class Flat(NamedTuple):
+    """The values of all rows: row i holds values[offsets[i] : offsets[i + 1]]."""
+
+    values: pa.Array
+    """[V], none of them null."""
+    offsets: Int64 | None
+    """[N + 1]; None: every row holds just one."""
+    weights: Float32 | None = None
+    """[V]"""
+
+    def row_of(self, place: int) -> int:
+        """The row that holds a value."""
+        return place if self.offsets is None else int(np.searchsorted(self.offsets, place, side="right")) - 1
+
+
+class NotAnIdError(ValueError):
+    """A value that no id can be made of, and why."""
+
+    def __init__(self, place: int, reason: str) -> None:
+        super().__init__(reason)
+        self.place = place
+
+
+def flatten(column: Column, feature: SparseFeature, where: Where) -> Flat:
+    """What the feature reads; a null row, or a null in a list, holds nothing.
+
+    DataError names a row with bad weights.
+    """
+    if feature.cross:
+        return Flat(_crossed([column(name) for name in feature.cross], feature, where), None)
+
+    array = column(feature.column)
+    if pa.types.is_null(array.type):
+        array = array.cast(pa.list_(pa.int32()) if feature.weights else pa.int32())
+    elif feature.parts:
+        array = part_ids(array, feature)
+
+    if pa.types.is_floating(array.type):
+        null = pa.scalar(None, array.type)
+        array = pc.if_else(pc.is_nan(array), null, array)  # NaN is no id and lies in no bucket, as null
+    if feature.weights:
+        return _weighted(array, column(feature.weights), feature.weights, where)
+    return Flat(*_without_nulls(array))
+
+
+def to_buckets(values: pa.Array, boundaries: tuple[float, ...]) -> Int64:
+    """How many boundaries are ≤ each value."""
+    # float32 would round a timestamp; a float32 column has rounded, and its 0.7 is ≥ a boundary 0.7 rounded alike
+    kind = values.type if pa.types.is_float32(values.type) else pa.float64()
+    edges = np.asarray(boundaries, kind.to_pandas_dtype())
+    numbers = values.cast(kind, safe=False).to_numpy(zero_copy_only=False)
+    return np.searchsorted(edges, numbers, side="right")
+
+
+def to_integers(values: pa.Array) -> Integers:
+    """Ids as integers; text stands for the hash of its bytes. Raises NotAnIdError."""
+    kind = values.type
+    if pa.types.is_int32(kind):
+        return values.to_numpy()
+    if pa.types.is_uint64(kind):
+        return _from_unsigned(values)
+    if pa.types.is_integer(kind):
+        return values.cast(pa.int64()).to_numpy()
+    if pa.types.is_floating(kind):
+        return _from_floats(values)
+    if pa.types.is_decimal(kind):
+        return _from_decimals(values)
+    if not pa.types.is_dictionary(kind):
+        return hash_texts(values)
+    hashes = hash_texts(values.dictionary)
+    return hashes[values.indices.to_numpy(zero_copy_only=False)]
+
+
+def _without_nulls(array: pa.Array) -> tuple[pa.Array, Int64 | None]:
+    """The ids of all rows end to end, and where each row's begin [N + 1]; without it if the column holds one a row."""
+    if not is_list(array.type):
+        if not array.null_count:
+            return array, None
+        lengths = array.is_valid().to_numpy(zero_copy_only=False)
+        return array.drop_null(), _to_offsets(lengths)
+
+    has_offsets = pa.types.is_list(array.type) or pa.types.is_large_list(array.type)
+    if has_offsets and not array.null_count:
+        values = _elements(array)
+        if not values.null_count:
+            offsets = array.offsets.to_numpy().astype(np.int64)
+            return values, offsets - offsets[0]
+
+    lengths = _lengths(array)
+    values = _elements(array)
+    if not values.null_count:
+        return values, _to_offsets(lengths)
+
+    # Ids that are null are left out: a row is as long as it has others.
+    is_valid = values.is_valid().to_numpy(zero_copy_only=False)
+    return values.drop_null(), _to_offsets(_count(is_valid, lengths))
+
+
+def _weighted(ids: pa.Array, weights: pa.Array, name: str, where: Where) -> Flat:
+    """Ids with the weights that stand beside them, in a column called `name`; those of null ids are left out."""
+    lengths = _lengths(ids)
+    lengths_of_weights = _lengths(weights)
+    unlike = lengths != lengths_of_weights
+    if unlike.any():
+        row = int(np.argmax(unlike))
+        counts = f"{lengths_of_weights[row]} weights in column {name!r} for {lengths[row]} ids"
+        raise DataError(f"{where(row)}: {counts}; write one for each")
+
+    values = _elements(ids)
+    if pa.types.is_null(weights.type):  # all lists are empty
+        weights = weights.cast(pa.list_(pa.float32()))
+    numbers = read_exactly(as_plain(weights.flatten()))
+    with np.errstate(over="ignore"):
+        as_float32 = numbers.astype(np.float32)
+    is_valid = values.is_valid().to_numpy(zero_copy_only=False)
+    wrong = is_valid & ~np.isfinite(as_float32)
+    if wrong.any():
+        place = int(np.argmax(wrong))
+        row = int(np.searchsorted(_to_offsets(lengths), place, side="right")) - 1
+        raise DataError(f"{where(row)}: column {name!r} holds weight {numbers[place]:g}; write a finite number")
+
+    return Flat(values.drop_null(), _to_offsets(_count(is_valid, lengths)), as_float32[is_valid])
+
+
+def _crossed(arrays: list[pa.Array], feature: SparseFeature, where: Where) -> pa.Array:
+    """A 64-bit id for the values of each row together: c = mix(c ^ mix(value)) from c = 0 on; null is a value too."""
+    combined = np.zeros(len(arrays[0]), np.uint64)
+    for name, array in zip(feature.cross, arrays, strict=True):
+        flat = Flat(*_without_nulls(array))
+        is_valid = array.is_valid().to_numpy(zero_copy_only=False)
+        try:
+            numbers = to_integers(flat.values)
+        except NotAnIdError as error:
+            row = int(np.flatnonzero(is_valid)[error.place])
+            raise DataError(f"{where(row)}: column {name!r} holds {error}") from error
+        bits = np.full(len(array), _NULL_BITS)
+        bits[is_valid] = mix(numbers.astype(np.int64).view(np.uint64))
+        combined = mix(combined ^ bits)
+    return pa.array(combined.view(np.int64))
+
+
+def _elements(array: pa.Array) -> pa.Array:
+    """The values in the lists, end to end; NaN is null."""
+    values = as_plain(array.flatten())
+    if not pa.types.is_floating(values.type):
+        return values
+    return pc.if_else(pc.is_nan(values), pa.scalar(None, values.type), values)
+
+
+def _lengths(array: pa.Array) -> Int64:
+    if pa.types.is_null(array.type):
+        return np.zeros(len(array), np.int64)
+    lengths = pc.list_value_length(array).fill_null(0).to_numpy(zero_copy_only=False)
+    return np.asarray(lengths, np.int64)
+
+
+def _count(is_valid: NDArray[np.bool_], lengths: Int64) -> Int64:
+    """How many of each row's values are valid."""
+    row_of_value = np.repeat(np.arange(len(lengths)), lengths)
+    return np.bincount(row_of_value[is_valid], minlength=len(lengths))
+
+
+def _to_offsets(lengths: NDArray[np.integer | np.bool_]) -> Int64:
+    offsets = np.zeros(len(lengths) + 1, np.int64)
+    np.cumsum(lengths, out=offsets[1:])
+    return offsets
+
+
+def _from_unsigned(values: pa.Array) -> Int64:
+    numbers = values.to_numpy()
+    too_large = numbers >= np.uint64(1 << 63)
+    if too_large.any():
+        place = int(np.argmax(too_large))
+        raise NotAnIdError(place, f"id {numbers[place]}, more than int64 holds; write its bits as int64, or it as text")
+    return np.asarray(numbers.view(np.int64))
+
+
+def _from_floats(values: pa.Array) -> Int64:
+    """Whole numbers, as far as the type holds each of them: pandas makes floats of integers with nulls."""
+    numbers = values.to_numpy(zero_copy_only=False)
+    digits = np.finfo(numbers.dtype).nmant + 1
+    with np.errstate(invalid="ignore"):
+        is_wrong = ~((numbers == np.trunc(numbers)) & (np.abs(numbers) <= 2.0**digits))
+    if is_wrong.any():
+        place = int(np.argmax(is_wrong))
+        value = numbers[place]
+        if value != np.trunc(value) or np.isinf(value):
+            raise NotAnIdError(place, f"{value}, which is no whole number; give the column boundaries, or mend it")
+        rule = f"{values.type} tells whole numbers apart up to 2^{digits} only"
+        raise NotAnIdError(place, f"id {value:.0f}, but {rule}; write ids as int64")
+    return numbers.astype(np.int64)
+
+
+def _from_decimals(values: pa.Array) -> Int64:
+    try:
+        return np.asarray(values.cast(pa.int64()).to_numpy(zero_copy_only=False))
+    except pa.ArrowInvalid:
+        place = next(place for place, value in enumerate(values.to_pylist()) if not _is_int64(value))
+        raise NotAnIdError(place, f"{values[place]}, which is no whole number of 64 bits; mend it") from None
+
+
+def _is_int64(value: decimal.Decimal) -> bool:
+    return value == value.to_integral_value() and -(1 << 63) <= value < 1 << 63
