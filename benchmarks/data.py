@@ -36,7 +36,7 @@ ORDERS: tuple[OrderName, ...] = ("shuffled", "stored")
 
 def bench_config(config: Config, rounds: int, rows: int) -> list[dict[str, Any]]:
     """Figures on the training data of a config."""
-    manifest = read_manifest(config.data.train, cache=None)
+    manifest = read_manifest(config.data.train_source, cache=None)
     check_columns(manifest, config)
     reading = train_reading(config, manifest)
     config = with_block_rows(complete(config, measure(reading)), reading, world_size=1)

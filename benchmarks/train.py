@@ -71,7 +71,7 @@ def _folder_beside_run(config: Config, world: World) -> Iterator[Path]:
 
 def _bench(config: Config, world: World, batches: int) -> dict[str, Any]:
     check_lanes(config, world)
-    reading = train_reading(config, open_dataset(config.data.train, config, world))
+    reading = train_reading(config, open_dataset(config.data.train_source, config, world))
     config = world.on_rank_zero(lambda: with_block_rows(complete(config, measure(reading)), reading, world.size))
     reading = as_configured(reading, config)
     sharded = build_sharded_model(config, world, config.train.samples)
@@ -173,7 +173,7 @@ def _bench_evaluation(
     config: Config, world: World, sharded: ShardedModel, held: Batch, batches: int
 ) -> dict[str, float]:
     """Rows/s of an evaluation; its limit is the forward pass alone, over and over on one batch in memory."""
-    manifest = open_dataset(config.data.test, config, world)
+    manifest = open_dataset(config.data.test_source, config, world)
     batch = config.data.global_batch_size
     num_groups = int(np.searchsorted(manifest.rows.cumsum(), BLOCKS * batches * batch)) + 1
     part = replace(

@@ -18,6 +18,7 @@ from data.discovery.fields import types_named
 from data.discovery.listing import first_names
 from data.discovery.partitions import key_array, keys_of
 from data.discovery.schema import SCHEMA_FILE, Column, parse_schema
+from data.discovery.source import Source
 from data.discovery.windows import number_windows, window_name
 from data.errors import DataError
 from data.hashing import Int64
@@ -31,7 +32,8 @@ OnBadFile = Literal["fail", "skip"]
 class Manifest:
     """A dataset's row groups in path order; one entry per row group in each array."""
 
-    uri: str
+    source: Source
+    """Where it was found."""
     files: tuple[str, ...]
     """Paths below the dataset's root, sorted."""
     file: Int64
@@ -63,7 +65,12 @@ class Manifest:
     @cached_property
     def filesystem(self) -> fs.FileSystem:
         """Where the files are; opened when first asked for, so a manifest is usable where its data is not."""
-        return open_uri(self.uri)[0]
+        return open_uri(self.source.uris[0])[0]
+
+    @property
+    def uri(self) -> str:
+        """Where the dataset lies, for messages."""
+        return str(self.source)
 
     @property
     def num_rows(self) -> int:
@@ -182,7 +189,7 @@ def as_before(before: Manifest, now: Manifest) -> Manifest:
     if any(old.get(name) != new.get(name) for name in readable):
         return now
 
-    return replace(before, uri=now.uri, root=now.root)
+    return replace(before, source=now.source, root=now.root)
 
 
 def _states(manifest: Manifest) -> dict[str, tuple[int, int, str]]:

@@ -1,22 +1,54 @@
 """How a dataset is read: the user's `[data]` section, and what fixes the content of every global batch."""
 
 from dataclasses import dataclass
+from typing import Annotated
 
-from pydantic import Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from data.columns.decode import Columns
+from data.discovery.source import Source, source_of
+from data.discovery.where import parse_where
 from data.manifest import Manifest, OnBadFile
 from data.order import OrderName
 from data.settings import Bytes, Settings
+from data.storage.filesystem import refuse_credentials
+
+
+def _one_or_more(value: object) -> object:
+    return value[0] if isinstance(value, list) and len(value) == 1 else value
+
+
+def _without_credentials(uris: str | tuple[str, ...]) -> str | tuple[str, ...]:
+    for uri in (uris,) if isinstance(uris, str) else uris:
+        refuse_credentials(uri)
+    if not uris:
+        raise ValueError("names no dataset")
+    return uris
+
+
+def _parsed(text: str | None) -> str | None:
+    if text is not None:
+        parse_where(text)
+    return text
+
+
+Uris = Annotated[str | tuple[str, ...], BeforeValidator(_one_or_more), AfterValidator(_without_credentials)]
+Partitions = Annotated[str | None, AfterValidator(_parsed)]
 
 
 class DataConfig(Settings):
     """Which data, in what batches and order."""
 
-    train: str
-    """Parquet dataset to train on: a folder, or any URI that pyarrow.fs opens."""
-    test: str
-    """Parquet dataset to evaluate on; every row is used exactly once."""
+    train: Uris
+    """Parquet dataset to train on: a file, a folder, a pattern such as "logs/dt=2022-04-*" or a list of them; a local
+    path, or a URI that pyarrow.fs opens (s3, gs, hdfs, abfss). Credentials come from the store's own environment."""
+    test: Uris
+    """Parquet dataset to evaluate on, likewise; every row is used exactly once."""
+    where: Partitions = None
+    """Which Hive partitions of the training data are wanted, by the keys of their folders:
+    "dt >= 2022-04-25 and dt < 2022-05-05", with or, not, in (…) and brackets. Others are not even listed."""
+    test_where: Partitions = None
+    """The same for the test data."""
     global_batch_size: int = Field(default=512, gt=0, le=1 << 30)
     """Rows of one optimizer step over all ranks; a multiple of `lanes`. The default suits logs of up to some millions
     of rows, which need many steps; a large cluster wants thousands, with learning rates tuned for them."""
@@ -47,6 +79,16 @@ class DataConfig(Settings):
     bad_row_groups: int = Field(default=10, ge=0)
     """Row groups that may be unreadable before the run stops, over all ranks and the whole start; with
     `on_bad_file = "skip"`."""
+
+    @property
+    def train_source(self) -> Source:
+        """Where the training data lies."""
+        return source_of(self.train, self.where)
+
+    @property
+    def test_source(self) -> Source:
+        """Where the test data lies."""
+        return source_of(self.test, self.test_where)
 
 
 @dataclass(frozen=True)

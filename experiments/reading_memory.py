@@ -85,7 +85,7 @@ def main() -> None:
         return
 
     table = Table("dataset", "rows of a block", "M rows/s", "peak, MB", title=f"data.memory = {arguments.memory}")
-    source = Path(load_config(arguments.config).data.train)
+    source = Path(load_config(arguments.config).data.train_source.uris[0])
     for name, write in DATASETS.items():
         with tempfile.TemporaryDirectory(dir=source.parent) as folder:
             write(source, Path(folder) / "train")

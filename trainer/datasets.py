@@ -8,6 +8,7 @@ from data.columns.decode import Columns, Label
 from data.columns.kinds import alike, is_groupable, kind_of, stored_type
 from data.columns.types import columns_there
 from data.discovery.dataset import read_manifest
+from data.discovery.source import Source, source_of
 from data.discovery.windows import check_windows
 from data.manifest import Manifest, OnBadFile, read_schema
 from data.order import OrderName
@@ -29,14 +30,16 @@ def build_columns(config: Config) -> Columns:
     )
 
 
-def open_dataset(uri: str, config: Config, world: World, on_bad_file: OnBadFile = "fail") -> Manifest:
+def open_dataset(uri: str | Source, config: Config, world: World, on_bad_file: OnBadFile = "fail") -> Manifest:
     """Manifest of a dataset that has every column the config names, in a usable type. Collective: call on all ranks.
 
     `uri` may differ between ranks, as long as the same files are there.
     """
 
+    source = source_of(uri)
+
     def read() -> Manifest:
-        manifest = read_manifest(uri, on_bad_file=on_bad_file)
+        manifest = read_manifest(source, on_bad_file=on_bad_file)
         check_columns(manifest, config)
         return manifest
 
@@ -44,7 +47,7 @@ def open_dataset(uri: str, config: Config, world: World, on_bad_file: OnBadFile 
     if world.is_rank_zero and manifest.unread_note:
         tell("note", manifest.unread_note)
 
-    return own_copy(manifest, uri, world, on_bad_file)
+    return own_copy(manifest, source, world, on_bad_file)
 
 
 def check_columns(manifest: Manifest, config: Config) -> None:

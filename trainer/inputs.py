@@ -118,13 +118,13 @@ def _check_folder(run: RunDirectory, config: Config, lock: ExitStack) -> bool:
 
 
 def _open_datasets(config: Config, world: World, run: RunDirectory) -> tuple[Reading, Reading]:
-    train = open_dataset(config.data.train, config, world, config.data.on_bad_file)
+    train = open_dataset(config.data.train_source, config, world, config.data.on_bad_file)
     if config.data.on_bad_file == "skip":
         # Files may have become unreadable since the first start, or readable: the run keeps those of its first start.
         before = world.on_rank_zero(partial(_as_at_first_start, run, train))
-        train = replace(before, uri=train.uri, root=train.root)  # each rank's own copy
+        train = replace(before, source=train.source, root=train.root)  # each rank's own copy
 
-    test = open_dataset(config.data.test, config, world)
+    test = open_dataset(config.data.test_source, config, world)
     check_same_kinds(train, test, config)
     return train_reading(config, train), test_reading(config, test, world.size)
 

@@ -16,10 +16,10 @@ import pyarrow as pa
 from pyarrow import fs
 
 from data.discovery.footer import Footer, UnreadableError, read_footer, same_columns
-from data.discovery.listing import SHOWN, below, list_dataset
+from data.discovery.listing import SHOWN, below
+from data.discovery.source import Source, find, source_of
 from data.errors import DataError
 from data.manifest import Manifest, OnBadFile, digest_of
-from data.storage.filesystem import open_uri
 from data.storage.manifest_file import load_cached, save_cached
 
 FOOTER_THREADS = 32
@@ -30,27 +30,28 @@ CACHE = Path("~/.cache/adatt/manifests")
 ReadFooter = tuple[fs.FileInfo, Footer]
 
 
-def read_manifest(uri: str, cache: Path | None = CACHE, *, on_bad_file: OnBadFile = "fail") -> Manifest:
-    """Manifest of the dataset at `uri` (a path or any URI that pyarrow.fs opens); raises DataError if there is none.
+def read_manifest(uri: str | Source, cache: Path | None = CACHE, *, on_bad_file: OnBadFile = "fail") -> Manifest:
+    """Manifest of the dataset at `uri`, a path or any URI that pyarrow.fs opens; raises DataError if there is none.
 
     A file whose footer cannot be read is an error, or with `on_bad_file = "skip"` in `left_out`; never all of them.
     """
-    filesystem, root = open_uri(uri)
-    listed = list_dataset(filesystem, root, uri)
+    source = source_of(uri)
+    found = find(source)
+    root, listed = found.root, found.listing
     entries = [(below(root, info), info.size, info.mtime_ns) for info in listed.files]
     listing = digest_of([_CACHED, *entries])
 
-    cached = _cache_file(cache, f"{digest_of([(uri, root)])}.parquet")
+    cached = _cache_file(cache, f"{digest_of([(*source.uris, source.where, root)])}.parquet")
     manifest = load_cached(cached, listing, on_bad_file)
     is_new = manifest is None
 
     if manifest is None:
-        footers, left_out = _read_footers(uri, root, filesystem, listed.files, on_bad_file)
-        manifest = _manifest_of(uri, root, footers, left_out)
+        footers, left_out = _read_footers(str(source), root, found.filesystem, listed.files, on_bad_file)
+        manifest = _manifest_of(source, root, footers, left_out)
 
     if manifest.num_rows == 0:
         raise DataError(
-            f"dataset {uri}: its {len(manifest.files)} Parquet files hold no rows; write some or name another dataset"
+            f"dataset {source}: its {len(manifest.files)} Parquet files hold no rows; write some, or name another"
         )
 
     if cached and is_new:
@@ -59,11 +60,10 @@ def read_manifest(uri: str, cache: Path | None = CACHE, *, on_bad_file: OnBadFil
     return replace(manifest, num_unread=len(listed.unread), unread=listed.unread[:SHOWN])
 
 
-def listing_digest(uri: str) -> str:
+def listing_digest(source: Source) -> str:
     """Of the names, sizes and times of modification of the dataset's files; raises DataError if there are none."""
-    filesystem, root = open_uri(uri)
-    infos = list_dataset(filesystem, root, uri).files
-    return digest_of((below(root, info), info.size, info.mtime_ns) for info in infos)
+    found = find(source)
+    return digest_of((below(found.root, info), info.size, info.mtime_ns) for info in found.listing.files)
 
 
 def _cache_file(cache: Path | None, name: str) -> Path | None:
@@ -103,7 +103,7 @@ def _read_footers(
     return footers, [(name, error.reason) for name, error in errors]
 
 
-def _manifest_of(uri: str, root: str, footers: list[ReadFooter], left_out: list[tuple[str, str]]) -> Manifest:
+def _manifest_of(source: Source, root: str, footers: list[ReadFooter], left_out: list[tuple[str, str]]) -> Manifest:
     names = [below(root, info) for info, _ in footers]
     states = [(info.size, footer.digest) for info, footer in footers]
     num_groups = [len(footer.rows) for _, footer in footers]
@@ -113,7 +113,7 @@ def _manifest_of(uri: str, root: str, footers: list[ReadFooter], left_out: list[
 
     ((_, schema), *other_schemas), layouts = _distinct_schemas(root, footers)
     return Manifest(
-        uri=uri,
+        source=source,
         files=tuple(names),
         file=np.repeat(np.arange(len(names)), num_groups),
         group=np.concatenate(indexes),

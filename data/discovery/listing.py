@@ -9,7 +9,7 @@ import os
 import re
 import stat
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -34,6 +34,8 @@ SMALLEST_BYTES = 12
 LOOKS, LOOKS_PER_SUFFIX = 64, 4
 """Files that are opened for a look at their first bytes: a folder may hold 100,000 on an object store."""
 SHOWN = 3
+Prune = Callable[[str], bool]
+"""Whether nothing below a folder, by its path, is wanted."""
 
 
 @dataclass(frozen=True)
@@ -46,8 +48,8 @@ class Listing:
     """Paths below the root of all other files that are not hidden, sorted."""
 
 
-def list_dataset(filesystem: fs.FileSystem, root: str, uri: str) -> Listing:
-    """The files of a dataset, or the one file that it is.
+def list_dataset(filesystem: fs.FileSystem, root: str, uri: str, prune: Prune | None = None) -> Listing:
+    """The files of a dataset, or the one file that it is; nothing below the folders that `prune` names.
 
     Raises DataError if there are none, or some would be missed.
     """
@@ -58,7 +60,7 @@ def list_dataset(filesystem: fs.FileSystem, root: str, uri: str) -> Listing:
         if info.is_file:
             return Listing((info,), ())
         is_local = isinstance(filesystem, fs.LocalFileSystem)
-        found = list(_walk(root, uri) if is_local else _walk_remote(filesystem, root))
+        found = list(_walk(root, uri, prune) if is_local else _walk_remote(filesystem, root, prune))
     except OSError as error:
         raise DataError(f"dataset {uri}: cannot be listed ({one_line(error)})") from error
 
@@ -69,7 +71,7 @@ def list_dataset(filesystem: fs.FileSystem, root: str, uri: str) -> Listing:
     _refuse_data(filesystem, root, uri, others)
     unread = tuple(below(root, entry) for entry in others)
 
-    if not files:
+    if not files and prune is None:
         found_instead = f", but {first_names(unread)}" if unread else ""
         raise DataError(f"dataset {uri}: no *.parquet file in it{found_instead}; name the folder that holds them")
 
@@ -95,34 +97,42 @@ def _printable(name: str) -> str:
     return name if name.isprintable() else repr(name)
 
 
-def _is_hidden(name: str) -> bool:
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder of this name is ignored."""
     if name.startswith(".") or name.endswith((NOT_YET, FOLDER_MARK)):
         return True
     return name.startswith("_") and "=" not in name  # `_day=1` is a folder of a partition
 
 
-def _walk_remote(filesystem: fs.FileSystem, root: str) -> Iterator[fs.FileInfo]:
-    for entry in filesystem.get_file_info(fs.FileSelector(root, recursive=True)):
-        parts = PurePosixPath(below(root, entry)).parts
-        if entry.type != fs.FileType.Directory and not any(map(_is_hidden, parts)):
-            yield entry
+def _walk_remote(filesystem: fs.FileSystem, root: str, prune: Prune | None) -> Iterator[fs.FileInfo]:
+    """All files below a folder of a store: in one listing, or folder by folder where some are not wanted."""
+    folders = [root]
+    while folders:
+        for entry in filesystem.get_file_info(fs.FileSelector(folders.pop(), recursive=prune is None)):
+            if any(map(is_hidden, PurePosixPath(below(root, entry)).parts)):
+                continue
+            if entry.type != fs.FileType.Directory:
+                yield entry
+            elif prune is not None and not prune(entry.path):
+                folders.append(entry.path)
 
 
-def _walk(root: str, uri: str) -> Iterator[fs.FileInfo]:
+def _walk(root: str, uri: str, prune: Prune | None) -> Iterator[fs.FileInfo]:
     """All files below a local folder, through links; raises DataError if one is reached twice."""
     seen = _Seen(root, uri)
     folders = [root]
 
     while folders:
         with os.scandir(folders.pop()) as entries:
-            visible = [entry for entry in entries if not _is_hidden(entry.name)]
+            visible = sorted((entry for entry in entries if not is_hidden(entry.name)), key=lambda entry: entry.name)
         for entry in visible:
             _check_text(entry.path.removeprefix(root).lstrip("/"), uri)
             info, state = _look(entry)
             if state is not None:
                 seen.add(info.path, state)
             if info.type == fs.FileType.Directory:
-                folders.append(info.path)
+                if prune is None or not prune(info.path):
+                    folders.append(info.path)
             else:
                 yield info
 

@@ -13,6 +13,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from data.discovery.source import Source
 from data.errors import DataError, one_line
 from data.manifest import Manifest, OnBadFile, digest_of
 from data.storage.files import replaced
@@ -21,7 +22,7 @@ from data.storage.parsing import parse_json
 FORMAT = 3
 """Of the files. The digest of format 2 did not cover the arrays; runs hold such files."""
 _ARRAYS = ("file", "group", "rows", "bytes")
-_TEXTS = ("uri", "root", "fingerprint", "files", "digests", "left_out", "num_unread", "unread", "layouts")
+_TEXTS = ("root", "fingerprint", "files", "digests", "left_out", "num_unread", "unread", "layouts")
 _NOT_OURS = (pa.ArrowException, OSError, ValueError, KeyError, TypeError)
 """What reading such a file raises if it is damaged or something else."""
 
@@ -69,6 +70,7 @@ def load_cached(path: Path | None, listing: str, on_bad_file: OnBadFile) -> Mani
 def _write(manifest: Manifest, path: Path, listing: str) -> None:
     """Raises OSError if it cannot be written; nothing is left of it then."""
     texts: dict[str, Any] = {name: getattr(manifest, name) for name in _TEXTS}
+    texts["uris"], texts["where"] = manifest.source.uris, manifest.source.where
     texts["other_schemas"] = [(name, _to_bytes(schema).hex()) for name, schema in manifest.other_schemas]
     encoded = json.dumps(texts).encode()
     schema = _to_bytes(manifest.schema)
@@ -100,7 +102,7 @@ def _from_table(table: pa.Table) -> Manifest:
     others = [(name, bytes.fromhex(text)) for name, text in texts.get("other_schemas", [])]
     return Manifest(
         **{name: table[name].to_numpy() for name in _ARRAYS},
-        uri=texts["uri"],
+        source=Source(tuple(texts["uris"] if "uris" in texts else [texts["uri"]]), texts.get("where")),
         root=texts["root"],
         fingerprint=texts["fingerprint"],
         files=tuple(texts["files"]),

@@ -135,3 +135,23 @@ def test_tables_on_meta_take_no_memory() -> None:
 def test_wrong_tables_are_refused(values: dict[str, Any], message: str) -> None:
     with pytest.raises(ValidationError, match=message):
         TableConfig.model_validate({"name": "user", "rows": 5, "dim": 4} | values)
+
+
+def test_weights_and_poolings_of_features() -> None:
+    """A mean is divided by the sum of the weights; features without weights have 1."""
+    weighted = SparseFeature(column="ids", weights="w", table="user", name="weighted", pooling="mean")
+    features = Features(sparse=(weighted, SparseFeature(column="item", table="item", pooling="sum")))
+    layer = FeatureLayer(TABLES, features, CPU)
+    bags = {"weighted": [[0, 1], [], [4]], "item": BAGS["tags"]}
+    weights = torch.tensor([0.5, 1.5, -2.0] + [1.0] * 5)
+    plain = jagged(bags)
+    sparse = KeyedJaggedTensor(plain.keys(), plain.values(), weights, plain.lengths())
+    found = layer(sparse, torch.zeros(3, 0))
+
+    user_RD = layer.embeddings.embedding_bags["user"].weight
+    item_RD = layer.embeddings.embedding_bags["item"].weight
+    first = (0.5 * user_RD[0] + 1.5 * user_RD[1]) / 2
+    expected = torch.stack([first, torch.zeros(8), user_RD[4]])
+    torch.testing.assert_close(found[:, :8], expected)
+    sums = [sum((item_RD[number] for number in bag), torch.zeros(4)) for bag in BAGS["tags"]]
+    torch.testing.assert_close(found[:, 8:], torch.stack(sums))

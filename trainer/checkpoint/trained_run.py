@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from data.discovery.source import Source
 from data.manifest import Manifest
 from data.storage.manifest_file import load_manifest
 from trainer.build_model import ShardedModel, build_sharded_model
@@ -29,12 +30,12 @@ class TrainedRun:
     world: World
     checkpoints: Checkpoints
 
-    def open_dataset(self, uri: str, config: Config) -> Manifest:
+    def open_dataset(self, source: str | Source, config: Config) -> Manifest:
         """A dataset that has the columns of `config`, of the same kinds as in the run's training data.
 
         Raises an ExpectedError on all ranks if it has not.
         """
-        manifest = open_dataset(uri, config, self.world)
+        manifest = open_dataset(source, config, self.world)
         # Rank 0 alone reads the run's folder, which other nodes need not see.
         self.world.on_rank_zero(lambda: check_same_kinds(load_manifest(self.run.manifests["train"]), manifest, config))
         return manifest

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
+    from data.discovery.source import Source
     from trainer.config.run_config import Config
 
 ConfigArgument = Annotated[
@@ -19,7 +20,25 @@ RunArgument = Annotated[str, typer.Argument(metavar="RUN", help="Folder that `ad
 CheckpointOption = Annotated[
     str, typer.Option(metavar="NAME", help="Samples of a checkpoint, a milestone or count such as 20k, or latest.")
 ]
+WhereOption = Annotated[
+    str | None,
+    typer.Option(metavar="TEXT", help="Only these Hive partitions of --data, as in 'dt >= 2022-05-05'."),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object a line instead of a table.")]
+
+
+def data_source(data: str, where: str | None) -> "Source":
+    """The dataset that `--data` and `--where` name; raises ExpectedError if the latter is not readable."""
+    from data.discovery.source import source_of
+    from data.discovery.where import parse_where
+    from data.errors import ExpectedError
+
+    if where is not None:
+        try:
+            parse_where(where)
+        except ValueError as error:
+            raise ExpectedError(f"--where {error}") from error
+    return source_of(data, where)
 
 
 def config_at(path: str, changes: list[str] | None) -> Callable[[], "Config"]:

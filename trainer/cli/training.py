@@ -5,14 +5,17 @@ from typing import Annotated
 
 import typer
 
+from data.errors import ExpectedError
 from trainer.cli.options import (
     CheckpointOption,
     ConfigArgument,
     JsonOption,
     RunArgument,
     SetOption,
+    WhereOption,
     config_at,
     config_of,
+    data_source,
 )
 
 
@@ -42,6 +45,7 @@ def evaluate_command(
     run: RunArgument,
     checkpoint: CheckpointOption = "latest",
     data: Annotated[str | None, typer.Option(metavar="URI", help="Dataset; the config's test set if left out.")] = None,
+    where: WhereOption = None,
     unit: Annotated[
         str | None,
         typer.Option(metavar="COLUMN", help="Rows that belong together, for comparisons; evaluate.unit if left out."),
@@ -54,14 +58,17 @@ def evaluate_command(
     """
     from trainer.distributed.joining import joined
 
-    options = {"command": "evaluate", "--checkpoint": checkpoint, "--unit": unit}
+    source = None if data is None else data_source(data, where)
+    if data is None and where is not None:
+        raise ExpectedError("--where chooses partitions of --data; name that too")
+    options = {"command": "evaluate", "--checkpoint": checkpoint, "--unit": unit, "--where": where}
     with joined(config_of(run), options, device="auto") as (_, world):
         from trainer.console import make_console
         from trainer.evaluation.evaluate_run import evaluate_run
         from trainer.logging.tables import by_table, evaluation_table
         from trainer.run.jsonl import json_line
 
-        records = evaluate_run(run, checkpoint, data, world, unit)
+        records = evaluate_run(run, checkpoint, source, world, unit)
         if world.is_rank_zero and as_json:
             sys.stdout.writelines(json_line(record) for record in records)
         elif world.is_rank_zero:
@@ -77,6 +84,7 @@ def predict_command(
     data: Annotated[str, typer.Option(metavar="URI", help="Dataset to score; needs the features, no labels.")],
     out: Annotated[str, typer.Option(metavar="URI", help="Output folder; must be empty or not exist yet.")],
     checkpoint: CheckpointOption = "latest",
+    where: WhereOption = None,
     columns: Annotated[
         str, typer.Option(metavar="A,B,...", help="Columns to copy from the dataset; 'click as label' renames one.")
     ] = "",
@@ -89,11 +97,12 @@ def predict_command(
     """
     from trainer.distributed.joining import joined
 
-    options = {"command": "predict", "--checkpoint": checkpoint, "--columns": columns}
+    source = data_source(data, where)
+    options = {"command": "predict", "--checkpoint": checkpoint, "--columns": columns, "--where": where}
     with joined(config_of(run), options, device="auto") as (_, world):
         from trainer.console import make_console
         from trainer.prediction.predict import predict_run
 
-        scored = predict_run(run, checkpoint, data, out, columns, world)
+        scored = predict_run(run, checkpoint, source, out, columns, world)
         if world.is_rank_zero:
             make_console().print(f"{scored} in {out}", soft_wrap=True)

@@ -13,6 +13,8 @@ FREE_KEYS = (
     "run.hang_seconds",
     "data.train",  # the same data elsewhere has the same fingerprint
     "data.test",
+    "data.where",
+    "data.test_where",
     "data.memory",  # the rows of a block were decided at the first start
     "data.threads",
     "data.repeat",  # the first pass does not depend on it

@@ -40,8 +40,8 @@ A run is one TOML file; `configs/` holds two to start from. `--set section.key=v
 (a TOML value or a bare word; entries of lists by number: `--set tables.0.dim=32`). The resolved config, every default
 filled in, is written to `RUN/config.toml`. Unknown keys are errors. Counts of samples may be written `300k`, `70B`.
 
-Between starts of one run only these may change: {free}; `train.samples` only upwards, `data.train` and `data.test` only
-to the same data elsewhere.
+Between starts of one run only these may change: {free}; `train.samples` only upwards, and where data lies only to the
+same data elsewhere.
 
 This page is made from the code: `.venv/bin/python -m trainer.config.reference > docs/configuration.md`.
 """

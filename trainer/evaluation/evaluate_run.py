@@ -1,5 +1,6 @@
 """Evaluates a checkpoint of a run, on any dataset and any number of ranks: `adatt evaluate`."""
 
+from data.discovery.source import Source
 from trainer.checkpoint.trained_run import open_trained_run
 from trainer.clock import Due
 from trainer.config.run_config import Config
@@ -16,7 +17,7 @@ from trainer.run.records import Evaluation
 
 
 def evaluate_run(
-    path: str, checkpoint: str, data: str | None, world: World, unit: str | None = None
+    path: str, checkpoint: str, data: str | Source | None, world: World, unit: str | None = None
 ) -> list[Evaluation]:
     """Evaluates a checkpoint of the run at `path`; returns records as in evaluations.jsonl.
 
@@ -31,8 +32,8 @@ def evaluate_run(
     world.on_rank_zero(run.check_entries)
 
     state = trained.find_checkpoint(checkpoint)
-    uri = config.data.test if data is None else data
-    manifest = trained.open_dataset(uri, config)
+    source = config.data.test_source if data is None else data
+    manifest = trained.open_dataset(source, config)
     sharded = trained.load(state)
     reading = test_reading(config, manifest, world.size)
     result = Evaluator(config, world, sharded, reading).run(state.samples)

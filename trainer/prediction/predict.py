@@ -24,6 +24,7 @@ from functools import partial
 import torch
 
 from data.batch import Batch
+from data.discovery.source import Source
 from data.reading import Reading
 from models.losses import predictions
 from models.ranker import StepOutput
@@ -40,7 +41,7 @@ from trainer.prediction.lane_file import LaneFile
 from trainer.prediction.output_folder import OutputFolder, Scored
 
 
-def predict_run(path: str, checkpoint: str, data: str, out: str, columns: str, world: World) -> Scored:
+def predict_run(path: str, checkpoint: str, data: str | Source, out: str, columns: str, world: World) -> Scored:
     """Writes the predictions of the run at `path` for the dataset `data` to `out`. Collective: call on all ranks.
 
     `columns`: those of the input to copy, as in `a,b as c`. Raises an ExpectedError for whatever is wrong, after which

@@ -14,9 +14,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from data.discovery.dataset import listing_digest, read_manifest
+from data.discovery.source import Source, find_root
 from data.errors import DataError
 from data.manifest import Manifest, OnBadFile, manifest_change
-from data.storage.filesystem import open_uri
 from trainer.distributed.world import World
 from trainer.errors import ConfigError
 from trainer.run.directory import TOKEN
@@ -25,34 +25,34 @@ SEEN_SECONDS = 5.0
 """A file server may show a new file to other nodes a little later."""
 
 
-def own_copy(manifest: Manifest, uri: str, world: World, on_bad_file: OnBadFile) -> Manifest:
-    """The dataset that rank 0 has read, at this rank's own `uri`; raises DataError if it is another. Collective."""
+def own_copy(manifest: Manifest, source: Source, world: World, on_bad_file: OnBadFile) -> Manifest:
+    """The dataset that rank 0 has read, at this rank's own place; raises DataError if it is another. Collective."""
     if world.size == 1:
         return manifest
 
-    listing, host = world.on_rank_zero(lambda: (listing_digest(manifest.uri), socket.gethostname()))
+    listing, host = world.on_rank_zero(lambda: (listing_digest(manifest.source), socket.gethostname()))
 
     def check() -> Manifest:
-        if world.local_rank == 0 or uri != manifest.uri:  # once a node
-            _check_copy(manifest, uri, listing, on_bad_file, world.name, f"rank 0 (host {host})")
-        return replace(manifest, uri=uri, root=open_uri(uri)[1])
+        if world.local_rank == 0 or source != manifest.source:  # once a node
+            _check_copy(manifest, source, listing, on_bad_file, world.name, f"rank 0 (host {host})")
+        return replace(manifest, source=source, root=find_root(source))
 
     return world.raise_on_all_ranks(check)
 
 
 def _check_copy(
-    manifest: Manifest, uri: str, listing: str, on_bad_file: OnBadFile, own_name: str, first_name: str
+    manifest: Manifest, source: Source, listing: str, on_bad_file: OnBadFile, own_name: str, first_name: str
 ) -> None:
     try:
-        if listing_digest(uri) == listing:
+        if listing_digest(source) == listing:
             return
-        change = manifest_change(manifest, read_manifest(uri, on_bad_file=on_bad_file))
+        change = manifest_change(manifest, read_manifest(source, on_bad_file=on_bad_file))
     except DataError as error:
         raise DataError(f"{own_name} cannot read what {first_name} has read: {error}") from error
 
     if change:
         raise DataError(
-            f"dataset {uri} of {own_name} is not dataset {manifest.uri} of {first_name}: there, {change}; "
+            f"dataset {source} of {own_name} is not dataset {manifest.uri} of {first_name}: there, {change}; "
             "give all nodes the same files"
         )
 

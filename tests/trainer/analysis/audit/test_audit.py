@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 import trainer.analysis.audit.intervals
 from data.discovery.dataset import read_manifest
+from data.discovery.source import source_of
 from data.hashing import Int64
 from data.manifest import Manifest
 from data.order import Order, group_rows, order
@@ -50,7 +51,7 @@ def make_manifest(sizes: list[int], left_out: tuple[tuple[str, str], ...] = ()) 
     group = np.arange(len(sizes))
     files = tuple(f"day={number // 2:02}/part-{number:02}.parquet" for number in range((len(sizes) + 1) // 2))
     return Manifest(
-        uri="/data/train",
+        source=source_of("/data/train"),
         files=files,
         file=group // 2,
         group=group % 2,
