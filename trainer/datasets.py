@@ -30,17 +30,20 @@ def build_columns(config: Config) -> Columns:
     )
 
 
-def open_dataset(uri: str | Source, config: Config, world: World, on_bad_file: OnBadFile = "fail") -> Manifest:
+def open_dataset(
+    uri: str | Source, config: Config, world: World, on_bad_file: OnBadFile = "fail", *, trains: bool = False
+) -> Manifest:
     """Manifest of a dataset that has every column the config names, in a usable type. Collective: call on all ranks.
 
-    `uri` may differ between ranks, as long as the same files are there.
+    `uri` may differ between ranks, as long as the same files are there. `trains`: a column without any value is an
+    error, since nothing could be learned from it.
     """
 
     source = source_of(uri)
 
     def read() -> Manifest:
         manifest = read_manifest(source, on_bad_file=on_bad_file)
-        check_columns(manifest, config)
+        check_columns(manifest, config, trains=trains)
         return manifest
 
     manifest = world.on_rank_zero(read)
@@ -50,8 +53,11 @@ def open_dataset(uri: str | Source, config: Config, world: World, on_bad_file: O
     return own_copy(manifest, source, world, on_bad_file)
 
 
-def check_columns(manifest: Manifest, config: Config) -> None:
-    """Raises ConfigError if a column is missing, of the wrong type, or an output used as a feature."""
+def check_columns(manifest: Manifest, config: Config, *, trains: bool = True) -> None:
+    """Raises ConfigError if a column is missing, of the wrong type, or an output used as a feature.
+
+    `trains`: also if it has no value at all, unless files may lack it.
+    """
     columns = build_columns(config)
     described = read_schema(manifest)
 
@@ -61,7 +67,8 @@ def check_columns(manifest: Manifest, config: Config) -> None:
             there = columns_there(manifest, name)
             raise ConfigError(f"dataset {manifest.uri}: no column {name!r}, which the config names; {there}")
         stored = stored_type(manifest, name, as_number=True, may_lack=may_lack)
-        problem = None if may_lack and pa.types.is_null(stored) else columns.problem(name, stored)
+        may_be_null = may_lack or not trains
+        problem = None if may_be_null and pa.types.is_null(stored) else columns.problem(name, stored)
         if problem:
             raise ConfigError(f"dataset {manifest.uri}: column {name!r} {problem}")
 

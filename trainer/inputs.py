@@ -118,7 +118,7 @@ def _check_folder(run: RunDirectory, config: Config, lock: ExitStack) -> bool:
 
 
 def _open_datasets(config: Config, world: World, run: RunDirectory) -> tuple[Reading, Reading]:
-    train = open_dataset(config.data.train_source, config, world, config.data.on_bad_file)
+    train = open_dataset(config.data.train_source, config, world, config.data.on_bad_file, trains=True)
     if config.data.on_bad_file == "skip":
         # Files may have become unreadable since the first start, or readable: the run keeps those of its first start.
         before = world.on_rank_zero(partial(_as_at_first_start, run, train))

@@ -85,6 +85,8 @@ def to_integers(values: pa.Array) -> Integers:
     kind = values.type
     if pa.types.is_int32(kind):
         return values.to_numpy()
+    if pa.types.is_null(kind):  # of lists that hold nothing but nulls, which have been left out
+        return np.zeros(0, np.int64)
     if pa.types.is_uint64(kind):
         return _from_unsigned(values)
     if pa.types.is_integer(kind):

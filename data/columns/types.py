@@ -72,7 +72,7 @@ def problem_as_ids(kind: pa.DataType, hashed: bool) -> str | None:
     element = element_type(kind)
     if is_text(element):
         return None if hashed else f"is {kind}; set hash = true for string ids"
-    if is_number(element):
+    if is_number(element) or (types.is_null(element) and is_list(plain_type(kind))):
         return None
     return f"is {kind}, but {_IDS}; {_advice_for_ids(element)}"
 
@@ -109,8 +109,8 @@ def problem_as_vectors(kind: pa.DataType, size: int) -> str | None:
 
 def problem_as_buckets(kind: pa.DataType) -> str | None:
     """What is wrong with a column of this type where it has boundaries; None: nothing."""
-    plain = plain_type(kind)
-    return None if is_number(plain) else f"is {kind}, but boundaries need a number; {_advice_for_numbers(plain)}"
+    element = element_type(kind)
+    return None if is_number(element) else f"is {kind}, but boundaries need numbers; {_advice_for_numbers(element)}"
 
 
 def problem_as_number(kind: pa.DataType) -> str | None:

@@ -2,6 +2,7 @@
 
 import hashlib
 from dataclasses import dataclass
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -37,11 +38,19 @@ class Footer:
     """Hash of the footer as it is stored."""
 
 
+def open_parquet(handle: pa.NativeFile, **options: Any) -> pq.ParquetFile:
+    """A Parquet file as all of the program reads it.
+
+    Times of the old type INT96 come in microseconds: in nanoseconds, as by default, those after 2262 would be others.
+    """
+    return pq.ParquetFile(handle, coerce_int96_timestamp_unit="us", page_checksum_verification=True, **options)
+
+
 def read_footer(filesystem: fs.FileSystem, info: fs.FileInfo) -> Footer:
     """The footer of a file; raises UnreadableError if it has none or contradicts itself."""
     try:
         with filesystem.open_input_file(info.path) as handle:
-            parquet = pq.ParquetFile(handle)
+            parquet = open_parquet(handle)
             tail_bytes = parquet.metadata.serialized_size + 8
             tail = handle.read_at(tail_bytes, max(info.size - tail_bytes, 0))
             num_groups = parquet.metadata.num_row_groups

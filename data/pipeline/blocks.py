@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from pyarrow import fs
 
 from data.columns.decode import Rows
-from data.discovery.footer import UnreadableError
+from data.discovery.footer import UnreadableError, open_parquet
 from data.manifest import Manifest
 from data.pipeline.file_columns import complete, names_to_read
 from data.pipeline.open_files import OpenFiles
@@ -133,11 +133,10 @@ class _OpenGroup:
         asked = names_to_read(self._manifest, self._group, self._names, parquet)
 
         filesystem = self._manifest.filesystem
-        self._file = pq.ParquetFile(
+        self._file = open_parquet(
             filesystem.open_input_file(self._manifest.path(self._group)),
             metadata=metadata,
             pre_buffer=False,
             buffer_size=LOCAL_BUFFER_BYTES if isinstance(filesystem, fs.LocalFileSystem) else REMOTE_BUFFER_BYTES,
-            page_checksum_verification=True,
         )
         yield from self._file.iter_batches(batch_rows, row_groups=[index], columns=asked, use_threads=False)

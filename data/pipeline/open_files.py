@@ -8,6 +8,7 @@ from contextlib import contextmanager
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from data.discovery.footer import open_parquet
 from data.manifest import Manifest
 
 MOST_COLUMN_CHUNKS = 1 << 14
@@ -40,7 +41,7 @@ class OpenFiles:
             handle = self._manifest.filesystem.open_input_file(path)
 
         try:
-            parquet = pq.ParquetFile(handle, metadata=footer, pre_buffer=True, page_checksum_verification=True)
+            parquet = open_parquet(handle, metadata=footer, pre_buffer=True)
             yield parquet
         except BaseException:
             self._drop(path)

@@ -129,8 +129,8 @@ BAD_DATA: dict[str, tuple[str, Callable[[pa.Table], pa.Table], tuple[str, ...]]]
     "feature missing in test": ("test", lambda table: table.drop_columns(["user"]), ("no column 'user'", "test")),
     "wrong type": (
         "train",
-        lambda table: table.set_column(0, "user", table["user"].cast(pa.float64())),
-        ("column 'user' is double", "boundaries"),
+        lambda table: table.set_column(0, "user", pc.add(table["user"].cast(pa.float64()), 0.5)),
+        ("row 0 of row group", "column 'user' holds", "which is no whole number", "boundaries"),
     ),
     "string without hash": (
         "train",
