@@ -10,6 +10,7 @@ from pyarrow import fs
 
 from data.discovery.fields import types_named
 from data.errors import DataError, one_line
+from data.storage.retries import retried
 
 DAMAGE = (pa.ArrowException, OSError, UnicodeDecodeError)
 """What Arrow raises on a file that is cut short, has wrong bytes in it, or is gone."""
@@ -48,19 +49,22 @@ def open_parquet(handle: pa.NativeFile, **options: Any) -> pq.ParquetFile:
 
 def read_footer(filesystem: fs.FileSystem, info: fs.FileInfo) -> Footer:
     """The footer of a file; raises UnreadableError if it has none or contradicts itself."""
-    try:
+
+    def read() -> tuple[pq.FileMetaData, pa.Schema, bytes]:
         with filesystem.open_input_file(info.path) as handle:
             parquet = open_parquet(handle)
             tail_bytes = parquet.metadata.serialized_size + 8
             tail = handle.read_at(tail_bytes, max(info.size - tail_bytes, 0))
-            num_groups = parquet.metadata.num_row_groups
-            groups = [parquet.metadata.row_group(index) for index in range(num_groups)]
-            schema = parquet.schema_arrow.remove_metadata()
+            return parquet.metadata, parquet.schema_arrow.remove_metadata(), tail
+
+    try:
+        metadata, schema, tail = retried(filesystem, read)
+        groups = [metadata.row_group(index) for index in range(metadata.num_row_groups)]
     except DAMAGE as error:
         raise _unreadable(info.path, one_line(error)) from error
 
     rows = [group.num_rows for group in groups]
-    total = parquet.metadata.num_rows
+    total = metadata.num_rows
     if sum(rows) != total or min(rows, default=0) < 0:
         raise _unreadable(info.path, f"its row groups hold {sum(rows)} rows, its footer says {total}")
 

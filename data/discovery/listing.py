@@ -12,6 +12,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PurePosixPath
 
 import pyarrow as pa
@@ -19,6 +20,7 @@ from pyarrow import fs
 
 from data.discovery.schema import SCHEMA_FILE
 from data.errors import DataError, one_line
+from data.storage.retries import retried
 
 PARQUET_NAME = re.compile(
     r"\.(parquet|parq|pq|pqt)(\.(gz|gzip|snappy|sz|zst|zstd|lz4|lzo|bz2|br|xz|zip))?$", re.IGNORECASE
@@ -53,13 +55,13 @@ def list_dataset(filesystem: fs.FileSystem, root: str, uri: str, prune: Prune | 
 
     Raises DataError if there are none, or some would be missed.
     """
+    is_local = isinstance(filesystem, fs.LocalFileSystem)
     try:
-        info = filesystem.get_file_info(root)
+        info = retried(filesystem, lambda: filesystem.get_file_info(root))
         if info.type == fs.FileType.NotFound:
             raise DataError(f"dataset {uri}: no such file or folder")
         if info.is_file:
             return Listing((info,), ())
-        is_local = isinstance(filesystem, fs.LocalFileSystem)
         found = list(_walk(root, uri, prune) if is_local else _walk_remote(filesystem, root, prune))
     except OSError as error:
         raise DataError(f"dataset {uri}: cannot be listed ({one_line(error)})") from error
@@ -108,7 +110,8 @@ def _walk_remote(filesystem: fs.FileSystem, root: str, prune: Prune | None) -> I
     """All files below a folder of a store: in one listing, or folder by folder where some are not wanted."""
     folders = [root]
     while folders:
-        for entry in filesystem.get_file_info(fs.FileSelector(folders.pop(), recursive=prune is None)):
+        selector = fs.FileSelector(folders.pop(), recursive=prune is None)
+        for entry in retried(filesystem, partial(filesystem.get_file_info, selector)):
             if any(map(is_hidden, PurePosixPath(below(root, entry)).parts)):
                 continue
             if entry.type != fs.FileType.Directory:

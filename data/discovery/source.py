@@ -16,6 +16,7 @@ from data.discovery.partitions import keys_of
 from data.discovery.where import parse_where
 from data.errors import DataError, one_line
 from data.storage.filesystem import open_uri
+from data.storage.retries import retried
 
 _PATTERN = re.compile(r"[*?\[]")
 
@@ -91,7 +92,7 @@ def _matches(filesystem: fs.FileSystem, path: str, uri: str) -> list[str]:
     if not _PATTERN.search(path):
         return []
     try:
-        if filesystem.get_file_info(path).type != fs.FileType.NotFound:
+        if retried(filesystem, lambda: filesystem.get_file_info(path)).type != fs.FileType.NotFound:
             return []
         base = _base(path)
         found = [base]
@@ -107,7 +108,7 @@ def _matches(filesystem: fs.FileSystem, path: str, uri: str) -> list[str]:
 def _children(filesystem: fs.FileSystem, folder: str, pattern: str) -> list[str]:
     """Of a folder, what matches and is not hidden."""
     selector = fs.FileSelector(folder, allow_not_found=True)
-    names = [info.base_name for info in filesystem.get_file_info(selector)]
+    names = [info.base_name for info in retried(filesystem, lambda: filesystem.get_file_info(selector))]
     matching = [name for name in names if fnmatchcase(name, pattern) and not is_hidden(name)]
     return [f"{folder.rstrip('/')}/{name}" for name in matching]
 

@@ -18,6 +18,7 @@ from data.pipeline.file_columns import complete, names_to_read
 from data.pipeline.open_files import OpenFiles
 from data.pipeline.row_groups import ReadTask, check_unchanged, damage_named, decode_rows, read_row_group
 from data.reading import Reading
+from data.storage.retries import retried
 
 LOCAL_BUFFER_BYTES = 1 << 16
 REMOTE_BUFFER_BYTES = 1 << 19
@@ -67,6 +68,9 @@ class _OpenGroup:
         self._manifest = manifest
         self._group = task.group
         self._epoch = task.epoch
+        self._names = names
+        self._files = files
+        self._batch_rows = len(task.block)
         self._row = 0
         """The first that has not been handed out."""
         self._held: list[pa.RecordBatch] = []
@@ -74,8 +78,7 @@ class _OpenGroup:
         self._file: pq.ParquetFile | None = None
         self._error: UnreadableError | None = None
         """There is no way past damage."""
-        self._names = names
-        self._batches = self._read(len(task.block), files)
+        self._batches = self._read()
 
     def leads_to(self, task: ReadTask) -> bool:
         """Whether the task's block lies ahead."""
@@ -87,7 +90,8 @@ class _OpenGroup:
             raise self._error
         try:
             with damage_named(self._manifest, self._group):
-                table = complete(self._manifest, self._group, self._names, self._take(block))
+                stored = retried(self._manifest.filesystem, lambda: self._take_or_begin_anew(block))
+                table = complete(self._manifest, self._group, self._names, stored)
         except UnreadableError as error:
             self._error = error
             self.close()
@@ -103,6 +107,16 @@ class _OpenGroup:
         if self._file is not None:
             self._file.close(force=True)
             self._file = None
+
+    def _take_or_begin_anew(self, block: range) -> pa.Table:
+        """What broke off cannot go on: the next attempt reads from the first row on."""
+        try:
+            return self._take(block)
+        except OSError:
+            self.close()
+            self._row = 0
+            self._batches = self._read()
+            raise
 
     def _take(self, block: range) -> pa.Table:
         end = self._row + sum(batch.num_rows for batch in self._held)
@@ -123,8 +137,8 @@ class _OpenGroup:
         self._held = held.slice(begin + len(block)).to_batches()
         return held.slice(begin, len(block))
 
-    def _read(self, batch_rows: int, files: OpenFiles) -> Generator[pa.RecordBatch]:
-        with files.lend(self._group) as parquet:
+    def _read(self) -> Generator[pa.RecordBatch]:
+        with self._files.lend(self._group) as parquet:
             metadata = parquet.metadata
         index = int(self._manifest.group[self._group])
         num_rows = metadata.row_group(index).num_rows if index < metadata.num_row_groups else 0
@@ -139,4 +153,4 @@ class _OpenGroup:
             pre_buffer=False,
             buffer_size=LOCAL_BUFFER_BYTES if isinstance(filesystem, fs.LocalFileSystem) else REMOTE_BUFFER_BYTES,
         )
-        yield from self._file.iter_batches(batch_rows, row_groups=[index], columns=asked, use_threads=False)
+        yield from self._file.iter_batches(self._batch_rows, row_groups=[index], columns=asked, use_threads=False)

@@ -16,6 +16,7 @@ from data.order import block_of, block_order, order
 from data.pipeline.file_columns import complete, names_to_read
 from data.pipeline.open_files import OpenFiles
 from data.reading import Reading
+from data.storage.retries import retried
 
 
 @dataclass(frozen=True)
@@ -135,10 +136,15 @@ def read_row_group(manifest: Manifest, group: int, names: list[str], files: Open
     `files`: left open for the next row group; without them the file is opened for this one alone.
     """
     files = files or OpenFiles(manifest)
-    with damage_named(manifest, group), files.lend(group) as parquet:
-        index = int(manifest.group[group])
-        asked = names_to_read(manifest, group, names, parquet)
-        stored = parquet.read_row_group(index, columns=asked, use_threads=False)
+
+    def read() -> pa.Table:
+        with files.lend(group) as parquet:
+            index = int(manifest.group[group])
+            asked = names_to_read(manifest, group, names, parquet)
+            return parquet.read_row_group(index, columns=asked, use_threads=False)
+
+    with damage_named(manifest, group):
+        stored = retried(manifest.filesystem, read)
         table = complete(manifest, group, names, stored)
 
     check_unchanged(manifest, group, names, stored.schema, stored.num_rows)
