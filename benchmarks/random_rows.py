@@ -35,7 +35,7 @@ def _table(config: Config, random: np.random.Generator, ids: int) -> pa.Table:
 
     columns: dict[str, pa.Array] = {}
     for feature in config.features.sparse:
-        if feature.boundaries:
+        if feature.is_bucketed:
             columns[feature.column] = _numbers(random)
         else:
             columns[feature.column] = _ids(random, limits[feature.column], ids)

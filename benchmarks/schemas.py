@@ -9,7 +9,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data.columns.decode import Columns, Label
+from data.columns.decode import Columns
+from data.columns.numbers import Label
 from data.features import DenseFeature, Features, SparseFeature
 
 ROW_GROUP_ROWS = 16_384

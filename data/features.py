@@ -99,8 +99,12 @@ class SparseFeature(Settings):
     """Of the hash: another seed lets other ids share a row."""
     hashes: int = Field(default=1, gt=0, le=16)
     """Rows of each id, by as many hashes, whose embeddings are pooled: two ids are seldom alike in all of them."""
-    boundaries: tuple[float, ...] = ()
-    """For a numeric column: its value becomes the number of boundaries that are ≤ it, 0 … len(boundaries)."""
+    boundaries: tuple[float, ...] | Annotated[str, Field(pattern=r"^quantiles:[1-9]\d{0,3}$")] = ()
+    """For a numeric column: its value becomes the number of boundaries that are ≤ it, 0 … len(boundaries). With
+    "quantiles:20" they are measured on training rows at the first start: 20 buckets of equally many rows, or fewer
+    where many rows have one value."""
+    quantiles: int | None = Field(default=None, gt=0)
+    """How many buckets the measured boundaries were asked for; part of the resolved config."""
     parts: tuple[Part, ...] = ()
     """For a column of times or dates: these parts of it are the ids, each with rows of its own, in order: 60 of a
     minute, 24 of an hour, 7 of a day_of_week (Monday is the first), 31 of a day, 12 of a month."""
@@ -122,7 +126,7 @@ class SparseFeature(Settings):
             raise ValueError("name its column, or in place of it the columns of a cross")
         if len(self.cross) == 1:
             raise ValueError(f"cross = [{self.cross[0]!r}] needs another column")
-        if list(self.boundaries) != sorted(set(self.boundaries)):
+        if list(self.edges) != sorted(set(self.edges)):
             raise ValueError("boundaries must ascend strictly")
         if len(set(self.parts)) < len(self.parts):
             raise ValueError(f"parts = {list(self.parts)} names one twice")
@@ -131,9 +135,9 @@ class SparseFeature(Settings):
 
     def _check_excluded(self) -> None:
         """Raises ValueError for two keys that cannot be used together, or one without another."""
-        if self.boundaries and self.hash:
+        if self.is_bucketed and self.hash:
             raise ValueError("hash and boundaries exclude each other: a bucket number needs no hashing")
-        ways = {"cross": self.cross, "boundaries": self.boundaries, "parts": self.parts}
+        ways = {"cross": self.cross, "boundaries": self.is_bucketed, "parts": self.parts}
         used = [key for key, value in ways.items() if value]
         if len(used) > 1:
             raise ValueError(f"{used[0]} and {used[1]} exclude each other")
@@ -147,6 +151,21 @@ class SparseFeature(Settings):
         used += [key for key, value in of_lists.items() if value]
         if len(used) > 1 and used[0] in ("cross", "parts"):
             raise ValueError(f"{used[0]} and {used[1]} exclude each other: {used[1]} needs a list")
+
+    @property
+    def is_bucketed(self) -> bool:
+        """Whether numbers become numbers of buckets."""
+        return bool(self.boundaries)
+
+    @property
+    def edges(self) -> tuple[float, ...]:
+        """The boundaries; none if they are still to be measured."""
+        return () if isinstance(self.boundaries, str) else self.boundaries
+
+    @property
+    def asked_quantiles(self) -> int | None:
+        """Buckets for which boundaries are still to be measured."""
+        return int(self.boundaries.partition(":")[2]) if isinstance(self.boundaries, str) else None
 
     @property
     def is_hashed(self) -> bool:
@@ -164,7 +183,7 @@ class SparseFeature(Settings):
         """Rows that its table must have; 0: it depends on the ids."""
         if self.parts:
             return sum(PART_SIZES[part] for part in self.parts)
-        return len(self.boundaries) + 1 if self.boundaries else 0
+        return self.asked_quantiles or (len(self.edges) + 1 if self.edges else 0)
 
 
 class Features(Settings):

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Annotated
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, Field
 
 from data.columns.decode import Columns
 from data.discovery.source import Source, source_of
@@ -14,16 +14,12 @@ from data.settings import Bytes, Settings
 from data.storage.filesystem import refuse_credentials
 
 
-def _one_or_more(value: object) -> object:
-    return value[0] if isinstance(value, list) and len(value) == 1 else value
-
-
 def _without_credentials(uris: str | tuple[str, ...]) -> str | tuple[str, ...]:
     for uri in (uris,) if isinstance(uris, str) else uris:
         refuse_credentials(uri)
     if not uris:
         raise ValueError("names no dataset")
-    return uris
+    return uris if isinstance(uris, str) or len(uris) > 1 else uris[0]
 
 
 def _parsed(text: str | None) -> str | None:
@@ -32,7 +28,7 @@ def _parsed(text: str | None) -> str | None:
     return text
 
 
-Uris = Annotated[str | tuple[str, ...], BeforeValidator(_one_or_more), AfterValidator(_without_credentials)]
+Uris = Annotated[str | tuple[str, ...], AfterValidator(_without_credentials)]
 Partitions = Annotated[str | None, AfterValidator(_parsed)]
 
 

@@ -9,7 +9,7 @@ Shapes: R rows, T tasks.
 import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import numpy as np
@@ -17,7 +17,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from data.columns.decode import decode, plain_column
-from data.columns.numbers import LARGEST, Float64, dense_array, dense_numbers, transform_numbers
+from data.columns.flat import without_nulls
+from data.columns.numbers import LARGEST, Float64, dense_array, dense_numbers, read_exactly, transform_numbers
 from data.columns.types import Where
 from data.discovery.footer import UnreadableError
 from data.errors import DataError
@@ -62,6 +63,8 @@ class Statistics:
     """Of each dense feature, after each transform that the config leaves open."""
     labels: tuple[Moments, ...]
     """Of each label, by the rows' weights."""
+    boundaries: dict[str, tuple[float, ...]] = field(default_factory=dict)
+    """Of the sparse features that ask for quantiles, by name."""
 
 
 def measure(reading: Reading) -> Statistics:
@@ -71,6 +74,8 @@ def measure(reading: Reading) -> Statistics:
     transforms = map(_transforms, columns.features.dense)
     dense = [dict.fromkeys(names, Moments()) for names in transforms]
     labels = [Moments() for _ in columns.labels]
+    bucketed = [feature for feature in columns.features.sparse if feature.asked_quantiles]
+    values: dict[str, list[Float64]] = {feature.name: [] for feature in bucketed}
 
     for table, where in _sample(reading):
         for feature, known in zip(columns.features.dense, dense, strict=True):
@@ -80,12 +85,31 @@ def measure(reading: Reading) -> Statistics:
                 transformed_R = transform_numbers(values_R, transform)
                 known[transform] = join(before, moments(transformed_R))
 
+        for entry in bucketed:
+            flat = without_nulls(plain_column(table, entry.column))
+            values[entry.name].append(read_exactly(flat.values))
+
         rows = decode(table, outcomes, where)
         for index, labels_R in enumerate(rows.labels_RT.T):
             of_group = moments(labels_R.astype(np.float64), rows.weights_R)
             labels[index] = join(labels[index], of_group)
 
-    return Statistics(tuple(dense), tuple(labels))
+    boundaries = {entry.name: _quantiles(values[entry.name], entry.asked_quantiles or 0) for entry in bucketed}
+    return Statistics(tuple(dense), tuple(labels), boundaries)
+
+
+def _quantiles(parts: list[Float64], count: int) -> tuple[float, ...]:
+    """Boundaries of `count` buckets of equally many values, each a value itself; fewer where many are alike."""
+    values = np.concatenate([np.zeros(0), *parts])
+    values = values[np.isfinite(values)]
+    if len(values) == 0:
+        return (0.0,)
+    shares = np.arange(1, count) / count
+    edges = np.quantile(values, shares, method="inverted_cdf")
+    different = np.unique(values)
+    # The smallest value bounds nothing: what many rows share is told from all that is larger.
+    edges = np.unique(np.where(edges == different[0], different[min(1, len(different) - 1)], edges))
+    return tuple(edges.tolist())
 
 
 def _check_range(values_R: Float64, feature: DenseFeature, transforms: Iterable[Transform], where: Where) -> None:
@@ -176,7 +200,9 @@ def sampled_groups(rows: Int64) -> list[int]:
 def _sample(reading: Reading) -> Iterator[tuple[pa.Table, Where]]:
     """The sampled rows block by block, and how to name a row of each; passes over unreadable ones if training does."""
     manifest = reading.manifest
-    features = Features(dense=reading.columns.features.dense)
+    features = reading.columns.features
+    bucketed = tuple(feature for feature in features.sparse if feature.asked_quantiles)
+    features = Features(sparse=bucketed, dense=features.dense)
     names = replace(reading.columns, features=features).names
 
     groups = sampled_groups(np.minimum(manifest.rows, MOST_ROWS))

@@ -5,7 +5,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from data.features import Missing
+from data.features import Missing, Transform
 from data.settings import Settings
 
 
@@ -20,6 +20,11 @@ class TaskConfig(Settings):
     """Column of the label; null = missing, which trains and evaluates nothing for this task."""
     missing: Missing = "error"
     """A file that lacks the column: an error, or null in all of its rows."""
+    threshold: float | None = None
+    """For a binary task on a number: a value of at least this much is a positive."""
+    transform: Transform = "none"
+    """For a regression: log1p, sign(x)·log(1 + |x|), or sqrt, sign(x)·√|x|, of the label is learned, predicted and
+    evaluated."""
     auxiliary: bool = False
     """true: trained, not evaluated."""
     weight: float | None = Field(default=None, ge=0)
@@ -37,7 +42,13 @@ class TaskConfig(Settings):
     @model_validator(mode="after")
     def _check_label(self) -> Self:
         if not self.binary:
+            if self.threshold is not None:
+                raise ValueError(f"threshold of task {self.name!r}: only binary tasks have one; remove it")
             return self
+        if self.transform != "none":
+            raise ValueError(
+                f"transform of task {self.name!r}: only regressions have one; set a threshold, or remove it"
+            )
         if self.label_mean is not None and not 0 < self.label_mean < 1:
             raise ValueError(f"label_mean = {self.label_mean:g} of binary task {self.name!r} must lie between 0 and 1")
         if self.label_scale is not None:

@@ -4,8 +4,9 @@ from dataclasses import replace
 
 import pyarrow as pa
 
-from data.columns.decode import Columns, Label
+from data.columns.decode import Columns
 from data.columns.kinds import alike, is_groupable, kind_of, stored_type
+from data.columns.numbers import Label
 from data.columns.types import columns_there
 from data.discovery.dataset import read_manifest
 from data.discovery.source import Source, source_of
@@ -13,6 +14,7 @@ from data.discovery.windows import check_windows
 from data.manifest import Manifest, OnBadFile, read_schema
 from data.order import OrderName
 from data.reading import Reading
+from models.tasks import TaskConfig
 from trainer.config.run_config import Config
 from trainer.console import tell
 from trainer.distributed.world import World
@@ -25,9 +27,13 @@ def build_columns(config: Config) -> Columns:
     return Columns(
         features=config.features,
         table_rows={table.name: table.rows for table in config.tables},
-        labels=tuple(Label(task.label, task.binary, task.missing) for task in config.tasks),
+        labels=tuple(_label_of(task) for task in config.tasks),
         weight=config.data.weight,
     )
+
+
+def _label_of(task: TaskConfig) -> Label:
+    return Label(task.label, task.binary, task.missing, task.threshold, task.transform)
 
 
 def open_dataset(

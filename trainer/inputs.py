@@ -154,7 +154,7 @@ def _completed(config: Config, run: RunDirectory, train: Reading, world_size: in
         statistics = measure(train)
         remarks = odd_columns(config, statistics)
         config = complete(config, statistics)
-    return with_block_rows(config, train, world_size), remarks
+    return with_block_rows(config, as_configured(train, config), world_size), remarks
 
 
 def _check_values(inputs: Inputs) -> None:

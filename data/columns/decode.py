@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from data.columns.ids import Jagged, decode_ids
-from data.columns.numbers import Float32, decode_dense, decode_label, decode_weights
+from data.columns.numbers import Float32, Label, decode_dense, decode_label, decode_weights
 from data.columns.types import (
     Where,
     as_plain,
@@ -23,21 +23,10 @@ from data.columns.types import (
     problem_as_vectors,
     problem_as_weights,
 )
-from data.features import Features, Missing, SparseFeature
+from data.features import Features, SparseFeature
 from data.hashing import Int64
 
 Problem = Callable[[pa.DataType], str | None]
-
-
-@dataclass(frozen=True)
-class Label:
-    """A column to learn."""
-
-    column: str
-    binary: bool
-    """Values other than 0 and 1 are an error."""
-    missing: Missing = "error"
-    """A file that lacks it: an error, or null in all of its rows."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +75,7 @@ def _uses_of_ids(feature: SparseFeature) -> list[tuple[str, Problem]]:
     find: Problem = partial(problem_as_ids, hashed=feature.hash)
     if feature.parts:
         find = problem_as_time
-    elif feature.boundaries:
+    elif feature.is_bucketed:
         find = problem_as_buckets
     elif feature.cross:
         find = problem_as_crossed
@@ -153,7 +142,7 @@ def decode(table: pa.Table, columns: Columns, where: Where, chosen: Int64 | None
 
     labels_TR = np.empty((len(columns.labels), num_rows), np.float32)
     for index, label in enumerate(columns.labels):
-        decode_label(column(label.column), label.column, label.binary, chosen, where, labels_TR[index])
+        decode_label(column(label.column), label, chosen, where, labels_TR[index])
 
     weights_R = np.ones(num_rows, np.float32)
     if columns.weight:

@@ -68,7 +68,7 @@ def flatten(column: Column, feature: SparseFeature, where: Where) -> Flat:
         array = pc.if_else(pc.is_nan(array), null, array)  # NaN is no id and lies in no bucket, as null
     if feature.weights:
         return _weighted(array, column(feature.weights), feature.weights, where)
-    return Flat(*_without_nulls(array))
+    return without_nulls(array)
 
 
 def to_buckets(values: pa.Array, boundaries: tuple[float, ...]) -> Int64:
@@ -101,29 +101,29 @@ def to_integers(values: pa.Array) -> Integers:
     return hashes[values.indices.to_numpy(zero_copy_only=False)]
 
 
-def _without_nulls(array: pa.Array) -> tuple[pa.Array, Int64 | None]:
-    """The ids of all rows end to end, and where each row's begin [N + 1]; without it if the column holds one a row."""
+def without_nulls(array: pa.Array) -> Flat:
+    """What the rows of a column hold, each one value or a list of them."""
     if not is_list(array.type):
         if not array.null_count:
-            return array, None
+            return Flat(array, None)
         lengths = array.is_valid().to_numpy(zero_copy_only=False)
-        return array.drop_null(), _to_offsets(lengths)
+        return Flat(array.drop_null(), _to_offsets(lengths))
 
     has_offsets = pa.types.is_list(array.type) or pa.types.is_large_list(array.type)
     if has_offsets and not array.null_count:
         values = _elements(array)
         if not values.null_count:
             offsets = array.offsets.to_numpy().astype(np.int64)
-            return values, offsets - offsets[0]
+            return Flat(values, offsets - offsets[0])
 
     lengths = _lengths(array)
     values = _elements(array)
     if not values.null_count:
-        return values, _to_offsets(lengths)
+        return Flat(values, _to_offsets(lengths))
 
     # Ids that are null are left out: a row is as long as it has others.
     is_valid = values.is_valid().to_numpy(zero_copy_only=False)
-    return values.drop_null(), _to_offsets(_count(is_valid, lengths))
+    return Flat(values.drop_null(), _to_offsets(_count(is_valid, lengths)))
 
 
 def _weighted(ids: pa.Array, weights: pa.Array, name: str, where: Where) -> Flat:
@@ -156,7 +156,7 @@ def _crossed(arrays: list[pa.Array], feature: SparseFeature, where: Where) -> pa
     """A 64-bit id for the values of each row together: c = mix(c ^ mix(value)) from c = 0 on; null is a value too."""
     combined = np.zeros(len(arrays[0]), np.uint64)
     for name, array in zip(feature.cross, arrays, strict=True):
-        flat = Flat(*_without_nulls(array))
+        flat = without_nulls(array)
         is_valid = array.is_valid().to_numpy(zero_copy_only=False)
         try:
             numbers = to_integers(flat.values)

@@ -41,7 +41,7 @@ def decode_ids(column: Column, feature: SparseFeature, table_rows: int, chosen: 
     """The ids of the chosen rows, in that order; DataError names a row, of all, whose id is not in the table."""
     flat = flatten(column, feature, where)
     try:
-        numbers = to_buckets(flat.values, feature.boundaries) if feature.boundaries else to_integers(flat.values)
+        numbers = to_buckets(flat.values, feature.edges) if feature.is_bucketed else to_integers(flat.values)
     except NotAnIdError as error:
         row = flat.row_of(error.place)
         raise DataError(f"{where(row)}: column {feature.column!r} holds {error}") from error

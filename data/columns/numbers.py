@@ -4,6 +4,7 @@ Shapes: N rows of the column, R chosen rows, W inputs of the model that a featur
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
@@ -14,7 +15,7 @@ from data.columns.times import days_between
 from data.columns.types import Where, as_plain
 from data.compiled import compiled
 from data.errors import DataError
-from data.features import DenseFeature
+from data.features import DenseFeature, Missing, Transform
 from data.hashing import Int64
 
 Float32 = NDArray[np.float32]
@@ -26,6 +27,20 @@ _SMALL = (pa.int8(), pa.uint8(), pa.int16(), pa.uint16(), pa.float16(), pa.float
 """Types whose values are all exact in float32."""
 LARGEST = float(np.finfo(np.float32).max)
 _LARGEST_TEXT = f"{LARGEST:.2g}, the largest float32"
+
+
+@dataclass(frozen=True)
+class Label:
+    """A column to learn."""
+
+    column: str
+    binary: bool
+    """Values other than 0 and 1 are an error."""
+    missing: Missing = "error"
+    """A file that lacks it: an error, or null in all of its rows."""
+    threshold: float | None = None
+    """Values of at least so much are 1, others 0."""
+    transform: Transform = "none"
 
 
 def read_numbers(array: pa.Array) -> Floats:
@@ -139,9 +154,10 @@ def _decode_column(
     return num_missing - _count_nulls(array, chosen) if num_missing else 0
 
 
-def decode_label(array: pa.Array, column: str, binary: bool, chosen: Int64, where: Where, target: Float32) -> None:
+def decode_label(array: pa.Array, label: Label, chosen: Int64, where: Where, target: Float32) -> None:
     """Writes a label of the chosen rows to `target` (R), NaN for null; DataError names a row that holds no label."""
-    values = read_numbers(array)
+    values = _label_values(array, label)
+    binary = label.binary
     num_missing, num_wrong = _take_labels(values, chosen, binary, target)
     if not num_wrong and num_missing == (_count_nulls(array, chosen) if num_missing else 0):
         return
@@ -155,7 +171,18 @@ def decode_label(array: pa.Array, column: str, binary: bool, chosen: Int64, wher
     row = int(chosen[np.argmin(is_right | is_null)])
     rule = "a binary label is 0, 1 or null" if binary else "a label is a finite number or null"
     way_out = "; write null if it is not known" if np.isnan(values[row]) else _limit(values[row])
-    raise DataError(f"{where(row)}: label {column!r} is {array[row]}; {rule}{way_out}")
+    raise DataError(f"{where(row)}: label {label.column!r} is {array[row]}; {rule}{way_out}")
+
+
+def _label_values(array: pa.Array, label: Label) -> Floats:
+    """NaN where the label is missing, or is no number."""
+    if label.threshold is not None:
+        numbers = read_exactly(array)
+        return np.where(np.isnan(numbers), np.nan, numbers >= label.threshold)
+    if label.transform != "none":
+        with np.errstate(invalid="ignore"):
+            return transform_numbers(read_exactly(array), label.transform)
+    return read_numbers(array)
 
 
 def decode_weights(array: pa.Array, column: str, chosen: Int64, where: Where, target: Float32) -> None:

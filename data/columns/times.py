@@ -44,7 +44,7 @@ def part_ids(times: pa.Array, feature: SparseFeature) -> pa.Array:
 
 def days_between(earlier: pa.Array, later: pa.Array) -> pa.Array:
     """`later` - `earlier` in days, as float64; null where one of them is."""
-    return pc.divide(pc.subtract(_seconds(later), _seconds(earlier)), float(_DAY_SECONDS))
+    return pc.divide(pc.subtract(seconds_of(later), seconds_of(earlier)), float(_DAY_SECONDS))
 
 
 def _as_utc(times: pa.Array) -> pa.Array:
@@ -56,7 +56,8 @@ def _as_utc(times: pa.Array) -> pa.Array:
     return times.cast(pa.timestamp(unit))
 
 
-def _seconds(times: pa.Array) -> pa.Array:
+def seconds_of(times: pa.Array) -> pa.Array:
+    """Seconds since 1970 in UTC, as float64."""
     if pa.types.is_null(times.type):
         return pa.nulls(len(times), pa.float64())
     utc = _as_utc(times)

@@ -25,7 +25,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from data.batch import Batch
-from data.columns.decode import Columns, Label
+from data.columns.decode import Columns
+from data.columns.numbers import Label
 from data.discovery.dataset import read_manifest
 from data.features import PART_SIZES, DenseFeature, Features, SparseFeature
 from data.hashing import stable_seed

@@ -11,10 +11,11 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from data import statistics
-from data.columns.decode import Columns, Label
+from data.columns.decode import Columns
+from data.columns.numbers import Label
 from data.discovery.dataset import read_manifest
 from data.errors import DataError
-from data.features import DenseFeature, Features
+from data.features import DenseFeature, Features, SparseFeature
 from data.reading import Reading
 from data.statistics import Moments, join, measure, moments, sampled_groups
 
@@ -109,3 +110,31 @@ def test_rows_are_measured_all_over_a_large_dataset(monkeypatch: pytest.MonkeyPa
     assert sampled_groups(np.full(20, 50)) == [5, 15]
     assert sampled_groups(np.array([1000])) == [0]
     assert sampled_groups(np.array([1] * 50 + [950])) == [50]  # the rows are what counts
+
+
+def test_quantiles_are_values_with_equally_many_between(tmp_path: Path) -> None:
+    """Of 1 … 100 in four buckets: 25, 50 and 75; a value that fills several buckets bounds one."""
+    columns = {
+        "x": pa.array([float(value) for value in range(1, 101)]),
+        "mostly": pa.array([0] * 90 + list(range(1, 11))),
+        "lists": pa.array([[value, None, value] for value in range(100)]),
+        "null": pa.nulls(100, pa.float32()),
+        "y": pa.array([0, 1] * 50),
+    }
+    pq.write_table(pa.table(columns), tmp_path / "a.parquet", row_group_size=30)
+    names = ("x", "mostly", "lists", "null")
+    sparse = tuple(SparseFeature(column=name, table="t", boundaries="quantiles:4") for name in names)
+    reading = Reading(
+        read_manifest(str(tmp_path), cache=None),
+        Columns(Features(sparse=sparse), {"t": 4}, (Label("y", binary=True),)),
+        global_batch_size=10,
+        lanes=1,
+        order="stored",
+        seed=0,
+    )
+    assert measure(reading).boundaries == {
+        "x": (25.0, 50.0, 75.0),
+        "mostly": (1.0,),
+        "lists": (24.0, 49.0, 74.0),
+        "null": (0.0,),
+    }

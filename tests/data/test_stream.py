@@ -21,7 +21,8 @@ from hypothesis import strategies as st
 
 import data.pipeline.readers
 from data.batch import Batch
-from data.columns.decode import Columns, Label
+from data.columns.decode import Columns
+from data.columns.numbers import Label
 from data.discovery.dataset import read_manifest
 from data.errors import DataError
 from data.features import DenseFeature, Features, SparseFeature

@@ -10,7 +10,8 @@ import pytest
 
 from benchmarks.data import bench_reading
 from benchmarks.plain_reading import plain_batches
-from data.columns.decode import Columns, Label
+from data.columns.decode import Columns
+from data.columns.numbers import Label
 from data.discovery.dataset import read_manifest
 from data.features import DenseFeature, Features, SparseFeature
 from data.reading import Reading

@@ -104,7 +104,12 @@ def logs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def config_of(logs: Path, folder: Path, **sections: Any) -> Config:
-    data = {"train": str(logs), "where": "dt < 2022-04-28", "test": f"{logs}/dt=2022-04-2[78]", "test_where": "hour=10"}
+    data = {
+        "train": str(logs),
+        "where": "dt < 2022-04-28",
+        "test": [f"{logs}/dt=2022-04-27", f"{logs}/dt=2022-04-28"],
+        "test_where": "hour=10",
+    }
     sections = {"train": {"samples": 1152}, **sections}
     return make_config(
         folder, data=data, features=FEATURES, tables=TABLES, tasks=TASKS, run={"dir": str(folder / "run")}, **sections

@@ -53,6 +53,24 @@ def import_kuairand_command(
     make_console().print(import_table(import_kuairand(path_of("SRC", source), path_of("OUT", out), test_days)))
 
 
+@importers.command("census")
+def import_census_command(
+    source: Annotated[str, typer.Argument(metavar="SRC", help="Folder of the official Census-Income (KDD) files.")],
+    out: Annotated[str, typer.Argument(metavar="OUT", help="Folder to write.")],
+) -> None:
+    """Census-Income (KDD): the labels income, never_married and college; columns that define them are left out."""
+    from data.importers.census import import_census
+    from trainer.console import make_console
+
+    summary = import_census(path_of("SRC", source), path_of("OUT", out))
+    table = Table(title=f"{summary.rows['train']:,} training and {summary.rows['test']:,} test rows")
+    table.add_column("label")
+    table.add_column("positive rate", justify="right")
+    for label, rate in summary.rates.items():
+        table.add_row(label, number_cell(rate))
+    make_console().print(table)
+
+
 def _count(option: str, text: str) -> int:
     from data.counts import parse_count
 

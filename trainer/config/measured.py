@@ -8,7 +8,7 @@ an evaluation and a server all read the numbers that the weights were trained wi
 import math
 from typing import TypeVar
 
-from data.features import DenseFeature, Transform
+from data.features import DenseFeature, SparseFeature, Transform
 from data.pipeline.block_rows import measure_block_rows
 from data.reading import Reading
 from data.statistics import Moments, Statistics
@@ -33,6 +33,9 @@ def is_complete(config: Config) -> bool:
         if None in (feature.transform, feature.mean, feature.scale):
             return False
 
+    if any(feature.asked_quantiles for feature in config.features.sparse):
+        return False
+
     for task in config.tasks:
         has_scale = task.binary or task.label_scale is not None
         if None in (task.label_mean, task.weight) or not has_scale:
@@ -46,6 +49,7 @@ def complete(config: Config, statistics: Statistics) -> Config:
     dense = zip(config.features.dense, statistics.dense, strict=True)
     tasks = zip(config.tasks, statistics.labels, strict=True)
     features = [_complete_feature(feature, moments) for feature, moments in dense]
+    config = _with_boundaries(config, statistics.boundaries)
     return _with(config, features, [_complete_task(task, moments) for task, moments in tasks])
 
 
@@ -75,7 +79,10 @@ def complete_from(config: Config, before: Config) -> Config:
 
     by_name = {task.name: task for task in before.tasks}
     tasks = [_fill_from(task, by_name.get(task.name), MEASURED_OF_TASKS) for task in config.tasks]
-    config = _with(config, dense, tasks)
+    asked = {feature.name: feature.asked_quantiles for feature in config.features.sparse}
+    measured = [feature for feature in before.features.sparse if feature.quantiles]
+    boundaries = {entry.name: entry.edges for entry in measured if entry.quantiles == asked.get(entry.name)}
+    config = _with_boundaries(_with(config, dense, tasks), boundaries)
     return config if config.data.block_rows else _with_data(config, before.data.block_rows)
 
 
@@ -148,6 +155,20 @@ def _fill(part: Part, values: dict[str, float | str | None]) -> Part:
 def _with(config: Config, dense: list[DenseFeature], tasks: list[TaskConfig]) -> Config:
     features = config.features.model_copy(update={"dense": tuple(dense)})
     return config.model_copy(update={"features": features, "tasks": tuple(tasks)})
+
+
+def _with_boundaries(config: Config, boundaries: dict[str, tuple[float, ...]]) -> Config:
+    """The config with these boundaries, by feature, and how many buckets were asked for."""
+
+    def completed(feature: SparseFeature) -> SparseFeature:
+        if feature.asked_quantiles is None or feature.name not in boundaries:
+            return feature
+        known = {"boundaries": boundaries[feature.name], "quantiles": feature.asked_quantiles}
+        return feature.model_copy(update=known)
+
+    sparse = tuple(map(completed, config.features.sparse))
+    features = config.features.model_copy(update={"sparse": sparse})
+    return config.model_copy(update={"features": features})
 
 
 def _with_data(config: Config, block_rows: int | None) -> Config:

@@ -140,10 +140,10 @@ def _check_features(config: Config) -> None:
                 f"{nearest(feature.table, tables)}"
             )
 
-        if feature.boundaries and rows[feature.table] <= len(feature.boundaries):
-            needed = len(feature.boundaries) + 1
+        if rows[feature.table] < feature.rows_needed:
             has = f"{feature.table!r} has {rows[feature.table]} rows"
-            raise ValueError(f"tables: {has}, but feature {feature.name!r} needs {needed} for its buckets")
+            what = "parts" if feature.parts else "buckets"
+            raise ValueError(f"tables: {has}, but feature {feature.name!r} needs {feature.rows_needed} for its {what}")
 
     for name in sorted(tables - used):
         raise ValueError(f"tables: no feature reads table {name!r}; remove it or name it in a [[features.sparse]]")

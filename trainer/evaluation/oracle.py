@@ -53,7 +53,9 @@ def oracle_metrics(
 
 
 def _has_oracle(manifest: Manifest, task: TaskConfig) -> bool:
-    """Whether all files of the dataset hold the true mean of the task's label, as a float."""
+    """Whether all files of the dataset hold the true mean of what the task learns, as a float."""
+    if task.threshold is not None or task.transform != "none":
+        return False
     name = ORACLE_PREFIX + task.label
     for _, schema in manifest.schemas:
         types = types_named(schema, name)

@@ -9,8 +9,9 @@ import xxhash
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data.columns.decode import Columns, Label, Rows, decode
+from data.columns.decode import Columns, Rows, decode
 from data.columns.ids import Jagged
+from data.columns.numbers import Label
 from data.errors import DataError
 from data.features import DenseFeature, Features, SparseFeature
 from data.hashing import fold
@@ -535,3 +536,27 @@ def test_decimals_are_numbers() -> None:
     array = pa.array([1, None, 0]).cast(pa.decimal128(38, 0))
     rows = decoded(columns_of(labels=(Label("y", True),)), y=array)
     assert np.array_equal(rows.labels_RT[:, 0], [1, math.nan, 0], equal_nan=True)
+
+
+# ---- recipes of labels
+
+
+def labels_of(array: pa.Array, label: Label) -> list[float]:
+    return decoded(columns_of(labels=(label,)), x=array).labels_RT[:, 0].tolist()
+
+
+def test_a_threshold_makes_a_binary_label() -> None:
+    label = Label("x", binary=True, threshold=18.0)
+    assert str(labels_of(pa.array([17.9, 18.0, None, 1e300]), label)) == "[0.0, 1.0, nan, 1.0]"
+    assert labels_of(pa.array([True, False]), Label("x", binary=True, threshold=1.0)) == [1.0, 0.0]
+    with pytest.raises(DataError, match=f"^row 1: label 'x' is nan; a binary label is 0, 1 or null; {UNKNOWN}$"):
+        labels_of(pa.array([1.0, math.nan], from_pandas=False), label)
+
+
+def test_a_regression_may_learn_a_transformed_label() -> None:
+    values = [0.0, 3.0, -8.0, None]
+    found = labels_of(pa.array(values), Label("x", binary=False, transform="log1p"))
+    assert found[:3] == pytest.approx([0.0, math.log(4), -math.log(9)], rel=1e-6)
+    assert math.isnan(found[3])
+    with pytest.raises(DataError, match=r"^row 0: label 'x' is inf; a label is a finite number or null"):
+        labels_of(pa.array([math.inf]), Label("x", binary=False, transform="sqrt"))

@@ -7,8 +7,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from data.columns.decode import Columns, Label, decode
+from data.columns.decode import Columns, decode
 from data.columns.kinds import alike, common_type, is_groupable, kind_of, stored_type
+from data.columns.numbers import Label
 from data.discovery.dataset import read_manifest
 from data.errors import DataError
 from data.features import DenseFeature, Features, SparseFeature

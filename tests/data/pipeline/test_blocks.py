@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data.columns.decode import Columns, Label
+from data.columns.decode import Columns
+from data.columns.numbers import Label
 from data.discovery.dataset import read_manifest
 from data.errors import DataError
 from data.features import Features, SparseFeature

@@ -3,6 +3,7 @@
 import json
 import math
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from data.statistics import Moments, Statistics, moments
 from tests.ranks import run_on_ranks
 from tests.trainer.datasets import config_values, make_config
 from tests.trainer.training import evaluation_records
+from trainer.config.compatibility import difference, plain
 from trainer.config.load import parse_config
 from trainer.config.measured import complete, complete_from, is_complete, odd_columns, weight_of_rate
 from trainer.config.run_config import Config
@@ -165,3 +167,21 @@ def test_the_run_keeps_its_numbers(dataset: Path, tmp_path: Path) -> None:
     found = run_on_ranks(1, _evaluate, str(tmp_path / "run"))[0]
     assert [record["log_loss"] for record in found] == pytest.approx([record["log_loss"] for record in expected])
     assert json.dumps(kept).count("label_mean") == 3
+
+
+def test_quantiles_become_numbers_that_a_resume_keeps(tmp_path: Path) -> None:
+    def config_of(boundaries: str) -> Config:
+        bucketed = {"column": "age", "name": "bucket", "table": "user", "boundaries": boundaries}
+        sparse = [*config_values(tmp_path)["features"]["sparse"], bucketed]
+        return make_config(tmp_path, features={"sparse": sparse})
+
+    config = config_of("quantiles:4")
+    assert not is_complete(config)
+    found = complete(config, replace(STATISTICS, boundaries={"bucket": (1.0, 2.5)}))
+    assert is_complete(found)
+    assert found.features.sparse[-1].boundaries == (1.0, 2.5)
+    assert difference(plain(found), plain(complete_from(config, found))) is None
+    other = difference(plain(found), plain(complete_from(config_of("quantiles:5"), found)))
+    assert other is not None
+    assert other[0] == "features.sparse.3.boundaries"
+    assert parse_config(plain(found), "test") == found
