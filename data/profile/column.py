@@ -79,7 +79,8 @@ class ColumnProfile:
             if not self.is_whole and different > _CONTINUOUS * len(values):
                 self.counts = None
                 return
-            values = values.filter(pc.is_finite(values)) if pa.types.is_floating(values.type) else values
+            values = values.cast(pa.float64(), safe=False)
+            values = values.filter(pc.is_finite(values))
         try:
             self.counts.add(values)
         except (pa.ArrowException, UnicodeDecodeError) as error:

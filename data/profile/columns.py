@@ -5,7 +5,8 @@ from typing import Literal
 import pyarrow as pa
 
 from data.columns.kinds import stored_type
-from data.columns.types import is_list, is_number, is_text, is_time, plain_type
+from data.columns.types import element_type, is_list, is_number, is_text, is_time, plain_type
+from data.discovery.fields import types_named
 from data.errors import DataError
 from data.manifest import Manifest
 
@@ -36,7 +37,7 @@ def _look(manifest: Manifest, path: str, looked: Looked) -> None:
         return
 
     plain = plain_type(kind)
-    inner = plain_type(plain.value_type) if is_list(plain) else plain
+    inner = element_type(kind)
     if pa.types.is_map(plain):
         for field in ("key", "value"):
             _look(manifest, f"{path}.{field}", looked)
@@ -45,7 +46,7 @@ def _look(manifest: Manifest, path: str, looked: Looked) -> None:
             _look(manifest, f"{path}.{inner.field(index).name}", looked)
     elif is_text(inner):
         looked[path] = ("text", is_list(plain))
-    elif pa.types.is_integer(inner) or pa.types.is_boolean(inner):
+    elif _is_whole(inner) and all(_is_whole(element_type(other)) for other in _types(manifest, path)):
         looked[path] = ("integer", is_list(plain))
     elif is_number(inner):
         looked[path] = ("number", is_list(plain))
@@ -53,3 +54,12 @@ def _look(manifest: Manifest, path: str, looked: Looked) -> None:
         looked[path] = ("time", False)
     else:
         looked.left_out[path] = f"is {kind}"
+
+
+def _types(manifest: Manifest, path: str) -> list[pa.DataType]:
+    """Of a column in all files that have it."""
+    return [kind for _, schema in manifest.schemas for kind in types_named(schema, path)]
+
+
+def _is_whole(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_integer(kind) or pa.types.is_boolean(kind) or pa.types.is_null(kind))

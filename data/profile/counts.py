@@ -98,9 +98,10 @@ class ValueCounts:
         return num_direct + min(int(estimate), self._counted)
 
     def _make_room(self, numbers: Int64) -> None:
-        largest = int(numbers.max(initial=0))
+        """So that each number below _DIRECT is counted directly, in whatever block it comes."""
+        largest = int(numbers[numbers < _DIRECT].max(initial=0))
         size = len(self._direct)
-        if size <= largest < _DIRECT:
+        if size <= largest:
             wanted = 1 << largest.bit_length()
             self._direct = np.concatenate([self._direct, np.zeros(wanted - size, np.int64)])
 

@@ -1,0 +1,90 @@
+"""`adatt stats` and `init`: what is in a dataset, and a first config for it."""
+
+import json
+import sys
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from trainer.cli.options import JsonOption, WhereOption, data_source
+
+if TYPE_CHECKING:
+    from data.discovery.source import Source
+    from data.manifest import Manifest
+    from data.profile.dataset import DatasetProfile
+
+LabelOption = Annotated[
+    list[str],
+    typer.Option("--label", metavar="COLUMN", help="A column to predict; once for each task."),
+]
+
+
+def stats_command(
+    source: Annotated[str, typer.Argument(metavar="CONFIG|URI", help="A config, for its training data, or a dataset.")],
+    where: WhereOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Read a dataset once and tell what is in each column, in constant memory.
+
+    Rows, nulls, range, mean, deviation, quantiles (of 32,768 rows drawn by their numbers), different values (exact up
+    to a million), the most frequent ones, lengths of lists; and columns that cannot be read, with the reason.
+    """
+    from data.profile.summary import summarise
+    from trainer.console import make_console
+    from trainer.logging.profile_table import profile_table
+
+    manifest, profile = _profiled(_source(source, where))
+    summaries = summarise(profile)
+    if as_json:
+        sys.stdout.writelines(json.dumps(asdict(entry)) + "\n" for entry in summaries)
+        return
+    console = make_console()
+    console.print(profile_table(manifest, summaries))
+    for path, reason in profile.looked.left_out.items():
+        console.print(f"not read: {path} ({reason})", soft_wrap=True)
+
+
+def init_command(
+    uri: Annotated[str, typer.Argument(metavar="URI", help="Training data; a folder with train/ and test/ will do.")],
+    labels: LabelOption,
+    out: Annotated[str, typer.Option(metavar="FILE", help="Config to write.")],
+    test: Annotated[str | None, typer.Option(metavar="URI", help="Test data, if it lies elsewhere.")] = None,
+    where: WhereOption = None,
+) -> None:
+    """Write a config that trains at once: features by type and number of values, tables, tasks, milestones.
+
+    The dataset is read once. Test data is --test, or test/ beside train/, or the last tenth of the days where folders
+    are dated. Comments say why each column was taken as it is, and which were left out.
+    """
+    from data.storage.paths import path_of
+    from trainer.console import make_console
+    from trainer.proposal.propose import propose, write_proposal
+    from trainer.proposal.split import split_dataset
+
+    target = path_of("--out", out)
+    data_source(uri, where)
+    split = split_dataset(uri, test, where)
+    manifest, profile = _profiled(split.train)
+    proposal = propose(manifest, profile, labels, split)
+    write_proposal(proposal, target)
+    make_console().print(f"{proposal.summary}\nwritten: {out}; go on with: adatt train {out}", soft_wrap=True)
+
+
+def _source(source: str, where: str | None) -> "Source":
+    if not source.endswith(".toml"):
+        return data_source(source, where)
+    from trainer.config.load import load_config
+
+    return load_config(source).data.train_source
+
+
+def _profiled(source: "Source") -> "tuple[Manifest, DatasetProfile]":
+    """One pass over a dataset, with a progress bar."""
+    from data.discovery.dataset import read_manifest
+    from data.profile.dataset import profile_dataset
+    from trainer.console import count_progress
+
+    manifest = read_manifest(source)
+    with count_progress("reading rows", manifest.num_rows) as progress:
+        return manifest, profile_dataset(manifest, progress=progress)
