@@ -87,6 +87,17 @@ def check_columns(manifest: Manifest, config: Config, *, trains: bool = True) ->
             )
 
 
+def lacking_columns(reading: Reading) -> list[str]:
+    """A line for each column that some files lack, as they may: in how many rows it is null for that."""
+    manifest = reading.manifest
+    lacking = {name: manifest.num_rows_without(name) for name in reading.columns.names}
+    return [
+        f"column {name!r} is in no file of {rows:,} of the {manifest.num_rows:,} training rows: it is null in them"
+        for name, rows in lacking.items()
+        if rows
+    ]
+
+
 def check_same_kinds(trained_on: Manifest, manifest: Manifest, config: Config) -> None:
     """Raises ConfigError if a dataset holds values of another kind in a column than the one that the model is trained
     on.

@@ -22,6 +22,7 @@ from trainer.datasets import (
     check_lanes,
     check_same_kinds,
     end_of_training,
+    lacking_columns,
     open_dataset,
     test_reading,
     train_reading,
@@ -149,10 +150,10 @@ def _completed(config: Config, run: RunDirectory, train: Reading, world_size: in
     """
     if run.config_file.exists():
         return complete_from(config, run.read_config()), []
-    remarks = []
+    remarks = lacking_columns(train)
     if not is_complete(config):
         statistics = measure(train)
-        remarks = odd_columns(config, statistics)
+        remarks += odd_columns(config, statistics)
         config = complete(config, statistics)
     return with_block_rows(config, as_configured(train, config), world_size), remarks
 

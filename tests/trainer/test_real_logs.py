@@ -19,6 +19,7 @@ from tests.ranks import run_on_ranks
 from tests.trainer.datasets import make_config
 from tests.trainer.training import evaluation_records, train_or_explain
 from trainer.config.run_config import Config
+from trainer.datasets import lacking_columns, open_dataset, train_reading
 from trainer.distributed.world import World
 from trainer.prediction.predict import predict_run
 from trainer.run.directory import RunDirectory
@@ -134,6 +135,20 @@ def test_two_ranks_are_one(logs: Path, trained: tuple[Path, list[float]], tmp_pa
     run_on_ranks(2, _train, config_of(logs, tmp_path, train={"samples": 576}, **options))
     losses = run_on_ranks(1, _train, config_of(logs, tmp_path, **options))[0]
     torch.testing.assert_close(torch.tensor(losses), torch.tensor(trained[1]), rtol=1e-4, atol=0)
+
+
+def test_rows_without_a_column_are_counted(logs: Path, tmp_path: Path) -> None:
+    config = config_of(logs, tmp_path, train={"samples": 64})
+    data = config.data.model_copy(update={"where": None})
+    columns = run_on_ranks(1, _lacking, config.model_copy(update={"data": data}))[0]
+    assert columns == [
+        f"column {name!r} is in no file of 1,200 of the 1,600 training rows: it is null in them"
+        for name in ("added", "late")
+    ]
+
+
+def _lacking(world: World, config: Config) -> list[str]:
+    return lacking_columns(train_reading(config, open_dataset(config.data.train_source, config, world)))
 
 
 def test_predictions_and_evaluations_are_of_the_wanted_partitions(
