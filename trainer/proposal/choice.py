@@ -12,6 +12,8 @@ IDS = re.compile(r"(^|[_.])(id|ids|uid|gid|sku|isbn|uuid|key)$|[a-z](Id|ID|Ids|I
 """Names of columns whose numbers count nothing."""
 FEW_VALUES = 100
 """Up to so many different whole numbers are taken for categories."""
+NUMBERED = 4
+"""Ids are taken for numbered from 0 on if there are not many more numbers than ids."""
 BUCKETS = 20
 SPREAD = ((1_000, 100), (1_000_000, 20), (10_000_000, 5), (2**63, 2))
 """(different ids up to, rows of a hashed table for each of them): with 20 of them 5 % of the ids share a row."""
@@ -94,8 +96,9 @@ def _of_ids(path: str, column: ColumnProfile, described: Column | None, weights:
 
     keys: dict[str, Any] = {"column": path, "table": _name(path)}
     rows = values
-    if described is not None and described.cardinality and column.kind == "integer":
-        rows = described.cardinality
+    cardinality = described.cardinality if described is not None and column.kind == "integer" else None
+    if cardinality and cardinality <= NUMBERED * values + FEW_VALUES:
+        rows = cardinality
         why = f"{rows:,} ids by schema.json"
     else:
         keys["hash"] = True
