@@ -1,5 +1,6 @@
 """Which columns of the log become inputs, labels and weights, and how: the user's side of decoding."""
 
+import re
 from typing import Annotated, Literal
 from zoneinfo import ZoneInfo
 
@@ -21,6 +22,12 @@ def _known_zone(name: str) -> str:
     except (KeyError, ValueError, OSError) as error:
         raise ValueError(f"{name!r} is no time zone that this machine knows; write one as in Europe/Berlin") from error
     return name
+
+
+def _quantiles(text: str) -> str:
+    if not re.fullmatch(r"quantiles:[1-9]\d{0,3}", text):
+        raise ValueError(f'{text!r} is no list of numbers, nor as in "quantiles:20"')
+    return text
 
 
 def _measured(value: object) -> object:
@@ -99,7 +106,7 @@ class SparseFeature(Settings):
     """Of the hash: another seed lets other ids share a row."""
     hashes: int = Field(default=1, gt=0, le=16)
     """Rows of each id, by as many hashes, whose embeddings are pooled: two ids are seldom alike in all of them."""
-    boundaries: tuple[float, ...] | Annotated[str, Field(pattern=r"^quantiles:[1-9]\d{0,3}$")] = ()
+    boundaries: tuple[float, ...] | Annotated[str, AfterValidator(_quantiles)] = ()
     """For a numeric column: its value becomes the number of boundaries that are ≤ it, 0 … len(boundaries). With
     "quantiles:20" they are measured on training rows at the first start: 20 buckets of equally many rows, or fewer
     where many rows have one value."""

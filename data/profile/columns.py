@@ -1,5 +1,6 @@
 """Which columns of a dataset can be looked at, and as what."""
 
+from collections.abc import Sequence
 from typing import Literal
 
 import pyarrow as pa
@@ -20,11 +21,11 @@ class Looked(dict[str, tuple[Kind, bool]]):
     """Other columns, with the reason."""
 
 
-def columns_to_look_at(manifest: Manifest) -> Looked:
-    """All columns of a dataset, and the fields inside them, that hold values or lists of values."""
+def columns_to_look_at(manifest: Manifest, names: Sequence[str] | None = None) -> Looked:
+    """These columns of a dataset, or all, and the fields inside them, that hold values or lists of values."""
     looked = Looked()
     looked.left_out = {}
-    for name in manifest.column_names:
+    for name in manifest.column_names if names is None else names:
         _look(manifest, name, looked)
     return looked
 

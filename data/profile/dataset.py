@@ -1,6 +1,6 @@
 """One pass over a dataset: each thread looks at a share of its row groups, and what they have seen is added up."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
@@ -40,13 +40,21 @@ class DatasetProfile:
 
 
 def profile_dataset(
-    manifest: Manifest, *, share: int = 0, shares: int = 1, threads: int = 1, progress: Progress
+    manifest: Manifest,
+    names: Sequence[str] | None = None,
+    *,
+    share: int = 0,
+    shares: int = 1,
+    threads: int = 1,
+    progress: Progress,
 ) -> DatasetProfile:
-    """Looks at one of several equal shares of a dataset; DataError names a row group that cannot be read.
+    """Looks at these columns, or all, in one of several equal shares of a dataset.
+
+    DataError names a row group that cannot be read.
 
     The same on every number of threads but for the last digits of means.
     """
-    looked = columns_to_look_at(manifest)
+    looked = columns_to_look_at(manifest, names)
 
     def look(thread: int) -> DatasetProfile:
         groups = range(share * threads + thread, len(manifest.rows), shares * threads)

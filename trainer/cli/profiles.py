@@ -34,7 +34,7 @@ def stats_command(
     from trainer.console import make_console
     from trainer.logging.profile_table import profile_table
 
-    manifest, profile = _profiled(_source(source, where))
+    manifest, profile = _profiled(*_named(source, where))
     summaries = summarise(profile)
     if as_json:
         sys.stdout.writelines(json.dumps(asdict(entry)) + "\n" for entry in summaries)
@@ -71,20 +71,26 @@ def init_command(
     make_console().print(f"{proposal.summary}\nwritten: {out}; go on with: adatt train {out}", soft_wrap=True)
 
 
-def _source(source: str, where: str | None) -> "Source":
+def _named(source: str, where: str | None) -> "tuple[Source, list[str] | None]":
+    """The training data of a config and the columns that it names, or a dataset with all of its columns."""
     if not source.endswith(".toml"):
-        return data_source(source, where)
+        return data_source(source, where), None
+    from data.errors import ExpectedError
     from trainer.config.load import load_config
+    from trainer.datasets import build_columns
 
-    return load_config(source).data.train_source
+    if where is not None:
+        raise ExpectedError("--where is for a URI; a config has its own data.where")
+    config = load_config(source)
+    return config.data.train_source, build_columns(config).names
 
 
-def _profiled(source: "Source") -> "tuple[Manifest, DatasetProfile]":
-    """One pass over a dataset, with a progress bar."""
+def _profiled(source: "Source", names: list[str] | None = None) -> "tuple[Manifest, DatasetProfile]":
+    """One pass over a dataset, with a progress bar; of these columns, or all."""
     from data.discovery.dataset import read_manifest
     from data.profile.dataset import profile_dataset
     from trainer.console import count_progress
 
     manifest = read_manifest(source)
     with count_progress("reading rows", manifest.num_rows) as progress:
-        return manifest, profile_dataset(manifest, progress=progress)
+        return manifest, profile_dataset(manifest, names, progress=progress)

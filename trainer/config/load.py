@@ -1,6 +1,7 @@
 """A config is loaded: TOML and `--set` changes to it become a checked `Config`, or one line that says what is wrong."""
 
 import json
+import re
 import tomllib
 import types
 from pathlib import Path
@@ -13,6 +14,8 @@ from data.storage.paths import full_path
 from models.heads import HEADS
 from trainer.config.run_config import Config, nearest
 from trainer.errors import ConfigError
+
+_TRIED = re.compile(r"(str|tuple\[.*|function-after\[.*)$")
 
 
 def load_config(path: str | Path, changes: list[str] | None = None) -> Config:
@@ -77,7 +80,8 @@ def _explain(error: ValidationError) -> str:
     """The first problem in one line: key, what is wrong, the value found."""
     problems = error.errors()
     unknown_keys = [entry for entry in problems if entry["type"] == "extra_forbidden"]
-    problem = (unknown_keys or problems)[0]
+    rules_broken = [entry for entry in problems if entry["type"] == "value_error"]
+    problem = (unknown_keys or rules_broken or problems)[0]
     found = problem["input"]
     place = problem["loc"]
     key = ".".join(str(part) for part in _config_path(place))
@@ -107,9 +111,11 @@ def _heads_with(key: int | str) -> list[str]:
 
 
 def _config_path(place: tuple[int | str, ...]) -> list[int | str]:
-    """The key as the user writes it: pydantic puts the head's name behind `model`, and a tag behind task_experts."""
+    """The key as the user writes it: pydantic puts the head's name behind `model`, a tag behind task_experts, and the
+    type that it tried behind a key of several types.
+    """
     if "model" not in place[:1]:
-        return list(place)
+        return [part for part in place if not (isinstance(part, str) and _TRIED.match(part))]
     added = {1, 3} if "task_experts" in place else {1}
     return [part for index, part in enumerate(place) if index not in added]
 
