@@ -32,18 +32,21 @@ class PlainConsole(Console):
     says itself.
     """
 
-    def __init__(self, *, stderr: bool, width: int | None = None) -> None:
-        super().__init__(stderr=stderr, width=width, markup=False, emoji=False, highlight=False)
+    def __init__(self, *, stderr: bool, width: int | None = None, record: bool = False) -> None:
+        super().__init__(stderr=stderr, width=width, markup=False, emoji=False, highlight=False, record=record)
 
     def render_str(self, text: str, **options: Any) -> Text:
         """Text as it is."""
         return super().render_str(visible(text), **options)
 
 
-def make_console(*, stderr: bool = False) -> Console:
-    """A console as wide as the terminal, or wide enough for every table where there is none."""
-    console = PlainConsole(stderr=stderr)
-    return console if console.is_terminal else PlainConsole(stderr=stderr, width=WIDTH_OF_FILES)
+def make_console(*, stderr: bool = False, record: bool = False) -> Console:
+    """A console as wide as the terminal, or wide enough for every table where there is none.
+
+    `record`: what is printed can be saved as a page.
+    """
+    console = PlainConsole(stderr=stderr, record=record)
+    return console if console.is_terminal else PlainConsole(stderr=stderr, width=WIDTH_OF_FILES, record=record)
 
 
 def tell(kind: str, message: str) -> None:

@@ -48,7 +48,7 @@ def decode_ids(column: Column, feature: SparseFeature, table_rows: int, chosen: 
 
     found: Integers = np.empty(len(numbers), id_type(table_rows))
     size = np.uint64(table_rows)
-    is_right = _to_table_rows(numbers, feature.is_hashed, _seed_bits(feature.seed), size, found)
+    is_right = _to_table_rows(numbers, feature.is_hashed, seed_bits(feature.seed), size, found)
     if not is_right:
         place = int(np.argmax((numbers < 0) | (numbers >= table_rows)))
         holds = f"{where(flat.row_of(place))}: column {feature.column!r} holds id {flat.values[place]}"
@@ -74,7 +74,7 @@ def decode_ids(column: Column, feature: SparseFeature, table_rows: int, chosen: 
     return Jagged(values, offsets, weights)
 
 
-def _seed_bits(seed: int) -> np.uint64:
+def seed_bits(seed: int) -> np.uint64:
     """What an id is changed by before it is hashed; nothing for seed 0."""
     return np.uint64(mix(np.uint64(seed))) if seed else np.uint64(0)
 
@@ -88,7 +88,7 @@ def _hash_again(
     found[:, 0] = first
     for index in range(1, count):
         again = np.empty_like(first)
-        _to_table_rows(numbers, True, _seed_bits(feature.seed + index), size, again)
+        _to_table_rows(numbers, True, seed_bits(feature.seed + index), size, again)
         found[:, index] = again
     offsets = np.arange(len(numbers) + 1) if flat.offsets is None else flat.offsets
     weights = None if flat.weights is None else np.repeat(flat.weights, count)

@@ -16,6 +16,7 @@ from data.pipeline.blocks import BlockReader
 from data.pipeline.row_groups import damage_named, rows_of_group
 from data.profile.column import ColumnProfile
 from data.profile.columns import Looked, columns_to_look_at
+from data.profile.contents import Contents
 from data.profile.sample import RowSample
 
 Progress = Callable[[int], None]
@@ -31,34 +32,39 @@ class DatasetProfile:
     """By path."""
     sample: RowSample
     """Rows with these columns."""
+    contents: Contents | None
+    """Hashes of rows, if they were asked for."""
 
     def join(self, other: "DatasetProfile") -> None:
         """Adds what another process, or thread, has seen."""
         for path, column in self.columns.items():
             column.join(other.columns[path])
         self.sample.join(other.sample)
+        if self.contents is not None and other.contents is not None:
+            self.contents.join(other.contents)
 
 
 def profile_dataset(
     manifest: Manifest,
     names: Sequence[str] | None = None,
     *,
-    share: int = 0,
-    shares: int = 1,
+    share: tuple[int, int] = (0, 1),
     threads: int = 1,
+    contents: bool = False,
     progress: Progress,
 ) -> DatasetProfile:
-    """Looks at these columns, or all, in one of several equal shares of a dataset.
+    """Looks at these columns, or all, in one of several equal shares of a dataset; (0, 3) is the first of three.
 
-    DataError names a row group that cannot be read.
+    `contents`: also which rows are alike. DataError names a row group that cannot be read.
 
     The same on every number of threads but for the last digits of means.
     """
     looked = columns_to_look_at(manifest, names)
 
     def look(thread: int) -> DatasetProfile:
-        groups = range(share * threads + thread, len(manifest.rows), shares * threads)
-        return _look(manifest, looked, groups, progress)
+        number, shares = share
+        groups = range(number * threads + thread, len(manifest.rows), shares * threads)
+        return _look(manifest, looked, groups, progress, contents=contents)
 
     with ThreadPoolExecutor(threads) as pool:
         first, *others = pool.map(look, range(threads))
@@ -67,9 +73,9 @@ def profile_dataset(
     return first
 
 
-def _look(manifest: Manifest, looked: Looked, groups: range, progress: Progress) -> DatasetProfile:
+def _look(manifest: Manifest, looked: Looked, groups: range, progress: Progress, *, contents: bool) -> DatasetProfile:
     columns = {path: ColumnProfile(kind, is_list) for path, (kind, is_list) in looked.items()}
-    found = DatasetProfile(looked, columns, RowSample())
+    found = DatasetProfile(looked, columns, RowSample(), Contents() if contents else None)
     with closing(BlockReader(manifest, list(columns))) as blocks:
         for group in groups:
             for begin in range(0, int(manifest.rows[group]), MOST_ROWS):
@@ -82,10 +88,13 @@ def _look(manifest: Manifest, looked: Looked, groups: range, progress: Progress)
 
 def _add(found: DatasetProfile, table: pa.Table, manifest: Manifest, group: int, begin: int) -> None:
     window = int(manifest.window[group])
+    arrays = {path: plain_column(table, path) for path in found.columns}
     for path, column in found.columns.items():
         try:
-            column.add(plain_column(table, path), window)
+            column.add(arrays[path], window)
         except DataError as error:
             raise DataError(f"{manifest.describe(group)}: column {path!r} holds {error}; write it as bytes") from error
     first = int(manifest.first_row[group]) + begin
+    if found.contents is not None:
+        found.contents.add({path: array for path, array in arrays.items() if not found.columns[path].is_list})
     found.sample.add(table, np.arange(first, first + table.num_rows))

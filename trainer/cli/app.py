@@ -15,7 +15,7 @@ from typer.exceptions import Abort, Exit, TyperException
 from data.errors import ExpectedError
 from trainer.cli.benchmarks import bench
 from trainer.cli.datasets import importers, synth_command
-from trainer.cli.profiles import init_command, stats_command
+from trainer.cli.profiles import init_command, inspect_command, stats_command
 from trainer.cli.runs import audit_command, compare_command, report_command
 from trainer.cli.training import evaluate_command, predict_command, train_command
 from trainer.distributed.preemption import STOPPED, Stopped
@@ -39,6 +39,7 @@ app.command("compare")(compare_command)
 app.command("report")(report_command)
 app.command("synth")(synth_command)
 app.command("init")(init_command)
+app.command("inspect")(inspect_command)
 app.command("stats")(stats_command)
 app.add_typer(importers, name="import")
 app.add_typer(bench, name="bench")

@@ -1,4 +1,4 @@
-"""`adatt stats` and `init`: what is in a dataset, and a first config for it."""
+"""`adatt stats`, `inspect` and `init`: what is in a dataset, what to know of it, and a first config for it."""
 
 import json
 import sys
@@ -11,8 +11,6 @@ from trainer.cli.options import JsonOption, WhereOption, data_source
 
 if TYPE_CHECKING:
     from data.discovery.source import Source
-    from data.manifest import Manifest
-    from data.profile.dataset import DatasetProfile
 
 LabelOption = Annotated[
     list[str],
@@ -33,8 +31,9 @@ def stats_command(
     from data.profile.summary import summarise
     from trainer.console import make_console
     from trainer.logging.profile_table import profile_table
+    from trainer.proposal.inspect import profiled
 
-    manifest, profile = _profiled(*_named(source, where))
+    manifest, profile = profiled(*_named(source, where))
     summaries = summarise(profile)
     if as_json:
         sys.stdout.writelines(json.dumps(asdict(entry)) + "\n" for entry in summaries)
@@ -43,6 +42,40 @@ def stats_command(
     console.print(profile_table(manifest, summaries))
     for path, reason in profile.looked.left_out.items():
         console.print(f"not read: {path} ({reason})", soft_wrap=True)
+
+
+def inspect_command(
+    source: Annotated[str, typer.Argument(metavar="URI", help="A dataset.")],
+    config: Annotated[
+        str | None, typer.Option(metavar="CONFIG", help="Look at it as this config does: ids, tables, labels.")
+    ] = None,
+    labels: Annotated[
+        list[str] | None, typer.Option("--label", metavar="COLUMN", help="A label, where there is no config.")
+    ] = None,
+    test: Annotated[str | None, typer.Option(metavar="URI", help="Test data, to find rows that are in both.")] = None,
+    where: WhereOption = None,
+    html: Annotated[str | None, typer.Option(metavar="FILE", help="Write the same as a page.")] = None,
+) -> None:
+    """A first look at a dataset: its columns, and what to know before training on it.
+
+    Columns without values, labels without positives, columns that give a label away, ids that are not in their tables,
+    hashed ids that share rows, rows that repeat others or are in the test data too, sizes of row groups.
+    """
+    from data.storage.paths import path_of
+    from trainer.config.load import load_config
+    from trainer.console import make_console
+    from trainer.proposal.inspect import inspect_dataset, inspection
+
+    target = path_of("--html", html) if html is not None else None
+    loaded = load_config(config) if config is not None else None
+    found = inspect_dataset(
+        data_source(source, where), None if test is None else data_source(test, None), loaded, labels
+    )
+    console = make_console(record=target is not None)
+    for part in inspection(found):
+        console.print(part, soft_wrap=isinstance(part, str))
+    if target is not None:
+        console.save_html(str(target), clear=False)
 
 
 def init_command(
@@ -59,13 +92,14 @@ def init_command(
     """
     from data.storage.paths import path_of
     from trainer.console import make_console
+    from trainer.proposal.inspect import profiled
     from trainer.proposal.propose import propose, write_proposal
     from trainer.proposal.split import split_dataset
 
     target = path_of("--out", out)
     data_source(uri, where)
     split = split_dataset(uri, test, where)
-    manifest, profile = _profiled(split.train)
+    manifest, profile = profiled(split.train)
     proposal = propose(manifest, profile, labels, split)
     write_proposal(proposal, target)
     make_console().print(f"{proposal.summary}\nwritten: {out}; go on with: adatt train {out}", soft_wrap=True)
@@ -83,14 +117,3 @@ def _named(source: str, where: str | None) -> "tuple[Source, list[str] | None]":
         raise ExpectedError("--where is for a URI; a config has its own data.where")
     config = load_config(source)
     return config.data.train_source, build_columns(config).names
-
-
-def _profiled(source: "Source", names: list[str] | None = None) -> "tuple[Manifest, DatasetProfile]":
-    """One pass over a dataset, with a progress bar; of these columns, or all."""
-    from data.discovery.dataset import read_manifest
-    from data.profile.dataset import profile_dataset
-    from trainer.console import count_progress
-
-    manifest = read_manifest(source)
-    with count_progress("reading rows", manifest.num_rows) as progress:
-        return manifest, profile_dataset(manifest, names, progress=progress)

@@ -18,7 +18,7 @@ def profile_table(manifest: Manifest, summaries: list[Summary]) -> Table:
     files, groups = len(manifest.files), len(manifest.rows)
     table = Table(title=f"{manifest.uri}: {manifest.num_rows:,} rows, {files:,} files, {groups:,} row groups")
     for name in _TEXTS:
-        table.add_column(name)
+        table.add_column(name, overflow="fold")  # names in full
     for name in _NUMBERS:
         table.add_column(name, justify="right")
     table.add_column("most frequent")

@@ -165,7 +165,7 @@ def test_a_profile_equals_a_slow_reading(dataset: tuple[Manifest, dict[str, list
 def test_shares_make_a_whole(dataset: tuple[Manifest, dict[str, list[Any]]]) -> None:
     manifest, _ = dataset
     whole = summarise(profiled(manifest))
-    first, *others = (profiled(manifest, share=share, shares=3) for share in range(3))
+    first, *others = (profiled(manifest, share=(share, 3)) for share in range(3))
     for other in others:
         first.join(other)
     for one, two in zip(whole, summarise(first), strict=True):
