@@ -3,6 +3,8 @@
 Shapes: R rows of a block, V values in them.
 """
 
+import math
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -11,6 +13,7 @@ from data.columns.flat import without_nulls
 from data.columns.numbers import Float64, read_exactly
 from data.columns.times import seconds_of
 from data.columns.types import as_plain
+from data.compiled import compiled
 from data.errors import DataError
 from data.profile.columns import Kind
 from data.profile.counts import ValueCounts
@@ -19,6 +22,7 @@ from data.statistics import Moments, join, moments
 _CONTINUOUS = 0.5
 """Share of different values in a block of numbers, from which on counting them says nothing."""
 
+_DAY_SECONDS = 86_400
 _ENOUGH = 1_000
 """Values of a block that tell this."""
 
@@ -39,7 +43,7 @@ class ColumnProfile:
         self.lengths = Moments()
         """Of lists."""
         self.is_whole = True
-        """Whether all numbers are whole ones."""
+        """Whether all numbers are whole ones; of times, whether all are days."""
         self.counts: ValueCounts | None = None if kind == "time" else ValueCounts()
         """None: too many different numbers to count."""
         self.by_window: dict[int, tuple[float, int]] = {}
@@ -64,13 +68,14 @@ class ColumnProfile:
 
     def _add_numbers(self, values: pa.Array, window: int) -> None:
         numbers_V: Float64 = read_exactly(seconds_of(values) if self.kind == "time" else values)
-        self.numbers = join(self.numbers, moments(numbers_V))
-        finite_V = numbers_V[np.isfinite(numbers_V)]
-        self.not_finite += len(numbers_V) - len(finite_V)
-        if self.kind == "number" and self.is_whole:
-            self.is_whole = bool(np.all(finite_V == np.trunc(finite_V)))
+        of_block, total_of_block, is_whole = _moments(numbers_V)
+        if self.kind == "time":
+            is_whole = bool(np.all(numbers_V % _DAY_SECONDS == 0))
+        self.numbers = join(self.numbers, of_block)
+        self.not_finite += len(numbers_V) - of_block.count
+        self.is_whole &= is_whole
         total, count = self.by_window.get(window, (0.0, 0))
-        self.by_window[window] = (total + float(finite_V.sum()), count + len(finite_V))
+        self.by_window[window] = (total + total_of_block, count + of_block.count)
 
     def _count(self, values: pa.Array) -> None:
         assert self.counts is not None
@@ -113,3 +118,41 @@ class ColumnProfile:
         if self.kind not in ("integer", "number") or self.is_list or self.counts is None:
             return False
         return self.counts.is_exact and self.counts.table["value"].to_pylist() in ([0, 1], [1, 0])
+
+
+def _moments(numbers_V: Float64) -> tuple[Moments, float, bool]:
+    """Of the finite numbers, their sum, and whether all of them are whole."""
+    count, first, distance, squares, low, high, is_whole = _measure(numbers_V)
+    if count == 0:
+        return Moments(), 0.0, True
+    found = Moments(first + distance / count, math.sqrt(squares / count), float(count), count, low, high)
+    return found, first * count + distance, is_whole
+
+
+@compiled
+def _measure(numbers_V: Float64) -> tuple[int, float, float, float, float, float, bool]:
+    """Of the finite numbers: count, the first, sum of distances from it and of squared ones from the mean, smallest,
+    largest, and whether all are whole.
+    """
+    count = 0
+    total = 0.0
+    first = 0.0
+    low = np.inf
+    high = -np.inf
+    is_whole = True
+    for number in numbers_V:
+        if np.isfinite(number):
+            if count == 0:
+                first = number  # a clock in milliseconds has no digits left for sums of its values
+            count += 1
+            total += number - first
+            low = min(low, number)
+            high = max(high, number)
+            is_whole &= number == np.trunc(number)
+
+    mean = total / max(count, 1)
+    squares = 0.0
+    for number in numbers_V:
+        if np.isfinite(number):
+            squares += (number - first - mean) ** 2
+    return count, first, total, squares, low, high, is_whole

@@ -31,6 +31,13 @@ def columns_to_look_at(manifest: Manifest, names: Sequence[str] | None = None) -
 
 
 def _look(manifest: Manifest, path: str, looked: Looked) -> None:
+    types = _types(manifest, path)
+    fields = list(dict.fromkeys(field for kind in types for field in _fields(kind)))
+    if fields:  # which the files need not all have
+        for field in fields:
+            _look(manifest, f"{path}.{field}", looked)
+        return
+
     try:
         kind = stored_type(manifest, path, as_number=True, may_lack=True)
     except DataError as error:
@@ -39,15 +46,9 @@ def _look(manifest: Manifest, path: str, looked: Looked) -> None:
 
     plain = plain_type(kind)
     inner = element_type(kind)
-    if pa.types.is_map(plain):
-        for field in ("key", "value"):
-            _look(manifest, f"{path}.{field}", looked)
-    elif pa.types.is_struct(inner):
-        for index in range(inner.num_fields):
-            _look(manifest, f"{path}.{inner.field(index).name}", looked)
-    elif is_text(inner):
+    if is_text(inner):
         looked[path] = ("text", is_list(plain))
-    elif _is_whole(inner) and all(_is_whole(element_type(other)) for other in _types(manifest, path)):
+    elif _is_whole(inner) and all(_is_whole(element_type(other)) for other in types):
         looked[path] = ("integer", is_list(plain))
     elif is_number(inner):
         looked[path] = ("number", is_list(plain))
@@ -55,6 +56,15 @@ def _look(manifest: Manifest, path: str, looked: Looked) -> None:
         looked[path] = ("time", False)
     else:
         looked.left_out[path] = f"is {kind}"
+
+
+def _fields(kind: pa.DataType) -> list[str]:
+    """Of a struct, of a list of structs, or of a map."""
+    plain = plain_type(kind)
+    if pa.types.is_map(plain):
+        return ["key", "value"]
+    inner = plain_type(plain.value_type) if is_list(plain) else plain
+    return [inner.field(index).name for index in range(inner.num_fields)] if pa.types.is_struct(inner) else []
 
 
 def _types(manifest: Manifest, path: str) -> list[pa.DataType]:

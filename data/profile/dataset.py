@@ -31,7 +31,7 @@ class DatasetProfile:
     columns: dict[str, ColumnProfile]
     """By path."""
     sample: RowSample
-    """Rows with these columns."""
+    """Of the rows, without texts."""
     contents: Contents | None
     """Hashes of rows, if they were asked for."""
 
@@ -97,4 +97,5 @@ def _add(found: DatasetProfile, table: pa.Table, manifest: Manifest, group: int,
     first = int(manifest.first_row[group]) + begin
     if found.contents is not None:
         found.contents.add({path: array for path, array in arrays.items() if not found.columns[path].is_list})
-    found.sample.add(table, np.arange(first, first + table.num_rows))
+    numbers = {path: array for path, array in arrays.items() if found.columns[path].kind != "text"}
+    found.sample.add(pa.table(numbers), np.arange(first, first + table.num_rows))

@@ -3,6 +3,7 @@
 import numpy as np
 import pyarrow as pa
 
+from data.columns.types import is_list, is_time, plain_type
 from data.hashing import Int64, UInt64, mix
 
 ROWS = 1 << 15
@@ -10,7 +11,7 @@ ROWS = 1 << 15
 
 
 class RowSample:
-    """Up to ROWS rows, of one process or several."""
+    """Up to ROWS rows, of one process or several: their numbers and times, and lists of them."""
 
     def __init__(self) -> None:
         self._parts: list[pa.Table] = []
@@ -22,7 +23,9 @@ class RowSample:
         hashes_R = mix(row_ids_R.view(np.uint64))
         drawn = np.flatnonzero(hashes_R <= self._highest)
         if len(drawn):
-            self._append(table.take(pa.array(drawn)), hashes_R[drawn])
+            rows = table.take(pa.array(drawn))
+            columns = {name: rows[name].cast(_common(rows[name].type)) for name in rows.column_names}
+            self._append(pa.table(columns), hashes_R[drawn])
 
     def join(self, other: "RowSample") -> None:
         """Adds what another has drawn."""
@@ -48,3 +51,10 @@ class RowSample:
         """The rows, in an order of their own."""
         self._keep_smallest()
         return self._parts[0]
+
+
+def _common(kind: pa.DataType) -> pa.DataType:
+    """The type of numbers and times, and of lists of them, in which all files agree."""
+    if is_list(kind):
+        return pa.large_list(_common(plain_type(kind.value_type)))
+    return pa.timestamp("us") if is_time(kind) else kind if pa.types.is_null(kind) else pa.float64()

@@ -47,10 +47,13 @@ class Summary:
 def summarise(profile: DatasetProfile) -> list[Summary]:
     """Of every column, in the order of the dataset."""
     sample = profile.sample.table
-    return [_summary(path, column, sample[path]) for path, column in profile.columns.items()]
+    return [
+        _summary(path, column, sample[path] if path in sample.column_names else None)
+        for path, column in profile.columns.items()
+    ]
 
 
-def _summary(path: str, column: ColumnProfile, sample: pa.ChunkedArray) -> Summary:
+def _summary(path: str, column: ColumnProfile, sample: pa.ChunkedArray | None) -> Summary:
     numbers = column.numbers
     is_known = numbers.count > 0
     show = _as_time if column.kind == "time" else _as_number
@@ -73,9 +76,9 @@ def _summary(path: str, column: ColumnProfile, sample: pa.ChunkedArray) -> Summa
     )
 
 
-def sample_quantiles(column: ColumnProfile, sample: pa.ChunkedArray) -> list[float]:
+def sample_quantiles(column: ColumnProfile, sample: pa.ChunkedArray | None) -> list[float]:
     """At QUANTILES of the sampled values; empty if there are none, or they are no numbers."""
-    if column.kind == "text":
+    if sample is None:
         return []
     array = sample.combine_chunks()
     array = array if isinstance(array, pa.Array) else array.chunk(0)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from data.discovery.schema import ORACLE_PREFIX, Column
+from data.features import PART_SIZES, Part
 from data.profile.column import ColumnProfile
 
 IDS = re.compile(r"(^|[_.])(id|ids|uid|gid|sku|isbn|uuid|key)$|[a-z](Id|ID|Ids|IDs)$", re.IGNORECASE)
@@ -44,7 +45,7 @@ def choose(path: str, column: ColumnProfile, described: Column | None, weights: 
     if known == 0:
         return Choice(path, "left out: no row has a value")
     if column.kind == "time":
-        return _of_times(path)
+        return _of_times(path, column)
     if column.kind == "number" and column.is_list:
         return _of_vectors(path, column)
     if column.num_values == 1:
@@ -54,10 +55,12 @@ def choose(path: str, column: ColumnProfile, described: Column | None, weights: 
     return _of_ids(path, column, described, weights)
 
 
-def _of_times(path: str) -> Choice:
-    table = {"name": _name(path), "rows": 31, "dim": 8}
-    sparse = {"column": path, "table": table["name"], "parts": ["hour", "day_of_week"]}
-    return Choice(path, "a time: its hour and day of the week", (sparse,), tables=(table,))
+def _of_times(path: str, column: ColumnProfile) -> Choice:
+    parts: list[Part] = ["day_of_week"] if column.is_whole else ["hour", "day_of_week"]
+    table = {"name": _name(path), "rows": sum(PART_SIZES[part] for part in parts), "dim": 8}
+    sparse = {"column": path, "table": table["name"], "parts": parts}
+    what = "a day: which of the week" if column.is_whole else "a time: its hour and day of the week"
+    return Choice(path, f"{what}; days `since` another time would be a dense feature", (sparse,), tables=(table,))
 
 
 def _of_vectors(path: str, column: ColumnProfile) -> Choice:

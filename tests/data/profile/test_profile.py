@@ -195,3 +195,30 @@ def test_a_damaged_row_group_is_named(tmp_path: Path) -> None:
     (tmp_path / "a.parquet").write_bytes(content.replace(b"text", b"te\xff\xfe"))
     with pytest.raises(DataError, match=r"row group 0 of .*a.parquet"):
         profiled(manifest)
+
+
+def test_files_may_differ_in_types_and_in_fields(tmp_path: Path) -> None:
+    """As those of several writers: encodings, widths, units, fields of structs."""
+    first = {
+        "device": pa.array(["ios", "web"]).dictionary_encode(),
+        "user": pa.array([1, 2], pa.int32()),
+        "at": pa.array([0, 86_400], pa.timestamp("s")),
+        "geo": pa.array([{"city": "a"}, {"city": "b"}]),
+        "tags": pa.array([[1], [2]], pa.list_(pa.int8())),
+    }
+    second = {
+        "device": pa.array(["web", None], pa.large_string()),
+        "user": pa.array([2.0, None]),
+        "at": pa.array([0, 86_400_000], pa.timestamp("ms", "UTC")),
+        "geo": pa.array([{"city": "a", "zip": 5}, None]).cast(pa.struct({"city": pa.large_string(), "zip": pa.int8()})),
+        "tags": pa.array([[1], None], pa.large_list(pa.int64())),
+    }
+    for number, columns in enumerate((first, second)):
+        pq.write_table(pa.table(columns), tmp_path / f"{number}.parquet")
+    profile = profiled(read_manifest(str(tmp_path), cache=None))
+    found = {entry.column: entry for entry in summarise(profile)}
+    assert list(found) == ["device", "user", "at", "geo.city", "geo.zip", "tags"]
+    assert [found[name].distinct for name in ("device", "user", "geo.city", "tags")] == [2, 2, 2, 2]
+    assert found["geo.zip"].nulls == 3
+    assert profile.columns["at"].is_whole
+    assert profile.sample.table.num_rows == 4
