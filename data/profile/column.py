@@ -46,6 +46,8 @@ class ColumnProfile:
         """Whether all numbers are whole ones; of times, whether all are days."""
         self.counts: ValueCounts | None = None if kind == "time" else ValueCounts()
         """None: too many different numbers to count."""
+        self._is_judged = False
+        """Whether it was found out if numbers are too many to count."""
         self.by_window: dict[int, tuple[float, int]] = {}
         """(sum, count) of the numbers in each time window."""
 
@@ -80,10 +82,11 @@ class ColumnProfile:
     def _count(self, values: pa.Array) -> None:
         assert self.counts is not None
         if self.kind == "number":
-            different = pc.count_distinct(values).as_py() if len(values) >= _ENOUGH else 0
-            if not self.is_whole and different > _CONTINUOUS * len(values):
-                self.counts = None
-                return
+            if not self._is_judged and not self.is_whole and len(values) >= _ENOUGH:
+                self._is_judged = True
+                if pc.count_distinct(values).as_py() > _CONTINUOUS * len(values):
+                    self.counts = None
+                    return
             values = values.cast(pa.float64(), safe=False)
             values = values.filter(pc.is_finite(values))
         try:

@@ -42,7 +42,7 @@ class ValueCounts:
         """False: nearly every value is another, and none is kept."""
 
     def add(self, values: pa.Array) -> None:
-        """Counts values, none of which is null."""
+        """Counts values, none of which is null; text that is no UTF-8 raises ArrowInvalid."""
         if pa.types.is_integer(values.type) or pa.types.is_boolean(values.type):
             numbers = values.cast(pa.int64(), safe=False).to_numpy(zero_copy_only=False)
             self._make_room(numbers)
@@ -55,25 +55,28 @@ class ValueCounts:
         found = counted.field(0)
         if pa.types.is_dictionary(found.type):
             found = found.dictionary_decode()
+        found.validate(full=True)
         found = _widest(found)
-        hashes = mix(np.asarray(to_integers(_for_hashes(found)), np.int64).view(np.uint64))
-        self._hashes = _smallest(self._hashes, hashes)
         self._counted += len(values)
         if self.repeats:
             self._append(pa.table({"value": found, "count": counted.field(1)}))
+        else:
+            self._remember(found)
 
     def join(self, other: "ValueCounts") -> None:
         """Adds what another has counted."""
         if len(other._direct) > len(self._direct):
             self._direct, other._direct = other._direct.copy(), self._direct
         self._direct[: len(other._direct)] += other._direct
-        self.is_exact &= other.is_exact
-        self.repeats &= other.repeats
         self._counted += other._counted
         self._hashes = _smallest(self._hashes, other._hashes)
         other._add_up()
         if other._kept is not None:
             self._append(other._kept)
+        self.is_exact &= other.is_exact
+        if self.repeats and not other.repeats:
+            self._add_up()
+            self._forget()
 
     @property
     def table(self) -> pa.Table:
@@ -90,10 +93,10 @@ class ValueCounts:
         """Different values; an estimate where not all are kept."""
         self._add_up()
         num_direct = int(np.count_nonzero(self._direct))
+        if self.is_exact and self.repeats:
+            return num_direct + (0 if self._kept is None else int(self._kept.num_rows))
         if len(self._hashes) < _HASHES:
             return num_direct + len(self._hashes)
-        if self.is_exact and self.repeats and self._kept is not None:
-            return num_direct + int(self._kept.num_rows)
         estimate = (_HASHES - 1) / (float(self._hashes[-1]) / 2**64)
         return num_direct + min(int(estimate), self._counted)
 
@@ -117,13 +120,25 @@ class ValueCounts:
         parts = [*self._new, self._kept] if self._kept is not None else self._new
         self._new, self._num_new = [], 0
         added = _added_up(pa.concat_tables(parts))
-        if added.num_rows > _FEWEST_ADDED and added.num_rows > _FEW_REPEATS * self._counted:
-            self.repeats = False
-            added = added.slice(0, 0)
-        if added.num_rows > MOST:
-            self.is_exact = False
-            added = added.sort_by([("count", "descending"), ("value", "ascending")]).slice(0, MOST)
         self._kept = added
+        if added.num_rows > _FEWEST_ADDED and added.num_rows > _FEW_REPEATS * self._counted:
+            self._forget()
+        elif added.num_rows > MOST or not self.is_exact:
+            self.is_exact = False
+            self._remember(added["value"].combine_chunks())
+            self._kept = added.sort_by([("count", "descending"), ("value", "ascending")]).slice(0, MOST)
+
+    def _forget(self) -> None:
+        """Keeps no value from here on."""
+        self.repeats = False
+        if self._kept is not None:
+            self._remember(self._kept["value"].combine_chunks())
+            self._kept = self._kept.slice(0, 0)
+
+    def _remember(self, values: pa.Array) -> None:
+        """Their hashes, where the values themselves are not kept for good."""
+        hashes = mix(np.asarray(to_integers(_for_hashes(values)), np.int64).view(np.uint64))
+        self._hashes = _smallest(self._hashes, hashes)
 
 
 def _widest(values: pa.Array) -> pa.Array:
