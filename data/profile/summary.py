@@ -12,6 +12,7 @@ from data.columns.flat import without_nulls
 from data.columns.numbers import read_exactly
 from data.columns.times import seconds_of
 from data.columns.types import as_plain
+from data.manifest import Manifest
 from data.profile.column import ColumnProfile
 from data.profile.dataset import DatasetProfile
 
@@ -42,18 +43,21 @@ class Summary:
     length: float | None
     """Mean length of lists."""
     longest: int | None
+    rates: dict[str, float] | None
+    """Of a column of 0 and 1: the share of 1 in each time window, by its name; None for others."""
 
 
-def summarise(profile: DatasetProfile) -> list[Summary]:
+def summarise(profile: DatasetProfile, manifest: Manifest) -> list[Summary]:
     """Of every column, in the order of the dataset."""
+    names = dict(zip(manifest.window.tolist(), np.array(manifest.window_names)[manifest.file].tolist(), strict=True))
     sample = profile.sample.table
     return [
-        _summary(path, column, sample[path] if path in sample.column_names else None)
+        _summary(path, column, sample[path] if path in sample.column_names else None, names)
         for path, column in profile.columns.items()
     ]
 
 
-def _summary(path: str, column: ColumnProfile, sample: pa.ChunkedArray | None) -> Summary:
+def _summary(path: str, column: ColumnProfile, sample: pa.ChunkedArray | None, windows: dict[int, str]) -> Summary:
     numbers = column.numbers
     is_known = numbers.count > 0
     show = _as_time if column.kind == "time" else _as_number
@@ -73,7 +77,13 @@ def _summary(path: str, column: ColumnProfile, sample: pa.ChunkedArray | None) -
         top=tuple((_printable(entry["value"]), entry["count"]) for entry in top),
         length=column.lengths.mean if column.is_list and column.lengths.count else None,
         longest=int(column.lengths.high) if column.is_list and column.lengths.count else None,
+        rates=_rates(column, windows) if column.is_binary else None,
     )
+
+
+def _rates(column: ColumnProfile, windows: dict[int, str]) -> dict[str, float]:
+    sums = sorted(column.by_window.items())
+    return {windows[window]: total / count for window, (total, count) in sums if count}
 
 
 def sample_quantiles(column: ColumnProfile, sample: pa.ChunkedArray | None) -> list[float]:

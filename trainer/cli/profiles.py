@@ -26,20 +26,24 @@ def stats_command(
     """Read a dataset once and tell what is in each column, in constant memory.
 
     Rows, nulls, range, mean, deviation, quantiles (of 32,768 rows drawn by their numbers), different values (exact up
-    to a million), the most frequent ones, lengths of lists; and columns that cannot be read, with the reason.
+    to a million), the most frequent ones, lengths of lists; the share of 1 in columns of 0 and 1 by time window, which
+    is a folder or file; and columns that cannot be read, with the reason.
     """
     from data.profile.summary import summarise
     from trainer.console import make_console
-    from trainer.logging.profile_table import profile_table
+    from trainer.logging.profile_table import profile_table, rates_table
     from trainer.proposal.inspect import profiled
 
     manifest, profile = profiled(*_named(source, where))
-    summaries = summarise(profile)
+    summaries = summarise(profile, manifest)
     if as_json:
         sys.stdout.writelines(json.dumps(asdict(entry)) + "\n" for entry in summaries)
         return
     console = make_console()
     console.print(profile_table(manifest, summaries))
+    rates = rates_table(summaries)
+    if rates is not None:
+        console.print(rates)
     for path, reason in profile.looked.left_out.items():
         console.print(f"not read: {path} ({reason})", soft_wrap=True)
 

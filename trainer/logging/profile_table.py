@@ -9,6 +9,7 @@ from data.profile.summary import Summary
 
 _TEXTS = ("column", "kind")
 _NUMBERS = ("null", "different", "smallest", "median", "largest", "mean", "deviation")
+_MOST_WINDOWS = 31
 _LONGEST = 24
 """Characters of a value that are shown."""
 
@@ -24,6 +25,24 @@ def profile_table(manifest: Manifest, summaries: list[Summary]) -> Table:
     table.add_column("most frequent")
     for entry in summaries:
         table.add_row(*_cells(entry))
+    return table
+
+
+def rates_table(summaries: list[Summary]) -> Table | None:
+    """The share of 1 in the columns of 0 and 1, by time window; None if there is one window only, or no such column."""
+    binary = [entry for entry in summaries if entry.rates is not None]
+    windows = list(dict.fromkeys(window for entry in binary for window in entry.rates or {}))
+    if len(windows) < 2:
+        return None
+    table = Table(title="share of 1, by time window")
+    table.add_column("window", overflow="fold")
+    for entry in binary:
+        table.add_column(entry.column, justify="right")
+    for window in windows[-_MOST_WINDOWS:]:
+        rates = [(entry.rates or {}).get(window) for entry in binary]
+        table.add_row(window, *("" if rate is None else f"{rate:.2%}" for rate in rates))
+    if len(windows) > _MOST_WINDOWS:
+        table.caption = f"the last {_MOST_WINDOWS} of {len(windows):,} windows; all of them with --json"
     return table
 
 

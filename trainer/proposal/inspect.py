@@ -59,7 +59,7 @@ def inspection(found: Inspection) -> Iterator[Table | str]:
         different = sorted(set(values.to_pylist()) - {None})
         shown = [*different[:SHOWN_VALUES], *different[SHOWN_VALUES:][-SHOWN_VALUES:]]
         yield f"partitions by {key}: {len(different):,} values, {', '.join(map(str, shown))}"
-    yield profile_table(manifest, summarise(found.profile))
+    yield profile_table(manifest, summarise(found.profile, manifest))
     rows = manifest.rows[manifest.rows > 0]
     megabytes = manifest.bytes.sum() / 10**6
     yield f"row groups: {len(rows):,} of {rows.min():,} to {rows.max():,} rows; {megabytes:,.0f} MB uncompressed"

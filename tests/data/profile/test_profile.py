@@ -133,7 +133,7 @@ def dataset(tmp_path: Path) -> tuple[Manifest, dict[str, list[Any]]]:
 def test_a_profile_equals_a_slow_reading(dataset: tuple[Manifest, dict[str, list[Any]]], threads: int) -> None:
     manifest, values = dataset
     profile = profiled(manifest, threads=threads)
-    found = {entry.column: entry for entry in summarise(profile)}
+    found = {entry.column: entry for entry in summarise(profile, manifest)}
     assert list(found) == ["user", "word", "tags", "price", "click", "geo.city", "new", "dt"]
     assert list(profile.looked.left_out) == ["deep"]
 
@@ -159,16 +159,20 @@ def test_a_profile_equals_a_slow_reading(dataset: tuple[Manifest, dict[str, list
     assert click.is_binary
     assert not profile.columns["user"].is_binary
     by_day = [values["click"][start : start + 200] for start in (0, 200, 400)]
+    assert found["click"].rates == {
+        f"dt=2022-04-0{day + 1}": pytest.approx(np.mean(clicks)) for day, clicks in enumerate(by_day)
+    }
+    assert found["user"].rates is None
     assert click.by_window == {day: (sum(clicks), 200) for day, clicks in enumerate(by_day)}
 
 
 def test_shares_make_a_whole(dataset: tuple[Manifest, dict[str, list[Any]]]) -> None:
     manifest, _ = dataset
-    whole = summarise(profiled(manifest))
+    whole = summarise(profiled(manifest), manifest)
     first, *others = (profiled(manifest, share=(share, 3)) for share in range(3))
     for other in others:
         first.join(other)
-    for one, two in zip(whole, summarise(first), strict=True):
+    for one, two in zip(whole, summarise(first, manifest), strict=True):
         assert _rounded(one) == _rounded(two)
 
 
@@ -215,8 +219,9 @@ def test_files_may_differ_in_types_and_in_fields(tmp_path: Path) -> None:
     }
     for number, columns in enumerate((first, second)):
         pq.write_table(pa.table(columns), tmp_path / f"{number}.parquet")
-    profile = profiled(read_manifest(str(tmp_path), cache=None))
-    found = {entry.column: entry for entry in summarise(profile)}
+    manifest = read_manifest(str(tmp_path), cache=None)
+    profile = profiled(manifest)
+    found = {entry.column: entry for entry in summarise(profile, manifest)}
     assert list(found) == ["device", "user", "at", "geo.city", "geo.zip", "tags"]
     assert [found[name].distinct for name in ("device", "user", "geo.city", "tags")] == [2, 2, 2, 2]
     assert found["geo.zip"].nulls == 3
