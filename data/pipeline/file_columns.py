@@ -32,8 +32,9 @@ def names_to_read(manifest: Manifest, group: int, names: list[str], parquet: pq.
 def complete(manifest: Manifest, group: int, names: list[str], stored: pa.Table) -> pa.Table:
     """The columns `names`, in types that can be read (`readable`), of rows of a row group."""
     columns: dict[str, pa.Array | pa.ChunkedArray] = {}
+    there = {name: index for index, name in enumerate(stored.column_names)}
     for name in names:
-        column = pick(stored, name)
+        column = stored.column(there[name]) if name in there else pick(stored, name)
         if column is None:
             columns[name] = _constant(manifest, group, name, stored.num_rows)
             continue
