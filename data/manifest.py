@@ -6,7 +6,7 @@
 import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import PurePosixPath
 from typing import Literal
 
@@ -20,9 +20,10 @@ from data.discovery.partitions import key_array, keys_of
 from data.discovery.schema import SCHEMA_FILE, Column, parse_schema
 from data.discovery.source import Source
 from data.discovery.windows import number_windows, window_name
-from data.errors import DataError
+from data.errors import DataError, one_line
 from data.hashing import Int64
 from data.storage.filesystem import open_uri
+from data.storage.retries import retried
 
 OnBadFile = Literal["fail", "skip"]
 """fail: a file that cannot be read is an error. skip: it is left out, and what was left out is recorded."""
@@ -203,16 +204,22 @@ def _states(manifest: Manifest) -> dict[str, tuple[int, int, str]]:
     return dict(zip(manifest.files, states, strict=True))
 
 
+def _read_text(filesystem: fs.FileSystem, path: str) -> str:
+    return str(filesystem.open_input_file(path).read().decode())
+
+
 def read_schema(manifest: Manifest) -> dict[str, Column]:
     """Columns of the `schema.json` in the dataset's folder or the one above it; empty if there is none."""
+    filesystem = manifest.filesystem
     for folder in (manifest.root, str(PurePosixPath(manifest.root).parent)):
         path = f"{folder}/{SCHEMA_FILE}"
-        if manifest.filesystem.get_file_info(path).type != fs.FileType.File:
-            continue
         try:
-            text = manifest.filesystem.open_input_file(path).read().decode()
-            return parse_schema(text)
-        except (ValueError, KeyError, TypeError, OSError) as error:
+            if retried(filesystem, partial(filesystem.get_file_info, path)).type != fs.FileType.File:
+                continue
+            return parse_schema(retried(filesystem, partial(_read_text, filesystem, path)))
+        except OSError as error:
+            raise DataError(f"{path}: cannot be read ({one_line(error)}); fix its permissions or remove it") from error
+        except (ValueError, KeyError, TypeError) as error:
             raise DataError(f"{path}: not a dataset schema ({error!r}); fix or remove it") from error
 
     return {}

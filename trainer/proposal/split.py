@@ -7,9 +7,10 @@ from pyarrow import fs
 
 from data.discovery.dataset import read_manifest
 from data.discovery.source import Source, source_of
-from data.errors import DataError
+from data.errors import DataError, one_line
 from data.manifest import Manifest
 from data.storage.filesystem import open_uri
+from data.storage.retries import retried
 
 TEST_SHARE = 0.1
 """Of the dated folders, the last ones."""
@@ -30,18 +31,24 @@ def split_dataset(uri: str, test: str | None, where: str | None) -> Split:
         return Split(source_of(uri, where), source_of(test), "as given")
 
     filesystem, root = open_uri(uri)
-    inside = [f"{root}/{name}" for name in ("train", "test")]
-    if all(info.type == fs.FileType.Directory for info in filesystem.get_file_info(inside)):
+    if all(_is_folder(filesystem, f"{root}/{name}", uri) for name in ("train", "test")):
         base = uri.rstrip("/")
         return Split(source_of(f"{base}/train", where), source_of(f"{base}/test"), "folders train and test")
 
     place = PurePosixPath(root)
     beside = str(place.parent / "test")
-    if place.name == "train" and filesystem.get_file_info(beside).type == fs.FileType.Directory:
+    if place.name == "train" and _is_folder(filesystem, beside, uri):
         base = uri.rstrip("/").removesuffix("train")
         return Split(source_of(uri, where), source_of(f"{base}test"), "folder test beside it")
 
     return _by_date(uri, read_manifest(source_of(uri, where)), where)
+
+
+def _is_folder(filesystem: fs.FileSystem, path: str, uri: str) -> bool:
+    try:
+        return bool(retried(filesystem, lambda: filesystem.get_file_info(path)).type == fs.FileType.Directory)
+    except OSError as error:
+        raise DataError(f"dataset {uri}: cannot be listed ({one_line(error)})") from error
 
 
 def _by_date(uri: str, manifest: Manifest, where: str | None) -> Split:
