@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from data.columns.times import days_between
-from data.columns.types import Where, as_plain
+from data.columns.types import Where, as_plain, spread
 from data.compiled import compiled
 from data.errors import DataError
 from data.features import DenseFeature, Missing, Transform
@@ -130,9 +130,7 @@ def _vectors(array: pa.Array, feature: DenseFeature, size: int, where: Where) ->
     values = as_plain(array.flatten())
     if not array.null_count:
         return values
-    is_known = np.repeat(is_known, size)
-    places = np.cumsum(is_known) - 1
-    return values.take(pa.array(places, mask=~is_known))
+    return spread(values, np.repeat(is_known, size))
 
 
 def _decode_column(

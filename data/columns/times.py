@@ -7,6 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from data.columns.types import spread
 from data.features import PART_SIZES, Part, SparseFeature
 from data.hashing import Int64
 
@@ -36,10 +37,9 @@ def part_ids(times: pa.Array, feature: SparseFeature) -> pa.Array:
         columns.append(_numbers(known, part) + first)
         first += PART_SIZES[part]
 
-    if len(columns) == 1:
-        return _spread(pa.array(columns[0]), times)
-    ids = np.stack(columns, axis=1).reshape(-1)
-    return _spread(pa.FixedSizeListArray.from_arrays(pa.array(ids), len(columns)), times)
+    ids = pa.array(np.stack(columns, axis=1).reshape(-1))
+    values = ids if len(columns) == 1 else pa.FixedSizeListArray.from_arrays(ids, len(columns))
+    return spread(values, times.is_valid().to_numpy(zero_copy_only=False)) if times.null_count else values
 
 
 def days_between(earlier: pa.Array, later: pa.Array) -> pa.Array:
@@ -66,12 +66,3 @@ def seconds_of(times: pa.Array) -> pa.Array:
 
 def _numbers(times: pa.Array, part: Part) -> Int64:
     return np.asarray(_READ[part](times).to_numpy(zero_copy_only=False))
-
-
-def _spread(values: pa.Array, times: pa.Array) -> pa.Array:
-    """Values of the times that are not null, where these stand."""
-    if not times.null_count:
-        return values
-    is_known = times.is_valid().to_numpy(zero_copy_only=False)
-    places = np.cumsum(is_known) - 1
-    return values.take(pa.array(places, mask=~is_known))

@@ -5,7 +5,9 @@ What Arrow has several forms of (text and bytes, lists, dictionaries of numbers,
 
 from collections.abc import Callable
 
+import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 from pyarrow import types
 
 from data.manifest import Manifest
@@ -34,6 +36,12 @@ def as_plain(values: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
     """The same values in their plain type."""
     kind = plain_type(values.type)
     return values if kind == values.type else values.cast(kind)
+
+
+def spread(values: pa.Array, is_known: NDArray[np.bool_]) -> pa.Array:
+    """The values where they are known, in order, and null elsewhere."""
+    places = np.cumsum(is_known) - 1
+    return values.take(pa.array(places, mask=~is_known))
 
 
 def is_list(kind: pa.DataType) -> bool:

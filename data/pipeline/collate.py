@@ -149,6 +149,16 @@ def _count_ids(addresses: Int64, runs: Int64, lengths_KSB: Int32, counts_KS: Int
 
 
 @compiled
+def _ids_of(address: int, start: int, count: int) -> tuple[int, int]:
+    """The first id of rows start … start + count - 1, and how many they have; `address`: of the offsets, or 0."""
+    if address == 0:
+        return start, count
+    offsets = int64_at(address)
+    begin = offsets[start]
+    return begin, offsets[start + count] - begin
+
+
+@compiled
 def _gather_ids(addresses: Int64, runs: Int64, is_int32_S: Bool, next_KS: Int64, target: Int64) -> None:
     """Copies the ids; `next_KS` is where the next one of a batch and feature goes."""
     num_sparse = next_KS.shape[1]
@@ -158,13 +168,7 @@ def _gather_ids(addresses: Int64, runs: Int64, is_int32_S: Bool, next_KS: Int64,
 
         of_part = addresses[part]
         for feature in range(num_sparse):
-            begin = start
-            num_ids = count
-            if of_part[num_sparse + feature] != 0:
-                offsets = int64_at(of_part[num_sparse + feature])
-                begin = offsets[start]
-                num_ids = offsets[start + count] - begin
-
+            begin, num_ids = _ids_of(of_part[num_sparse + feature], start, count)
             next_place = next_KS[batch, feature]
             if is_int32_S[feature]:
                 narrow = int32_at(of_part[feature])
@@ -187,13 +191,7 @@ def _gather_id_weights(addresses: Int64, runs: Int64, next_KS: Int64, target: Fl
 
         of_part = addresses[part]
         for feature in range(num_sparse):
-            begin = start
-            num_ids = count
-            if of_part[num_sparse + feature] != 0:
-                offsets = int64_at(of_part[num_sparse + feature])
-                begin = offsets[start]
-                num_ids = offsets[start + count] - begin
-
+            begin, num_ids = _ids_of(of_part[num_sparse + feature], start, count)
             next_place = next_KS[batch, feature]
             if of_part[2 * num_sparse + feature] != 0:
                 weights = float32_at(of_part[2 * num_sparse + feature])

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from data.columns.decode import plain_column
 from data.columns.flat import without_nulls
 from data.columns.numbers import read_exactly
 from data.columns.times import seconds_of
@@ -52,12 +53,12 @@ def summarise(profile: DatasetProfile, manifest: Manifest) -> list[Summary]:
     names = dict(zip(manifest.window.tolist(), np.array(manifest.window_names)[manifest.file].tolist(), strict=True))
     sample = profile.sample.table
     return [
-        _summary(path, column, sample[path] if path in sample.column_names else None, names)
+        _summary(path, column, plain_column(sample, path) if path in sample.column_names else None, names)
         for path, column in profile.columns.items()
     ]
 
 
-def _summary(path: str, column: ColumnProfile, sample: pa.ChunkedArray | None, windows: dict[int, str]) -> Summary:
+def _summary(path: str, column: ColumnProfile, sample: pa.Array | None, windows: dict[int, str]) -> Summary:
     numbers = column.numbers
     is_known = numbers.count > 0
     show = _as_time if column.kind == "time" else _as_number
@@ -86,15 +87,11 @@ def _rates(column: ColumnProfile, windows: dict[int, str]) -> dict[str, float]:
     return {windows[window]: total / count for window, (total, count) in sums if count}
 
 
-def sample_quantiles(column: ColumnProfile, sample: pa.ChunkedArray | None) -> list[float]:
+def sample_quantiles(column: ColumnProfile, sample: pa.Array | None) -> list[float]:
     """At QUANTILES of the sampled values; empty if there are none, or they are no numbers."""
-    if sample is None:
+    if sample is None or sample.null_count == len(sample):
         return []
-    array = sample.combine_chunks()
-    array = array if isinstance(array, pa.Array) else array.chunk(0)
-    if array.null_count == len(array):
-        return []
-    values = as_plain(without_nulls(as_plain(array)).values)
+    values = as_plain(without_nulls(sample).values)
     numbers = read_exactly(seconds_of(values) if column.kind == "time" else values)
     numbers = numbers[np.isfinite(numbers)]
     return np.quantile(numbers, QUANTILES, method="inverted_cdf").tolist() if len(numbers) else []

@@ -1,10 +1,9 @@
 """Columns that alone tell a label almost perfectly: outcomes, as a rule, not known when one has to predict."""
 
 import numpy as np
-import pyarrow as pa
 
+from data.columns.decode import plain_column
 from data.columns.numbers import Float64, read_exactly
-from data.columns.types import as_plain
 from data.profile.dataset import DatasetProfile
 
 ALMOST = 0.97
@@ -18,20 +17,14 @@ def leaks(profile: DatasetProfile, labels: list[str]) -> dict[str, str]:
     sample = profile.sample.table
     found: dict[str, str] = {}
     for label in labels:
-        label_R = _numbers(sample[label])
+        label_R = read_exactly(plain_column(sample, label))
         for path, column in profile.columns.items():
             if path == label or column.is_list or column.kind not in ("integer", "number"):
                 continue
-            auc = _auc(_numbers(sample[path]), label_R)
+            auc = _auc(read_exactly(plain_column(sample, path)), label_R)
             if auc is not None and max(auc, 1 - auc) >= ALMOST:
                 found[path] = f"alone it tells {label!r} with an AUC of {max(auc, 1 - auc):.3f}"
     return found
-
-
-def _numbers(column: pa.ChunkedArray) -> Float64:
-    array = column.combine_chunks()
-    array = array if isinstance(array, pa.Array) else array.chunk(0)
-    return read_exactly(as_plain(array))
 
 
 def _auc(scores_R: Float64, label_R: Float64) -> float | None:

@@ -154,8 +154,8 @@ def _batch_size(rows: int) -> int:
 
 def _run_name(manifest: Manifest) -> str:
     parts = [part for part in manifest.root.split("/") if part and part not in ("train", "data", "logs")]
-    name = "".join(letter if letter.isalnum() or letter in "_-" else "-" for letter in parts[-1] if parts)
-    return name or "first"
+    name = parts[-1] if parts else "first"
+    return "".join(letter if letter.isalnum() or letter in "_-" else "-" for letter in name)
 
 
 def _one_or_more(uris: tuple[str, ...]) -> str | list[str]:
