@@ -40,7 +40,7 @@ def bench_config(config: Config, rounds: int, rows: int) -> list[dict[str, Any]]
     check_columns(manifest, config)
     reading = train_reading(config, manifest)
     config = with_block_rows(complete(config, measure(reading)), reading, world_size=1)
-    reading = as_configured(reading, config)
+    reading = as_configured(reading, config, {})
     return bench_reading(Path(config.run.dir).name, reading, rounds, rows)
 
 

@@ -73,7 +73,7 @@ def _bench(config: Config, world: World, batches: int) -> dict[str, Any]:
     check_lanes(config, world)
     reading = train_reading(config, open_dataset(config.data.train_source, config, world))
     config = world.on_rank_zero(lambda: with_block_rows(complete(config, measure(reading)), reading, world.size))
-    reading = as_configured(reading, config)
+    reading = as_configured(reading, config, {})
     sharded = build_sharded_model(config, world, config.train.samples)
     source = open_stream(reading, world, 0, threads=config.data.threads)
     held = next(source)
@@ -183,7 +183,7 @@ def _bench_evaluation(
         rows=manifest.rows[:num_groups],
         bytes=manifest.bytes[:num_groups],
     )
-    evaluator = Evaluator(config, world, sharded, test_reading(config, part, world.size))
+    evaluator = Evaluator(config, world, sharded, test_reading(config, part, world.size, {}))
     evaluation = []
     forward = []
     evaluator.run(0)  # the first one also reads what is known of the truth

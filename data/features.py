@@ -7,6 +7,7 @@ from zoneinfo import ZoneInfo
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from data.settings import Settings
+from data.storage.uris import refuse_credentials
 
 Transform = Literal["none", "log1p", "sqrt"]
 Missing = Literal["error", "null"]
@@ -27,6 +28,11 @@ def _known_zone(name: str) -> str:
 def _quantiles(text: str) -> str:
     if not re.fullmatch(r"quantiles:[1-9]\d{0,3}", text):
         raise ValueError(f'{text!r} is no list of numbers, nor as in "quantiles:20"')
+    return text
+
+
+def _location(text: str) -> str:
+    refuse_credentials(text)
     return text
 
 
@@ -106,6 +112,17 @@ class SparseFeature(Settings):
     """Of the hash: another seed lets other ids share a row."""
     hashes: int = Field(default=1, gt=0, le=16)
     """Rows of each id, by as many hashes, whose embeddings are pooled: two ids are seldom alike in all of them."""
+    vocabulary: Annotated[str, AfterValidator(_location)] = ""
+    """Ids, numbers or text, that have a row of the table each: a Parquet file with them in a column `value`, the first
+    for row `unknown_rows`, the next for the row after it; or "auto": those of the training data, the most frequent
+    first, as many as the table has rows for, counted at the first start. The run keeps it."""
+    unknown_rows: int = Field(default=1, ge=0, le=1 << 30)
+    """With a vocabulary: how many of the table's first rows are for ids that are not in it, by their hash; 0: such an
+    id is an error."""
+    min_count: int = Field(default=1, gt=0)
+    """With vocabulary = "auto": ids that occur less often get no row to themselves."""
+    vocabulary_digest: str | None = None
+    """Of the vocabulary that the run keeps; part of the resolved config."""
     boundaries: tuple[float, ...] | Annotated[str, AfterValidator(_quantiles)] = ()
     """For a numeric column: its value becomes the number of boundaries that are ≤ it, 0 … len(boundaries). With
     "quantiles:20" they are measured on training rows at the first start: 20 buckets of equally many rows, or fewer
@@ -144,10 +161,21 @@ class SparseFeature(Settings):
         """Raises ValueError for two keys that cannot be used together, or one without another."""
         if self.is_bucketed and self.hash:
             raise ValueError("hash and boundaries exclude each other: a bucket number needs no hashing")
-        ways = {"cross": self.cross, "boundaries": self.is_bucketed, "parts": self.parts}
+        ways = {
+            "cross": self.cross,
+            "boundaries": self.is_bucketed,
+            "parts": self.parts,
+            "vocabulary": self.vocabulary,
+        }
         used = [key for key, value in ways.items() if value]
         if len(used) > 1:
             raise ValueError(f"{used[0]} and {used[1]} exclude each other")
+        if self.vocabulary and self.hash:
+            raise ValueError("hash and vocabulary exclude each other: an id has a row by the one or by the other")
+        if self.min_count > 1 and self.vocabulary != "auto":
+            raise ValueError('min_count is for vocabulary = "auto": set that, or leave min_count out')
+        if self.unknown_rows != 1 and not self.vocabulary:
+            raise ValueError('unknown_rows are those of a vocabulary: set vocabulary = "auto", or leave them out')
         if self.parts and self.hash:
             raise ValueError("hash and parts exclude each other: a part's number needs no hashing")
         if (self.seed or self.hashes > 1) and not self.is_hashed:
@@ -180,6 +208,11 @@ class SparseFeature(Settings):
         return self.hash or bool(self.cross)
 
     @property
+    def takes_any_id(self) -> bool:
+        """Whether ids may be text, or numbers beyond the table's rows."""
+        return self.is_hashed or bool(self.vocabulary)
+
+    @property
     def columns(self) -> list[str]:
         """What it reads."""
         ids = list(self.cross) or [self.column]
@@ -190,6 +223,8 @@ class SparseFeature(Settings):
         """Rows that its table must have; 0: it depends on the ids."""
         if self.parts:
             return sum(PART_SIZES[part] for part in self.parts)
+        if self.vocabulary:
+            return self.unknown_rows + 1
         return self.asked_quantiles or (len(self.edges) + 1 if self.edges else 0)
 
 

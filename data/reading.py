@@ -11,7 +11,7 @@ from data.discovery.where import parse_where
 from data.manifest import Manifest, OnBadFile
 from data.order import OrderName
 from data.settings import Bytes, Settings
-from data.storage.filesystem import refuse_credentials
+from data.storage.uris import refuse_credentials
 
 
 def _without_credentials(uris: str | tuple[str, ...]) -> str | tuple[str, ...]:

@@ -63,7 +63,7 @@ def read_all(config_path: str, folder: str, memory: str) -> None:
     config = load_config(config_path, changes)
     reading = train_reading(config, read_manifest(folder, cache=None))
     config = with_block_rows(complete(config, measure(reading)), reading, world_size=1)
-    reading = as_configured(reading, config)
+    reading = as_configured(reading, config, {})
 
     begin = time.perf_counter()
     batches = stream(reading, range(reading.lanes), 0, threads=2)

@@ -56,9 +56,9 @@ def tell(kind: str, message: str) -> None:
 
 
 @contextmanager
-def count_progress(text: str, total: int) -> Iterator[Callable[[int], None]]:
+def count_progress(text: str, total: int, is_shown: bool = True) -> Iterator[Callable[[int], None]]:
     """A progress bar on standard error, where that is a terminal; the function adds what it is given."""
     console = make_console(stderr=True)
-    with Progress(console=console, disable=not console.is_terminal) as bar:
+    with Progress(console=console, disable=not (is_shown and console.is_terminal)) as bar:
         task = bar.add_task(text, total=total)
         yield lambda count: bar.advance(task, count)

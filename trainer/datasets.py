@@ -8,6 +8,7 @@ from data.columns.decode import Columns
 from data.columns.kinds import alike, is_groupable, kind_of, stored_type
 from data.columns.numbers import Label
 from data.columns.types import columns_there
+from data.columns.vocabulary import Vocabulary
 from data.discovery.dataset import read_manifest
 from data.discovery.source import Source, source_of
 from data.discovery.windows import check_windows
@@ -22,13 +23,14 @@ from trainer.errors import ConfigError
 from trainer.run.shared_storage import own_copy
 
 
-def build_columns(config: Config) -> Columns:
-    """What the columns of the datasets become."""
+def build_columns(config: Config, vocabularies: dict[str, Vocabulary] | None = None) -> Columns:
+    """What the columns of the datasets become; to decode rows it takes the vocabularies, by table."""
     return Columns(
         features=config.features,
         table_rows={table.name: table.rows for table in config.tables},
         labels=tuple(_label_of(task) for task in config.tasks),
         weight=config.data.weight,
+        vocabularies=vocabularies or {},
     )
 
 
@@ -150,12 +152,12 @@ def train_reading(config: Config, manifest: Manifest) -> Reading:
     return reading
 
 
-def as_configured(reading: Reading, config: Config) -> Reading:
-    """The same reading with what has been measured since: columns depend on means and scales."""
-    return replace(reading, columns=build_columns(config), block_rows=config.data.block_rows)
+def as_configured(reading: Reading, config: Config, vocabularies: dict[str, Vocabulary]) -> Reading:
+    """The same reading with what has been measured since: columns depend on means, scales and vocabularies."""
+    return replace(reading, columns=build_columns(config, vocabularies), block_rows=config.data.block_rows)
 
 
-def test_reading(config: Config, manifest: Manifest, lanes: int) -> Reading:
+def test_reading(config: Config, manifest: Manifest, lanes: int, vocabularies: dict[str, Vocabulary]) -> Reading:
     """How the test data is read: every row once, as stored; raises ConfigError if a column of `evaluate` is missing.
 
     Metrics do not depend on which rows share a batch, so that one lane a rank will do, with the least memory.
@@ -165,7 +167,8 @@ def test_reading(config: Config, manifest: Manifest, lanes: int) -> Reading:
     if config.evaluate.unit is not None:
         _check_groupable("evaluate.unit", config.evaluate.unit, manifest, as_number=False)
     size = config.data.evaluation_batch_size or config.data.global_batch_size
-    return replace(_reading(config, manifest, "stored", size, keep_last=True), lanes=lanes)
+    reading = _reading(config, manifest, "stored", size, keep_last=True)
+    return replace(reading, lanes=lanes, columns=build_columns(config, vocabularies))
 
 
 def _check_groupable(key: str, name: str, manifest: Manifest, *, as_number: bool) -> None:

@@ -2,7 +2,8 @@
 
 RUN/ ──────► fits the config? nobody trains in it? the same folder on all nodes?
 datasets ──► readable? have every column? are those that the run began with?
-             └► at the first start: means, scales and transforms that the config leaves open are measured
+             └► at the first start: vocabularies are found; means, scales and transforms that the config leaves open
+                are measured
 """
 
 from contextlib import ExitStack
@@ -33,6 +34,7 @@ from trainer.evaluation.by_value import check_first_values
 from trainer.run.directory import RunDirectory
 from trainer.run.origin import Origin, origin_of
 from trainer.run.shared_storage import check_shared
+from trainer.run.vocabularies import find_vocabularies, kept_vocabularies, with_digests
 
 
 @dataclass(frozen=True)
@@ -66,12 +68,22 @@ def check_inputs(config: Config, world: World, watchdog: HangWatchdog, lock: Exi
     check_shared(run.path, world)
 
     train, test = _open_datasets(config, world, run)
-    completed, origin, remarks = world.on_rank_zero(partial(_check_data, config, run, train, test, world.size))
+    world.on_rank_zero(lambda: run.check_data(train.manifest, test.manifest))
+    if run_exists:
+        vocabularies = world.on_rank_zero(lambda: kept_vocabularies(run))
+    else:
+        watchdog.beat("counting of ids")
+        vocabularies = find_vocabularies(config, train, world, watchdog.alive)
+
+    watchdog.beat("measuring of the data")
+    train = as_configured(train, config, vocabularies)
+    measured = partial(_completed, with_digests(config, vocabularies), run, train, world.size)
+    completed, origin, remarks = world.on_rank_zero(measured)
     # Each rank keeps its own paths: a run may be mounted elsewhere on another node, and a dataset may be a copy.
     data = config.data.model_copy(update={"block_rows": completed.data.block_rows})
     config = completed.model_copy(update={"run": config.run, "data": data})
-    train = as_configured(train, config)
-    test = as_configured(test, config)
+    train = as_configured(train, config, vocabularies)
+    test = as_configured(test, config, vocabularies)
 
     return Inputs(
         config=config,
@@ -127,7 +139,7 @@ def _open_datasets(config: Config, world: World, run: RunDirectory) -> tuple[Rea
 
     test = open_dataset(config.data.test_source, config, world)
     check_same_kinds(train, test, config)
-    return train_reading(config, train), test_reading(config, test, world.size)
+    return train_reading(config, train), test_reading(config, test, world.size, {})
 
 
 def _as_at_first_start(run: RunDirectory, now: Manifest) -> Manifest:
@@ -135,27 +147,22 @@ def _as_at_first_start(run: RunDirectory, now: Manifest) -> Manifest:
     return as_before(load_manifest(recorded), now) if recorded.exists() else now
 
 
-def _check_data(
-    config: Config, run: RunDirectory, train: Reading, test: Reading, world_size: int
-) -> tuple[Config, Origin, list[str]]:
-    run.check_data(train.manifest, test.manifest)
-    config, remarks = _completed(config, run, train, world_size)
-    return config, origin_of(run, config), remarks
-
-
-def _completed(config: Config, run: RunDirectory, train: Reading, world_size: int) -> tuple[Config, list[str]]:
+def _completed(config: Config, run: RunDirectory, train: Reading, world_size: int) -> tuple[Config, Origin, list[str]]:
     """The config with the numbers of its run, or at the first start with those measured on the training data.
 
-    Also what is odd about the columns that were measured, a line each.
+    Also what the run is recognised by, and what is odd about the columns that were measured, a line each.
     """
     if run.config_file.exists():
-        return complete_from(config, run.read_config()), []
+        completed = complete_from(config, run.read_config())
+        return completed, origin_of(run, completed), []
     remarks = lacking_columns(train)
     if not is_complete(config):
         statistics = measure(train)
         remarks += odd_columns(config, statistics)
         config = complete(config, statistics)
-    return with_block_rows(config, as_configured(train, config), world_size), remarks
+    train = as_configured(train, config, train.columns.vocabularies)
+    config = with_block_rows(config, train, world_size)
+    return config, origin_of(run, config), remarks
 
 
 def _check_values(inputs: Inputs) -> None:

@@ -140,6 +140,6 @@ def _prepare_folder(inputs: Inputs, samples: int, lock: ExitStack) -> str:
     run = inputs.run
     if not inputs.run_exists:
         lock.enter_context(run.locked())
-    run.create(inputs.config, inputs.train.manifest, inputs.test.manifest)
+    run.create(inputs.config, inputs.train.manifest, inputs.test.manifest, inputs.train.columns.vocabularies)
     run.forget_after(samples)
     return with_identity(run, inputs.origin)

@@ -4,13 +4,13 @@ Shapes: R rows, D dense inputs, W of one feature, T tasks.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, partial
 
 import numpy as np
 import pyarrow as pa
 
-from data.columns.ids import Jagged, decode_ids
+from data.columns.ids import Jagged, Table, decode_ids
 from data.columns.numbers import Float32, Label, decode_dense, decode_label, decode_weights
 from data.columns.types import (
     Where,
@@ -23,6 +23,7 @@ from data.columns.types import (
     problem_as_vectors,
     problem_as_weights,
 )
+from data.columns.vocabulary import Vocabulary
 from data.features import Features, SparseFeature
 from data.hashing import Int64
 
@@ -38,6 +39,8 @@ class Columns:
     """Rows of the embedding tables, by name."""
     labels: tuple[Label, ...]
     weight: str | None = None
+    vocabularies: dict[str, Vocabulary] = field(default_factory=dict)
+    """Of the tables that have one, by name."""
 
     @property
     def names(self) -> list[str]:
@@ -72,7 +75,7 @@ class Columns:
 
 
 def _uses_of_ids(feature: SparseFeature) -> list[tuple[str, Problem]]:
-    find: Problem = partial(problem_as_ids, hashed=feature.hash)
+    find: Problem = partial(problem_as_ids, any_id=feature.takes_any_id)
     if feature.parts:
         find = problem_as_time
     elif feature.is_bucketed:
@@ -129,8 +132,8 @@ def decode(table: pa.Table, columns: Columns, where: Where, chosen: Int64 | None
     column = partial(plain_column, table)
     ids: list[Jagged] = []
     for feature in columns.features.sparse:
-        table_rows = columns.table_rows[feature.table]
-        ids.append(decode_ids(column, feature, table_rows, chosen, where))
+        embedding_table = Table(columns.table_rows[feature.table], columns.vocabularies.get(feature.table))
+        ids.append(decode_ids(column, feature, embedding_table, chosen, where))
 
     dense_DR = np.empty((columns.features.dense_width, num_rows), np.float32)
     not_finite: list[int] = []

@@ -10,6 +10,7 @@ import numpy as np
 from data.columns.flat import Flat, Integers, NotAnIdError, flatten, to_buckets, to_integers
 from data.columns.numbers import Column, Float32
 from data.columns.types import Where
+from data.columns.vocabulary import Vocabulary
 from data.compiled import compiled
 from data.errors import DataError
 from data.features import SparseFeature
@@ -37,7 +38,15 @@ def id_type(table_rows: int) -> type[np.int32 | np.int64]:
     return np.int32 if table_rows <= 1 << 31 else np.int64
 
 
-def decode_ids(column: Column, feature: SparseFeature, table_rows: int, chosen: Int64, where: Where) -> Jagged:
+class Table(NamedTuple):
+    """Where the ids of a feature are looked up."""
+
+    rows: int
+    vocabulary: Vocabulary | None = None
+    """Which row each id has, where it is not the row's number or its hash."""
+
+
+def decode_ids(column: Column, feature: SparseFeature, table: Table, chosen: Int64, where: Where) -> Jagged:
     """The ids of the chosen rows, in that order; DataError names a row, of all, whose id is not in the table."""
     flat = flatten(column, feature, where)
     try:
@@ -46,14 +55,14 @@ def decode_ids(column: Column, feature: SparseFeature, table_rows: int, chosen: 
         row = flat.row_of(error.place)
         raise DataError(f"{where(row)}: column {feature.column!r} holds {error}") from error
 
-    found: Integers = np.empty(len(numbers), id_type(table_rows))
-    size = np.uint64(table_rows)
-    is_right = _to_table_rows(numbers, feature.is_hashed, seed_bits(feature.seed), size, found)
+    found: Integers = np.empty(len(numbers), id_type(table.rows))
+    size = np.uint64(table.rows)
+    if table.vocabulary is not None:
+        is_right = table.vocabulary.find(numbers, found)
+    else:
+        is_right = _to_table_rows(numbers, feature.is_hashed, seed_bits(feature.seed), size, found)
     if not is_right:
-        place = int(np.argmax((numbers < 0) | (numbers >= table_rows)))
-        holds = f"{where(flat.row_of(place))}: column {feature.column!r} holds id {flat.values[place]}"
-        limit = f"table {feature.table!r} has rows 0 to {table_rows - 1}"
-        raise DataError(f"{holds}, but {limit}; give it more rows or set hash = true")
+        raise _not_in_table(feature, table, flat, numbers, found, where)
 
     if feature.hashes > 1:
         flat, found = _hash_again(flat, numbers, feature, size, found)
@@ -77,6 +86,21 @@ def decode_ids(column: Column, feature: SparseFeature, table_rows: int, chosen: 
 def seed_bits(seed: int) -> np.uint64:
     """What an id is changed by before it is hashed; nothing for seed 0."""
     return np.uint64(mix(np.uint64(seed))) if seed else np.uint64(0)
+
+
+def _not_in_table(
+    feature: SparseFeature, table: Table, flat: Flat, numbers: Integers, found: Integers, where: Where
+) -> DataError:
+    """Names the first row with an id that has no row of the table."""
+    if table.vocabulary is None:
+        place = int(np.argmax((numbers < 0) | (numbers >= table.rows)))
+        limit = f"table {feature.table!r} has rows 0 to {table.rows - 1}; give it more rows or set hash = true"
+    else:
+        place = int(np.argmax(found < 0))
+        limit = f"the vocabulary of table {feature.table!r} has not; add it, or set unknown_rows"
+    return DataError(
+        f"{where(flat.row_of(place))}: column {feature.column!r} holds id {flat.values[place]}, but {limit}"
+    )
 
 
 def _hash_again(

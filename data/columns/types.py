@@ -75,11 +75,11 @@ def is_time(kind: pa.DataType) -> bool:
     return bool(types.is_timestamp(kind) or types.is_date(kind))
 
 
-def problem_as_ids(kind: pa.DataType, hashed: bool) -> str | None:
-    """What is wrong with a column of this type as ids; None: nothing."""
+def problem_as_ids(kind: pa.DataType, any_id: bool) -> str | None:
+    """What is wrong with a column of this type as ids; None: nothing. `any_id`: these need not be rows of a table."""
     element = element_type(kind)
     if is_text(element):
-        return None if hashed else f"is {kind}; set hash = true for string ids"
+        return None if any_id else f"is {kind}; set hash = true for string ids, or a vocabulary"
     if is_number(element) or (types.is_null(element) and is_list(plain_type(kind))):
         return None
     return f"is {kind}, but {_IDS}; {_advice_for_ids(element)}"
@@ -89,7 +89,7 @@ def problem_as_crossed(kind: pa.DataType) -> str | None:
     """What is wrong with a column of this type in a cross; None: nothing."""
     if is_list(plain_type(kind)) or types.is_map(kind):
         return f"is {kind}, but a cross is of one id a row"
-    return problem_as_ids(kind, hashed=True)
+    return problem_as_ids(kind, any_id=True)
 
 
 def problem_as_weights(kind: pa.DataType) -> str | None:

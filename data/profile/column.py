@@ -30,7 +30,8 @@ _ENOUGH = 1_000
 class ColumnProfile:
     """A column of one process, or of several."""
 
-    def __init__(self, kind: Kind, is_list: bool) -> None:
+    def __init__(self, kind: Kind, is_list: bool, *, keeps_all: bool = False) -> None:
+        """`keeps_all`: values are counted even where most of them are different."""
         self.kind = kind
         self.is_list = is_list
         self.rows = 0
@@ -44,9 +45,9 @@ class ColumnProfile:
         """Of lists."""
         self.is_whole = True
         """Whether all numbers are whole ones; of times, whether all are days."""
-        self.counts: ValueCounts | None = None if kind == "time" else ValueCounts()
+        self.counts: ValueCounts | None = None if kind == "time" else ValueCounts(keeps_all=keeps_all)
         """None: too many different numbers to count."""
-        self._is_judged = False
+        self._is_judged = keeps_all
         """Whether it was found out if numbers are too many to count."""
         self.by_window: dict[int, tuple[float, int]] = {}
         """(sum, count) of the numbers in each time window."""

@@ -27,7 +27,9 @@ _FEW_REPEATS = 0.5
 class ValueCounts:
     """Counts of the values of a column, of one process or several."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, keeps_all: bool = False) -> None:
+        """`keeps_all`: also the values of a column that hardly repeats them."""
+        self._keeps_all = keeps_all
         self._direct: Int64 = np.zeros(1 << 10, np.int64)
         self._new: list[pa.Table] = []
         self._num_new = 0
@@ -121,7 +123,8 @@ class ValueCounts:
         self._new, self._num_new = [], 0
         added = _added_up(pa.concat_tables(parts))
         self._kept = added
-        if added.num_rows > _FEWEST_ADDED and added.num_rows > _FEW_REPEATS * self._counted:
+        hardly_repeats = added.num_rows > max(_FEWEST_ADDED, _FEW_REPEATS * self._counted)
+        if hardly_repeats and not self._keeps_all:
             self._forget()
         elif added.num_rows > MOST or not self.is_exact:
             self.is_exact = False

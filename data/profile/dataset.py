@@ -9,8 +9,9 @@ import numpy as np
 import pyarrow as pa
 
 from data.columns.decode import plain_column
+from data.discovery.footer import UnreadableError
 from data.errors import DataError
-from data.manifest import Manifest
+from data.manifest import Manifest, OnBadFile
 from data.pipeline.block_rows import MOST_ROWS
 from data.pipeline.blocks import BlockReader
 from data.pipeline.row_groups import damage_named, rows_of_group
@@ -21,6 +22,18 @@ from data.profile.sample import RowSample
 
 Progress = Callable[[int], None]
 """Called with the number of rows that have been read since."""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What is looked for besides the columns' moments and frequent values."""
+
+    contents: bool = False
+    """Which rows are alike."""
+    all_values: bool = False
+    """Values of columns that hardly repeat them, too."""
+    on_bad_file: OnBadFile = "fail"
+    """skip: row groups that cannot be read are left out."""
 
 
 @dataclass
@@ -50,12 +63,12 @@ def profile_dataset(
     *,
     share: tuple[int, int] = (0, 1),
     threads: int = 1,
-    contents: bool = False,
+    wanted: Wanted = Wanted(),
     progress: Progress,
 ) -> DatasetProfile:
     """Looks at these columns, or all, in one of several equal shares of a dataset; (0, 3) is the first of three.
 
-    `contents`: also which rows are alike. DataError names a row group that cannot be read.
+    DataError names a row group that cannot be read.
 
     The same on every number of threads but for the last digits of means.
     """
@@ -64,7 +77,7 @@ def profile_dataset(
     def look(thread: int) -> DatasetProfile:
         number, shares = share
         groups = range(number * threads + thread, len(manifest.rows), shares * threads)
-        return _look(manifest, looked, groups, progress, contents=contents)
+        return _look(manifest, looked, groups, wanted, progress)
 
     with ThreadPoolExecutor(threads) as pool:
         first, *others = pool.map(look, range(threads))
@@ -73,13 +86,20 @@ def profile_dataset(
     return first
 
 
-def _look(manifest: Manifest, looked: Looked, groups: range, progress: Progress, *, contents: bool) -> DatasetProfile:
-    columns = {path: ColumnProfile(kind, is_list) for path, (kind, is_list) in looked.items()}
-    found = DatasetProfile(looked, columns, RowSample(), Contents() if contents else None)
+def _look(manifest: Manifest, looked: Looked, groups: range, wanted: Wanted, progress: Progress) -> DatasetProfile:
+    columns = {
+        path: ColumnProfile(kind, is_list, keeps_all=wanted.all_values) for path, (kind, is_list) in looked.items()
+    }
+    found = DatasetProfile(looked, columns, RowSample(), Contents() if wanted.contents else None)
     with closing(BlockReader(manifest, list(columns))) as blocks:
         for group in groups:
             for begin in range(0, int(manifest.rows[group]), MOST_ROWS):
-                table = blocks.read(rows_of_group(manifest, group, begin, MOST_ROWS))
+                try:
+                    table = blocks.read(rows_of_group(manifest, group, begin, MOST_ROWS))
+                except UnreadableError:
+                    if wanted.on_bad_file == "fail":
+                        raise
+                    break
                 with damage_named(manifest, group):
                     _add(found, table, manifest, group, begin)
                 progress(table.num_rows)

@@ -24,7 +24,7 @@ class RowSample:
         drawn = np.flatnonzero(hashes_R <= self._highest)
         if len(drawn):
             rows = table.take(pa.array(drawn))
-            columns = {name: rows[name].cast(_common(rows[name].type)) for name in rows.column_names}
+            columns = {name: rows[name].cast(_common(rows[name].type), safe=False) for name in rows.column_names}
             self._append(pa.table(columns), hashes_R[drawn])
 
     def join(self, other: "RowSample") -> None:

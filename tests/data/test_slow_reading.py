@@ -27,6 +27,7 @@ from hypothesis import strategies as st
 from data.batch import Batch
 from data.columns.decode import Columns
 from data.columns.numbers import Label
+from data.columns.vocabulary import Vocabulary
 from data.discovery.dataset import read_manifest
 from data.features import PART_SIZES, DenseFeature, Features, SparseFeature
 from data.hashing import stable_seed
@@ -176,7 +177,7 @@ class Case(NamedTuple):
 
 NULLS = st.sampled_from([0.0, 0.0, 0.3, 1.0])
 LACKING = st.sampled_from([frozenset[int](), frozenset({0}), frozenset({1, 2})])
-RECIPES = ["ids", "hashed", "buckets", "parts", "cross", "weighted", "key"]
+RECIPES = ["ids", "hashed", "vocabulary", "buckets", "parts", "cross", "weighted", "key"]
 
 
 class Sources(dict[str, Source]):
@@ -221,9 +222,11 @@ def draw_sparse(draw: st.DrawFn, sources: Sources, name: str) -> SparseFeature:
     if recipe == "weighted":
         column = sources.add(IDS, ("pairs",), lacking=lacking)
         return SparseFeature(**keys, column=f"{column}.key", weights=f"{column}.value")
+    if recipe == "vocabulary":
+        keys |= {"vocabulary": "auto", "unknown_rows": UNKNOWN_ROWS, "table": "vocabulary"}
     if recipe == "hashed":
         keys |= {"hash": True, "seed": draw(st.integers(0, 2)), "hashes": draw(st.integers(1, 3))}
-    return SparseFeature(**keys, column=sources.add(HASHED if recipe == "hashed" else IDS, forms, lacking=lacking))
+    return SparseFeature(**keys, column=sources.add(IDS if recipe == "ids" else HASHED, forms, lacking=lacking))
 
 
 def draw_dense(draw: st.DrawFn, sources: Sources) -> DenseFeature:
@@ -263,7 +266,7 @@ def cases(draw: st.DrawFn) -> Case:
     groups = st.lists(st.integers(0, 12), min_size=1, max_size=4)
     return Case(
         sources=sources,
-        columns=Columns(features, {"table": ROWS, "parts": 200}, tuple(labels), weight),
+        columns=Columns(features, TABLE_ROWS, tuple(labels), weight, {"vocabulary": VOCABULARY}),
         files=draw(st.lists(groups, min_size=1, max_size=4).filter(lambda files: sum(map(sum, files)) > 0)),
         compression=draw(st.sampled_from(["zstd", "snappy", "none"])),
         page_bytes=draw(st.sampled_from([16, 1 << 20])),
@@ -342,8 +345,18 @@ def slow_bits(value: Any) -> int:
     return int(value) & MASK
 
 
+KNOWN = [slow_bits(value) for value in (7, 0, 3, "a", 1, b"\x05", "", TEXTS[3])]
+UNKNOWN_ROWS = 2
+VOCABULARY = Vocabulary(pa.array(np.array(KNOWN, np.uint64).view(np.int64)), UNKNOWN_ROWS)
+TABLE_ROWS = {"table": ROWS, "parts": 200, "vocabulary": UNKNOWN_ROWS + len(KNOWN)}
+
+
 def slow_hash(bits: int, seed: int) -> int:
     return slow_mix(bits ^ (slow_mix(seed) if seed else 0)) % ROWS
+
+
+def slow_row_of_table(bits: int) -> int:
+    return UNKNOWN_ROWS + KNOWN.index(bits) if bits in KNOWN else slow_mix(bits) % UNKNOWN_ROWS
 
 
 def slow_moment(value: Any) -> datetime.datetime:
@@ -384,6 +397,8 @@ def slow_ids(row: dict[str, Any], feature: SparseFeature) -> list[tuple[int, flo
         return [(sum(edge <= value for edge in feature.boundaries), weight) for value, weight in pairs]
     if feature.parts:
         return [(number, 1.0) for value, _ in pairs for number in slow_parts(value, feature)]
+    if feature.vocabulary:
+        return [(slow_row_of_table(slow_bits(value)), weight) for value, weight in pairs]
     if feature.hash:
         seeds = range(feature.seed, feature.seed + feature.hashes)
         return [(slow_hash(slow_bits(value), seed), weight) for value, weight in pairs for seed in seeds]

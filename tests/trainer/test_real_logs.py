@@ -38,6 +38,8 @@ FEATURES = {
         {"column": "recent", "table": "user", "last": 2, "name": "recent"},
         {"cross": ["user", "context.tab"], "table": "user", "seed": 3},
         {"column": "added", "table": "small", "missing": "null"},
+        {"column": "user", "table": "names", "vocabulary": "auto", "min_count": 5, "unknown_rows": 2, "name": "name"},
+        {"column": "recent", "table": "places", "vocabulary": "auto", "name": "place"},
         {"column": "hour", "table": "small"},
     ],
     "dense": [
@@ -50,6 +52,8 @@ TABLES = [
     {"name": "user", "rows": 97, "dim": 8},
     {"name": "small", "rows": 40, "dim": 4},
     {"name": "times", "rows": 31, "dim": 4},
+    {"name": "names", "rows": 40, "dim": 4},
+    {"name": "places", "rows": 3, "dim": 4},
 ]
 TASKS = [
     {"name": "click", "kind": "binary", "label": "click"},

@@ -14,6 +14,7 @@ from trainer.datasets import check_lanes, check_same_kinds, open_dataset
 from trainer.distributed.world import World
 from trainer.run.directory import RunDirectory
 from trainer.run.origin import origin_of
+from trainer.run.vocabularies import Vocabularies, kept_vocabularies
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,7 @@ class TrainedRun:
     config: Config
     world: World
     checkpoints: Checkpoints
+    vocabularies: Vocabularies
 
     def open_dataset(self, source: str | Source, config: Config) -> Manifest:
         """A dataset that has the columns of `config`, of the same kinds as in the run's training data.
@@ -58,4 +60,5 @@ def open_trained_run(path: str, world: World) -> TrainedRun:
     config = world.on_rank_zero(run.read_config)
     check_lanes(config, world)
     origin = world.on_rank_zero(lambda: origin_of(run, config))
-    return TrainedRun(run, config, world, Checkpoints(run.checkpoints, world, origin))
+    vocabularies = world.on_rank_zero(lambda: kept_vocabularies(run))
+    return TrainedRun(run, config, world, Checkpoints(run.checkpoints, world, origin), vocabularies)

@@ -83,6 +83,7 @@ def complete_from(config: Config, before: Config) -> Config:
     measured = [feature for feature in before.features.sparse if feature.quantiles]
     boundaries = {entry.name: entry.edges for entry in measured if entry.quantiles == asked.get(entry.name)}
     config = _with_boundaries(_with(config, dense, tasks), boundaries)
+    config = _with_digests(config, before)
     return config if config.data.block_rows else _with_data(config, before.data.block_rows)
 
 
@@ -168,6 +169,17 @@ def _with_boundaries(config: Config, boundaries: dict[str, tuple[float, ...]]) -
 
     sparse = tuple(map(completed, config.features.sparse))
     features = config.features.model_copy(update={"sparse": sparse})
+    return config.model_copy(update={"features": features})
+
+
+def _with_digests(config: Config, before: Config) -> Config:
+    """The config with the vocabularies of its run."""
+    known = {feature.name: feature.vocabulary_digest for feature in before.features.sparse if feature.vocabulary}
+    sparse = [
+        feature.model_copy(update={"vocabulary_digest": feature.vocabulary_digest or known.get(feature.name)})
+        for feature in config.features.sparse
+    ]
+    features = config.features.model_copy(update={"sparse": tuple(sparse)})
     return config.model_copy(update={"features": features})
 
 

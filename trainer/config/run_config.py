@@ -12,7 +12,7 @@ from pydantic import (
 )
 
 from data.discovery.schema import ORACLE_PREFIX
-from data.features import Features
+from data.features import Features, SparseFeature
 from data.reading import DataConfig
 from data.settings import Count, Settings
 from data.storage.paths import local_path
@@ -107,7 +107,7 @@ class Config(Settings):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        for rule in (_check_features, _check_tasks, _check_batches, _check_groups, _check_milestones, _check_skipping):
+        for rule in _RULES:
             rule(self)
         self.model.build_on_meta(num_features=8, num_tasks=len(self.tasks))  # any width shows whether it can be built
         return self
@@ -142,11 +142,23 @@ def _check_features(config: Config) -> None:
 
         if rows[feature.table] < feature.rows_needed:
             has = f"{feature.table!r} has {rows[feature.table]} rows"
-            what = "parts" if feature.parts else "buckets"
+            what = "parts" if feature.parts else "vocabulary" if feature.vocabulary else "buckets"
             raise ValueError(f"tables: {has}, but feature {feature.name!r} needs {feature.rows_needed} for its {what}")
 
     for name in sorted(tables - used):
         raise ValueError(f"tables: no feature reads table {name!r}; remove it or name it in a [[features.sparse]]")
+
+
+def _check_vocabularies(config: Config) -> None:
+    """Features of one table have one vocabulary, or none has any."""
+    first: dict[str, SparseFeature] = {}
+    for feature in config.features.sparse:
+        other = first.setdefault(feature.table, feature)
+        for key in ("vocabulary", "unknown_rows", "min_count"):
+            one, two = getattr(other, key), getattr(feature, key)
+            if one != two:
+                both = f"features {other.name!r} and {feature.name!r} share table {feature.table!r}"
+                raise ValueError(f"features.sparse: {both}, but {key} is {one!r} of one and {two!r} of the other")
 
 
 def _check_tasks(config: Config) -> None:
@@ -200,6 +212,17 @@ def _check_skipping(config: Config) -> None:
             'train.on_non_finite = "skip" leaves tables as they are by a gradient of zero, which moves them under '
             'optimizer.sparse with adam or weight_decay; use another, or on_non_finite = "stop"'
         )
+
+
+_RULES = (
+    _check_features,
+    _check_vocabularies,
+    _check_tasks,
+    _check_batches,
+    _check_groups,
+    _check_milestones,
+    _check_skipping,
+)
 
 
 def _refuse_twice(where: str, names: list[str]) -> None:

@@ -60,6 +60,7 @@ class HangWatchdog:
         self._store = self._connect(store) if store is not None and world.size > 1 else None
         self._what = "start of training"
         self._beats = 0
+        self._signs = 0
         self._marks = 0
         self._closing = threading.Event()
         self._wake = threading.Event()
@@ -84,6 +85,10 @@ class HangWatchdog:
         """The loop goes on; `what` completes "no progress in the …". Call it alike on all ranks."""
         self._what = what
         self._beats += 1
+
+    def alive(self, _: int = 0) -> None:
+        """This rank does long work of its own, and goes on with it; ranks may call it unlike often."""
+        self._signs += 1
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
@@ -111,14 +116,14 @@ class HangWatchdog:
 
     def _mind_clock(self) -> None:
         """The thread that raises this rank's alarm. It does not touch the store, whose host may be what hangs."""
-        beats = 0
+        signs = 0
         quiet_seconds = 0.0
         before = time.monotonic()
 
         while not self._closing.wait(self._interval):
             now = time.monotonic()
-            if self._beats != beats or self._beats == 0:
-                beats = self._beats
+            if self._beats + self._signs != signs or self._beats == 0:
+                signs = self._beats + self._signs
                 quiet_seconds = 0.0
             else:
                 quiet_seconds += min(now - before, 2 * self._interval)  # more: the process was suspended

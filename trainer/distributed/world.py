@@ -99,6 +99,23 @@ class World:
         dist.all_gather_object(values, value, group=self.group)
         return values
 
+    def joined(self, value: Result, join: Callable[[Result, Result], None]) -> Result:
+        """On rank 0 all ranks' values, added to one another by `join`; elsewhere what has been joined on the way.
+
+        Pair by pair, so that no rank holds more than two. Collective: call on all ranks.
+        """
+        step = 1
+        while step < self.size:
+            place = self.rank % (2 * step)
+            message: list[Any] = [value]
+            if place == step:
+                dist.send_object_list(message, self.rank - step, group=self.group, device=torch.device("cpu"))
+            elif place == 0 and self.rank + step < self.size:
+                dist.recv_object_list(message, self.rank + step, group=self.group, device=torch.device("cpu"))
+                join(value, message[0])
+            step *= 2
+        return value
+
     def sum(self, tensor: torch.Tensor) -> torch.Tensor:
         """The sum over ranks, in place. Collective: call on all ranks."""
         dist.all_reduce(tensor, group=self.group)

@@ -35,7 +35,7 @@ def evaluate_run(
     source = config.data.test_source if data is None else data
     manifest = trained.open_dataset(source, config)
     sharded = trained.load(state)
-    reading = test_reading(config, manifest, world.size)
+    reading = test_reading(config, manifest, world.size, trained.vocabularies)
     result = Evaluator(config, world, sharded, reading).run(state.samples)
 
     is_unit_given = unit is not None or config.evaluate.unit is not None

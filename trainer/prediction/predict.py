@@ -59,7 +59,7 @@ def predict_run(path: str, checkpoint: str, data: str | Source, out: str, column
     sharded = trained.load(state)
 
     begin = time.perf_counter()
-    reading = test_reading(config, manifest, trained.config.data.lanes)
+    reading = test_reading(config, manifest, trained.config.data.lanes, trained.vocabularies)
     schema = output_schema(manifest, tasks, copied)
     names = list(copied.values())
     lanes = world.lanes(reading.lanes)

@@ -67,7 +67,7 @@ def of_ids(profile: DatasetProfile, columns: Columns) -> Iterator[str]:
     """About ids of a config that are not in their tables, and hashed ones that share rows."""
     for feature in columns.features.sparse:
         column = profile.columns.get(feature.column)
-        if column is None or feature.is_bucketed or feature.parts:
+        if column is None or feature.is_bucketed or feature.parts or feature.vocabulary:
             continue
         rows = columns.table_rows[feature.table]
         if not feature.hash and column.kind != "text" and (column.numbers.low < 0 or column.numbers.high >= rows):

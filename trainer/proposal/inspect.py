@@ -8,7 +8,7 @@ from rich.table import Table
 from data.discovery.dataset import read_manifest
 from data.discovery.source import Source
 from data.manifest import Manifest
-from data.profile.dataset import DatasetProfile, profile_dataset
+from data.profile.dataset import DatasetProfile, Wanted, profile_dataset
 from data.profile.summary import summarise
 from trainer.config.run_config import Config
 from trainer.console import count_progress
@@ -35,7 +35,7 @@ def profiled(
     """One pass over a dataset, with a progress bar; of these columns, or all."""
     manifest = read_manifest(source)
     with count_progress("reading rows", manifest.num_rows) as progress:
-        return manifest, profile_dataset(manifest, names, contents=contents, progress=progress)
+        return manifest, profile_dataset(manifest, names, wanted=Wanted(contents=contents), progress=progress)
 
 
 def inspect_dataset(source: Source, test: Source | None, config: Config | None, labels: list[str] | None) -> Inspection:

@@ -12,6 +12,7 @@ RUN/calibration/<samples>.json       calibration along the predictions on the te
 RUN/profile/             with `adatt train --profile`: a trace of a few steps of each rank
 RUN/segments.jsonl       one record per start: from where, how far, on how many ranks
 RUN/events.jsonl         what happened besides: checkpoints, rows and batches left out
+RUN/vocabularies/<table>.parquet     the ids of tables with a vocabulary, in the order of their rows
 RUN/manifests/           row groups of the training and the test set as they were at the first start
 RUN/checkpoints/<samples>/
 RUN/tensorboard/
@@ -30,8 +31,10 @@ from typing import TextIO
 
 import tomli_w
 
+from data.columns.vocabulary import Vocabulary
 from data.errors import DataError
 from data.manifest import Manifest, manifest_change
+from data.profile.vocabularies import write_vocabulary
 from data.storage.files import open_unlinked, replace_text
 from data.storage.manifest_file import load_manifest, save_manifest
 from data.storage.parsing import parse_toml
@@ -47,7 +50,7 @@ from trainer.run.records import read_evaluations
 
 TOKEN = "token-"
 """How the name of a file begins by which the ranks find that they see one folder, at every start."""
-_FIRST_FILES = {"lock", "config.partial"}
+_FIRST_FILES = {"lock", "config.partial", "vocabularies"}
 """All that a start leaves which ended before it had a config."""
 
 
@@ -70,6 +73,7 @@ class RunDirectory:
         self.events = self.path / "events.jsonl"
         manifests = self.path / "manifests"
         self.manifests = {use: manifests / f"{use}.parquet" for use in ("train", "test")}
+        self.vocabularies = self.path / "vocabularies"
         self.checkpoints = self.path / "checkpoints"
         self.tensorboard = self.path / "tensorboard"
         self.trace = self.path / "trace"
@@ -109,7 +113,7 @@ class RunDirectory:
 
     @property
     def _folders(self) -> list[Path]:
-        named = [self.path / name for name in ("evaluations", "fusion", "calibration")]
+        named = [self.path / name for name in ("evaluations", "fusion", "calibration", "vocabularies")]
         return [self.checkpoints, self.tensorboard, self.trace, self.profile, self.manifests["train"].parent, *named]
 
     def _is_there(self) -> bool:
@@ -176,8 +180,11 @@ class RunDirectory:
                 raise
             raise self._not_usable(error) from error
 
-    def create(self, config: Config, train: Manifest, test: Manifest) -> None:
-        """Writes the resolved config and the manifests, and mends logs that a crash cut short."""
+    def create(self, config: Config, train: Manifest, test: Manifest, vocabularies: dict[str, Vocabulary]) -> None:
+        """Writes the resolved config, vocabularies and manifests, and mends logs that a crash cut short."""
+        for table, vocabulary in vocabularies.items():  # before the config, which says that they are there
+            self._make(self.vocabularies)
+            write_vocabulary(vocabulary, self.vocabulary_file(table))
         replace_text(self.config_file, tomli_w.dumps(plain(config)))
         for folder in (self.checkpoints, self.manifests["train"].parent, *([self.trace] * config.run.trace)):
             self._make(folder)
@@ -213,6 +220,10 @@ class RunDirectory:
             ) from error
         except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise ConfigError(f"{self.config_file}: cannot be read ({error})") from error
+
+    def vocabulary_file(self, table: str) -> Path:
+        """The ids of a table in the order of their rows."""
+        return self.vocabularies / f"{table}.parquet"
 
     def buckets_file(self, samples: int) -> Path:
         """Sums of an evaluation, bucket by bucket."""

@@ -425,7 +425,10 @@ def test_types_of_ids(kind: pa.DataType) -> None:
 @pytest.mark.parametrize("kind", GOOD_TEXTS, ids=str)
 def test_text_is_hashed(kind: pa.DataType) -> None:
     assert columns_of(SparseFeature(**HASHED)).problem("x", kind) is None
-    assert columns_of(SparseFeature(**IDS)).problem("x", kind) == f"is {kind}; set hash = true for string ids"
+    assert (
+        columns_of(SparseFeature(**IDS)).problem("x", kind)
+        == f"is {kind}; set hash = true for string ids, or a vocabulary"
+    )
 
 
 @pytest.mark.parametrize(

@@ -28,6 +28,18 @@ def profiled(manifest: Manifest, **options: Any) -> DatasetProfile:
     return profile_dataset(manifest, progress=lambda _: None, **options)
 
 
+@pytest.mark.parametrize("kind", [pa.int64(), pa.uint64(), pa.decimal128(20, 0), pa.list_(pa.int64())], ids=str)
+def test_ids_of_64_bits(tmp_path: Path, kind: pa.DataType) -> None:
+    ids = [2**62 + 1, 2**63 - 1, 2**53 + 1, 2**53 + 1]
+    pq.write_table(
+        pa.table({"id": pa.array([[number] for number in ids] if kind == pa.list_(pa.int64()) else ids, kind)}),
+        tmp_path / "x.parquet",
+    )
+    column = profiled(read_manifest(str(tmp_path), cache=None)).columns["id"]
+    assert (column.rows, column.num_values) == (4, 3)
+    assert column.numbers.high == 2.0**63
+
+
 # ---- counts of values
 
 

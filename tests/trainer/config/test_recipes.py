@@ -41,7 +41,16 @@ SPARSE: list[tuple[dict[str, Any], str]] = [
     ({"column": "oracle_a"}, "column 'oracle_a' holds the true mean of a label"),
     ({"cross": ["user", "click"]}, "label 'click' of task 'click' is a feature too"),
     ({"column": "a", "weights": "click"}, "label 'click' of task 'click' is a feature too"),
-    ({"column": "a", "vocabulary": "auto"}, "unknown key 'features.sparse.3.vocabulary'"),
+    ({"column": "a", "vocabulary": "auto", "hash": True}, "hash and vocabulary exclude each other"),
+    ({"column": "a", "vocabulary": "auto", "parts": ["hour"]}, "parts and vocabulary exclude each other"),
+    ({"cross": ["b", "c"], "vocabulary": "auto"}, "cross and vocabulary exclude each other"),
+    ({"column": "a", "vocabulary": "v.parquet", "min_count": 2}, 'min_count is for vocabulary = "auto"'),
+    ({"column": "a", "unknown_rows": 2}, "unknown_rows are those of a vocabulary"),
+    ({"column": "a", "vocabulary": "auto", "unknown_rows": 50}, "'user' has 50 rows, but feature 'a' needs 51 for its"),
+    ({"column": "a", "vocabulary": "auto"}, "share table 'user', but vocabulary is '' of one and 'auto' of the other"),
+    ({"column": "a", "vocabulary": "s3://AKIA:hunter2@b/x"}, "vocabulary: a URI of s3 holds credentials"),
+    ({"column": "a", "vocabulary": 5}, "features.sparse.3.vocabulary: input should be a valid string, not 5"),
+    ({"column": "a", "vocabulary": "auto", "seed": 3}, "seed and hashes are those of a hash: set hash = true"),
 ]
 DENSE: list[tuple[dict[str, Any], str]] = [
     ({"since": "a"}, "key 'features.dense.1.column' is missing"),

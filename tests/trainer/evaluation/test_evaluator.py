@@ -204,7 +204,7 @@ def _fusion_of_all_rows(world: World, path: str) -> list[Any]:
 
     run = RunDirectory(path)
     config = run.read_config()
-    reading = test_reading(config, open_dataset(config.data.test, config, world), world.size)
+    reading = test_reading(config, open_dataset(config.data.test, config, world), world.size, {})
     sharded = build_sharded_model(config, world, 640)
     checkpoints = Checkpoints(run.checkpoints, world)
     checkpoints.load(checkpoints.find("640"), sharded.model, None)

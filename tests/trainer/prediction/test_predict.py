@@ -189,7 +189,7 @@ def test_output_row_groups_are_bounded_by_rows_and_by_copied_bytes(
     rows, batch = 300_000, 5_000
     write_dataset(tmp_path / "data", rows, seed=3, rows_per_group=40_000)
     config = make_config(dataset, data={"lanes": 1, "global_batch_size": batch})
-    reading = reading_of_test_set(config, read_manifest(str(tmp_path / "data"), cache=None), config.data.lanes)
+    reading = reading_of_test_set(config, read_manifest(str(tmp_path / "data"), cache=None), config.data.lanes, {})
     schema = pa.schema([("row", pa.int64()), ("click", pa.float32()), ("user", pa.int64())])
     output = OutputFolder((tmp_path / "out").as_uri())
     output.create()
