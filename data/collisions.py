@@ -20,8 +20,10 @@ from data.reading import Reading
 
 SAMPLE_ROWS = 1 << 18
 """Training rows from which the number of ids is estimated."""
+TOLD_SHARE = 0.01
+"""Of ids that share a row; fewer are not worth a word."""
 GOOD_SHARE = 0.05
-"""Of ids that share a row; more is warned of."""
+"""More is warned of."""
 _APART = 1 << 62
 """Rows of a table so large that no two ids share one."""
 
@@ -35,38 +37,47 @@ class Crowding:
     ids: int
     source: str
     """Where `ids` comes from, in words."""
+    hashes: int = 1
+    """Rows of each id."""
 
     @property
     def share(self) -> float:
-        """Expected share of the ids that share a row with another."""
+        """Expected share of the ids, and of the lookups, that meet others in all of their rows."""
         if self.rows <= 1:
             return float(self.ids > 1)
 
         # 1 - (1 - 1/rows)^(ids - 1), without loss of digits where it is small
-        log_alone = max(self.ids - 1, 0) * math.log1p(-1 / self.rows)
-        return -math.expm1(log_alone)
+        log_alone = self.hashes * max(self.ids - 1, 0) * math.log1p(-1 / self.rows)
+        return float((-math.expm1(log_alone)) ** self.hashes)
+
+    @property
+    def is_bad(self) -> bool:
+        """Whether the share is above `GOOD_SHARE`."""
+        return self.share > GOOD_SHARE
 
     @property
     def good_rows(self) -> int:
         """Rows with which the share would be `GOOD_SHARE`, rounded up to two digits."""
-        needed = self.ids / GOOD_SHARE
+        share_of_rows = GOOD_SHARE ** (1 / self.hashes)
+        needed = -self.hashes * self.ids / math.log1p(-share_of_rows)
         unit = 10 ** max(int(math.log10(needed)) - 1, 0)
         return math.ceil(needed / unit) * unit
 
     def __str__(self) -> str:
         sizes = f"table {self.table!r} has {self.rows:,} rows for {self.ids:,} ids ({self.source})"
-        share = f"about {self.share:.0%} of them share a row with another id, and are taken for one"
-        return f"{sizes}: {share}; rows = {self.good_rows:_} makes it {GOOD_SHARE:.0%}"
+        share = f"about {self.share:.0%} of them, and of the lookups, are taken for another id, whose row they share"
+        advice = f"; rows = {self.good_rows:_} makes it {GOOD_SHARE:.0%}" if self.is_bad else ""
+        return f"{sizes}: {share}{advice}"
 
 
 def crowded_tables(reading: Reading) -> list[Crowding]:
-    """The tables with hashed ids in which more than `GOOD_SHARE` of them share rows."""
-    return [entry for entry in hashed_tables(reading) if entry.share > GOOD_SHARE]
+    """The tables with hashed ids in which more than `TOLD_SHARE` of them share rows."""
+    return [entry for entry in hashed_tables(reading) if entry.share > TOLD_SHARE]
 
 
 def hashed_tables(reading: Reading) -> list[Crowding]:
     """What is known of each table with hashed ids, from `schema.json` or else the first rows of training."""
-    hashed = tuple(feature for feature in reading.columns.features.sparse if feature.hash)
+    hashed = tuple(feature for feature in reading.columns.features.sparse if feature.is_hashed)
     if not hashed:
         return []
 
@@ -92,7 +103,8 @@ def hashed_tables(reading: Reading) -> list[Crowding]:
             num_ids, source = estimate_ids(sample, sampled_rows, all_rows)
 
         num_rows = reading.columns.table_rows[table]
-        found.append(Crowding(table, num_rows, num_ids, source))
+        hashes = min(feature.hashes for feature in hashed if feature.table == table)
+        found.append(Crowding(table, num_rows, num_ids, source, hashes))
 
     return found
 

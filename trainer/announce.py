@@ -27,8 +27,11 @@ def announce(inputs: Inputs, loaded: Loaded, log: TrainLog) -> None:
     for file, reason in inputs.train.manifest.left_out:
         log.warn(f"{file} is left out: {reason}")
 
-    for text in loaded.remarks:
+    for text in inputs.remarks:
         log.warn(text)
+
+    for table in loaded.crowded:
+        (log.warn if table.is_bad else log.print)(str(table))
 
     for text in missed_milestones(inputs.config, inputs.run, samples, inputs.end):
         log.warn(text)

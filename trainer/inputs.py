@@ -10,7 +10,6 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 
-from data.collisions import crowded_tables
 from data.manifest import Manifest, as_before
 from data.reading import Reading
 from data.statistics import measure
@@ -114,11 +113,6 @@ def check_first_batch(reading: Reading, world: World, samples: int) -> None:
         batches.wait_for_first()
     finally:
         batches.close()
-
-
-def crowded_table_remarks(inputs: Inputs) -> list[str]:
-    """A line for each hashed table that has few rows for its ids. Reads training data: call it on one rank."""
-    return [str(table) for table in crowded_tables(inputs.train)]
 
 
 def _check_folder(run: RunDirectory, config: Config, lock: ExitStack) -> bool:

@@ -7,6 +7,7 @@ from typing import cast
 import torch
 import torchrec
 
+from data.collisions import Crowding, crowded_tables
 from models.heads.base import Head
 from models.ranker import Ranker
 from trainer.build_model import ShardedModel, build_sharded_model
@@ -18,7 +19,7 @@ from trainer.config.compatibility import plain
 from trainer.distributed.watchdog import HangWatchdog
 from trainer.distributed.world import World
 from trainer.errors import CheckpointError, ConfigError
-from trainer.inputs import Inputs, check_first_batches, crowded_table_remarks
+from trainer.inputs import Inputs, check_first_batches
 from trainer.run.origin import with_identity
 from trainer.run.starts import StartLog, read_starts
 
@@ -34,8 +35,8 @@ class Loaded:
     """Of the checkpoint that was loaded."""
     problems: list[str]
     """What is wrong with newer checkpoints, a line each."""
-    remarks: list[str]
-    """What is odd about the data, a line each; found at the first start only."""
+    crowded: list[Crowding]
+    """Hashed tables with few rows for their ids; looked for at the first start only."""
 
     @property
     def head(self) -> Head:
@@ -80,12 +81,8 @@ def load_newest(inputs: Inputs, world: World, watchdog: HangWatchdog) -> Loaded:
 
     watchdog.beat("reading of the first batches")
     check_first_batches(inputs, world, clock.samples)
-    remarks = inputs.remarks
-
-    if state is None:
-        remarks = remarks + world.on_rank_zero(lambda: crowded_table_remarks(inputs))
-
-    return Loaded(sharded, checkpoints, clock, state, problems, remarks)
+    crowded = [] if state is not None else world.on_rank_zero(lambda: crowded_tables(inputs.train))
+    return Loaded(sharded, checkpoints, clock, state, problems, crowded)
 
 
 def _check_starts(inputs: Inputs, state: State | None) -> None:

@@ -15,7 +15,6 @@ from data.columns.flat import NotAnIdError, to_integers
 from data.columns.types import is_list, is_text, plain_type, problem_as_ids
 from data.columns.vocabulary import Vocabulary
 from data.errors import DataError, one_line
-from data.profile.column import ColumnProfile
 from data.storage.files import replaced
 from data.storage.filesystem import open_uri
 from data.storage.retries import retried
@@ -55,13 +54,13 @@ def write_vocabulary(vocabulary: Vocabulary, path: Path) -> None:
         pq.write_table(pa.table({VALUE: vocabulary.values}), file, write_page_checksum=True)
 
 
-def count_ids(columns: Mapping[str, ColumnProfile]) -> pa.Table:
-    """`value` and `count` of the ids in several columns together, the most frequent first; of equally frequent ones
+def count_ids(columns: Mapping[str, pa.Table]) -> pa.Table:
+    """The `value` and `count` of several columns added up, the most frequent first; of equally frequent ones
     the smaller first.
 
     Raises DataError if a value is no id, or one column holds text and another numbers.
     """
-    tables = [_counted(name, column.counts.table) for name, column in columns.items() if column.counts is not None]
+    tables = [_counted(name, table) for name, table in columns.items()]
     kinds = {table[VALUE].type for table in tables if table.num_rows}
     if not kinds:
         return tables[0].slice(0, 0)

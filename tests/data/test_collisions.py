@@ -9,6 +9,7 @@ import pytest
 
 from data.collisions import Crowding, crowded_tables, estimate_ids, hashed_tables
 from data.columns.decode import Columns
+from data.columns.ids import seed_bits
 from data.discovery.dataset import read_manifest
 from data.discovery.schema import Column
 from data.features import Features, SparseFeature
@@ -23,6 +24,19 @@ def test_the_share_is_what_hashing_does(ids: int, rows: int) -> None:
     counts = np.unique(places, return_counts=True)[1]
     shared = counts[counts > 1].sum() / len(places)
     assert Crowding("t", rows, ids, "").share == pytest.approx(shared, abs=0.006)
+
+
+@pytest.mark.parametrize(("ids", "rows", "hashes"), [(1000, 2000, 2), (1000, 3000, 3), (300, 1000, 1)])
+def test_the_share_by_several_hashes(ids: int, rows: int, hashes: int) -> None:
+    shared = []
+    for start in range(40):
+        numbers = np.arange(start << 32, (start << 32) + ids)
+        places = np.stack([fold(numbers ^ np.int64(seed_bits(seed).view(np.int64)), rows) for seed in range(hashes)])
+        of_row = np.bincount(places.ravel(), minlength=rows)
+        shared.append((of_row[places] > 1).all(axis=0).mean())
+    assert Crowding("t", rows, ids, "", hashes).share == pytest.approx(np.mean(shared), abs=0.01)
+    good = Crowding("t", rows, ids, "", hashes).good_rows
+    assert 0.04 < Crowding("t", good, ids, "", hashes).share <= 0.05
 
 
 def test_a_good_size_keeps_the_share() -> None:
@@ -80,11 +94,14 @@ def test_features_of_one_table_count_together(reading: Reading) -> None:
         "user": (100, 100, "all rows"),
         "item": (1001, 20_020, "all rows"),
     }
-    assert [entry.table for entry in crowded_tables(reading)] == ["user"]
+    assert [entry.table for entry in crowded_tables(reading)] == ["user", "item"]
+    assert [entry.is_bad for entry in found.values()] == [True, False]
     assert str(found["user"]) == (
-        "table 'user' has 100 rows for 100 ids (all rows): about 63% of them share a row with another id, and are "
-        "taken for one; rows = 2_000 makes it 5%"
+        "table 'user' has 100 rows for 100 ids (all rows): about 63% of them, and of the lookups, are taken for "
+        "another id, whose row they share; rows = 2_000 makes it 5%"
     )
+    assert "about 5% of them" in str(found["item"])
+    assert "makes it" not in str(found["item"])
 
 
 def test_schema_json_knows_better(reading: Reading, tmp_path: Path) -> None:

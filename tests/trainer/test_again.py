@@ -121,7 +121,7 @@ def test_the_warning_reaches_the_user(folder: Path, tmp_path: Path) -> None:
 def test_a_crowded_table_is_told_at_the_first_start(folder: Path, tmp_path: Path) -> None:
     config = _config(folder, tmp_path / "run", train={"samples": 64}, evaluate={})
     said = " ".join(run_on_ranks(1, _said, config)[0].split())
-    expected = "table 'video' has 64 rows for 30 ids (all rows): about 37% of them share a row with another id"
+    expected = "table 'video' has 64 rows for 30 ids (all rows): about 37% of them, and of the lookups, are"
     assert said.count(f"warning: {expected}") == 1
     assert "warning: table" not in run_on_ranks(1, _said, config)[0]
 

@@ -93,6 +93,11 @@ def test_a_life_on_a_store(local: Path, store: Store, tmp_path: Path) -> None:
     assert [ended.code for ended in evaluated] == [0, 0], evaluated[0].err
     assert [record["task"] for record in map(json.loads, evaluated[0].out.splitlines())] == ["watch", "click", "rare"]
 
+    (stats,) = run_job([["stats", f"s3://{BUCKET}/train"]], [store.environment])
+    assert stats.code == 0, stats.err
+    assert f"counts stored in {BUCKET}/_adatt/" in stats.out
+    assert store.client.list_objects_v2(Bucket=BUCKET, Prefix="_adatt/")["KeyCount"] >= 5
+
     port = free_port()
     ranks = [announced(rank, 2, port) | store.environment for rank in range(2)]
     predict = [

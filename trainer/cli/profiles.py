@@ -10,7 +10,7 @@ import typer
 from trainer.cli.options import JsonOption, WhereOption, data_source
 
 if TYPE_CHECKING:
-    from data.discovery.source import Source
+    from trainer.proposal.stats import Stats
 
 LabelOption = Annotated[
     list[str],
@@ -27,25 +27,44 @@ def stats_command(
 
     Rows, nulls, range, mean, deviation, quantiles (of 32,768 rows drawn by their numbers), different values (exact up
     to a million), the most frequent ones, lengths of lists; the share of 1 in columns of 0 and 1 by time window, which
-    is a folder or file; and columns that cannot be read, with the reason.
+    is a folder or file; of a config's hashed ids, how many share a row with another; and columns that cannot be read,
+    with the reason. Counts are stored beside the dataset, for vocabularies.
+
+    On several processes: torchrun --nproc-per-node 2 -m trainer stats CONFIG|URI
     """
-    from data.profile.summary import summarise
+    from trainer.distributed.joining import joined
+    from trainer.proposal.stats import find_stats, request_of
+
+    if where is not None:
+        data_source(source, where)
+    with joined(request_of(source, where), {"command": "stats"}, device="cpu") as (request, world):
+        found = find_stats(request, world)
+        if found is None:
+            return
+        if as_json:
+            sys.stdout.writelines(json.dumps(asdict(entry)) + "\n" for entry in found.summaries)
+            return
+        _print_stats(found)
+
+
+def _print_stats(found: "Stats") -> None:
     from trainer.console import make_console
     from trainer.logging.profile_table import profile_table, rates_table
-    from trainer.proposal.inspect import profiled
+    from trainer.proposal.hashed import sharing_table
 
-    manifest, profile = profiled(*_named(source, where))
-    summaries = summarise(profile, manifest)
-    if as_json:
-        sys.stdout.writelines(json.dumps(asdict(entry)) + "\n" for entry in summaries)
-        return
     console = make_console()
-    console.print(profile_table(manifest, summaries))
-    rates = rates_table(summaries)
-    if rates is not None:
-        console.print(rates)
-    for path, reason in profile.looked.left_out.items():
+    tables = (
+        profile_table(found.manifest, found.summaries),
+        rates_table(found.summaries),
+        sharing_table(found.sharing),
+    )
+    for table in tables:
+        if table is not None:
+            console.print(table)
+    for path, reason in found.profile.looked.left_out.items():
         console.print(f"not read: {path} ({reason})", soft_wrap=True)
+    where = "could not be stored" if found.stored is None else f"stored in {found.stored}"
+    console.print(f"counts {where}", soft_wrap=True)
 
 
 def inspect_command(
@@ -107,17 +126,3 @@ def init_command(
     proposal = propose(manifest, profile, labels, split)
     write_proposal(proposal, target)
     make_console().print(f"{proposal.summary}\nwritten: {out}; go on with: adatt train {out}", soft_wrap=True)
-
-
-def _named(source: str, where: str | None) -> "tuple[Source, list[str] | None]":
-    """The training data of a config and the columns that it names, or a dataset with all of its columns."""
-    if not source.endswith(".toml"):
-        return data_source(source, where), None
-    from data.errors import ExpectedError
-    from trainer.config.load import load_config
-    from trainer.datasets import build_columns
-
-    if where is not None:
-        raise ExpectedError("--where is for a URI; a config has its own data.where")
-    config = load_config(source)
-    return config.data.train_source, build_columns(config).names

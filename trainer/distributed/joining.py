@@ -10,7 +10,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import torch.distributed as dist
 
@@ -23,13 +23,27 @@ from trainer.errors import ConfigError, RunError
 from trainer.process.host import end_without_launcher
 
 if TYPE_CHECKING:
-    from trainer.config.run_config import Config
+    from trainer.config.run_config import RunConfig
+
+
+class Request(Protocol):
+    """What a rank is asked to do: a config, or what else has its section `run`."""
+
+    @property
+    def run(self) -> "RunConfig":
+        """Of it: device, hang_seconds."""
+
+    def model_dump(self, *, mode: str) -> dict[str, Any]:
+        """All of it, as JSON can hold it."""
+
+
+Loaded = TypeVar("Loaded", bound=Request)
 
 
 @contextmanager
 def joined(
-    load: Callable[[], "Config"], start: Mapping[str, Any], device: DeviceName | None = None
-) -> "Iterator[tuple[Config, World]]":
+    load: Callable[[], Loaded], start: Mapping[str, Any], device: DeviceName | None = None
+) -> Iterator[tuple[Loaded, World]]:
     """Context of a rank, with the config that `load` returns; all ranks have loaded the same, by the same code.
 
     `start`: the command and its options, which all ranks must share; `device`: None for that of the config.
@@ -56,7 +70,7 @@ def joined(
         yield config, world
 
 
-def _load(load: Callable[[], "Config"]) -> "Config":
+def _load(load: Callable[[], Loaded]) -> Loaded:
     try:
         return load()
     except ModuleNotFoundError as error:

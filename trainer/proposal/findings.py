@@ -5,12 +5,10 @@ from collections.abc import Iterator
 import numpy as np
 
 from data.columns.decode import Columns
-from data.columns.flat import to_integers
-from data.columns.ids import seed_bits
-from data.hashing import fold
 from data.manifest import Manifest
 from data.profile.column import ColumnProfile
 from data.profile.dataset import DatasetProfile
+from trainer.proposal.hashed import sharing
 from trainer.proposal.leaks import leaks
 
 FEW_ROWS, MANY_ROWS = 1_000, 1_000_000
@@ -73,9 +71,12 @@ def of_ids(profile: DatasetProfile, columns: Columns) -> Iterator[str]:
         if not feature.hash and column.kind != "text" and (column.numbers.low < 0 or column.numbers.high >= rows):
             ids = f"ids {column.numbers.low:.0f} to {column.numbers.high:.0f}"
             yield f"feature {feature.name!r} has {ids}, but table {feature.table!r} has {rows:,} rows"
-        shared = _shared(column, feature.seed, rows) if feature.is_hashed and feature.hashes == 1 else None
-        if shared:
-            yield f"feature {feature.name!r}: {column.num_values:,} ids in {rows:,} rows; {shared}"
+
+    for table in sharing(profile, columns):
+        if max(table.share_of_ids, table.share_of_lookups) >= LEAST_SHARED:
+            ids = f"table {table.table!r} has {table.rows:,} rows for {table.ids:,} ids"
+            shared = f"{table.share_of_ids:.1%} of them share a row with another"
+            yield f"{ids}: {shared}, which {table.share_of_lookups:.1%} of the lookups meet; give it more rows"
 
 
 def of_rows(train: DatasetProfile, test: DatasetProfile | None) -> Iterator[str]:
@@ -92,19 +93,3 @@ def of_rows(train: DatasetProfile, test: DatasetProfile | None) -> Iterator[str]
 
 def _is_constant(column: ColumnProfile) -> bool:
     return column.numbers.count > 0 and column.numbers.low == column.numbers.high
-
-
-def _shared(column: ColumnProfile, seed: int, rows: int) -> str | None:
-    """How many of the ids, and of the lookups, meet a row that another id has too; None below 1 %."""
-    if column.counts is None or not column.counts.repeats:
-        return None
-    counted = column.counts.table
-    numbers = np.asarray(to_integers(counted["value"].combine_chunks()), np.int64)
-    rows_of_ids = fold(numbers ^ np.int64(seed_bits(seed)), rows)
-    _, places, ids_of_row = np.unique(rows_of_ids, return_inverse=True, return_counts=True)
-    is_shared = ids_of_row[places] > 1
-    counts = counted["count"].to_numpy()
-    ids, lookups = is_shared.mean(), counts[is_shared].sum() / counts.sum()
-    if max(ids, lookups) < LEAST_SHARED:
-        return None
-    return f"{ids:.1%} of them share a row with another, which {lookups:.1%} of the lookups meet; give it more rows"

@@ -13,8 +13,10 @@ from data.profile.summary import summarise
 from trainer.config.run_config import Config
 from trainer.console import count_progress
 from trainer.datasets import build_columns
+from trainer.distributed.world import World
 from trainer.logging.profile_table import profile_table
 from trainer.proposal import findings
+from trainer.run.shared_storage import own_copy
 
 SHOWN_VALUES = 3
 """Of a partition's key, from either end."""
@@ -36,6 +38,18 @@ def profiled(
     manifest = read_manifest(source)
     with count_progress("reading rows", manifest.num_rows) as progress:
         return manifest, profile_dataset(manifest, names, wanted=Wanted(contents=contents), progress=progress)
+
+
+def profiled_by_all(source: Source, names: list[str] | None, world: World) -> tuple[Manifest, DatasetProfile]:
+    """The same, each rank looking at its share; whole on rank 0 only. Collective: call on all ranks."""
+    manifest = own_copy(world.on_rank_zero(lambda: read_manifest(source)), source, world, "fail")
+    share = (world.rank, world.size)
+
+    def look() -> DatasetProfile:
+        with count_progress("reading rows", manifest.num_rows, world.is_rank_zero) as bar:
+            return profile_dataset(manifest, names, share=share, progress=lambda rows: bar(rows * world.size))
+
+    return manifest, world.joined(world.raise_on_all_ranks(look), DatasetProfile.join)
 
 
 def inspect_dataset(source: Source, test: Source | None, config: Config | None, labels: list[str] | None) -> Inspection:

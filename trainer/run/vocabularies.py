@@ -1,7 +1,7 @@
 """The vocabularies of a run: found at its first start, kept in RUN/vocabularies from then on.
 
 a file ───────────────────────────────────────► read on rank 0 ─┐
-"auto" ─► each rank counts the ids of its share ─► added up ─────┼─► every rank
+"auto" ─► stored by `adatt stats`? else each rank counts a share ┼─► every rank
 a later start, an evaluation ─► RUN/vocabularies/<table>.parquet ┘
 """
 
@@ -13,6 +13,7 @@ from data.features import SparseFeature
 from data.manifest import Manifest
 from data.profile.counts import MOST
 from data.profile.dataset import DatasetProfile, Progress, Wanted, profile_dataset
+from data.profile.stored import CountedColumn, counted, stored_counts
 from data.profile.vocabularies import count_ids, frequent_ids, read_vocabulary
 from data.reading import Reading
 from trainer.config.run_config import Config
@@ -43,16 +44,14 @@ def find_vocabularies(config: Config, train: Reading, world: World, progress: Pr
     Raises an ExpectedError on all ranks if one cannot be read, or its table has too few rows.
     """
     by_table = _by_table(config)
-    counted = {table: features for table, features in by_table.items() if features[0].vocabulary == "auto"}
-    columns = {feature.column for features in counted.values() for feature in features}
-    profile = _counted(sorted(columns), config, train, world, progress) if columns else None
+    counts = _counts(_columns_to_count(by_table), config, train, world, progress)
 
     def find() -> Vocabularies:
         vocabularies: Vocabularies = {}
         for table, features in by_table.items():
             rows = train.columns.table_rows[table]
-            if table in counted and profile is not None:
-                vocabularies[table] = _frequent(table, features, rows, profile)
+            if features[0].vocabulary == "auto":
+                vocabularies[table] = _frequent(table, features, rows, counts)
             else:
                 vocabularies[table] = read_vocabulary(features[0].vocabulary, features[0].unknown_rows)
             _check(table, features, rows, vocabularies[table], train.manifest)
@@ -81,11 +80,24 @@ def _by_table(config: Config) -> dict[str, list[SparseFeature]]:
     return found
 
 
-def _counted(columns: list[str], config: Config, train: Reading, world: World, progress: Progress) -> DatasetProfile:
-    """What is in the columns of the training data; of all ranks' shares on rank 0."""
+def _columns_to_count(by_table: dict[str, list[SparseFeature]]) -> list[str]:
+    wanted = [feature for features in by_table.values() for feature in features if feature.vocabulary == "auto"]
+    return sorted({feature.column for feature in wanted})
+
+
+def _counts(
+    columns: list[str], config: Config, train: Reading, world: World, progress: Progress
+) -> dict[str, CountedColumn]:
+    """How often each value of these columns is in the training data: as `adatt stats` has stored it, or counted now by
+    all ranks. Known on rank 0 only.
+    """
+    stored = stored_counts(train.manifest, columns) if world.is_rank_zero else {}
+    missing = world.on_rank_zero(lambda: [name for name in columns if name not in stored])
+    if not missing:
+        return stored
+
     wanted = Wanted(all_values=True, on_bad_file=config.data.on_bad_file)
     share = (world.rank, world.size)
-    threads = config.data.threads
 
     def count() -> DatasetProfile:
         with count_progress("counting ids", train.manifest.num_rows, world.is_rank_zero) as bar:
@@ -95,32 +107,33 @@ def _counted(columns: list[str], config: Config, train: Reading, world: World, p
                 bar(rows * world.size)
 
             return profile_dataset(
-                train.manifest, columns, share=share, threads=threads, wanted=wanted, progress=tell_progress
+                train.manifest, missing, share=share, threads=config.data.threads, wanted=wanted, progress=tell_progress
             )
 
-    profile = world.raise_on_all_ranks(count)
-    return world.joined(profile, DatasetProfile.join)
+    profile = world.joined(world.raise_on_all_ranks(count), DatasetProfile.join)
+    found = {name: counted(column) for name, column in profile.columns.items()}
+    return stored | {name: column for name, column in found.items() if column is not None}
 
 
-def _frequent(table: str, features: list[SparseFeature], rows: int, profile: DatasetProfile) -> Vocabulary:
+def _frequent(table: str, features: list[SparseFeature], rows: int, counts: dict[str, CountedColumn]) -> Vocabulary:
     """The most frequent ids of a table's columns; tells how many of all they are."""
     first = features[0]
-    columns = {feature.column: profile.columns[feature.column] for feature in features}
+    columns = {feature.column: counts[feature.column] for feature in features}
     try:
-        counted = count_ids(columns)
+        added = count_ids({name: column.table for name, column in columns.items()})
     except DataError as error:
         raise DataError(f"vocabulary of table {table!r}: {error}") from error
 
-    values = frequent_ids(counted, rows - first.unknown_rows, first.min_count)
+    values = frequent_ids(added, rows - first.unknown_rows, first.min_count)
     if len(values) == 0:
         raise DataError(
-            f"vocabulary of table {table!r}: none of its {counted.num_rows:,} ids occurs {first.min_count} times; "
+            f"vocabulary of table {table!r}: none of its {added.num_rows:,} ids occurs {first.min_count} times; "
             "lower min_count"
         )
-    counts_N = counted["count"].to_numpy()
+    counts_N = added["count"].to_numpy()
     share = counts_N[: len(values)].sum() / counts_N.sum()
-    is_exact = all(column.counts is not None and column.counts.is_exact for column in columns.values())
-    ids = f"{counted.num_rows:,} ids" if is_exact else f"more than {MOST:,} ids, counted roughly"
+    is_exact = all(column.is_exact for column in columns.values())
+    ids = f"{added.num_rows:,} ids" if is_exact else f"more than {MOST:,} ids, counted roughly"
     tell("note", f"table {table!r} has a vocabulary of {len(values):,} of {ids}: {share:.2%} of the lookups")
     return Vocabulary(values, first.unknown_rows)
 

@@ -12,15 +12,16 @@ from hypothesis import strategies as st
 
 from data.errors import DataError
 from data.profile.column import ColumnProfile
+from data.profile.counts import ValueCounts
 from data.profile.vocabularies import count_ids, frequent_ids, read_vocabulary, write_vocabulary
 
 VALUES = st.lists(st.integers(-5, 5) | st.integers(-(2**62), 2**62), max_size=80)
 
 
-def column_of(values: list[Any], kind: pa.DataType) -> ColumnProfile:
-    profile = ColumnProfile("text" if "string" in str(kind) or "binary" in str(kind) else "integer", is_list=False)
-    profile.add(pa.array(values, kind), 0)
-    return profile
+def column_of(values: list[Any], kind: pa.DataType) -> pa.Table:
+    counts = ValueCounts()
+    counts.add(pa.array(values, kind))
+    return counts.table
 
 
 @given(one=VALUES, other=VALUES, most=st.integers(1, 20), min_count=st.integers(1, 3))
@@ -54,7 +55,8 @@ def test_values_that_hardly_repeat_are_kept_where_all_are_wanted() -> None:
         profile = ColumnProfile("text", is_list=False, keeps_all=keeps_all)
         for begin in range(0, len(texts), 10_000):
             profile.add(pa.array(texts[begin : begin + 10_000]), 0)
-        assert count_ids({"x": profile}).num_rows == kept
+        assert profile.counts is not None
+        assert profile.counts.table.num_rows == kept
 
 
 @pytest.mark.parametrize(

@@ -87,7 +87,7 @@ def test_findings(dataset: Path) -> None:
         "label 'never' is 0 in all rows: nothing can be learned of it",
         "column 'outcome' may be a leak: alone it tells 'click' with an AUC of 1.000",
         "feature 'user' has ids 0 to 49, but table 'user' has 40 rows",
-        "feature 'video': 30 ids in 64 rows",
+        "table 'video' has 64 rows for 30 ids",
         "of the rows repeat an earlier row in every column",
     ):
         assert finding in lines

@@ -1,5 +1,6 @@
 """`adatt init`: what becomes of each column, what is tested on, and that the config trains at once."""
 
+import json
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -8,11 +9,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import tomli_w
 
 from data.errors import ExpectedError
+from data.hashing import fold
 from data.profile.column import ColumnProfile
 from tests.commands import run_command
-from tests.trainer.datasets import write_dataset
+from tests.jobs import announced, free_port, run_job
+from tests.trainer.datasets import config_values, write_dataset
 from trainer.proposal.choice import Choice, choose
 from trainer.proposal.split import split_dataset
 
@@ -158,9 +162,39 @@ def test_what_cannot_be_proposed(dataset: Path, tmp_path: Path, arguments: list[
 
 
 def test_stats(dataset: Path, tmp_path: Path) -> None:
+    """The same on two ranks as on one."""
     code, out, errors = run_command(tmp_path, "stats", str(dataset / "train"))
     assert code == 0, errors
     assert "3,000 rows, 2 files" in out
+    assert f"counts stored in {dataset}/_adatt/" in "".join(out.splitlines())
     code, out, errors = run_command(tmp_path, "stats", str(dataset / "train"), "--json")
     assert code == 0, errors
     assert len(out.splitlines()) == 10
+
+    port = free_port()
+    ranks = [announced(rank, 2, port) for rank in range(2)]
+    first, second = run_job([["stats", str(dataset / "train"), "--json"]] * 2, ranks)
+    assert (first.code, second.code, second.out) == (0, 0, ""), first.err
+    for one, two in zip(out.splitlines(), first.out.splitlines(), strict=True):
+        alone, shared = json.loads(one), json.loads(two)
+        for key in [key for key, value in alone.items() if isinstance(value, float)]:
+            assert shared.pop(key) == pytest.approx(alone.pop(key), rel=1e-9)
+        assert shared == alone
+
+
+def test_stats_of_a_config_tell_which_hashed_ids_share_rows(dataset: Path, tmp_path: Path) -> None:
+    values = config_values(dataset)
+    values["features"]["sparse"][0]["hash"] = True
+    (tmp_path / "my.toml").write_text(tomli_w.dumps(values))
+    code, out, errors = run_command(tmp_path, "stats", str(tmp_path / "my.toml"))
+    assert code == 0, errors
+    users = fold(np.arange(50), 50)
+    shared = np.bincount(users)[users] > 1
+    read = pq.read_table(dataset / "train", columns=["user"])["user"].to_numpy()
+    row = next(line for line in reversed(out.splitlines()) if line.startswith("│ user "))
+    assert [cell.strip() for cell in row.split("│")[3:7]] == [
+        "50",
+        "50",
+        f"{shared.mean():.1%}",
+        f"{shared[read].mean():.1%}",
+    ]

@@ -1,5 +1,6 @@
 """A run finds its vocabularies once, and keeps them."""
 
+import shutil
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from data.discovery.dataset import read_manifest
+from data.profile.dataset import profile_dataset
+from data.profile.stored import store_counts
 from tests.ranks import run_on_ranks
 from tests.trainer.datasets import config_values, write_dataset
 from tests.trainer.training import evaluation_records, train_or_explain
@@ -61,6 +65,19 @@ def test_the_most_frequent_ids_of_all_ranks(folder: Path, tmp_path: Path, world_
     assert explained(1, config.model_copy(update={"train": train})) is None, "it is kept, and goes on"
     assert run.vocabulary_file("video").read_bytes() == before
     assert len(run_on_ranks(2, _evaluated, str(run.path))[0]) == len(config.tasks)
+
+
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_stored_counts_are_read(folder: Path, tmp_path: Path, world_size: int) -> None:
+    """Those of the test set lie where those of the training data should, and are taken for them."""
+    shutil.copytree(folder, tmp_path / "data")
+    train, test = (read_manifest(str(tmp_path / "data" / use), cache=None) for use in ("train", "test"))
+    store_counts(train, profile_dataset(test, ["video"], progress=lambda _: None))
+    config = config_of(tmp_path / "data", VOCABULARY, run={"dir": str(tmp_path / "run")})
+    assert explained(world_size, config) is None
+    counts = Counter(pq.read_table(folder / "test")["video"].to_pylist())
+    values = pq.read_table(RunDirectory(tmp_path / "run").vocabulary_file("video"))["value"].to_pylist()
+    assert values == sorted(counts, key=lambda value: (-counts[value], value))
 
 
 def _evaluated(world: World, run: str) -> list[dict[str, Any]]:
