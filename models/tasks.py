@@ -25,6 +25,11 @@ class TaskConfig(Settings):
     transform: Transform = "none"
     """For a regression: log1p, sign(x)·log(1 + |x|), or sqrt, sign(x)·√|x|, of the label is learned, predicted and
     evaluated."""
+    negative_rate: float | None = Field(default=None, gt=0, le=1)
+    """For a binary task whose negatives were sampled before they were logged: the share of them that was kept.
+    Predicted probabilities and all metrics are then those of the whole log; training is as without it."""
+    test_negative_rate: float | None = Field(default=None, gt=0, le=1)
+    """The same of the test data, where it differs; 1 if that holds all negatives."""
     auxiliary: bool = False
     """true: trained, not evaluated."""
     weight: float | None = Field(default=None, ge=0)
@@ -42,8 +47,9 @@ class TaskConfig(Settings):
     @model_validator(mode="after")
     def _check_label(self) -> Self:
         if not self.binary:
-            if self.threshold is not None:
-                raise ValueError(f"threshold of task {self.name!r}: only binary tasks have one; remove it")
+            for key in ("threshold", "negative_rate", "test_negative_rate"):
+                if getattr(self, key) is not None:
+                    raise ValueError(f"{key} of task {self.name!r}: only binary tasks have one; remove it")
             return self
         if self.transform != "none":
             raise ValueError(
@@ -73,6 +79,11 @@ class TaskConfig(Settings):
         """Factor of this task's summed loss in what is trained."""
         weight = 1.0 if self.weight is None else self.weight
         return weight / self.logit_scale**2
+
+    @property
+    def negative_weight(self) -> float:
+        """How many negatives of the whole log each one of the test data stands for."""
+        return 1 / (self.test_negative_rate or self.negative_rate or 1.0)
 
     @property
     def binary(self) -> bool:

@@ -5,6 +5,7 @@ Of the Apache parquet-testing corpus, where it is at hand (`ADATT_PARQUET_TESTIN
 
 import datetime
 import os
+import shutil
 import zoneinfo
 from collections.abc import Callable, Iterator
 from itertools import pairwise
@@ -28,7 +29,10 @@ from data.errors import DataError
 from data.features import DenseFeature, Features, SparseFeature
 from data.manifest import Manifest
 from data.pipeline.row_groups import read_row_group
+from tests.data.files.write import ROWS
 
+WRITTEN = Path(__file__).parent / "files"
+"""Files of writers that cannot be installed beside those of today."""
 SEVERAL = 1 << 40
 """Rows of the table: hashed ids are told apart."""
 MASK = 2**64 - 1
@@ -271,18 +275,6 @@ def test_times_of_sparks_old_type_reach_beyond_2262() -> None:
 
 # ---- one dataset of many writers
 
-ROWS: list[dict[str, Any]] = [
-    {
-        "user": None if number == 3 else 100 + number,
-        "title": None if number == 4 else f"wörd {number % 3}",
-        "tags": None if number == 5 else [f"t{tag}" for tag in range(number % 3)],
-        "price": None if number == 6 else number / 4,
-        "at": datetime.datetime(2022, 4, 25, number, 30) if number != 7 else None,
-        "is_new": number % 2 == 0,
-        "geo": {"city": f"c{number % 2}", "zip": number},
-    }
-    for number in range(10)
-]
 ARROW = pa.table({name: [row[name] for row in ROWS] for name in ROWS[0]})
 
 
@@ -348,6 +340,15 @@ def by_pyarrow(path: Path) -> None:
     pq.write_table(pa.table(columns | cast), path, version="1.0")
 
 
+def by_pandas_2(path: Path) -> None:
+    shutil.copy(WRITTEN / "pandas_2.parquet", path)
+
+
+def by_pandas_2_otherwise(path: Path) -> None:
+    """Integers with nulls, as the index; categories, booleans with nulls."""
+    shutil.copy(WRITTEN / "pandas_2_index.parquet", path)
+
+
 WRITERS: list[Callable[[Path], None]] = [
     by_duckdb,
     by_duckdb_otherwise,
@@ -355,6 +356,8 @@ WRITERS: list[Callable[[Path], None]] = [
     by_polars_otherwise,
     by_pandas,
     by_pandas_otherwise,
+    by_pandas_2,
+    by_pandas_2_otherwise,
     by_spark,
     by_pyarrow,
 ]
@@ -386,3 +389,10 @@ def test_files_of_many_writers_are_one_dataset(tmp_path: Path) -> None:
             tables = [read_row_group(manifest, group, [path]) for group in groups]
             rows = decode(pa.concat_tables(tables), columns, lambda row: f"row {row}")
             assert_same(rows, feature, [look_up(row, path.split(".")) for row in ROWS])
+
+
+@pytest.mark.parametrize("name", ["fastparquet.parquet", "fastparquet_int96.parquet"])
+def test_files_of_fastparquet_are_read_right(name: str) -> None:
+    assert set(check_file(WRITTEN / name).values()) == {"right"}
+    rows = [{key: row[key] for key in ("user", "price")} for row in ROWS]
+    assert pq.read_table(WRITTEN / name, columns=["user", "price"]).to_pylist() == rows

@@ -16,6 +16,7 @@ import torch
 from data.batch import Batch
 from data.reading import Reading
 from models.ranker import Ranker, StepOutput
+from models.sampling import NegativeSampling
 from trainer.batches import open_stream
 from trainer.build_model import ShardedModel
 from trainer.config.run_config import Config
@@ -70,6 +71,7 @@ class Evaluator:
         self._oracle: dict[str, Metrics] | None = None
         """Read at the first evaluation: it is the same at every later one."""
         self._bucketing: Bucketing | None = None
+        self._sampling = NegativeSampling(config.tasks, world.device)
 
     def run(self, samples: int, between: Callable[[], None] = lambda: None) -> EvaluationResult:
         """Evaluates the model after `samples` trained samples. The pipeline must be empty.
@@ -152,7 +154,7 @@ class Evaluator:
                 checked_batches = self._with_errors_of_all(batches)
 
                 for _ in range(reading.batches_per_epoch):
-                    step = self._sharded.pipeline.progress(checked_batches)
+                    step = self._sampling.undo(self._sharded.pipeline.progress(checked_batches))
                     for accumulator in accumulators:
                         self._update(accumulator, step)
                     between()

@@ -80,6 +80,7 @@ def _add_rows(table: pa.Table, tasks: tuple[TaskConfig, ...], weight: str | None
         oracle_R1 = columns[ORACLE_PREFIX + task.label]
         is_present_R1 = ~(label_R1.isnan() | oracle_R1.isnan())
         weight_R1 = is_present_R1 * columns[weight] if weight else is_present_R1
+        weight_R1 = torch.where(label_R1 > 0.5, 1.0, task.negative_weight) * weight_R1
 
         # The sums want logits, from which they compute the log loss without rounding probabilities to 0 or 1.
         logit_R1 = oracle_R1.logit() if task.binary else oracle_R1

@@ -28,6 +28,7 @@ from data.discovery.source import Source
 from data.reading import Reading
 from models.losses import predictions
 from models.ranker import StepOutput
+from models.sampling import NegativeSampling
 from trainer.batches import open_stream
 from trainer.build_model import ShardedModel
 from trainer.checkpoint.trained_run import open_trained_run
@@ -114,6 +115,7 @@ def _score(config: Config, world: World, sharded: ShardedModel, reading: Reading
     num_rows = reading.manifest.num_rows
     batch_size = reading.global_batch_size
     is_binary_T = torch.tensor([task.binary for task in config.tasks], device=world.device)
+    sampling = NegativeSampling(config.tasks, world.device)
     batches = open_stream(reading, world, 0, threads=config.data.threads)
     progress = count_progress("scoring rows", num_rows) if world.is_rank_zero else nullcontext(lambda _: None)
 
@@ -121,7 +123,7 @@ def _score(config: Config, world: World, sharded: ShardedModel, reading: Reading
     with closing(batches), torch.no_grad(), progress as advance:
         unlabelled = _unlabelled(batches, len(config.tasks), errors)
         for number in range(reading.batches_per_epoch):
-            step = sharded.pipeline.progress(unlabelled)
+            step = sampling.undo(sharded.pipeline.progress(unlabelled))
             errors.raise_on_all_ranks(partial(_write, step, is_binary_T, files))
             advance(min(batch_size, num_rows - number * batch_size))
 

@@ -70,6 +70,10 @@ TASKS: list[tuple[dict[str, Any], str]] = [
     ({"kind": "regression", "threshold": 1.0}, "threshold of task 't': only binary tasks have one"),
     ({"kind": "binary", "transform": "log1p"}, "transform of task 't': only regressions have one"),
     ({"kind": "regression", "transform": "exp"}, "tasks.3.transform: input should be 'none', 'log1p' or 'sqrt'"),
+    ({"kind": "regression", "negative_rate": 0.1}, "negative_rate of task 't': only binary tasks have one"),
+    ({"kind": "regression", "test_negative_rate": 1}, "test_negative_rate of task 't': only binary tasks have one"),
+    ({"kind": "binary", "negative_rate": 0}, "tasks.3.negative_rate: input should be greater than 0, not 0"),
+    ({"kind": "binary", "negative_rate": 10}, "tasks.3.negative_rate: input should be less than or equal to 1, not 10"),
     ({"kind": "binary", "missing": "skip"}, "tasks.3.missing: input should be 'error' or 'null'"),
 ]
 DATA: list[tuple[dict[str, Any], str]] = [
