@@ -6,16 +6,18 @@ the console, and none of it reaches the terminal as a command.
 
 import re
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
-from rich.progress import Progress
+from rich.progress import Progress, TaskID
 from rich.text import Text
 
 WIDTH_OF_FILES = 140
 """Wide enough for every table, where the output is no terminal."""
+LATE_SECONDS = 2.0
 _UNSEEN = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 """Control characters but for the line feed, what turns the direction of text, and bytes that are no text."""
 
@@ -53,6 +55,33 @@ def tell(kind: str, message: str) -> None:
     """One line on standard error: `warning: …`."""
     one_line = " ".join(message.split())
     sys.stderr.write(f"{kind}: {visible(one_line)}\n")
+
+
+class LateProgress:
+    """Context of work that is seldom long: after `LATE_SECONDS` it is told of, on a terminal with a bar."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+        self._begin = time.monotonic()
+        self._console = make_console(stderr=True)
+        self._bar = Progress(console=self._console, disable=not self._console.is_terminal)
+        self._task: TaskID | None = None
+
+    def __enter__(self) -> "LateProgress":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._bar.stop()
+
+    def __call__(self, done: int, total: int) -> None:
+        """So much is done."""
+        if self._task is None and time.monotonic() - self._begin > LATE_SECONDS:
+            if not self._console.is_terminal:
+                tell("note", f"{self._text}: {done:,} of {total:,} after {LATE_SECONDS:g} s")
+            self._task = self._bar.add_task(self._text, total=total)
+            self._bar.start()
+        if self._task is not None:
+            self._bar.update(self._task, completed=done)
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from data.order import OrderName
 from data.reading import Reading
 from models.tasks import TaskConfig
 from trainer.config.run_config import Config
-from trainer.console import tell
+from trainer.console import LateProgress, tell
 from trainer.distributed.world import World
 from trainer.errors import ConfigError
 from trainer.run.shared_storage import own_copy
@@ -50,7 +50,7 @@ def open_dataset(
     source = source_of(uri)
 
     def read() -> Manifest:
-        manifest = read_manifest(source, on_bad_file=on_bad_file)
+        manifest = open_manifest(source, on_bad_file)
         check_columns(manifest, config, trains=trains)
         return manifest
 
@@ -59,6 +59,12 @@ def open_dataset(
         tell("note", manifest.unread_note)
 
     return own_copy(manifest, source, world, on_bad_file)
+
+
+def open_manifest(source: Source, on_bad_file: OnBadFile = "fail") -> Manifest:
+    """Manifest of a dataset; tells how far it is where its footers take long to read."""
+    with LateProgress(f"reading footers of {source}") as progress:
+        return read_manifest(source, on_bad_file=on_bad_file, progress=progress)
 
 
 def check_columns(manifest: Manifest, config: Config, *, trains: bool = True) -> None:

@@ -7,6 +7,7 @@ Reading 100,000 footers takes minutes on an object store, so a manifest is cache
 listing of the dataset. A run keeps its own copy, which says later what was trained, and what has changed since.
 """
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +18,7 @@ from pyarrow import fs
 
 from data.discovery.footer import Footer, UnreadableError, read_footer, same_columns
 from data.discovery.listing import SHOWN, below
-from data.discovery.source import Source, find, source_of
+from data.discovery.source import Found, Source, find, source_of
 from data.errors import DataError
 from data.manifest import Manifest, OnBadFile, digest_of
 from data.storage.manifest_file import load_cached, save_cached
@@ -28,9 +29,17 @@ _CACHED = 4
 """Manifests that earlier versions cached do not say which file has which columns."""
 CACHE = Path("~/.cache/adatt/manifests")
 ReadFooter = tuple[fs.FileInfo, Footer]
+Progress = Callable[[int, int], None]
+"""Called with how many footers have been read, of how many."""
 
 
-def read_manifest(uri: str | Source, cache: Path | None = CACHE, *, on_bad_file: OnBadFile = "fail") -> Manifest:
+def read_manifest(
+    uri: str | Source,
+    cache: Path | None = CACHE,
+    *,
+    on_bad_file: OnBadFile = "fail",
+    progress: Progress | None = None,
+) -> Manifest:
     """Manifest of the dataset at `uri`, a path or any URI that pyarrow.fs opens; raises DataError if there is none.
 
     A file whose footer cannot be read is an error, or with `on_bad_file = "skip"` in `left_out`; never all of them.
@@ -46,7 +55,7 @@ def read_manifest(uri: str | Source, cache: Path | None = CACHE, *, on_bad_file:
     is_new = manifest is None
 
     if manifest is None:
-        footers, left_out = _read_footers(str(source), root, found.filesystem, listed.files, on_bad_file)
+        footers, left_out = _read_footers(found, str(source), on_bad_file, progress)
         manifest = _manifest_of(source, root, footers, left_out)
 
     if manifest.num_rows == 0:
@@ -75,13 +84,14 @@ def _cache_file(cache: Path | None, name: str) -> Path | None:
 
 
 def _read_footers(
-    uri: str, root: str, filesystem: fs.FileSystem, infos: tuple[fs.FileInfo, ...], on_bad_file: OnBadFile
+    found: Found, uri: str, on_bad_file: OnBadFile, progress: Progress | None
 ) -> tuple[list[ReadFooter], list[tuple[str, str]]]:
     """The footers of all files that can be read, and the names of the others with the reason."""
+    infos = found.listing.files
 
     def read(info: fs.FileInfo) -> Footer | UnreadableError:
         try:
-            return read_footer(filesystem, info)
+            return read_footer(found.filesystem, info)
         except UnreadableError as error:
             if on_bad_file == "fail":
                 raise
@@ -91,11 +101,13 @@ def _read_footers(
     errors: list[tuple[str, UnreadableError]] = []
 
     with ThreadPoolExecutor(FOOTER_THREADS) as pool:
-        for info, result in zip(infos, pool.map(read, infos), strict=True):
+        for done, (info, result) in enumerate(zip(infos, pool.map(read, infos), strict=True)):
+            if progress is not None:
+                progress(done, len(infos))
             if isinstance(result, Footer):
                 footers.append((info, result))
             else:
-                errors.append((below(root, info), result))
+                errors.append((below(found.root, info), result))
 
     if not footers:
         raise DataError(f"dataset {uri}: none of its {len(errors)} Parquet files can be read; {errors[0][1]}")

@@ -16,7 +16,7 @@ from tests.trainer.test_cli import command
 from trainer.analysis.compare.table import Grid, comparison_table
 from trainer.analysis.report.html import element
 from trainer.cli.app import run
-from trainer.console import count_progress, make_console, tell, visible
+from trainer.console import LateProgress, count_progress, make_console, tell, visible
 from trainer.logging.progress import ProgressDisplay
 from trainer.logging.tables import by_table, evaluation_table, plan_table, result_table
 from trainer.run.records import Evaluation
@@ -49,6 +49,16 @@ def test_tables_show_names_as_they_are(name: str, capsys: pytest.CaptureFixture[
         printed = capsys.readouterr().out
         assert shown(name) in printed
         assert printed.replace("\n", "").isprintable()
+
+
+def test_long_work_is_told_of_once(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    with LateProgress("reading") as progress:
+        progress(1, 3)
+        assert capsys.readouterr().err == ""
+        monkeypatch.setattr("trainer.console.LATE_SECONDS", 0.0)
+        progress(2, 3)
+        progress(3, 3)
+    assert capsys.readouterr().err == "note: reading: 2 of 3 after 0 s\n"
 
 
 @pytest.mark.parametrize("name", HOSTILE, ids=ascii)

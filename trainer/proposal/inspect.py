@@ -5,14 +5,13 @@ from dataclasses import dataclass
 
 from rich.table import Table
 
-from data.discovery.dataset import read_manifest
 from data.discovery.source import Source
 from data.manifest import Manifest
 from data.profile.dataset import DatasetProfile, Wanted, profile_dataset
 from data.profile.summary import summarise
 from trainer.config.run_config import Config
 from trainer.console import count_progress
-from trainer.datasets import build_columns
+from trainer.datasets import build_columns, open_manifest
 from trainer.distributed.world import World
 from trainer.logging.profile_table import profile_table
 from trainer.proposal import findings
@@ -35,14 +34,14 @@ def profiled(
     source: Source, names: list[str] | None = None, *, contents: bool = False
 ) -> tuple[Manifest, DatasetProfile]:
     """One pass over a dataset, with a progress bar; of these columns, or all."""
-    manifest = read_manifest(source)
+    manifest = open_manifest(source)
     with count_progress("reading rows", manifest.num_rows) as progress:
         return manifest, profile_dataset(manifest, names, wanted=Wanted(contents=contents), progress=progress)
 
 
 def profiled_by_all(source: Source, names: list[str] | None, world: World) -> tuple[Manifest, DatasetProfile]:
     """The same, each rank looking at its share; whole on rank 0 only. Collective: call on all ranks."""
-    manifest = own_copy(world.on_rank_zero(lambda: read_manifest(source)), source, world, "fail")
+    manifest = own_copy(world.on_rank_zero(lambda: open_manifest(source)), source, world, "fail")
     share = (world.rank, world.size)
 
     def look() -> DatasetProfile:

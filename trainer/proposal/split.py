@@ -5,12 +5,12 @@ from pathlib import PurePosixPath
 
 from pyarrow import fs
 
-from data.discovery.dataset import read_manifest
 from data.discovery.source import Source, source_of
 from data.errors import DataError, one_line
 from data.manifest import Manifest
 from data.storage.filesystem import open_uri
 from data.storage.retries import retried
+from trainer.datasets import open_manifest
 
 TEST_SHARE = 0.1
 """Of the dated folders, the last ones."""
@@ -41,7 +41,7 @@ def split_dataset(uri: str, test: str | None, where: str | None) -> Split:
         base = uri.rstrip("/").removesuffix("train")
         return Split(source_of(uri, where), source_of(f"{base}test"), "folder test beside it")
 
-    return _by_date(uri, read_manifest(source_of(uri, where)), where)
+    return _by_date(uri, open_manifest(source_of(uri, where)), where)
 
 
 def _is_folder(filesystem: fs.FileSystem, path: str, uri: str) -> bool:

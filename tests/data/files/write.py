@@ -1,6 +1,6 @@
 """Wrote the files in this folder, with pandas 2.2.3 on pyarrow 19.0.1, and fastparquet 2026.9.0.
 
-These cannot be installed beside the versions that the tests use. The rows are those of tests/data/test_other_writers.py.
+These cannot be installed beside the versions that the tests use.
 """
 
 import datetime
