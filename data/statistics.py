@@ -148,8 +148,8 @@ def moments(values_R: Float64, weights_R: NDArray[np.floating] | None = None) ->
     weight = float(weights_R.sum())
     first = float(values_R[0])  # a clock in milliseconds has no digits left for squares of its values
     distance_R = values_R - first
-    mean = float(distance_R @ weights_R) / weight
-    squares = float(np.square(distance_R - mean) @ weights_R)
+    mean = float((distance_R * weights_R).sum()) / weight  # not by BLAS, whose threads go on spinning for a while
+    squares = float((np.square(distance_R - mean) * weights_R).sum())
 
     return Moments(
         mean=first + mean,

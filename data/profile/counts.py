@@ -104,7 +104,7 @@ class ValueCounts:
 
     def _make_room(self, numbers: Int64) -> None:
         """So that each number below _DIRECT is counted directly, in whatever block it comes."""
-        largest = int(numbers[numbers < _DIRECT].max(initial=0))
+        largest = _largest_below(numbers, _DIRECT)
         size = len(self._direct)
         if size <= largest:
             wanted = 1 << largest.bit_length()
@@ -176,6 +176,16 @@ def _smallest(ascending: UInt64, hashes: UInt64) -> UInt64:
         if len(hashes) == 0:
             return ascending
     return np.unique(np.concatenate([ascending, hashes]))[:_HASHES]
+
+
+@compiled
+def _largest_below(numbers: Int64, limit: int) -> int:
+    """The largest number below `limit`, or 0."""
+    largest = 0
+    for number in numbers:
+        if largest < number < limit:
+            largest = number
+    return largest
 
 
 @compiled

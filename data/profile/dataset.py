@@ -62,7 +62,7 @@ def profile_dataset(
     names: Sequence[str] | None = None,
     *,
     share: tuple[int, int] = (0, 1),
-    threads: int = 1,
+    threads: int = 2,
     wanted: Wanted = Wanted(),
     progress: Progress,
 ) -> DatasetProfile:
