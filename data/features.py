@@ -107,7 +107,7 @@ class SparseFeature(Settings):
     """A file that lacks a column: an error, or null in all of its rows."""
     hash: bool = False
     """true: ids are folded into the table's rows by a stable hash. false: an id outside 0 … rows-1 is an error.
-    Strings always need it."""
+    Text needs it, or a vocabulary."""
     seed: int = Field(default=0, ge=0, lt=1 << 63)
     """Of the hash: another seed lets other ids share a row."""
     hashes: int = Field(default=1, gt=0, le=16)

@@ -5,7 +5,6 @@ Shapes: N rows of the column, R chosen rows, W inputs of the model that a featur
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -48,17 +47,14 @@ def read_numbers(array: pa.Array) -> Floats:
     """Values of a column, NaN for null: float32 where all of its type are exact in it, else float64."""
     if array.type not in _SMALL:
         return read_exactly(array)
-    return _with_nan(array.cast(pa.float32(), safe=False))
+    # A copy, null or not, lies in the cache from which rows are then taken in another order.
+    return array.cast(pa.float32(), safe=False).fill_null(np.nan).to_numpy(zero_copy_only=False)
 
 
 def read_exactly(array: pa.Array) -> Float64:
     """Values of a column in float64, NaN for null."""
-    return _with_nan(array.cast(pa.float64(), safe=False))
-
-
-def _with_nan(array: pa.Array) -> NDArray[Any]:
-    known = array.fill_null(np.nan) if array.null_count else array  # Arrow would copy it
-    return known.to_numpy(zero_copy_only=False)
+    values = array.cast(pa.float64(), safe=False)
+    return (values.fill_null(np.nan) if values.null_count else values).to_numpy(zero_copy_only=False)
 
 
 def transform_numbers(values: Float64, transform: str) -> Float64:
