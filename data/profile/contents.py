@@ -25,6 +25,8 @@ class Contents:
 
     def add(self, columns: dict[str, pa.Array]) -> None:
         """Adds rows with these columns, none of them lists; their order does not matter."""
+        if not columns:
+            return
         hashes_R = np.zeros(len(next(iter(columns.values()))), np.uint64)
         for name in sorted(columns):
             hashes_R = mix(hashes_R ^ _bits(columns[name]))

@@ -49,6 +49,8 @@ class RowSample:
     @property
     def table(self) -> pa.Table:
         """The rows, in an order of their own."""
+        if not self._parts:
+            return pa.table({})
         self._keep_smallest()
         return self._parts[0]
 

@@ -19,7 +19,7 @@ from data.discovery.source import source_of
 from data.errors import DataError
 from data.manifest import Manifest
 from data.profile.counts import ValueCounts
-from data.profile.dataset import DatasetProfile, profile_dataset
+from data.profile.dataset import DatasetProfile, Wanted, profile_dataset
 from data.profile.sample import RowSample
 from data.profile.summary import Summary, summarise
 
@@ -38,6 +38,14 @@ def test_ids_of_64_bits(tmp_path: Path, kind: pa.DataType) -> None:
     column = profiled(read_manifest(str(tmp_path), cache=None)).columns["id"]
     assert (column.rows, column.num_values) == (4, 3)
     assert column.numbers.high == 2.0**63
+
+
+def test_a_dataset_without_a_column_that_can_be_read(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"deep": [[[1]], [[2]]]}), tmp_path / "x.parquet")
+    manifest = read_manifest(str(tmp_path), cache=None)
+    profile = profiled(manifest, wanted=Wanted(contents=True))
+    assert list(profile.looked.left_out) == ["deep"]
+    assert summarise(profile, manifest) == []
 
 
 # ---- counts of values
