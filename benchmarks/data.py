@@ -28,6 +28,7 @@ from data.stream import stream
 from trainer.config.measured import complete, with_block_rows
 from trainer.config.run_config import Config
 from trainer.datasets import as_configured, check_columns, train_reading
+from trainer.errors import ConfigError
 from trainer.process.host import peak_bytes
 
 THREADS = (1, 2)
@@ -38,10 +39,26 @@ def bench_config(config: Config, rounds: int, rows: int) -> list[dict[str, Any]]
     """Figures on the training data of a config."""
     manifest = read_manifest(config.data.train_source, cache=None)
     check_columns(manifest, config)
+    _check_plain(config)
     reading = train_reading(config, manifest)
     config = with_block_rows(complete(config, measure(reading)), reading, world_size=1)
     reading = as_configured(reading, config, {})
     return bench_reading(Path(config.run.dir).name, reading, rounds, rows)
+
+
+def _check_plain(config: Config) -> None:
+    """Raises ConfigError if a feature is beyond the loops that the stream is compared with."""
+    odd = [
+        feature.name
+        for feature in config.features.sparse
+        if feature.cross or feature.parts or feature.weights or feature.vocabulary or "." in feature.column
+    ]
+    odd += [feature.column for feature in config.features.dense if feature.since or feature.size]
+    if odd:
+        raise ConfigError(
+            f"features: {odd[0]!r} has a cross, parts, weights, a vocabulary, a path, since or size, which the loops "
+            "to compare with do not know; measure without it"
+        )
 
 
 def bench_schema(name: str, rounds: int, rows: int) -> list[dict[str, Any]]:

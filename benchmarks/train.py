@@ -35,6 +35,7 @@ from trainer.distributed.world import World
 from trainer.errors import RunError
 from trainer.evaluation.evaluator import Evaluator
 from trainer.process.host import peak_bytes
+from trainer.run.vocabularies import Vocabularies, find_vocabularies
 from trainer.step_guard import GuardedPipeline
 
 WARM_UP_BATCHES = 10
@@ -72,8 +73,10 @@ def _folder_beside_run(config: Config, world: World) -> Iterator[Path]:
 def _bench(config: Config, world: World, batches: int) -> dict[str, Any]:
     check_lanes(config, world)
     reading = train_reading(config, open_dataset(config.data.train_source, config, world))
+    vocabularies = find_vocabularies(config, reading, world, lambda _: None)
+    reading = as_configured(reading, config, vocabularies)
     config = world.on_rank_zero(lambda: with_block_rows(complete(config, measure(reading)), reading, world.size))
-    reading = as_configured(reading, config, {})
+    reading = as_configured(reading, config, vocabularies)
     sharded = build_sharded_model(config, world, config.train.samples)
     source = open_stream(reading, world, 0, threads=config.data.threads)
     held = next(source)
@@ -93,7 +96,7 @@ def _bench(config: Config, world: World, batches: int) -> dict[str, Any]:
 
     waited = source.times.wait - waited
     saving = _bench_saving(config, world, sharded, feed, batches, statistics.median(seconds))
-    evaluating = _bench_evaluation(config, world, sharded, held, batches)
+    evaluating = _bench_evaluation(config, world, sharded, held, batches, vocabularies)
     parts = bench_parts(config, world, sharded, reading, source)
     source.close()
     flops = head_flops_per_sample(config)
@@ -170,7 +173,7 @@ def _checkpoint_bytes(path: Path) -> int:
 
 
 def _bench_evaluation(
-    config: Config, world: World, sharded: ShardedModel, held: Batch, batches: int
+    config: Config, world: World, sharded: ShardedModel, held: Batch, batches: int, vocabularies: Vocabularies
 ) -> dict[str, float]:
     """Rows/s of an evaluation; its limit is the forward pass alone, over and over on one batch in memory."""
     manifest = open_dataset(config.data.test_source, config, world)
@@ -183,7 +186,7 @@ def _bench_evaluation(
         rows=manifest.rows[:num_groups],
         bytes=manifest.bytes[:num_groups],
     )
-    evaluator = Evaluator(config, world, sharded, test_reading(config, part, world.size, {}))
+    evaluator = Evaluator(config, world, sharded, test_reading(config, part, world.size, vocabularies))
     evaluation = []
     forward = []
     evaluator.run(0)  # the first one also reads what is known of the truth

@@ -2,13 +2,14 @@
 
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from benchmarks.data import bench_reading
+from benchmarks.data import bench_config, bench_reading
 from benchmarks.plain_reading import plain_batches
 from data.columns.decode import Columns
 from data.columns.numbers import Label
@@ -16,6 +17,9 @@ from data.discovery.dataset import read_manifest
 from data.features import DenseFeature, Features, SparseFeature
 from data.reading import Reading
 from data.stream import stream
+from tests.trainer.datasets import config_values, write_dataset
+from trainer.config.load import parse_config
+from trainer.errors import ConfigError
 
 CONTRACT = {
     "rows_per_second",
@@ -59,6 +63,27 @@ def test_the_records_hold_what_scripts_read(reading: Reading) -> None:
     for record in records:
         assert record.keys() >= CONTRACT
         assert all(record[key] > 0 for key in CONTRACT)
+
+
+@pytest.mark.parametrize(
+    ("kind", "keys"),
+    [
+        ("sparse", {"cross": ["user", "video"], "name": "odd"}),
+        ("sparse", {"column": "video", "name": "odd", "vocabulary": "auto"}),
+        ("dense", {"column": "odd", "size": 3}),
+    ],
+)
+def test_what_the_loops_do_not_know_is_refused(tmp_path: Path, kind: str, keys: dict[str, Any]) -> None:
+    values = config_values(tmp_path)
+    values["features"][kind].append({**keys, **({"table": "other"} if kind == "sparse" else {})})
+    values["tables"] += [{"name": "other", "rows": 50, "dim": 4}] * (kind == "sparse")
+    write_dataset(tmp_path / "train", 600, seed=1)
+    table = pq.read_table(tmp_path / "train")
+    odd = pa.array([[1.0, 2.0, 3.0]] * table.num_rows)
+    pq.write_table(table.append_column("odd", odd), tmp_path / "one.parquet")
+    values["data"]["train"] = str(tmp_path / "one.parquet")
+    with pytest.raises(ConfigError, match="^features: 'odd' has a cross, parts, weights, a vocabulary, a path"):
+        bench_config(parse_config(values, "test"), 1, 64)
 
 
 def test_the_plain_loop_makes_the_rows_of_the_stream(reading: Reading) -> None:
