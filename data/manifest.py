@@ -28,15 +28,18 @@ from data.storage.retries import retried
 OnBadFile = Literal["fail", "skip"]
 """fail: a file that cannot be read is an error. skip: it is left out, and what was left out is recorded."""
 
+FileState = tuple[int, int, str]
+"""Rows, row groups and digest of a file."""
+
 
 @dataclass(frozen=True, eq=False)
 class Manifest:
-    """A dataset's row groups in path order; one entry per row group in each array."""
+    """A dataset's row groups in the order of its files; one entry per row group in each array."""
 
     source: Source
     """Where it was found."""
     files: tuple[str, ...]
-    """Paths below the dataset's root, sorted."""
+    """Paths below the dataset's root, sorted; those by which it has grown follow, sorted likewise."""
     file: Int64
     """Index into `files`."""
     group: Int64
@@ -62,6 +65,8 @@ class Manifest:
     """Those that differ from the first, each with the first of `files` that has it."""
     layouts: tuple[int, ...] = field(default=(), repr=False)
     """Of each file, which of `schemas` it has; not known of datasets that were opened by earlier versions."""
+    history: tuple[tuple[str, int], ...] = field(default=(), repr=False)
+    """Fingerprints that it had before it grew, each with the number of its files then."""
 
     @cached_property
     def filesystem(self) -> fs.FileSystem:
@@ -72,6 +77,11 @@ class Manifest:
     def uri(self) -> str:
         """Where the dataset lies, for messages."""
         return str(self.source)
+
+    @property
+    def fingerprints(self) -> tuple[str, ...]:
+        """Its own, and those that it had before it grew."""
+        return (self.fingerprint, *(fingerprint for fingerprint, _ in self.history))
 
     @property
     def num_rows(self) -> int:
@@ -107,10 +117,18 @@ class Manifest:
         others = [(self._path_of(file), schema) for file, schema in self.other_schemas]
         return [(self.path(first_with_rows), self.schema), *others]
 
+    @cached_property
+    def has_times(self) -> list[bool]:
+        """Of each of `schemas`: whether a column holds times, or something inside it does."""
+        return [any("timestamp" in str(kind) for kind in schema.types) for _, schema in self.schemas]
+
     def schema_of(self, group: int) -> pa.Schema:
         """How the file of a row group stores its columns."""
-        layout = self.layouts[self.file[group]] if self.layouts else 0
-        return self.schemas[layout][1]
+        return self.schemas[self.layout_of(group)][1]
+
+    def layout_of(self, group: int) -> int:
+        """Which of `schemas` the file of a row group has."""
+        return self.layouts[self.file[group]] if self.layouts else 0
 
     @cached_property
     def keys(self) -> dict[str, pa.Array]:
@@ -158,34 +176,35 @@ class Manifest:
 
 
 def manifest_change(before: Manifest, now: Manifest) -> str | None:
-    """What makes the fingerprints differ, naming the first such file by path; None if they are equal."""
-    if before.fingerprint == now.fingerprint:
+    """What makes the fingerprints differ, naming the first such file by path; None if they are equal, or if `now` is
+    `before` grown.
+    """
+    if before.fingerprint in now.fingerprints:
         return None
 
-    old = _states(before)
-    new = _states(now)
-    names = sorted({*old, *new})
-    name = next(name for name in names if old.get(name) != new.get(name))
-    shown = name or PurePosixPath(now.root).name
-    if name not in old:
-        return f"{shown} is new"
-    if name not in new:
-        return f"{shown} is gone"
+    old = file_states(before)
+    new = file_states(now)
+    name = next(name for name in sorted({*old, *new}) if old.get(name) != new.get(name))
+    return file_change(name or PurePosixPath(now.root).name, old.get(name), new.get(name))
 
-    old_rows, old_groups, _ = old[name]
-    rows, groups, _ = new[name]
-    if (rows, groups) == (old_rows, old_groups):
-        return f"the contents of {shown} changed (same number of rows and row groups)"
 
-    noun = "row group" if groups == 1 else "row groups"
-    return f"{shown} has {rows:,} rows in {groups:,} {noun}, had {old_rows:,} in {old_groups:,}"
+def file_change(name: str, old: FileState | None, new: FileState | None) -> str:
+    """How a file has changed, in words; None: it was not there, or is not."""
+    if old is None:
+        return f"{name} is new"
+    if new is None:
+        return f"{name} is gone"
+    if old[:2] == new[:2]:
+        return f"the contents of {name} changed (same number of rows and row groups)"
+    noun = "row group" if new[1] == 1 else "row groups"
+    return f"{name} has {new[0]:,} rows in {new[1]:,} {noun}, had {old[0]:,} in {old[1]:,}"
 
 
 def as_before(before: Manifest, now: Manifest) -> Manifest:
     """`before` where `now` lies, if they differ in files only that one of them could not read; else `now`."""
     unreadable = {name for name, _ in (*before.left_out, *now.left_out)}
-    old = _states(before)
-    new = _states(now)
+    old = file_states(before)
+    new = file_states(now)
     readable = {*old, *new} - unreadable
     if any(old.get(name) != new.get(name) for name in readable):
         return now
@@ -193,7 +212,7 @@ def as_before(before: Manifest, now: Manifest) -> Manifest:
     return replace(before, source=now.source, root=now.root)
 
 
-def _states(manifest: Manifest) -> dict[str, tuple[int, int, str]]:
+def file_states(manifest: Manifest) -> dict[str, FileState]:
     """Rows, row groups and digest of each file."""
     num_files = len(manifest.files)
     groups = np.bincount(manifest.file, minlength=num_files)

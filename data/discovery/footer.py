@@ -39,12 +39,12 @@ class Footer:
     """Hash of the footer as it is stored."""
 
 
-def open_parquet(handle: pa.NativeFile, **options: Any) -> pq.ParquetFile:
+def open_parquet(handle: pa.NativeFile, *, unit: str = "us", **options: Any) -> pq.ParquetFile:
     """A Parquet file as all of the program reads it.
 
     Times of the old type INT96 come in microseconds: in nanoseconds, as by default, those after 2262 would be others.
     """
-    return pq.ParquetFile(handle, coerce_int96_timestamp_unit="us", page_checksum_verification=True, **options)
+    return pq.ParquetFile(handle, coerce_int96_timestamp_unit=unit, page_checksum_verification=True, **options)
 
 
 def read_footer(filesystem: fs.FileSystem, info: fs.FileInfo) -> Footer:

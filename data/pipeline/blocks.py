@@ -15,6 +15,7 @@ from data.columns.decode import Rows
 from data.discovery.footer import UnreadableError, open_parquet
 from data.manifest import Manifest
 from data.pipeline.file_columns import complete, names_to_read
+from data.pipeline.old_times import check_old_times
 from data.pipeline.open_files import OpenFiles
 from data.pipeline.row_groups import ReadTask, check_unchanged, damage_named, decode_rows, read_row_group
 from data.reading import Reading
@@ -146,6 +147,7 @@ class _OpenGroup:
         check_unchanged(self._manifest, self._group, self._names, schema, num_rows)
         asked = names_to_read(self._manifest, self._group, self._names, parquet)
 
+        check_old_times(self._manifest, self._group, asked, parquet)
         filesystem = self._manifest.filesystem
         self._file = open_parquet(
             filesystem.open_input_file(self._manifest.path(self._group)),

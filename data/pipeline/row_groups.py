@@ -14,6 +14,7 @@ from data.errors import one_line
 from data.manifest import Manifest
 from data.order import block_of, block_order, order
 from data.pipeline.file_columns import complete, names_to_read
+from data.pipeline.old_times import check_old_times
 from data.pipeline.open_files import OpenFiles
 from data.reading import Reading
 from data.storage.retries import retried
@@ -141,7 +142,9 @@ def read_row_group(manifest: Manifest, group: int, names: list[str], files: Open
         with files.lend(group) as parquet:
             index = int(manifest.group[group])
             asked = names_to_read(manifest, group, names, parquet)
-            return parquet.read_row_group(index, columns=asked, use_threads=False)
+            stored = parquet.read_row_group(index, columns=asked, use_threads=False)
+            check_old_times(manifest, group, asked, parquet)
+            return stored
 
     with damage_named(manifest, group):
         stored = retried(manifest.filesystem, read)

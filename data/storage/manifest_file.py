@@ -22,7 +22,7 @@ from data.storage.parsing import parse_json
 FORMAT = 3
 """Of the files. The digest of format 2 did not cover the arrays; runs hold such files."""
 _ARRAYS = ("file", "group", "rows", "bytes")
-_TEXTS = ("root", "fingerprint", "files", "digests", "left_out", "num_unread", "unread", "layouts")
+_TEXTS = ("root", "fingerprint", "files", "digests", "left_out", "num_unread", "unread", "layouts", "history")
 _NOT_OURS = (pa.ArrowException, OSError, ValueError, KeyError, TypeError)
 """What reading such a file raises if it is damaged or something else."""
 
@@ -111,6 +111,7 @@ def _from_table(table: pa.Table) -> Manifest:
         num_unread=texts.get("num_unread", 0),
         unread=tuple(texts.get("unread", ())),
         layouts=tuple(texts.get("layouts", ())),
+        history=tuple((fingerprint, count) for fingerprint, count in texts.get("history", ())),
         schema=_from_bytes(schema),
         other_schemas=tuple((name, _from_bytes(other)) for name, other in others),
     )

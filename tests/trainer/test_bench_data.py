@@ -82,7 +82,7 @@ def test_what_the_loops_do_not_know_is_refused(tmp_path: Path, kind: str, keys: 
     odd = pa.array([[1.0, 2.0, 3.0]] * table.num_rows)
     pq.write_table(table.append_column("odd", odd), tmp_path / "one.parquet")
     values["data"]["train"] = str(tmp_path / "one.parquet")
-    with pytest.raises(ConfigError, match="^features: 'odd' has a cross, parts, weights, a vocabulary, a path"):
+    with pytest.raises(ConfigError, match=r"^features: 'odd' has a cross, parts, weights, a vocabulary, a path"):
         bench_config(parse_config(values, "test"), 1, 64)
 
 
