@@ -30,7 +30,7 @@ from trainer.checkpoint.state import State
 from trainer.checkpoint.storage import read_state
 from trainer.config.measured import complete, with_block_rows
 from trainer.config.run_config import Config
-from trainer.datasets import as_configured, check_lanes, open_dataset, test_reading, train_reading
+from trainer.datasets import as_configured, check_lanes, end_of_training, open_dataset, test_reading, train_reading
 from trainer.distributed.world import World
 from trainer.errors import RunError
 from trainer.evaluation.evaluator import Evaluator
@@ -77,7 +77,7 @@ def _bench(config: Config, world: World, batches: int) -> dict[str, Any]:
     reading = as_configured(reading, config, vocabularies)
     config = world.on_rank_zero(lambda: with_block_rows(complete(config, measure(reading)), reading, world.size))
     reading = as_configured(reading, config, vocabularies)
-    sharded = build_sharded_model(config, world, config.train.samples)
+    sharded = build_sharded_model(config, world, end_of_training(config, reading))
     source = open_stream(reading, world, 0, threads=config.data.threads)
     held = next(source)
     feed = islice(source, WARM_UP_BATCHES + (BLOCKS + 1) * batches)

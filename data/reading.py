@@ -43,6 +43,8 @@ class DataConfig(Settings):
     where: Partitions = None
     """Which Hive partitions of the training data are wanted, by the keys of their folders:
     "dt >= 2022-04-25 and dt < 2022-05-05", with or, not, in (…) and brackets. Others are not even listed."""
+    complete: str | None = Field(default=None, pattern=r"^[^/]+$")
+    """Of the training data, only folders that hold a file of this name count, such as "_SUCCESS"."""
     test_where: Partitions = None
     """The same for the test data."""
     global_batch_size: int = Field(default=512, gt=0, le=1 << 30)
@@ -79,7 +81,7 @@ class DataConfig(Settings):
     @property
     def train_source(self) -> Source:
         """Where the training data lies."""
-        return source_of(self.train, self.where)
+        return source_of(self.train, self.where, self.complete)
 
     @property
     def test_source(self) -> Source:

@@ -17,6 +17,7 @@ from data.order import OrderName
 from data.reading import Reading
 from models.tasks import TaskConfig
 from trainer.config.run_config import Config
+from trainer.config.samples import passes_of
 from trainer.console import LateProgress, tell
 from trainer.distributed.world import World
 from trainer.errors import ConfigError
@@ -149,9 +150,10 @@ def train_reading(config: Config, manifest: Manifest) -> Reading:
             f"data.global_batch_size = {config.data.global_batch_size} exceeds the {manifest.num_rows} rows of "
             f"{manifest.uri}; not one batch fits"
         )
-    if config.train.samples > manifest.num_rows and not config.data.repeat:
+    samples = config.train.samples
+    if isinstance(samples, int) and samples > manifest.num_rows and not config.data.repeat:
         raise ConfigError(
-            f"train.samples = {config.train.samples} exceeds the {manifest.num_rows} rows of {manifest.uri}; "
+            f"train.samples = {samples} exceeds the {manifest.num_rows} rows of {manifest.uri}; "
             "train fewer, or set data.repeat = true for several passes"
         )
 
@@ -190,7 +192,10 @@ def _check_groupable(key: str, name: str, manifest: Manifest, *, as_number: bool
 def end_of_training(config: Config, reading: Reading) -> int:
     """Samples at the last batch: train.samples rounded up to a batch; one pass at most where it may not repeat."""
     batch = reading.global_batch_size
-    batches = -(-config.train.samples // batch)
+    samples = config.train.samples
+    if not isinstance(samples, int):
+        return batch * reading.batches_per_epoch * (passes_of(samples) or 1)
+    batches = -(-samples // batch)
     return batch * (batches if config.data.repeat else min(batches, reading.batches_per_epoch))
 
 

@@ -10,6 +10,8 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 
+from data.discovery.growth import grown
+from data.discovery.listing import first_names
 from data.manifest import Manifest, as_before
 from data.reading import Reading
 from data.statistics import measure
@@ -17,6 +19,7 @@ from data.storage.manifest_file import load_manifest
 from trainer.batches import open_stream
 from trainer.config.measured import complete, complete_from, is_complete, odd_columns, with_block_rows
 from trainer.config.run_config import Config
+from trainer.console import tell
 from trainer.datasets import (
     as_configured,
     check_lanes,
@@ -102,7 +105,8 @@ def check_first_batches(inputs: Inputs, world: World, samples: int) -> None:
     Collective: call on all ranks.
     """
     world.on_rank_zero(partial(_check_values, inputs))
-    world.raise_on_all_ranks(lambda: check_first_batch(inputs.train, world, samples))
+    if samples < inputs.end:  # else the batch after it would be the first of another pass
+        world.raise_on_all_ranks(lambda: check_first_batch(inputs.train, world, samples))
     world.raise_on_all_ranks(lambda: check_first_batch(inputs.test, world, 0))
 
 
@@ -131,9 +135,26 @@ def _open_datasets(config: Config, world: World, run: RunDirectory) -> tuple[Rea
         before = world.on_rank_zero(partial(_as_at_first_start, run, train))
         train = replace(before, source=train.source, root=train.root)  # each rank's own copy
 
+    if config.data.order == "chronological" and not config.data.repeat:
+        with_growth = world.on_rank_zero(partial(_as_grown, run, train, config.data.lanes))
+        train = replace(with_growth, source=train.source, root=train.root)
+
     test = open_dataset(config.data.test_source, config, world)
     check_same_kinds(train, test, config)
     return train_reading(config, train), test_reading(config, test, world.size, {})
+
+
+def _as_grown(run: RunDirectory, now: Manifest, lanes: int) -> Manifest:
+    recorded = run.manifests["train"]
+    if not recorded.exists():
+        return now
+    known = load_manifest(recorded)
+    manifest = grown(known, now, run.newest_checkpoint, lanes)
+    if manifest.num_rows > known.num_rows:
+        names = list(dict.fromkeys(manifest.window_names[len(known.files) :]))
+        rows = manifest.num_rows - known.num_rows
+        tell("note", f"data.train has grown by {rows:,} rows in {first_names(names, kind='window')}")
+    return manifest
 
 
 def _as_at_first_start(run: RunDirectory, now: Manifest) -> Manifest:

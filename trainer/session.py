@@ -157,7 +157,7 @@ def _schedule(config: Config, end: int) -> LoopSchedule:
     milestones = [milestone.samples for milestone in config.evaluate.at_samples]
     return LoopSchedule(
         evaluation=Due(batch=batch, end=end, at=(*milestones, end)),
-        log=Due(batch=batch, end=end, every=config.log_every),
+        log=Due(batch=batch, end=end, every=config.log_every(end)),
         checkpoint=Due(batch=batch, end=end, every=config.checkpoint.every_samples),
     )
 

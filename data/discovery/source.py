@@ -27,6 +27,8 @@ class Source:
 
     uris: tuple[str, ...]
     where: str | None = None
+    complete: str | None = None
+    """Only folders that hold a file of this name count."""
 
     def __str__(self) -> str:
         return ", ".join(self.uris)
@@ -42,11 +44,11 @@ class Found:
     listing: Listing
 
 
-def source_of(uris: str | Sequence[str] | Source, where: str | None = None) -> Source:
+def source_of(uris: str | Sequence[str] | Source, where: str | None = None, complete: str | None = None) -> Source:
     """From what a config or the command line says; a source stays as it is."""
     if isinstance(uris, Source):
         return uris
-    return Source((uris,) if isinstance(uris, str) else tuple(uris), where)
+    return Source((uris,) if isinstance(uris, str) else tuple(uris), where, complete)
 
 
 def find(source: Source) -> Found:
@@ -61,8 +63,25 @@ def find(source: Source) -> Found:
         _refuse_twice(source, root, files, is_local=isinstance(filesystem, fs.LocalFileSystem))
     if source.where:
         files = _wanted(source, root, files)
+    if source.complete:
+        files = _complete(source, source.complete, filesystem, files)
     names = tuple(sorted(name.removeprefix(root).lstrip("/") for name in unread))
     return Found(filesystem, root, Listing(files, names))
+
+
+def _complete(
+    source: Source, marker: str, filesystem: fs.FileSystem, files: tuple[fs.FileInfo, ...]
+) -> tuple[fs.FileInfo, ...]:
+    """The files in whose folders the marker lies; raises DataError if there are none."""
+    folders = list(dict.fromkeys(info.path.rpartition("/")[0] for info in files))
+    paths = [f"{folder}/{marker}" for folder in folders]
+    found = retried(filesystem, lambda: filesystem.get_file_info(paths))
+    whole = {folder for folder, info in zip(folders, found, strict=True) if info.is_file}
+    if not whole:
+        raise DataError(
+            f"dataset {source}: none of its {len(folders):,} folders holds {marker!r} yet, as data.complete asks"
+        )
+    return tuple(info for info in files if info.path.rpartition("/")[0] in whole)
 
 
 def find_root(source: Source) -> str:

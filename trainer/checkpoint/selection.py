@@ -41,8 +41,7 @@ def _boundary(text: str, count: int, run: RunDirectory, config: Config) -> int:
         return evaluated[-1]
 
     batch = config.data.global_batch_size
-    if count > config.train.samples:
-        return -(-count // batch) * batch
-
     end = end_of_training(config, train_reading(config, load_manifest(run.manifests["train"])))
+    if count > end:
+        return -(-count // batch) * batch
     return Due(batch=batch, end=end).boundary(count)

@@ -49,7 +49,7 @@ class TrainedRun:
 
     def load(self, state: State) -> ShardedModel:
         """The sharded model with the weights of a checkpoint, and without its optimizer's state."""
-        sharded = build_sharded_model(self.config, self.world, self.config.train.samples, saves=False)
+        sharded = build_sharded_model(self.config, self.world, state.samples, saves=False)
         self.checkpoints.load(state, sharded.model, None)
         return sharded
 

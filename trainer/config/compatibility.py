@@ -14,6 +14,7 @@ FREE_KEYS = (
     "data.train",  # the same data elsewhere has the same fingerprint
     "data.test",
     "data.where",
+    "data.complete",
     "data.test_where",
     "data.memory",  # the rows of a block were decided at the first start
     "data.threads",

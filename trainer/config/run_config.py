@@ -20,6 +20,7 @@ from models.heads import AnyHeadConfig
 from models.tables import TableConfig
 from models.tasks import TaskConfig
 from trainer.clock import Milestone, parse_milestone
+from trainer.config.samples import parse_samples, passes_of
 from trainer.distributed.world import DeviceName
 from trainer.sharding.settings import OptimizerConfig, ShardingConfig
 
@@ -43,8 +44,9 @@ class RunConfig(Settings):
 class TrainConfig(Settings):
     """How long, and in what precision."""
 
-    samples: Count = Field(gt=0)
-    """Samples to train, over all ranks: 4096, "300k", "70B"."""
+    samples: Annotated[int | str, BeforeValidator(parse_samples)]
+    """Samples to train, over all ranks: 4096, "300k", "70B"; "all": to the end of the data as it is at each start; or
+    "2 passes" of it, with data.repeat."""
     precision: Literal["float32", "bf16"] = "float32"
     """bf16: matrix products of the dense part in bfloat16 (GPU only); weights, losses and metrics stay float32."""
     on_non_finite: Literal["stop", "skip"] = "stop"
@@ -112,10 +114,9 @@ class Config(Settings):
         self.model.build_on_meta(num_features=8, num_tasks=len(self.tasks))  # any width shows whether it can be built
         return self
 
-    @property
-    def log_every(self) -> int:
-        """Samples between records of train.jsonl."""
-        return self.log.every_samples or max(self.train.samples // 100, 1)
+    def log_every(self, end: int) -> int:
+        """Samples between records of train.jsonl in a training to `end` samples."""
+        return self.log.every_samples or max(end // 100, 1)
 
 
 def _check_features(config: Config) -> None:
@@ -187,6 +188,21 @@ def _check_batches(config: Config) -> None:
             )
 
 
+def _check_passes(config: Config) -> None:
+    passes = passes_of(config.train.samples)
+    if passes is None:
+        return
+    if passes > 1 and not config.data.repeat:
+        raise ValueError(f"train.samples = {config.train.samples!r} needs data.repeat = true")
+    schedules = {"dense": config.optimizer.dense, "sparse": config.optimizer.sparse}
+    for name, schedule in schedules.items():
+        if config.data.order == "chronological" and schedule.decay != "none":
+            raise ValueError(
+                f"optimizer.{name}.decay = {schedule.decay!r} ends with the data, which may grow: set decay = 'none', "
+                "or count train.samples"
+            )
+
+
 def _check_groups(config: Config) -> None:
     for name in config.evaluate.by:
         if config.evaluate.by.count(name) > 1:
@@ -194,15 +210,14 @@ def _check_groups(config: Config) -> None:
 
 
 def _check_milestones(config: Config) -> None:
+    total = config.train.samples
     samples = [milestone.samples for milestone in config.evaluate.at_samples]
     texts = [milestone.text for milestone in config.evaluate.at_samples]
     if samples != sorted(set(samples)) or 0 in samples:
         raise ValueError(f"evaluate.at_samples = {texts} must ascend from above 0, each milestone once")
-    if samples and samples[-1] > config.train.samples:
-        raise ValueError(
-            f"evaluate.at_samples: milestone {texts[-1]} lies beyond train.samples = "
-            f"{config.train.samples}; train longer or drop it"
-        )
+    if samples and isinstance(total, int) and samples[-1] > total:
+        beyond = f"milestone {texts[-1]} lies beyond train.samples = {total}"
+        raise ValueError(f"evaluate.at_samples: {beyond}; train longer or drop it")
 
 
 def _check_skipping(config: Config) -> None:
@@ -219,6 +234,7 @@ _RULES = (
     _check_vocabularies,
     _check_tasks,
     _check_batches,
+    _check_passes,
     _check_groups,
     _check_milestones,
     _check_skipping,

@@ -221,6 +221,12 @@ class RunDirectory:
         except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise ConfigError(f"{self.config_file}: cannot be read ({error})") from error
 
+    @property
+    def newest_checkpoint(self) -> int:
+        """Samples of the newest checkpoint, whole or not; 0: there is none."""
+        names = [path.name for path in self.checkpoints.glob("*")]
+        return max((int(name) for name in names if name.isdecimal()), default=0)
+
     def vocabulary_file(self, table: str) -> Path:
         """The ids of a table in the order of their rows."""
         return self.vocabularies / f"{table}.parquet"

@@ -29,8 +29,8 @@ class Origin:
     identity: str | None
     """None: of before there were ids, or a first start."""
     config: dict[str, Any]
-    fingerprints: dict[str, str]
-    """Of the datasets, as far as the run's folder tells them."""
+    fingerprints: dict[str, tuple[str, ...]]
+    """Of the datasets, as far as the run's folder tells them; also those before one has grown."""
 
     def check_starts(self, path: Path, segments: Iterable[RunStart]) -> None:
         """Raises ConfigError if the records of starts at `path` are of another run."""
@@ -48,8 +48,10 @@ class Origin:
 
     def other_data(self, use: str, fingerprint: str) -> str | None:
         """How a dataset differs from the run's, for a message; None if it is the same."""
-        here = self.fingerprints.get(use, fingerprint)
-        return None if fingerprint == here else f"data.{use} has fingerprint {fingerprint!r} there, {here!r} here"
+        here = self.fingerprints.get(use)
+        if here is None or fingerprint in here:
+            return None
+        return f"data.{use} has fingerprint {fingerprint!r} there, {here[0]!r} here"
 
     def other_identity(self, identity: str | None) -> str | None:
         """How an id differs from the run's, for a message; None if it may be the same."""
@@ -60,10 +62,10 @@ class Origin:
 
 def origin_of(run: RunDirectory, config: Config) -> Origin:
     """What the folder of a run says of itself; raises ExpectedError if that is damaged."""
-    fingerprints: dict[str, str] = {}
+    fingerprints: dict[str, tuple[str, ...]] = {}
     for use, path in run.manifests.items():
         if path.exists():
-            fingerprints[use] = load_manifest(path).fingerprint
+            fingerprints[use] = load_manifest(path).fingerprints
     return Origin(read_identity(run), plain(config), fingerprints)
 
 

@@ -129,9 +129,9 @@ def _broken_records(starts: list[RunStart], lineage: Lineage) -> Iterator[str]:
 
 
 def _broken_start(start: RunStart, reading: Reading) -> Iterator[str]:
-    fingerprint = reading.manifest.fingerprint
-    if start.fingerprint != fingerprint:
-        data = f"fingerprint {start.fingerprint!r}, the run's dataset has {fingerprint!r}"
+    fingerprints = reading.manifest.fingerprints
+    if start.fingerprint not in fingerprints:
+        data = f"fingerprint {start.fingerprint!r}, the run's dataset has {fingerprints[0]!r}"
         yield f" trained on other data: {data}"
 
     batch = reading.global_batch_size

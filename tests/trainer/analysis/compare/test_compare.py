@@ -58,7 +58,7 @@ class Runs:
         directory = RunDirectory(path)
         path.mkdir()
         train = replace(self.manifest, fingerprint=train_data)
-        directory.create(config, train, self.manifest)
+        directory.create(config, train, self.manifest, {})
         for number, (text, samples) in enumerate((POINTS if points is None else points).items()):
             sums = draw_sums([task.binary for task in config.tasks], labels, (seed, number), noise)
             reached = [] if text == "end" else [text]
