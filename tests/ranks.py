@@ -24,7 +24,7 @@ from trainer.distributed.world import World, barrier
 os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # as the program does; the fork server takes it over
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(
-    ["tests.ranks", "trainer.train", "trainer.evaluation.evaluate_run", "torch.utils.tensorboard"]
+    ["tests.ranks", "trainer.train", "trainer.evaluation.evaluate_run", "torch.utils.tensorboard", "tests.kernels"]
 )
 
 

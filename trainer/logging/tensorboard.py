@@ -3,10 +3,12 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import tomli_w
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.image import imsave
 from torch.utils.tensorboard import SummaryWriter
 
 from data.storage.files import replaced
@@ -34,6 +36,8 @@ EVALUATION_KEYS = ("ne", "auc", "log_loss", "calibration", "mse", "nmse")
 """Metrics that have a curve over the evaluations."""
 RESULT_KEYS = ("ne", "auc", "mse")
 """Metrics of the last evaluation that stand on the HPARAMS page."""
+_DPI = 120
+"""Of figures."""
 
 
 class TensorBoardWriter:
@@ -78,13 +82,14 @@ class TensorBoardWriter:
         if not levels:
             return
 
-        figure = fusion_figure(levels)
+        canvas = FigureCanvasAgg(fusion_figure(levels))
+        canvas.draw()  # once for both
+        pixels_HW4 = np.asarray(canvas.buffer_rgba())
 
         image.parent.mkdir(parents=True, exist_ok=True)
         with replaced(image) as file:
-            figure.savefig(file, format="png", dpi=120)
-
-        self._writer.add_figure("fusion", figure, samples, close=False)
+            imsave(file, pixels_HW4, format="png", dpi=_DPI)
+        self._writer.add_image("fusion", pixels_HW4[:, :, :3], samples, dataformats="HWC")
 
     def add_result(self, config: dict[str, Any], records: list[Evaluation]) -> None:
         """Adds the run as a line of the HPARAMS page, with the metrics of its last evaluation."""
@@ -117,8 +122,7 @@ def fusion_figure(levels: list[LevelWeights]) -> Figure:
     width = 2 + 0.6 * max(num_experts)
     height = sum(0.8 + 0.45 * units for units in num_units)
 
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = Figure(figsize=(width, height), dpi=_DPI, layout="constrained")
 
     all_axes = figure.subplots(len(levels), 1, squeeze=False, height_ratios=num_units)[:, 0]
     for number, (level, axes) in enumerate(zip(levels, all_axes, strict=True)):
