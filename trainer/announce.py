@@ -6,7 +6,7 @@ from trainer.logging.tables import plan_table
 from trainer.logging.train_log import TrainLog
 from trainer.milestones import missed_milestones
 from trainer.open_run import Loaded
-from trainer.run.records import DamagedCheckpointEvent
+from trainer.run.records import ConfigChangeEvent, DamagedCheckpointEvent
 
 
 def announce(inputs: Inputs, loaded: Loaded, log: TrainLog) -> None:
@@ -26,6 +26,10 @@ def announce(inputs: Inputs, loaded: Loaded, log: TrainLog) -> None:
 
     for file, reason in inputs.train.manifest.left_out:
         log.warn(f"{file} is left out: {reason}")
+
+    for key, before, now in inputs.changes:
+        log.event(ConfigChangeEvent, samples, key=key, before=before, now=now)
+        log.print(f"{key} is {now} from here on; it was {before}")
 
     for text in inputs.remarks:
         log.warn(text)

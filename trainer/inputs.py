@@ -17,6 +17,7 @@ from data.reading import Reading
 from data.statistics import measure
 from data.storage.manifest_file import load_manifest
 from trainer.batches import open_stream
+from trainer.config.compatibility import Change, differences
 from trainer.config.measured import complete, complete_from, is_complete, odd_columns, with_block_rows
 from trainer.config.run_config import Config
 from trainer.console import tell
@@ -54,6 +55,8 @@ class Inputs:
     """Samples at the end of the training."""
     origin: Origin
     """By which checkpoints and records of this run are recognised."""
+    changes: list[Change]
+    """What this start may and does change in the config of the run."""
     remarks: list[str]
     """What is odd about the data, a line each: columns that teach nothing. Found at the first start only."""
 
@@ -66,7 +69,7 @@ def check_inputs(config: Config, world: World, watchdog: HangWatchdog, lock: Exi
     watchdog.beat("reading of the datasets")
     check_lanes(config, world)
     run = RunDirectory(config.run.dir)
-    run_exists = world.on_rank_zero(partial(_check_folder, run, config, lock))
+    run_exists, changes = world.on_rank_zero(partial(_check_folder, run, config, lock))
     check_shared(run.path, world)
 
     train, test = _open_datasets(config, world, run)
@@ -95,6 +98,7 @@ def check_inputs(config: Config, world: World, watchdog: HangWatchdog, lock: Exi
         test=test,
         end=end_of_training(config, train),
         origin=origin,
+        changes=changes,
         remarks=remarks,
     )
 
@@ -119,13 +123,17 @@ def check_first_batch(reading: Reading, world: World, samples: int) -> None:
         batches.close()
 
 
-def _check_folder(run: RunDirectory, config: Config, lock: ExitStack) -> bool:
-    """Whether the folder holds a run already, which is locked then: to lock a new one would make its folder."""
+def _check_folder(run: RunDirectory, config: Config, lock: ExitStack) -> tuple[bool, list[Change]]:
+    """Whether the folder holds a run already, which is locked then, and what changes in its config.
+
+    To lock a new one would make its folder.
+    """
     run.check(config)
-    exists = run.config_file.exists()
-    if exists:
-        lock.enter_context(run.locked())
-    return exists
+    if not run.config_file.exists():
+        return False, []
+    lock.enter_context(run.locked())
+    before = run.read_config()
+    return True, differences(before, complete_from(config, before))
 
 
 def _open_datasets(config: Config, world: World, run: RunDirectory) -> tuple[Reading, Reading]:

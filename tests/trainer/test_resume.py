@@ -16,10 +16,11 @@ import torch
 from data.errors import ExpectedError
 from tests.ranks import run_on_ranks
 from tests.trainer.datasets import make_config
+from trainer.analysis.audit.audit import audit_run
 from trainer.checkpoint.storage import STATE_FILE, list_folders, read_state
 from trainer.config.run_config import Config
 from trainer.distributed.world import World
-from trainer.errors import RunError
+from trainer.errors import ConfigError, RunError
 from trainer.run.directory import RunDirectory
 from trainer.run.jsonl import read_records
 from trainer.train import train
@@ -80,6 +81,52 @@ def test_other_changes_of_the_config_are_refused(
     sections["run"] = {"dir": str(folder), **sections.get("run", {})}
     sections.setdefault("train", {"samples": 640})
     assert part in str(run_on_ranks(1, _train, make_config(dataset, **sections))[0])
+
+
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_what_is_learned_how_fast_may_change_when_asked_for(
+    dataset: Path, trained: Path, tmp_path: Path, world_size: int
+) -> None:
+    folder = shutil.copytree(trained, tmp_path / "run")
+    key = "optimizer.dense.learning_rate"
+    slower: dict[str, Any] = {"optimizer": {"dense": {"learning_rate": 1e-5, "decay": "none"}}}
+    longer = {"train": {"samples": 960}}
+    (refused, *_) = run_on_ranks(world_size, _train, _config(dataset, folder, **slower, **longer))
+    assert f"{key} was 0.001, now 1e-05; allow it (--allow-change {key}), or resume with its own" in str(refused)
+
+    config = make_config(dataset, run={"dir": str(folder), "allow_change": [key]}, **slower, **longer)
+    assert run_on_ranks(world_size, _train, config) == [None] * world_size
+    events = [event for event in read_records(folder / "events.jsonl") if event["event"] == "config_change"]
+    assert [(event["samples"], event["key"], event["before"], event["now"]) for event in events] == [
+        (640, key, "0.001", "1e-05")
+    ]
+    assert RunDirectory(folder).read_config().optimizer.dense.learning_rate == 1e-5
+    assert "allow_change" not in (folder / "config.toml").read_text()
+
+    last = {"train": {"samples": 1280}}
+    assert run_on_ranks(1, _train, _config(dataset, folder, **slower, **last)) == [None], "it is the run's now"
+    records = read_records(folder / "train.jsonl")
+    rates = {record["samples"]: record["learning_rate"] for record in records}
+    assert {rate for samples, rate in rates.items() if samples <= 640} == {1e-3}
+    assert {rate for samples, rate in rates.items() if samples > 640} == {1e-5}
+    audit = audit_run(folder)
+    assert audit.promises_broken == ()
+
+
+@pytest.mark.parametrize(
+    ("key", "reason"),
+    [
+        ("data.lanes", "data.lanes may not change in a run: it decides which rows share a batch; train in another"),
+        ("model.levels", "model.levels may not change in a run: the head's weights fit no other"),
+        ("optimizer.sparse.name", "optimizer.sparse.name may not change in a run: its state fits no other"),
+        ("checkpoint.keep", "checkpoint.keep may change without being asked for"),
+        ("optimiser.dense.learning_rate", "may not change in a run: there is no such key"),
+    ],
+)
+def test_what_may_not_change_says_why(tmp_path: Path, key: str, reason: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        make_config(tmp_path, run={"dir": str(tmp_path / "run"), "allow_change": [key]})
+    assert reason in str(error.value)
 
 
 def test_memory_may_change_since_blocks_stay_as_they_were(dataset: Path, trained: Path, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """`adatt train`, `evaluate` and `predict`: the commands that work on several ranks."""
 
+import json
 import sys
 from typing import Annotated
 
@@ -26,6 +27,10 @@ def train_command(
         bool,
         typer.Option("--profile", help="Trace a few steps into RUN/profile, for TensorBoard or Perfetto."),
     ] = False,
+    allow_change: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY", help="Go on with another value of a key, such as optimizer.dense.learning_rate."),
+    ] = None,
 ) -> None:
     """Train a run, or resume it if run.dir holds a checkpoint of the same config.
 
@@ -35,7 +40,9 @@ def train_command(
     from trainer.process.output import go_on_unread
 
     go_on_unread()
-    with joined(config_at(config, changes), {"command": "train", "--profile": profile}) as (loaded, world):
+    allowed = [f"run.allow_change={json.dumps(allow_change)}"] if allow_change else []
+    options = {"command": "train", "--profile": profile, "--allow-change": allow_change}
+    with joined(config_at(config, [*(changes or []), *allowed]), options) as (loaded, world):
         from trainer.train import train
 
         train(loaded, world, profile=profile)

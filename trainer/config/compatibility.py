@@ -1,35 +1,12 @@
-"""What of a config may change from one start of a run to the next, and how two configs differ."""
+"""How two configs differ."""
 
 from typing import Any
 
+from trainer.config.changes import FREE_KEYS, FREE_SECTIONS, may_change
 from trainer.config.run_config import Config
 
-FREE_SECTIONS = ("log", "checkpoint", "sharding")
-"""May change between starts of a run: they do not touch what is trained."""
-FREE_KEYS = (
-    "run.dir",
-    "run.device",
-    "run.trace",
-    "run.hang_seconds",
-    "data.train",  # the same data elsewhere has the same fingerprint
-    "data.test",
-    "data.where",
-    "data.complete",
-    "data.test_where",
-    "data.memory",  # the rows of a block were decided at the first start
-    "data.threads",
-    "data.repeat",  # the first pass does not depend on it
-    "data.evaluation_batch_size",
-    "data.on_bad_file",
-    "data.bad_row_groups",
-    "train.samples",
-    "train.on_non_finite",
-    "train.non_finite_batches",
-    "evaluate.at_samples",
-    "evaluate.by",
-    "evaluate.unit",
-)
-
+Change = tuple[str, str, str]
+"""A key, and its values before and now as texts."""
 _LONGEST_SHOWN = 80
 """Characters of a value in a message."""
 
@@ -45,18 +22,23 @@ def plain(config: Config) -> dict[str, Any]:
     return without_none(config.model_dump(mode="python"))
 
 
-def difference(before: dict[str, Any], now: dict[str, Any]) -> tuple[str, str, str] | None:
-    """(key, before, now) of the first key of two plain configs that differs and is not free to change; as texts."""
-    return next(iter(_differences(before, now)), None)
+def differences(before: Config, now: Config) -> list[Change]:
+    """Every key of two configs that differs and is not free to change."""
+    return _differences(plain(before), plain(now))
 
 
-def _differences(before: Any, now: Any, path: str = "") -> list[tuple[str, str, str]]:
-    """(key, before, now) of every leaf that differs and is not free to change, the values as texts."""
+def difference(before: dict[str, Any], now: dict[str, Any]) -> Change | None:
+    """The first key of two plain configs that makes them those of different runs."""
+    return next((change for change in _differences(before, now) if not may_change(change[0])), None)
+
+
+def _differences(before: Any, now: Any, path: str = "") -> list[Change]:
+    """Of every leaf that differs and is not free to change."""
     if path in (*FREE_SECTIONS, *FREE_KEYS) or before == now:
         return []
 
     if isinstance(before, dict) and isinstance(now, dict):
-        found: list[tuple[str, str, str]] = []
+        found: list[Change] = []
         for key in dict.fromkeys([*before, *now]):
             found += _differences(before.get(key), now.get(key), f"{path}.{key}".strip("."))
         return found

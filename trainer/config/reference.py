@@ -13,7 +13,7 @@ from models.heads import HEADS
 from models.heads.base import HeadConfig
 from models.tables import TableConfig
 from models.tasks import TaskConfig
-from trainer.config.compatibility import FREE_KEYS, FREE_SECTIONS
+from trainer.config.changes import FREE_KEYS, FREE_SECTIONS
 from trainer.config.run_config import CheckpointConfig, EvaluateConfig, LogConfig, RunConfig, TrainConfig
 from trainer.sharding.settings import DenseOptimizerConfig, ShardingConfig, SparseOptimizerConfig
 

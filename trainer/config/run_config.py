@@ -20,6 +20,7 @@ from models.heads import AnyHeadConfig
 from models.tables import TableConfig
 from models.tasks import TaskConfig
 from trainer.clock import Milestone, parse_milestone
+from trainer.config.changes import check_change
 from trainer.config.samples import parse_samples, passes_of
 from trainer.distributed.world import DeviceName
 from trainer.sharding.settings import OptimizerConfig, ShardingConfig
@@ -36,6 +37,9 @@ class RunConfig(Settings):
     """auto: the GPUs where there are some, else the CPU."""
     trace: bool = False
     """true: every rank records in `run.dir`/trace which rows it handed out (16 bytes a row); `adatt audit` compares."""
+    allow_change: tuple[Annotated[str, AfterValidator(check_change)], ...] = Field(default=(), exclude=True)
+    """Keys that this start may have other values of than the run before it, as by `adatt train --allow-change KEY`:
+    learning rates and their schedules, weight decay, clip_norm, task weights, dropout."""
     hang_seconds: float = Field(default=900, gt=0)
     """A rank that does not join, or makes no progress for this long, is reported with where it hangs, and the run ends
     (exit 1). More than the longest wait for a save, and than the time between the starts of the first and last node."""

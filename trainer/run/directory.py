@@ -39,7 +39,8 @@ from data.storage.files import open_unlinked, replace_text
 from data.storage.manifest_file import load_manifest, save_manifest
 from data.storage.parsing import parse_toml
 from data.storage.paths import local_path
-from trainer.config.compatibility import difference, plain
+from trainer.config.changes import may_change
+from trainer.config.compatibility import differences, plain
 from trainer.config.load import parse_config
 from trainer.config.measured import complete_from
 from trainer.config.run_config import Config
@@ -93,10 +94,13 @@ class RunDirectory:
             return
 
         before = self.read_config()
-        change = difference(plain(before), plain(complete_from(config, before)))
-        if change:
-            key, old, new = change
+        changes = differences(before, complete_from(config, before))
+        refused = [change for change in changes if change[0] not in config.run.allow_change]
+        if refused:
+            key, old, new = refused[0]
             ways_out = "name another folder, remove this one to start over, or resume with its own config"
+            if may_change(key):
+                ways_out = f"allow it (--allow-change {key}), or resume with its own config"
             raise ConfigError(
                 f"run.dir = {str(self.path)!r} holds a run of another config: {key} was {old}, now {new}; "
                 f"{ways_out} {self.config_file}"

@@ -162,7 +162,17 @@ class SkippedRowsEvent(Event):
     reason: str = ""
 
 
+class ConfigChangeEvent(Event):
+    """From `samples` on, a key of the config has another value."""
+
+    event: Literal["config_change"] = "config_change"
+    key: str = ""
+    before: str = ""
+    now: str = ""
+
+
 EVENTS: dict[str, type[Event]] = {
+    "config_change": ConfigChangeEvent,
     "checkpoint": CheckpointEvent,
     "damaged_checkpoint": DamagedCheckpointEvent,
     "skipped_batch": SkippedBatchEvent,

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from data.counts import parse_count
 from data.manifest import Manifest
 from data.storage.manifest_file import load_manifest
-from trainer.config.compatibility import FREE_KEYS, FREE_SECTIONS, plain
+from trainer.config.changes import FREE_KEYS, FREE_SECTIONS
+from trainer.config.compatibility import plain
 from trainer.config.run_config import Config
 from trainer.errors import ConfigError
 from trainer.evaluation.bucket_sums import Buckets, TaskBuckets, read_buckets

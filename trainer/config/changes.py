@@ -1,0 +1,60 @@
+"""What of a config may change from one start of a run to the next."""
+
+import re
+
+FREE_SECTIONS = ("log", "checkpoint", "sharding")
+"""May change between starts of a run: they do not touch what is trained."""
+FREE_KEYS = (
+    "run.dir",
+    "run.device",
+    "run.trace",
+    "run.hang_seconds",
+    "data.train",  # the same data elsewhere has the same fingerprint
+    "data.test",
+    "data.where",
+    "data.complete",
+    "data.test_where",
+    "data.memory",  # the rows of a block were decided at the first start
+    "data.threads",
+    "data.repeat",  # the first pass does not depend on it
+    "data.evaluation_batch_size",
+    "data.on_bad_file",
+    "data.bad_row_groups",
+    "train.samples",
+    "train.on_non_finite",
+    "train.non_finite_batches",
+    "evaluate.at_samples",
+    "evaluate.by",
+    "evaluate.unit",
+)
+
+_LEARNING = re.compile(
+    r"optimizer\.(dense|sparse)\.(learning_rate|warmup_samples|decay|decay_to|weight_decay)"
+    r"|optimizer\.dense\.clip_norm|tasks\.\d+\.weight|model\.dropout"
+)
+"""May change when that is asked for (`adatt train --allow-change KEY`): how the same weights go on to learn."""
+_REASONS = {
+    "run.seed": "order and initial values come of it",
+    "data": "it decides which rows share a batch",
+    "features": "the model reads other inputs by it",
+    "tables": "their rows and state fit no other",
+    "tasks": "it decides what is learned",
+    "model": "the head's weights fit no other",
+    "optimizer": "its state fits no other",
+}
+"""Why other keys may not, by how they begin."""
+
+
+def may_change(key: str) -> bool:
+    """Whether a key may change from one start to the next when that is asked for."""
+    return _LEARNING.fullmatch(key) is not None
+
+
+def check_change(key: str) -> str:
+    """The key; raises ValueError, with the reason, if it may not change whoever asks."""
+    if may_change(key):
+        return key
+    if key in FREE_KEYS or key.partition(".")[0] in FREE_SECTIONS:
+        raise ValueError(f"{key} may change without being asked for")
+    reason = next((text for begin, text in _REASONS.items() if key.startswith(begin)), "there is no such key")
+    raise ValueError(f"{key} may not change in a run: {reason}; train in another folder")
