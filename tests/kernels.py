@@ -1,6 +1,7 @@
 """Loads compiled kernels when it is imported: the fork server does so once, and every process of a test has them."""
 
 import gc
+import logging
 import tempfile
 from contextlib import closing
 from itertools import islice
@@ -23,5 +24,6 @@ def _use_all() -> None:
             list(islice(batches, 2))
 
 
+logging.getLogger("torch.fx._symbolic_trace").setLevel(logging.ERROR)  # as the program does
 _use_all()
 gc.freeze()  # what has been imported is not looked through for garbage again by every process

@@ -41,7 +41,9 @@ def _boundary(text: str, count: int, run: RunDirectory, config: Config) -> int:
         return evaluated[-1]
 
     batch = config.data.global_batch_size
-    end = end_of_training(config, train_reading(config, load_manifest(run.manifests["train"])))
-    if count > end:
+    total = config.train.samples
+    if isinstance(total, int) and count > total:
         return -(-count // batch) * batch
+
+    end = end_of_training(config, train_reading(config, load_manifest(run.manifests["train"])))
     return Due(batch=batch, end=end).boundary(count)

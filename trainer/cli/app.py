@@ -4,6 +4,7 @@ Exit codes: 0 done; 2 the user's input is wrong (one `error:` line, nothing writ
 saving, start again to resume; 128 + n ended by signal n (`trainer.process.ending`); 1 anything else.
 """
 
+import logging
 import os
 import sys
 import threading
@@ -48,6 +49,7 @@ app.add_typer(bench, name="bench")
 def run(arguments: list[str]) -> int:
     """The exit code of a command line."""
     threading.excepthook = _tell_of_thread
+    logging.getLogger("torch.fx._symbolic_trace").setLevel(logging.ERROR)  # torchrec's use of it is no user's matter
     os.umask(os.umask(0o077) | 0o002)  # nothing that the program creates can be written by everyone
 
     try:

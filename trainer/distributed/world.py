@@ -1,6 +1,5 @@
 """The ranks of this run. The one place that chooses the device."""
 
-import logging
 import socket
 import warnings
 from collections.abc import Callable, Iterator
@@ -175,7 +174,6 @@ def choose_device(device: DeviceName = "auto", local_rank: int = 0) -> torch.dev
 
 def _quiet_libraries() -> None:
     """Silences what torchrec and torch say about their own use of each other."""
-    logging.getLogger("torch.fx._symbolic_trace").setLevel(logging.ERROR)
     warnings.filterwarnings(
         "ignore", message="find_unused_parameters=True was specified"
     )  # trainer.build_model says why
