@@ -65,8 +65,8 @@ class Manifest:
     """Those that differ from the first, each with the first of `files` that has it."""
     layouts: tuple[int, ...] = field(default=(), repr=False)
     """Of each file, which of `schemas` it has; not known of datasets that were opened by earlier versions."""
-    history: tuple[tuple[str, int], ...] = field(default=(), repr=False)
-    """Fingerprints that it had before it grew, each with the number of its files then."""
+    history: tuple[str, ...] = field(default=(), repr=False)
+    """Fingerprints that it had before it grew."""
 
     @cached_property
     def filesystem(self) -> fs.FileSystem:
@@ -81,7 +81,7 @@ class Manifest:
     @property
     def fingerprints(self) -> tuple[str, ...]:
         """Its own, and those that it had before it grew."""
-        return (self.fingerprint, *(fingerprint for fingerprint, _ in self.history))
+        return (self.fingerprint, *self.history)
 
     @property
     def num_rows(self) -> int:

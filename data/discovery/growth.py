@@ -83,7 +83,7 @@ def _appended(known: Manifest, now: Manifest, new: list[str]) -> Manifest:
         bytes=np.concatenate([known.bytes, now.bytes[groups]]),
         digests=digests,
         fingerprint=digest_of(zip(files, digests, strict=True)),
-        history=(*known.history, (known.fingerprint, len(known.files))),
+        history=(*known.history, known.fingerprint),
         left_out=(*known.left_out, *(entry for entry in now.left_out if entry[0] not in known.files)),
         other_schemas=tuple(schemas),
         layouts=layouts,

@@ -111,7 +111,7 @@ def _from_table(table: pa.Table) -> Manifest:
         num_unread=texts.get("num_unread", 0),
         unread=tuple(texts.get("unread", ())),
         layouts=tuple(texts.get("layouts", ())),
-        history=tuple((fingerprint, count) for fingerprint, count in texts.get("history", ())),
+        history=tuple(texts.get("history", ())),
         schema=_from_bytes(schema),
         other_schemas=tuple((name, _from_bytes(other)) for name, other in others),
     )

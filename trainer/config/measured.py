@@ -6,9 +6,10 @@ an evaluation and a server all read the numbers that the weights were trained wi
 """
 
 import math
-from typing import TypeVar
+from collections.abc import Mapping
+from typing import Any, TypeVar
 
-from data.features import DenseFeature, SparseFeature, Transform
+from data.features import DenseFeature, Transform
 from data.pipeline.block_rows import measure_block_rows
 from data.reading import Reading
 from data.statistics import Moments, Statistics
@@ -160,26 +161,26 @@ def _with(config: Config, dense: list[DenseFeature], tasks: list[TaskConfig]) ->
 
 def _with_boundaries(config: Config, boundaries: dict[str, tuple[float, ...]]) -> Config:
     """The config with these boundaries, by feature, and how many buckets were asked for."""
-
-    def completed(feature: SparseFeature) -> SparseFeature:
-        if feature.asked_quantiles is None or feature.name not in boundaries:
-            return feature
-        known = {"boundaries": boundaries[feature.name], "quantiles": feature.asked_quantiles}
-        return feature.model_copy(update=known)
-
-    sparse = tuple(map(completed, config.features.sparse))
-    features = config.features.model_copy(update={"sparse": sparse})
-    return config.model_copy(update={"features": features})
+    open_features = [feature for feature in config.features.sparse if feature.asked_quantiles is not None]
+    known = {
+        feature.name: {"boundaries": boundaries[feature.name], "quantiles": feature.asked_quantiles}
+        for feature in open_features
+        if feature.name in boundaries
+    }
+    return with_sparse(config, known)
 
 
 def _with_digests(config: Config, before: Config) -> Config:
     """The config with the vocabularies of its run."""
     known = {feature.name: feature.vocabulary_digest for feature in before.features.sparse if feature.vocabulary}
-    sparse = [
-        feature.model_copy(update={"vocabulary_digest": feature.vocabulary_digest or known.get(feature.name)})
-        for feature in config.features.sparse
-    ]
-    features = config.features.model_copy(update={"sparse": tuple(sparse)})
+    open_features = [feature.name for feature in config.features.sparse if feature.vocabulary_digest is None]
+    return with_sparse(config, {name: {"vocabulary_digest": known.get(name)} for name in open_features})
+
+
+def with_sparse(config: Config, values: Mapping[str, dict[str, Any]]) -> Config:
+    """The config with other values of keys of sparse features, by the feature's name."""
+    sparse = tuple(feature.model_copy(update=values.get(feature.name, {})) for feature in config.features.sparse)
+    features = config.features.model_copy(update={"sparse": sparse})
     return config.model_copy(update={"features": features})
 
 

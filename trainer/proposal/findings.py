@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from data.collisions import TOLD_SHARE
 from data.columns.decode import Columns
 from data.manifest import Manifest
 from data.profile.column import ColumnProfile
@@ -14,8 +15,6 @@ from trainer.proposal.leaks import leaks
 FEW_ROWS, MANY_ROWS = 1_000, 1_000_000
 """Of row groups: smaller ones cost more to open than to read, larger ones stay open block after block."""
 ENOUGH_GROUPS = 100
-LEAST_SHARED = 0.01
-"""Share of ids, or of lookups, that meet a row of several ids."""
 ALIKE = 0.001
 """Share of rows that repeat others, or are in the test set too, from which on it is told."""
 
@@ -73,7 +72,7 @@ def of_ids(profile: DatasetProfile, columns: Columns) -> Iterator[str]:
             yield f"feature {feature.name!r} has {ids}, but table {feature.table!r} has {rows:,} rows"
 
     for table in sharing(profile, columns):
-        if max(table.share_of_ids, table.share_of_lookups) >= LEAST_SHARED:
+        if max(table.share_of_ids, table.share_of_lookups) >= TOLD_SHARE:
             ids = f"table {table.table!r} has {table.rows:,} rows for {table.ids:,} ids"
             shared = f"{table.share_of_ids:.1%} of them share a row with another"
             yield f"{ids}: {shared}, which {table.share_of_lookups:.1%} of the lookups meet; give it more rows"

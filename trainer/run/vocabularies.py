@@ -16,6 +16,7 @@ from data.profile.dataset import DatasetProfile, Progress, Wanted, profile_datas
 from data.profile.stored import CountedColumn, counted, stored_counts
 from data.profile.vocabularies import count_ids, frequent_ids, read_vocabulary
 from data.reading import Reading
+from trainer.config.measured import with_sparse
 from trainer.config.run_config import Config
 from trainer.console import count_progress, tell
 from trainer.distributed.world import World
@@ -62,13 +63,12 @@ def find_vocabularies(config: Config, train: Reading, world: World, progress: Pr
 
 def with_digests(config: Config, vocabularies: Vocabularies) -> Config:
     """The config that says which vocabularies its run has."""
-
-    def completed(feature: SparseFeature) -> SparseFeature:
-        vocabulary = vocabularies.get(feature.table)
-        return feature if vocabulary is None else feature.model_copy(update={"vocabulary_digest": vocabulary.digest})
-
-    features = config.features.model_copy(update={"sparse": tuple(map(completed, config.features.sparse))})
-    return config.model_copy(update={"features": features})
+    digests = {
+        feature.name: {"vocabulary_digest": vocabularies[table].digest}
+        for table, features in _by_table(config).items()
+        for feature in features
+    }
+    return with_sparse(config, digests)
 
 
 def _by_table(config: Config) -> dict[str, list[SparseFeature]]:

@@ -13,7 +13,7 @@ from data.discovery.dataset import read_manifest
 from data.profile.dataset import profile_dataset
 from data.profile.stored import store_counts
 from tests.ranks import run_on_ranks
-from tests.trainer.datasets import config_values, write_dataset
+from tests.trainer.datasets import config_values
 from tests.trainer.training import evaluation_records, train_or_explain
 from trainer.config.load import parse_config
 from trainer.config.run_config import Config
@@ -32,23 +32,16 @@ def config_of(folder: Path, vocabulary: dict[str, Any], **sections: Any) -> Conf
     return parse_config(values, "test")
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("vocabularies")
-    write_dataset(root / "train", 600, seed=1)
-    write_dataset(root / "test", 200, seed=2)
-    return root
-
-
 def explained(world_size: int, config: Config) -> str | None:
     return run_on_ranks(world_size, train_or_explain, config)[0]
 
 
-@pytest.mark.parametrize("world_size", [1, 2])
-def test_the_most_frequent_ids_of_all_ranks(folder: Path, tmp_path: Path, world_size: int) -> None:
+@pytest.mark.parametrize(("world_size", "min_count"), [(1, 280), (2, 1)])
+def test_the_most_frequent_ids_of_all_ranks(dataset: Path, tmp_path: Path, world_size: int, min_count: int) -> None:
+    """Those that are frequent enough, or as many as there are rows."""
     config = config_of(
-        folder,
-        {**VOCABULARY, "min_count": 16, "unknown_rows": 2},
+        dataset,
+        {**VOCABULARY, "min_count": min_count, "unknown_rows": 2},
         run={"dir": str(tmp_path / "run")},
         tables=[{"name": "user", "rows": 50, "dim": 8}, {"name": "video", "rows": 14, "dim": 4}],
     )
@@ -56,9 +49,9 @@ def test_the_most_frequent_ids_of_all_ranks(folder: Path, tmp_path: Path, world_
     run = RunDirectory(tmp_path / "run")
     values = pq.read_table(run.vocabulary_file("video"))["value"].to_pylist()
 
-    counts = Counter(pq.read_table(folder / "train")["video"].to_pylist())
+    counts = Counter(pq.read_table(dataset / "train")["video"].to_pylist())
     expected = sorted(counts, key=lambda value: (-counts[value], value))
-    assert values == [value for value in expected if counts[value] >= 16][:12]
+    assert values == [value for value in expected if counts[value] >= min_count][:12]
 
     train = config.train.model_copy(update={"samples": 512})
     before = run.vocabulary_file("video").read_bytes()
@@ -68,14 +61,14 @@ def test_the_most_frequent_ids_of_all_ranks(folder: Path, tmp_path: Path, world_
 
 
 @pytest.mark.parametrize("world_size", [1, 2])
-def test_stored_counts_are_read(folder: Path, tmp_path: Path, world_size: int) -> None:
+def test_stored_counts_are_read(dataset: Path, tmp_path: Path, world_size: int) -> None:
     """Those of the test set lie where those of the training data should, and are taken for them."""
-    shutil.copytree(folder, tmp_path / "data")
+    shutil.copytree(dataset, tmp_path / "data")
     train, test = (read_manifest(str(tmp_path / "data" / use), cache=None) for use in ("train", "test"))
     store_counts(train, profile_dataset(test, ["video"], progress=lambda _: None))
     config = config_of(tmp_path / "data", VOCABULARY, run={"dir": str(tmp_path / "run")})
     assert explained(world_size, config) is None
-    counts = Counter(pq.read_table(folder / "test")["video"].to_pylist())
+    counts = Counter(pq.read_table(dataset / "test")["video"].to_pylist())
     values = pq.read_table(RunDirectory(tmp_path / "run").vocabulary_file("video"))["value"].to_pylist()
     assert values == sorted(counts, key=lambda value: (-counts[value], value))
 
@@ -89,9 +82,9 @@ def write_values(path: Path, values: list[Any]) -> str:
     return str(path)
 
 
-def test_a_file_that_changes_does_not_change_the_run(folder: Path, tmp_path: Path) -> None:
+def test_a_file_that_changes_does_not_change_the_run(dataset: Path, tmp_path: Path) -> None:
     uri = write_values(tmp_path / "v.parquet", ["v1", "v2"])
-    config = config_of(folder, {"vocabulary": uri}, run={"dir": str(tmp_path / "run")})
+    config = config_of(dataset, {"vocabulary": uri}, run={"dir": str(tmp_path / "run")})
     assert explained(1, config) is None
     write_values(tmp_path / "v.parquet", ["v3"])
     assert explained(1, config.model_copy(update={"train": config.train.model_copy(update={"samples": 512})})) is None
@@ -123,10 +116,10 @@ BAD: list[tuple[list[Any] | None, dict[str, Any], str]] = [
 @pytest.mark.parametrize(("values", "keys", "message"), BAD)
 @pytest.mark.parametrize("world_size", [1, 2])
 def test_bad_vocabularies(
-    folder: Path, tmp_path: Path, values: list[Any] | None, keys: dict[str, Any], message: str, world_size: int
+    dataset: Path, tmp_path: Path, values: list[Any] | None, keys: dict[str, Any], message: str, world_size: int
 ) -> None:
     uri = "auto" if values is None else write_values(tmp_path / "v.parquet", values)
-    config = config_of(folder, {"vocabulary": uri, **keys}, run={"dir": str(tmp_path / "run")})
+    config = config_of(dataset, {"vocabulary": uri, **keys}, run={"dir": str(tmp_path / "run")})
     errors = run_on_ranks(world_size, train_or_explain, config)
     assert [message in str(error) for error in errors] == [True] * world_size
     assert not (tmp_path / "run").exists()
