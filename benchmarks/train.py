@@ -9,7 +9,6 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from itertools import islice, repeat
 from pathlib import Path
 from typing import Any
@@ -176,16 +175,10 @@ def _bench_evaluation(
     config: Config, world: World, sharded: ShardedModel, held: Batch, batches: int, vocabularies: Vocabularies
 ) -> dict[str, float]:
     """Rows/s of an evaluation; its limit is the forward pass alone, over and over on one batch in memory."""
-    manifest = open_dataset(config.data.test_source, config, world)
+    manifest = open_dataset(config.data.test_source or config.data.train_source, config, world)
     batch = config.data.global_batch_size
     num_groups = int(np.searchsorted(manifest.rows.cumsum(), BLOCKS * batches * batch)) + 1
-    part = replace(
-        manifest,
-        file=manifest.file[:num_groups],
-        group=manifest.group[:num_groups],
-        rows=manifest.rows[:num_groups],
-        bytes=manifest.bytes[:num_groups],
-    )
+    part = manifest.of_groups(np.arange(min(num_groups, len(manifest.rows))))
     evaluator = Evaluator(config, world, sharded, test_reading(config, part, world.size, vocabularies))
     evaluation = []
     forward = []

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import PurePosixPath
-from typing import Literal
+from typing import Literal, Self
 
 import numpy as np
 import pyarrow as pa
@@ -162,6 +162,12 @@ class Manifest:
             return 0
         lacking = [not types_named(schema, name) for _, schema in self.schemas]
         return int(self.rows[np.array(lacking)[np.array(self.layouts)][self.file]].sum())
+
+    def of_groups(self, groups: Int64) -> Self:
+        """The dataset of some of its row groups, whose rows are numbered anew."""
+        arrays = {name: getattr(self, name)[groups] for name in ("file", "group", "rows", "bytes")}
+        digests = [(self.digests[file], group) for file, group in zip(arrays["file"], arrays["group"], strict=True)]
+        return replace(self, **arrays, fingerprint=digest_of(digests), history=())
 
     def path(self, group: int) -> str:
         """Path of a row group's file, for the filesystem."""

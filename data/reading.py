@@ -38,8 +38,9 @@ class DataConfig(Settings):
     train: Uris
     """Parquet dataset to train on: a file, a folder, a pattern such as "logs/dt=2022-04-*" or a list of them; a local
     path, or a URI that pyarrow.fs opens (s3, gs, hdfs, abfss). Credentials come from the store's own environment."""
-    test: Uris
-    """Parquet dataset to evaluate on, likewise; every row is used exactly once."""
+    test: Uris | None = None
+    """Parquet dataset to evaluate on, likewise; every row is used exactly once. May be left out with
+    `evaluate.next_window`."""
     where: Partitions = None
     """Which Hive partitions of the training data are wanted, by the keys of their folders:
     "dt >= 2022-04-25 and dt < 2022-05-05", with or, not, in (…) and brackets. Others are not even listed."""
@@ -84,9 +85,9 @@ class DataConfig(Settings):
         return source_of(self.train, self.where, self.complete)
 
     @property
-    def test_source(self) -> Source:
-        """Where the test data lies."""
-        return source_of(self.test, self.test_where)
+    def test_source(self) -> Source | None:
+        """Where the test data lies, if there is any."""
+        return None if self.test is None else source_of(self.test, self.test_where)
 
 
 @dataclass(frozen=True)

@@ -77,5 +77,11 @@ class LoopSchedule:
 
     evaluation: Due
     """At every milestone and at the end."""
+    window: Due
+    """Before every window, with `evaluate.next_window`."""
     log: Due
     checkpoint: Due
+
+    def next_stop(self, samples: int) -> int:
+        """Where the pipeline has to be empty next: at an evaluation, or the end."""
+        return min(self.evaluation.next(samples), self.window.next(samples))

@@ -50,7 +50,7 @@ class Inputs:
     run_exists: bool
     """Whether the folder held a run already; it is locked then."""
     train: Reading
-    test: Reading
+    test: Reading | None
     end: int
     """Samples at the end of the training."""
     origin: Origin
@@ -73,7 +73,7 @@ def check_inputs(config: Config, world: World, watchdog: HangWatchdog, lock: Exi
     check_shared(run.path, world)
 
     train, test = _open_datasets(config, world, run)
-    world.on_rank_zero(lambda: run.check_data(train.manifest, test.manifest))
+    world.on_rank_zero(lambda: run.check_data(train.manifest, test.manifest if test else None))
     if run_exists:
         vocabularies = world.on_rank_zero(lambda: kept_vocabularies(run))
     else:
@@ -88,7 +88,7 @@ def check_inputs(config: Config, world: World, watchdog: HangWatchdog, lock: Exi
     data = config.data.model_copy(update={"block_rows": completed.data.block_rows})
     config = completed.model_copy(update={"run": config.run, "data": data})
     train = as_configured(train, config, vocabularies)
-    test = as_configured(test, config, vocabularies)
+    test = test and as_configured(test, config, vocabularies)
 
     return Inputs(
         config=config,
@@ -108,10 +108,12 @@ def check_first_batches(inputs: Inputs, world: World, samples: int) -> None:
 
     Collective: call on all ranks.
     """
-    world.on_rank_zero(partial(_check_values, inputs))
     if samples < inputs.end:  # else the batch after it would be the first of another pass
         world.raise_on_all_ranks(lambda: check_first_batch(inputs.train, world, samples))
-    world.raise_on_all_ranks(lambda: check_first_batch(inputs.test, world, 0))
+    test = inputs.test
+    if test is not None:
+        world.on_rank_zero(partial(_check_values, inputs.config, test))
+        world.raise_on_all_ranks(lambda: check_first_batch(test, world, 0))
 
 
 def check_first_batch(reading: Reading, world: World, samples: int) -> None:
@@ -136,7 +138,7 @@ def _check_folder(run: RunDirectory, config: Config, lock: ExitStack) -> tuple[b
     return True, differences(before, complete_from(config, before))
 
 
-def _open_datasets(config: Config, world: World, run: RunDirectory) -> tuple[Reading, Reading]:
+def _open_datasets(config: Config, world: World, run: RunDirectory) -> tuple[Reading, Reading | None]:
     train = open_dataset(config.data.train_source, config, world, config.data.on_bad_file, trains=True)
     if config.data.on_bad_file == "skip":
         # Files may have become unreadable since the first start, or readable: the run keeps those of its first start.
@@ -147,7 +149,10 @@ def _open_datasets(config: Config, world: World, run: RunDirectory) -> tuple[Rea
         with_growth = world.on_rank_zero(partial(_as_grown, run, train, config.data.lanes))
         train = replace(with_growth, source=train.source, root=train.root)
 
-    test = open_dataset(config.data.test_source, config, world)
+    source = config.data.test_source
+    if source is None:
+        return train_reading(config, train), None
+    test = open_dataset(source, config, world)
     check_same_kinds(train, test, config)
     return train_reading(config, train), test_reading(config, test, world.size, {})
 
@@ -188,6 +193,6 @@ def _completed(config: Config, run: RunDirectory, train: Reading, world_size: in
     return config, origin_of(run, config), remarks
 
 
-def _check_values(inputs: Inputs) -> None:
-    for column in inputs.config.evaluate.by:
-        check_first_values(column, inputs.test.manifest)
+def _check_values(config: Config, test: Reading) -> None:
+    for column in config.evaluate.by:
+        check_first_values(column, test.manifest)

@@ -1,11 +1,13 @@
-"""Milestones of a run that is started again: which are still to come, and what has become of the others."""
+"""Milestones of a run: which are still to come, what has become of the others, and how many were in vain."""
 
+import math
 from collections.abc import Iterator
 
 from trainer.checkpoint.storage import list_folders
 from trainer.clock import Due, Milestone
 from trainer.config.run_config import Config
 from trainer.run.directory import RunDirectory
+from trainer.run.records import Evaluation
 
 
 def with_pending_milestones(config: Config, run: RunDirectory, end: int) -> Config:
@@ -42,3 +44,17 @@ def missed_milestones(config: Config, run: RunDirectory, samples: int, end: int)
 
         lies = f"milestone {milestone.text} lies before {samples:,} samples, where the run goes on"
         yield f"{lies}: it is not evaluated; {way_out}"
+
+
+def milestones_in_vain(records: list[Evaluation]) -> int:
+    """Newest evaluations in a row after the last one in which some task had its best metric so far (NE, MSE)."""
+    best: dict[str, float] = {}
+    improved_at = {}
+    for record in sorted(records, key=lambda record: record.samples):
+        value = record.main
+        if record.by is None and value is not None and value < best.get(record.task, math.inf):
+            best[record.task] = value
+            improved_at[record.task] = record.samples
+
+    newest_improvement = max(improved_at.values(), default=0)
+    return len({record.samples for record in records if record.samples > newest_improvement})

@@ -102,7 +102,9 @@ def open_run(inputs: Inputs, loaded: Loaded, world: World, lock: ExitStack) -> O
     config = inputs.config
     samples = loaded.clock.samples
     train = inputs.train.manifest
-    test = inputs.test.manifest
+    fingerprints = {"train": train.fingerprint}
+    if inputs.test is not None:
+        fingerprints["test"] = inputs.test.manifest.fingerprint
 
     identity = world.on_rank_zero(lambda: _prepare_folder(inputs, samples, lock))
     loaded.checkpoints.clear_after(samples)
@@ -121,7 +123,7 @@ def open_run(inputs: Inputs, loaded: Loaded, world: World, lock: ExitStack) -> O
         segment=segment,
         world_size=world.size,
         plan=plan,
-        fingerprints={"train": train.fingerprint, "test": test.fingerprint},
+        fingerprints=fingerprints,
         config=plain(config),
         log={},
         versions={"torch": torch.__version__, "torchrec": torchrec.__version__},
@@ -137,6 +139,7 @@ def _prepare_folder(inputs: Inputs, samples: int, lock: ExitStack) -> str:
     run = inputs.run
     if not inputs.run_exists:
         lock.enter_context(run.locked())
-    run.create(inputs.config, inputs.train.manifest, inputs.test.manifest, inputs.train.columns.vocabularies)
+    test = inputs.test.manifest if inputs.test else None
+    run.create(inputs.config, inputs.train.manifest, test, inputs.train.columns.vocabularies)
     run.forget_after(samples)
     return with_identity(run, inputs.origin)

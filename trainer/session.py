@@ -26,13 +26,14 @@ from trainer.distributed.watchdog import HangWatchdog
 from trainer.distributed.world import World
 from trainer.errors import RunError
 from trainer.evaluation.evaluator import Evaluator
+from trainer.evaluation.next_window import NextWindows
 from trainer.inputs import Inputs, check_inputs
 from trainer.logging.profiler import profiled
 from trainer.logging.train_log import TrainLog
-from trainer.milestones import with_pending_milestones
+from trainer.milestones import milestones_in_vain, with_pending_milestones
 from trainer.open_run import Loaded, Opened, load_newest, open_run
 from trainer.run.directory import RunDirectory
-from trainer.run.records import CheckpointEvent
+from trainer.run.records import CheckpointEvent, read_evaluations
 from trainer.run.starts import End, StartLog
 from trainer.step_guard import StepGuard
 
@@ -53,13 +54,27 @@ class Components:
     sharded: ShardedModel
     guard: StepGuard
     faults: DataFaults
-    evaluator: Evaluator
+    evaluator: Evaluator | None
+    """On the test set, if there is one."""
+    next_windows: NextWindows | None
+    """With `evaluate.next_window`."""
     checkpoints: Checkpoints
     state: State
     """What the checkpoints of this start have in common; samples and sums are put in at each save."""
     starts: StartLog
     watchdog: HangWatchdog
     log: TrainLog
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing is left to train, or to gain. Collective: call on all ranks."""
+        patience = self.config.train.patience
+        if self.clock.samples >= self.end or patience is None:
+            return self.clock.samples >= self.end
+        in_vain = self.world.on_rank_zero(lambda: milestones_in_vain(read_evaluations(self.run.evaluations)))
+        if in_vain >= patience:
+            self.log.print(f"no task has improved for {in_vain} milestones (train.patience): the training ends here")
+        return in_vain >= patience
 
     def note_saved(self, state: State, seconds: float) -> None:
         """Records that a checkpoint is complete, `seconds` after its save began. Call it on rank 0."""
@@ -117,20 +132,22 @@ def _components(
     if loaded.state is not None:
         log.restore(loaded.state.log)
 
-    evaluator = Evaluator(config, world, sharded, inputs.test)
+    evaluator = Evaluator(config, world, sharded, inputs.test) if inputs.test else None
+    next_windows = NextWindows(config, world, sharded, inputs.train) if config.evaluate.next_window else None
     pending = world.on_rank_zero(lambda: with_pending_milestones(config, run, inputs.end))
     return Components(
         config=pending,
         world=world,
         run=run,
         clock=loaded.clock,
-        schedule=_schedule(pending, inputs.end),
+        schedule=_schedule(pending, inputs.end, next_windows),
         end=inputs.end,
         batches=batches,
         sharded=sharded,
         guard=guard,
         faults=DataFaults(config, world, inputs.train, batches, log),
         evaluator=evaluator,
+        next_windows=next_windows,
         checkpoints=loaded.checkpoints,
         state=opened.state,
         starts=opened.starts,
@@ -152,11 +169,13 @@ def _open_stream(inputs: Inputs, world: World, samples: int, state: State) -> Ba
     return open_stream(inputs.train, world, samples, threads=config.data.threads, trace=trace)
 
 
-def _schedule(config: Config, end: int) -> LoopSchedule:
+def _schedule(config: Config, end: int, next_windows: NextWindows | None) -> LoopSchedule:
     batch = config.data.global_batch_size
+    boundaries = next_windows.boundaries.values() if next_windows else ()
     milestones = [milestone.samples for milestone in config.evaluate.at_samples]
     return LoopSchedule(
         evaluation=Due(batch=batch, end=end, at=(*milestones, end)),
+        window=Due(batch=batch, end=end, at=tuple(boundary for boundary in boundaries if boundary <= end)),
         log=Due(batch=batch, end=end, every=config.log_every(end)),
         checkpoint=Due(batch=batch, end=end, every=config.checkpoint.every_samples),
     )

@@ -1,6 +1,7 @@
 """The training loop."""
 
 from dataclasses import replace
+from functools import partial
 from itertools import islice
 
 import torch
@@ -10,7 +11,6 @@ from trainer.config.run_config import Config
 from trainer.distributed.preemption import Stopped
 from trainer.distributed.world import World
 from trainer.errors import RunError
-from trainer.run.records import read_evaluations
 from trainer.session import Components, start
 
 
@@ -28,7 +28,7 @@ def train(config: Config, world: World, *, profile: bool = False) -> None:
             components.checkpoints.finish()
             raise
 
-        components.log.finish(read_evaluations(components.run.evaluations))
+        components.log.finish()
 
 
 def run_loop(components: Components) -> None:
@@ -41,11 +41,13 @@ def run_loop(components: Components) -> None:
     while True:
         if schedule.evaluation(clock.samples):
             _evaluate(components)
-        if clock.samples >= components.end:
+        if schedule.window(clock.samples):
+            _evaluate_windows(components)
+        if components.is_over:
             break
 
         # The pipeline prefetches. It gets no batch beyond the next evaluation, so that it is empty there.
-        leg_end = schedule.evaluation.next(clock.samples)
+        leg_end = schedule.next_stop(clock.samples)
         batches = islice(components.batches, (leg_end - clock.samples) // clock.batch)
 
         while clock.samples < leg_end:
@@ -63,8 +65,8 @@ def run_loop(components: Components) -> None:
             if schedule.log(clock.samples):
                 log.write(clock.samples, learning_rate, components.batches.times)
 
-            # The checkpoint at the end of a leg is saved before the evaluation there, and kept for good.
-            is_due = schedule.checkpoint(clock.samples) and clock.samples < leg_end
+            # The checkpoint of an evaluation is saved before it, and kept for good.
+            is_due = schedule.checkpoint(clock.samples) and not schedule.evaluation(clock.samples)
             if is_due or verdict.save or verdict.stop:
                 _save(components, pinned=False)
             if verdict.stop:
@@ -83,21 +85,39 @@ def _evaluate(components: Components) -> None:
 
     boundary = components.schedule.evaluation.boundary
     reached = [milestone.text for milestone in config.evaluate.at_samples if boundary(milestone.samples) == samples]
-    tasks = [task.name for task in config.tasks if not task.auxiliary]
-    if not world.on_rank_zero(lambda: run.needs_evaluation(samples, list(reached) or [None], tasks)):
+    needed = partial(run.needs_evaluation, samples, list(reached) or [None], config.evaluated_tasks)
+    if not world.on_rank_zero(needed):
         return
 
     _save(components, pinned=True)
-
-    def between_batches() -> None:
-        components.watchdog.beat(f"evaluation at {samples:,} samples")
-        if components.guard.agree().stop:
-            _stop(components)
+    if components.evaluator is None:
+        return
 
     with log.pause():
-        evaluation = components.evaluator.run(samples, between_batches)
+        evaluation = components.evaluator.run(samples, partial(_between_batches, components))
 
     log.write_evaluation(evaluation, reached)
+
+
+def _evaluate_windows(components: Components) -> None:
+    """Evaluates the windows that come next, unless an earlier start has done so."""
+    assert components.next_windows is not None
+    samples = components.clock.samples
+    log = components.log
+
+    for window in components.next_windows.at(samples):
+        needed = partial(components.run.needs_window, samples, window, components.config.evaluated_tasks)
+        if components.world.on_rank_zero(needed):
+            with log.pause():
+                records = components.next_windows.evaluate(window, samples, partial(_between_batches, components))
+            log.write_window(records)
+
+
+def _between_batches(components: Components) -> None:
+    """Between two batches of an evaluation."""
+    components.watchdog.beat(f"evaluation at {components.clock.samples:,} samples")
+    if components.guard.agree().stop:
+        _stop(components)
 
 
 def _save(components: Components, *, pinned: bool) -> None:

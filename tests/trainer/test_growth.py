@@ -3,15 +3,11 @@
 import json
 import shutil
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 from tests.ranks import run_on_ranks
-from tests.trainer.datasets import make_config
+from tests.trainer.days import DAYS, add, config_of
 from tests.trainer.training import train_or_explain
 from trainer.analysis.audit.audit import audit_run
 from trainer.config.run_config import Config
@@ -20,47 +16,6 @@ from trainer.run.directory import RunDirectory
 from trainer.run.jsonl import read_records
 from trainer.train import train
 
-DAYS = {24: 203, 25: 198, 26: 310, 27: 7, 28: 240}
-"""Rows of each."""
-TASKS = [{"name": "click", "kind": "binary", "label": "click", "label_mean": 0.5, "weight": 1.0}]
-
-
-def write_day(folder: Path, day: int, rows: int) -> None:
-    random = np.random.default_rng(day)
-    user = random.integers(0, 50, rows)
-    click = random.random(rows) < 1 / (1 + np.exp(2 - user % 5))
-    table = pa.table({"user": user, "age": random.normal(size=rows), "click": pa.array(click, pa.int8())})
-    path = folder / f"dt=2022-04-{day}"
-    path.mkdir(parents=True)
-    pq.write_table(table, path / "part-0.parquet", row_group_size=60)
-    (path / "_SUCCESS").touch()
-
-
-@pytest.fixture(scope="module")
-def days(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("days")
-    for day, rows in DAYS.items():
-        write_day(root / "all", day, rows)
-    write_day(root / "test", 30, 100)
-    return root
-
-
-def config_of(days: Path, log: Path, run: Path, **sections: Any) -> Config:
-    """With nothing left to be measured: what the first day says of the data is not what all of them say."""
-    data = {"train": str(log), "test": str(days / "test"), "order": "chronological", "complete": "_SUCCESS"}
-    return make_config(
-        days,
-        run={"dir": str(run), "trace": True},
-        data={**data, **sections.pop("data", {})},
-        features={
-            "sparse": [{"column": "user", "table": "user"}],
-            "dense": [{"column": "age", "transform": "none", "mean": 0.0, "scale": 1.0}],
-        },
-        tables=[{"name": "user", "rows": 50, "dim": 8}],
-        tasks=TASKS,
-        **{"train": {"samples": "all"}, **sections},
-    )
-
 
 def _train(world: World, config: Config) -> None:
     train(config, world)
@@ -68,10 +23,6 @@ def _train(world: World, config: Config) -> None:
 
 def losses(run: Path) -> list[float]:
     return [record["loss"] for record in read_records(RunDirectory(run).train_log)]
-
-
-def add(days: Path, log: Path, day: int) -> None:
-    shutil.copytree(days / "all" / f"dt=2022-04-{day}", log / f"dt=2022-04-{day}")
 
 
 def test_day_by_day_is_all_at_once(days: Path, tmp_path: Path) -> None:

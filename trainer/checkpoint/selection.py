@@ -1,4 +1,4 @@
-"""What `--checkpoint` may say: a folder's name, `latest`, a milestone, or any count of samples."""
+"""What `--checkpoint` may say: a folder's name, `latest`, a milestone, any count of samples, or `best:TASK`."""
 
 from data.counts import parse_count
 from data.storage.manifest_file import load_manifest
@@ -10,6 +10,8 @@ from trainer.errors import CheckpointError
 from trainer.run.directory import RunDirectory
 from trainer.run.records import read_evaluations
 
+_BEST = "best:"
+
 
 def checkpoint_name(text: str, run: RunDirectory, config: Config) -> str:
     """The name of a checkpoint's folder; a count means the batch boundary at which its event falls.
@@ -19,6 +21,8 @@ def checkpoint_name(text: str, run: RunDirectory, config: Config) -> str:
     names = list_folders(run.checkpoints)
     if text in names or not names:
         return text
+    if text.startswith(_BEST):
+        return _best(text, names, run)
 
     try:
         count = parse_count(text)
@@ -32,6 +36,27 @@ def checkpoint_name(text: str, run: RunDirectory, config: Config) -> str:
         )
 
     return str(samples)
+
+
+def _best(text: str, names: list[str], run: RunDirectory) -> str:
+    """The checkpoint with the lowest NE (MSE) of a task on the run's test set; of equal ones the first."""
+    task = text.removeprefix(_BEST)
+    records = [record for record in read_evaluations(run.evaluations) if record.by is None]
+    tasks = list(dict.fromkeys(record.task for record in records))
+    if task not in tasks:
+        there = f"there are {', '.join(tasks)}" if tasks else "nothing has been evaluated yet"
+        raise CheckpointError(f"--checkpoint {text}: no task {task!r} in {run.evaluations}; {there}")
+
+    values = {
+        str(record.samples): record.main
+        for record in records
+        if record.task == task and record.main is not None and str(record.samples) in names
+    }
+    if not values:
+        raise CheckpointError(
+            f"--checkpoint {text}: no checkpoint has a metric of {task!r}; there are {', '.join(names)}"
+        )
+    return min(values, key=lambda name: (values[name], int(name)))
 
 
 def _boundary(text: str, count: int, run: RunDirectory, config: Config) -> int:

@@ -18,7 +18,11 @@ SetOption = Annotated[
 ]
 RunArgument = Annotated[str, typer.Argument(metavar="RUN", help="Folder that `adatt train` wrote.")]
 CheckpointOption = Annotated[
-    str, typer.Option(metavar="NAME", help="Samples of a checkpoint, a milestone or count such as 20k, or latest.")
+    str,
+    typer.Option(
+        metavar="NAME",
+        help="Samples of a checkpoint, a milestone or count such as 20k, latest, or best:TASK (lowest NE or MSE).",
+    ),
 ]
 WhereOption = Annotated[
     str | None,

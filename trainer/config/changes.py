@@ -21,9 +21,11 @@ FREE_KEYS = (
     "data.on_bad_file",
     "data.bad_row_groups",
     "train.samples",
+    "train.patience",
     "train.on_non_finite",
     "train.non_finite_batches",
     "evaluate.at_samples",
+    "evaluate.next_window",
     "evaluate.by",
     "evaluate.unit",
 )

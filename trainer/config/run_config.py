@@ -51,6 +51,8 @@ class TrainConfig(Settings):
     samples: Annotated[int | str, BeforeValidator(parse_samples)]
     """Samples to train, over all ranks: 4096, "300k", "70B"; "all": to the end of the data as it is at each start; or
     "2 passes" of it, with data.repeat."""
+    patience: int | None = Field(default=None, gt=0)
+    """Stop when no task has improved for so many milestones on the test set; left out: train to the end."""
     precision: Literal["float32", "bf16"] = "float32"
     """bf16: matrix products of the dense part in bfloat16 (GPU only); weights, losses and metrics stay float32."""
     on_non_finite: Literal["stop", "skip"] = "stop"
@@ -67,6 +69,9 @@ class EvaluateConfig(Settings):
         Annotated[Milestone, BeforeValidator(parse_milestone), PlainSerializer(lambda milestone: milestone.text)], ...
     ] = ()
     """Milestones, ascending: ["10B", "30B", "70B"]."""
+    next_window: bool = False
+    """true: in chronological order, every window of the training data is evaluated before it is trained (progressive
+    validation): one more pass over the data, without training."""
     by: tuple[str, ...] = ()
     """Columns of the test set, such as ["tab"]: every metric for each of their values too, up to 1,000."""
     unit: str | None = None
@@ -117,6 +122,11 @@ class Config(Settings):
             rule(self)
         self.model.build_on_meta(num_features=8, num_tasks=len(self.tasks))  # any width shows whether it can be built
         return self
+
+    @property
+    def evaluated_tasks(self) -> list[str]:
+        """Names of the tasks that have metrics."""
+        return [task.name for task in self.tasks if not task.auxiliary]
 
     def log_every(self, end: int) -> int:
         """Samples between records of train.jsonl in a training to `end` samples."""
@@ -207,6 +217,21 @@ def _check_passes(config: Config) -> None:
             )
 
 
+def _check_evaluations(config: Config) -> None:
+    if config.evaluate.next_window and config.data.order != "chronological":
+        raise ValueError(
+            f"evaluate.next_window: data.order is {config.data.order!r}, in which there is no next window; set "
+            'data.order = "chronological", or remove next_window'
+        )
+    if config.data.test is None and not config.evaluate.next_window:
+        raise ValueError("data.test: names no dataset to evaluate on; name one, or set evaluate.next_window = true")
+    if config.train.patience is not None and not (config.evaluate.at_samples and config.data.test):
+        raise ValueError(
+            f"train.patience = {config.train.patience} counts milestones on data.test; name both, that and "
+            "evaluate.at_samples, or remove it"
+        )
+
+
 def _check_groups(config: Config) -> None:
     for name in config.evaluate.by:
         if config.evaluate.by.count(name) > 1:
@@ -239,6 +264,7 @@ _RULES = (
     _check_tasks,
     _check_batches,
     _check_passes,
+    _check_evaluations,
     _check_groups,
     _check_milestones,
     _check_skipping,

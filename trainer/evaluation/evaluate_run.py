@@ -7,7 +7,7 @@ from trainer.config.run_config import Config
 from trainer.console import tell
 from trainer.datasets import test_reading
 from trainer.distributed.world import World
-from trainer.errors import DISK_FULL
+from trainer.errors import DISK_FULL, ConfigError
 from trainer.evaluation.bucket_sums import read_buckets
 from trainer.evaluation.evaluator import Evaluator
 from trainer.evaluation.result import EvaluationResult, sums_file, write_evaluation
@@ -33,6 +33,8 @@ def evaluate_run(
 
     state = trained.find_checkpoint(checkpoint)
     source = config.data.test_source if data is None else data
+    if source is None:
+        raise ConfigError(f"{run.path}: its config names no data.test; name a dataset with --data")
     manifest = trained.open_dataset(source, config)
     sharded = trained.load(state)
     reading = test_reading(config, manifest, world.size, trained.vocabularies)

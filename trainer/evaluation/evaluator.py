@@ -7,9 +7,10 @@ batches of the test set ──► pipeline ──► step (logits, labels, weigh
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from copy import copy
 from dataclasses import asdict, dataclass
 from functools import partial
-from typing import Any, cast
+from typing import Any, Self, cast
 
 import torch
 
@@ -72,6 +73,14 @@ class Evaluator:
         """Read at the first evaluation: it is the same at every later one."""
         self._bucketing: Bucketing | None = None
         self._sampling = NegativeSampling(config.tasks, world.device)
+
+    def on(self, reading: Reading) -> Self:
+        """One that evaluates the same model on another dataset."""
+        other = copy(self)
+        other._reading = reading
+        other._oracle = None
+        other._bucketing = None
+        return other
 
     def run(self, samples: int, between: Callable[[], None] = lambda: None) -> EvaluationResult:
         """Evaluates the model after `samples` trained samples. The pipeline must be empty.

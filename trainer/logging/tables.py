@@ -106,6 +106,32 @@ def by_table(column: str, records: list[Evaluation], whole: str) -> Table:
     return table
 
 
+def window_line(records: list[Evaluation]) -> str:
+    """`dt=2022-04-26, not trained yet (4,096 rows): NE click .8123 · MSE watch_time 1.2034`."""
+    metrics = " · ".join(f"{record.main_metric.upper()} {record.task} {number_cell(record.main)}" for record in records)
+    rows = max(record.examples for record in records)
+    return f"{records[0].window}, not trained yet ({rows:,} rows): {metrics}"
+
+
+def window_table(records: list[Evaluation]) -> Table:
+    """NE (MSE for regression) of each task on the newest windows, each before it was trained."""
+    windows: dict[Any, list[Evaluation]] = {}
+    for record in records:
+        windows.setdefault(record.window, []).append(record)
+
+    table = Table(title="each window before it was trained: NE of binary tasks, MSE of regression tasks")
+    table.add_column("window")
+    for name in ("samples", "examples", *dict.fromkeys(record.task for record in records)):
+        table.add_column(name, justify="right")
+
+    for name, of_window in list(windows.items())[-MOST_VALUES_SHOWN:]:
+        cells = [number_cell(record.main) for record in of_window]
+        examples = max(record.examples for record in of_window)
+        table.add_row(name, f"{of_window[0].samples:,}", f"{examples:,}", *cells)
+
+    return table
+
+
 def result_table(records: list[Evaluation]) -> Table:
     """NE (MSE for regression) of each task at each evaluation, and the best reachable value if it is known."""
     of_whole_set = [record for record in records if record.by is None]

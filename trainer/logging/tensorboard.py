@@ -77,6 +77,12 @@ class TensorBoardWriter:
             scalars = {f"evaluation/{key}/{record.task}": getattr(record, key) for key in EVALUATION_KEYS}
             self.add_scalars(scalars, samples)
 
+    def add_window(self, records: list[Evaluation]) -> None:
+        """Adds the metrics of each task on a window of the training data, before it is trained."""
+        for record in records:
+            scalars = {f"next_window/{key}/{record.task}": getattr(record, key) for key in EVALUATION_KEYS}
+            self.add_scalars(scalars, record.samples)
+
     def add_fusion(self, levels: list[LevelWeights], samples: int, image: Path) -> None:
         """Adds heat maps of the mean fusion weights, here and as a PNG at `image`; none if there are no gates."""
         if not levels:

@@ -32,13 +32,13 @@ from trainer.evaluation.gate_stats import GateObserver, gate_entropies
 from trainer.evaluation.result import EvaluationResult, at_milestone, write_evaluation
 from trainer.evaluation.warnings import count_not_finite, describe_not_finite
 from trainer.logging.progress import ProgressDisplay
-from trainer.logging.tables import by_table, evaluation_table, result_table
+from trainer.logging.tables import by_table, evaluation_table, result_table, window_line, window_table
 from trainer.logging.tensorboard import TensorBoardWriter
 from trainer.logging.window import TrainingWindow
 from trainer.process.host import peak_bytes
 from trainer.run.directory import RunDirectory
 from trainer.run.jsonl import append_records
-from trainer.run.records import Evaluation, Event, Window
+from trainer.run.records import Evaluation, Event, Window, read_evaluations, read_window_evaluations
 from trainer.sharding.plan import Placement
 
 
@@ -178,22 +178,34 @@ class TrainLog:
             of_column = [record for record in result.records if record.by == column]
             self.print(by_table(column, of_column, self._run.evaluations.name))
 
+    def write_window(self, records: list[Evaluation]) -> None:
+        """Writes and prints the evaluation of a window that is trained next; on rank 0."""
+        if self._board is not None:
+            append_records(self._run.evaluations, records)
+            self._board.add_window(records)
+            self.print(window_line(records))
+
     def describe(self, placements: list[Placement]) -> None:
         """Shows in TensorBoard what the run is made with."""
         if self._board is not None:
             self._board.describe(plain(self._config), placements)
 
-    def finish(self, records: list[Evaluation]) -> None:
-        """Prints and keeps the result of the run; `records` are those of all its evaluations. Collective."""
-        self.print(result_table(records))
+    def finish(self) -> None:
+        """Prints and keeps the result of the run. Collective: call on all ranks."""
+        if self._board is not None:
+            self._show_result(self._board)
         peak = max(self._world.gather(peak_bytes()))
         self.print(f"peak memory of a process: {peak / 1e6:,.0f} MB")
-        if self._board is not None:
-            of_whole_set = [record for record in records if record.by is None]
-            newest = of_whole_set[-1].samples
 
-            of_newest = [record for record in of_whole_set if record.samples == newest]
-            self._board.add_result(plain(self._config), of_newest)
+    def _show_result(self, board: TensorBoardWriter) -> None:
+        of_whole_set = [record for record in read_evaluations(self._run.evaluations) if record.by is None]
+        of_windows = read_window_evaluations(self._run.evaluations)
+        if of_windows:
+            self.print(window_table(of_windows))
+        if of_whole_set:
+            self.print(result_table(of_whole_set))
+            of_newest = [record for record in of_whole_set if record.samples == of_whole_set[-1].samples]
+            board.add_result(plain(self._config), of_newest)
 
     def event(self, model: type[Event], samples: int, **values: Any) -> None:
         """Appends what happened to events.jsonl, `values` being the fields of its model; on rank 0."""

@@ -47,7 +47,7 @@ from trainer.config.run_config import Config
 from trainer.errors import DISK_FULL, ConfigError
 from trainer.run.entries import check_entries, check_use
 from trainer.run.jsonl import read_records, rewrite_records
-from trainer.run.records import read_evaluations
+from trainer.run.records import read_evaluations, read_window_evaluations
 
 TOKEN = "token-"
 """How the name of a file begins by which the ranks find that they see one folder, at every start."""
@@ -136,21 +136,26 @@ class RunDirectory:
 
         return True
 
-    def check_data(self, train: Manifest, test: Manifest) -> None:
-        """Raises DataError if a dataset is not the one that the run began with; writes nothing."""
+    def check_data(self, train: Manifest, test: Manifest | None) -> None:
+        """Raises DataError if a dataset is not the one that the run began with; writes nothing.
+
+        The test set may be named, or left out, at any start.
+        """
         for use, now in (("train", train), ("test", test)):
             known = self.manifests[use]
+            if now is None:
+                continue
             if not known.exists():
-                self._check_nothing_saved(known)
+                self._check_nothing_saved(known, use)
                 continue
             change = manifest_change(load_manifest(known), now)
             if change:
                 what = f"data.{use} = {now.uri!r} has changed since the run in {str(self.path)!r} began"
                 raise DataError(f"{what}: {change}; restore it, or train in another folder")
 
-    def _check_nothing_saved(self, manifest: Path) -> None:
+    def _check_nothing_saved(self, manifest: Path, use: str) -> None:
         """DataError if a run has checkpoints but no record any more of the data that they were trained on."""
-        if any(self.checkpoints.glob("*")):
+        if any(self.checkpoints.glob("*")) and (use == "train" or self.read_config().data.test is not None):
             raise DataError(
                 f"{manifest}: is missing, so nothing tells which rows the checkpoints of the run have seen; restore it "
                 "from a copy"
@@ -184,7 +189,9 @@ class RunDirectory:
                 raise
             raise self._not_usable(error) from error
 
-    def create(self, config: Config, train: Manifest, test: Manifest, vocabularies: dict[str, Vocabulary]) -> None:
+    def create(
+        self, config: Config, train: Manifest, test: Manifest | None, vocabularies: dict[str, Vocabulary]
+    ) -> None:
         """Writes the resolved config, vocabularies and manifests, and mends logs that a crash cut short."""
         for table, vocabulary in vocabularies.items():  # before the config, which says that they are there
             self._make(self.vocabularies)
@@ -194,7 +201,8 @@ class RunDirectory:
             self._make(folder)
 
         for use, manifest in (("train", train), ("test", test)):
-            save_manifest(manifest, self.manifests[use])
+            if manifest is not None:
+                save_manifest(manifest, self.manifests[use])
 
         if self.events.exists():
             rewrite_records(self.events, read_records(self.events))
@@ -242,8 +250,9 @@ class RunDirectory:
     def evaluations_on(self, fingerprint: str) -> Path:
         """The folder for the sums of evaluations on a test set; those of the run's own have no folder to themselves."""
         folder = self.path / "evaluations"
-        own = load_manifest(self.manifests["test"]).fingerprint
-        return folder if fingerprint == own else folder / fingerprint[:12]
+        own = self.manifests["test"]
+        is_own = own.exists() and fingerprint == load_manifest(own).fingerprint
+        return folder if is_own else folder / fingerprint[:12]
 
     def fusion_file(self, samples: int) -> Path:
         """Mean fusion weights of an evaluation."""
@@ -264,12 +273,24 @@ class RunDirectory:
         wanted = {(milestone, task) for milestone in milestones for task in tasks}
         if wanted <= recorded and self.buckets_file(samples).exists():
             return False
-
         if of_now:
-            others = [record for record in read_records(self.evaluations) if record["samples"] != samples]
-            rewrite_records(self.evaluations, others)
-
+            self._drop_evaluation(samples, None)
         return True
+
+    def needs_window(self, samples: int, window: str, tasks: list[str]) -> bool:
+        """The same for a window of the training data."""
+        records = read_window_evaluations(self.evaluations)
+        recorded = {record.task for record in records if (record.samples, record.window) == (samples, window)}
+        if set(tasks) <= recorded:
+            return False
+        if recorded:
+            self._drop_evaluation(samples, window)
+        return True
+
+    def _drop_evaluation(self, samples: int, window: str | None) -> None:
+        records = read_records(self.evaluations)
+        others = [record for record in records if (record["samples"], record.get("window")) != (samples, window)]
+        rewrite_records(self.evaluations, others)
 
     def evaluated_at(self, milestone: str) -> set[int]:
         """Samples at which a milestone has been evaluated."""

@@ -48,6 +48,8 @@ class Evaluation(Record):
     by: str | None = None
     """The column that `value` is a value of; None for the whole test set."""
     value: bool | int | float | str | None = None
+    window: str | None = None
+    """The time window of the training data that was evaluated before it was trained; None for the test set."""
     task: str
     kind: Literal["binary", "regression"]
     examples: int
@@ -202,7 +204,16 @@ class Fusion(Record):
 
 
 def read_evaluations(path: Path) -> list[Evaluation]:
-    """The records of evaluations.jsonl; raises ConfigError if a line is damaged."""
+    """The records of evaluations.jsonl on test sets; raises ConfigError if a line is damaged."""
+    return [record for record in _read_all_evaluations(path) if record.window is None]
+
+
+def read_window_evaluations(path: Path) -> list[Evaluation]:
+    """Those on windows of the training data (`evaluate.next_window`)."""
+    return [record for record in _read_all_evaluations(path) if record.window is not None]
+
+
+def _read_all_evaluations(path: Path) -> list[Evaluation]:
     return _read(path, Evaluation.from_json, "an evaluation")
 
 
