@@ -7,6 +7,7 @@ from trainer.checkpoint.storage import list_folders
 from trainer.clock import Due, Milestone
 from trainer.config.run_config import Config
 from trainer.run.directory import RunDirectory
+from trainer.run.evaluations import evaluated_at
 from trainer.run.records import Evaluation
 
 
@@ -18,7 +19,7 @@ def with_pending_milestones(config: Config, run: RunDirectory, end: int) -> Conf
     due = Due(batch=config.data.global_batch_size, end=end)
 
     def is_pending(milestone: Milestone) -> bool:
-        return run.evaluated_at(milestone.text) <= {due.boundary(milestone.samples)}
+        return evaluated_at(run, milestone.text) <= {due.boundary(milestone.samples)}
 
     kept = tuple(milestone for milestone in config.evaluate.at_samples if is_pending(milestone))
     return config.model_copy(update={"evaluate": config.evaluate.model_copy(update={"at_samples": kept})})
@@ -31,7 +32,7 @@ def missed_milestones(config: Config, run: RunDirectory, samples: int, end: int)
 
     for milestone in config.evaluate.at_samples:
         boundary = due.boundary(milestone.samples)
-        if boundary >= samples or run.evaluated_at(milestone.text):
+        if boundary >= samples or evaluated_at(run, milestone.text):
             continue
         later = [name for name in names if int(name) >= boundary]
         nearest = (later or names[-1:] or ["latest"])[0]

@@ -26,7 +26,8 @@ from trainer.distributed.watchdog import HangWatchdog
 from trainer.distributed.world import World
 from trainer.errors import RunError
 from trainer.evaluation.evaluator import Evaluator
-from trainer.evaluation.next_window import NextWindows
+from trainer.evaluation.training.due import DueEvaluations
+from trainer.evaluation.training.next_window import NextWindows
 from trainer.inputs import Inputs, check_inputs
 from trainer.logging.profiler import profiled
 from trainer.logging.train_log import TrainLog
@@ -43,7 +44,6 @@ class Components:
     """Everything that the loop works with."""
 
     config: Config
-    """With the milestones that are still to be evaluated."""
     world: World
     run: RunDirectory
     clock: Clock
@@ -54,10 +54,7 @@ class Components:
     sharded: ShardedModel
     guard: StepGuard
     faults: DataFaults
-    evaluator: Evaluator | None
-    """On the test set, if there is one."""
-    next_windows: NextWindows | None
-    """With `evaluate.next_window`."""
+    evaluations: DueEvaluations
     checkpoints: Checkpoints
     state: State
     """What the checkpoints of this start have in common; samples and sums are put in at each save."""
@@ -135,19 +132,19 @@ def _components(
     evaluator = Evaluator(config, world, sharded, inputs.test) if inputs.test else None
     next_windows = NextWindows(config, world, sharded, inputs.train) if config.evaluate.next_window else None
     pending = world.on_rank_zero(lambda: with_pending_milestones(config, run, inputs.end))
+    schedule = _schedule(pending, inputs.end, next_windows)
     return Components(
-        config=pending,
+        config=config,
         world=world,
         run=run,
         clock=loaded.clock,
-        schedule=_schedule(pending, inputs.end, next_windows),
+        schedule=schedule,
         end=inputs.end,
         batches=batches,
         sharded=sharded,
         guard=guard,
         faults=DataFaults(config, world, inputs.train, batches, log),
-        evaluator=evaluator,
-        next_windows=next_windows,
+        evaluations=DueEvaluations(pending, world, run, log, schedule, evaluator, next_windows),
         checkpoints=loaded.checkpoints,
         state=opened.state,
         starts=opened.starts,

@@ -37,12 +37,11 @@ def run_loop(components: Components) -> None:
     schedule = components.schedule
     log = components.log
     seed = components.config.run.seed
+    save_for_good = partial(_save, components, pinned=True)
+    between_batches = partial(_between_batches, components)
 
     while True:
-        if schedule.evaluation(clock.samples):
-            _evaluate(components)
-        if schedule.window(clock.samples):
-            _evaluate_windows(components)
+        components.evaluations.make(clock.samples, save=save_for_good, between=between_batches)
         if components.is_over:
             break
 
@@ -73,44 +72,6 @@ def run_loop(components: Components) -> None:
                 _stop(components)
 
     _finish_saving(components)
-
-
-def _evaluate(components: Components) -> None:
-    """Saves for good and evaluates, at a milestone or the end, unless an earlier start has done so."""
-    config = components.config
-    world = components.world
-    run = components.run
-    log = components.log
-    samples = components.clock.samples
-
-    boundary = components.schedule.evaluation.boundary
-    reached = [milestone.text for milestone in config.evaluate.at_samples if boundary(milestone.samples) == samples]
-    needed = partial(run.needs_evaluation, samples, list(reached) or [None], config.evaluated_tasks)
-    if not world.on_rank_zero(needed):
-        return
-
-    _save(components, pinned=True)
-    if components.evaluator is None:
-        return
-
-    with log.pause():
-        evaluation = components.evaluator.run(samples, partial(_between_batches, components))
-
-    log.write_evaluation(evaluation, reached)
-
-
-def _evaluate_windows(components: Components) -> None:
-    """Evaluates the windows that come next, unless an earlier start has done so."""
-    assert components.next_windows is not None
-    samples = components.clock.samples
-    log = components.log
-
-    for window in components.next_windows.at(samples):
-        needed = partial(components.run.needs_window, samples, window, components.config.evaluated_tasks)
-        if components.world.on_rank_zero(needed):
-            with log.pause():
-                records = components.next_windows.evaluate(window, samples, partial(_between_batches, components))
-            log.write_window(records)
 
 
 def _between_batches(components: Components) -> None:

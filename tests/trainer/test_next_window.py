@@ -3,11 +3,15 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from scipy import stats
 
 from tests.ranks import run_on_ranks
 from tests.trainer.days import DAYS, add, config_of
 from tests.trainer.training import evaluation_records
+from trainer.analysis.compare.windows import compare_windows
+from trainer.analysis.report.report import write_report
 from trainer.config.run_config import Config
 from trainer.distributed.world import World
 from trainer.run.directory import RunDirectory
@@ -81,3 +85,22 @@ def test_a_measurement_that_was_cut_short_is_made_again(days: Path, once: Path, 
     run.evaluations.write_text("".join(lines[:-1]))
     run_on_ranks(1, _train, config)
     assert metrics(run.path) == metrics(once)[:3]
+
+
+def test_runs_are_compared_over_windows(days: Path, once: Path, tmp_path: Path) -> None:
+    optimizer = {"dense": {"learning_rate": 0.02, "decay": "none"}, "sparse": {"decay": "none"}}
+    config = config_of(days, days / "all", tmp_path / "run", optimizer=optimizer, **NEXT_WINDOW)
+    run_on_ranks(1, _train, config)
+    (difference,) = compare_windows(str(once), [str(tmp_path / "run")])
+
+    values = [[record["ne"] for record in metrics(run)[1:]] for run in (once, tmp_path / "run")]
+    relative = 100 * (np.array(values[1]) / np.array(values[0]) - 1)
+    expected = stats.ttest_1samp(relative, 0).confidence_interval(0.95)
+    assert (difference.task, difference.metric, difference.windows) == ("click", "ne", 4)
+    assert difference.relative_percent == pytest.approx(relative.mean(), rel=1e-12)
+    assert [difference.low_percent, difference.high_percent] == pytest.approx(list(expected), rel=1e-3)
+
+    write_report([str(once), str(tmp_path / "run")], tmp_path / "report.html")
+    page = (tmp_path / "report.html").read_text()
+    assert "click, next window" in page
+    assert "dt=2022-04-27" in page

@@ -2,11 +2,13 @@
 
 import json
 import sys
+from dataclasses import asdict
 from typing import Annotated
 
 import typer
 from typer.exceptions import Exit
 
+from data.errors import ExpectedError
 from data.storage.paths import path_of
 from trainer.cli.options import JsonOption, RunArgument
 
@@ -57,12 +59,22 @@ def compare_command(
         str | None,
         typer.Option(metavar="URI", help="Test set that all have been evaluated on; the runs' own if left out."),
     ] = None,
+    windows: Annotated[
+        bool,
+        typer.Option("--windows", help="Over the windows of the log, before each was trained (evaluate.next_window)."),
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Compare runs with a baseline: relative NE or MSE in per cent, per task and milestone, with 95 % intervals.
 
     Comparing heads (better, worse) takes several seeds; one training on each side only compares two models.
     """
+    if windows:
+        if out is not None or data is not None:
+            raise ExpectedError("--windows reads the records of the runs alone; leave out --out and --data")
+        _compare_windows(baseline, runs, as_json)
+        return
+
     from trainer.analysis.compare.compare import compare_runs
     from trainer.analysis.compare.files import json_lines, write_comparison
     from trainer.analysis.compare.table import comparison_grids, comparison_notes, comparison_table
@@ -85,6 +97,18 @@ def compare_command(
 
     for note in comparison_notes(comparison.differences):
         console.print(note)
+
+
+def _compare_windows(baseline: str, runs: list[str], as_json: bool) -> None:
+    from trainer.analysis.compare.table import windows_table
+    from trainer.analysis.compare.windows import compare_windows
+    from trainer.console import make_console
+
+    differences = compare_windows(baseline, runs)
+    if as_json:
+        sys.stdout.writelines(json.dumps(asdict(entry)) + "\n" for entry in differences)
+    else:
+        make_console().print(windows_table(differences))
 
 
 def report_command(

@@ -75,7 +75,7 @@ def write_evaluation(
     calibration = Calibration(samples=result.samples, tasks=result.calibration)
     write_calibration(run.calibration_file(result.samples), calibration)
 
-    # Last, since the records say that the evaluation is complete (`RunDirectory.needs_evaluation`).
+    # Last, since the records say that the evaluation is complete (`trainer.run.evaluations`).
     for milestone in milestones or (None,):
         append_records(run.evaluations, at_milestone(result.records, milestone))
 

@@ -47,7 +47,6 @@ from trainer.config.run_config import Config
 from trainer.errors import DISK_FULL, ConfigError
 from trainer.run.entries import check_entries, check_use
 from trainer.run.jsonl import read_records, rewrite_records
-from trainer.run.records import read_evaluations, read_window_evaluations
 
 TOKEN = "token-"
 """How the name of a file begins by which the ranks find that they see one folder, at every start."""
@@ -265,36 +264,6 @@ class RunDirectory:
     def trace_file(self, segment: int, rank: int) -> Path:
         """Where a rank of a start of the run records the rows that it hands out."""
         return self.trace / f"segment-{segment}.rank-{rank}.arrow"
-
-    def needs_evaluation(self, samples: int, milestones: list[str | None], tasks: list[str]) -> bool:
-        """Whether an evaluation is still to be done; drops the records of one that was cut short."""
-        of_now = [record for record in read_evaluations(self.evaluations) if record.samples == samples]
-        recorded = {(record.milestone, record.task) for record in of_now if record.by is None}
-        wanted = {(milestone, task) for milestone in milestones for task in tasks}
-        if wanted <= recorded and self.buckets_file(samples).exists():
-            return False
-        if of_now:
-            self._drop_evaluation(samples, None)
-        return True
-
-    def needs_window(self, samples: int, window: str, tasks: list[str]) -> bool:
-        """The same for a window of the training data."""
-        records = read_window_evaluations(self.evaluations)
-        recorded = {record.task for record in records if (record.samples, record.window) == (samples, window)}
-        if set(tasks) <= recorded:
-            return False
-        if recorded:
-            self._drop_evaluation(samples, window)
-        return True
-
-    def _drop_evaluation(self, samples: int, window: str | None) -> None:
-        records = read_records(self.evaluations)
-        others = [record for record in records if (record["samples"], record.get("window")) != (samples, window)]
-        rewrite_records(self.evaluations, others)
-
-    def evaluated_at(self, milestone: str) -> set[int]:
-        """Samples at which a milestone has been evaluated."""
-        return {record.samples for record in read_evaluations(self.evaluations) if record.milestone == milestone}
 
     def forget_after(self, samples: int) -> None:
         """Drops what training has left behind after `samples`, where it is resumed."""

@@ -8,6 +8,7 @@ from rich.table import Table
 
 from trainer.analysis.compare.bootstrap import RESAMPLES
 from trainer.analysis.compare.compare import Difference
+from trainer.analysis.compare.windows import WindowsDifference
 from trainer.evaluation.row_buckets import BUCKETS
 
 UNDEFINED = "–"
@@ -47,6 +48,25 @@ def _grid(task: str, differences: list[Difference]) -> Grid:
     units = " and ".join(dict.fromkeys(unit_text(entry.unit) for entry in differences))
     title = f"{task}: {first.metric.upper()} of the baseline; of the others the difference to it in % ({units})"
     return Grid(task, title, ["head", "runs", *columns], rows)
+
+
+def windows_table(differences: Sequence[WindowsDifference]) -> Table:
+    """A row for each run and task."""
+    table = Table(title="over windows, each before it was trained: relative difference to the baseline in %")
+    for name in ("task", "run"):
+        table.add_column(name)
+    for name in ("windows", "baseline", "value", "difference", "95 % interval"):
+        table.add_column(name, justify="right")
+
+    for entry in differences:
+        interval = "one window"
+        if entry.low_percent is not None:
+            interval = f"[{entry.low_percent:+.3f}, {entry.high_percent:+.3f}]"
+        values = [_number(entry.baseline_value), _number(entry.value), f"{entry.relative_percent:+.3f}"]
+        name = f"{entry.task} ({entry.metric.upper()})"
+        table.add_row(name, folder_names(entry.run), str(entry.windows), *values, interval)
+
+    return table
 
 
 def folder_names(run: str) -> str:

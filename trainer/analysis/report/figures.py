@@ -37,7 +37,30 @@ def learning_curves(runs: list[RunRecords], tasks: list[TaskConfig]) -> list[Con
     for task in tasks:
         metric = "ne" if task.binary else "mse"
         charts.append(_metric_chart(runs, task.name, metric, f"{metric.upper()}, lower is better"))
-    return figures(charts, "No evaluation and no training record with NE or MSE yet.")
+    curves = figures(charts, "No evaluation and no training record with NE or MSE yet.")
+    return [*curves, *window_curves(runs, tasks)]
+
+
+def window_curves(runs: list[RunRecords], tasks: list[TaskConfig]) -> list[Content]:
+    """NE or MSE of each task on every window before it was trained; nothing if no run has measured that."""
+    charts = [_window_chart(runs, task) for task in tasks]
+    return figures(charts, "") if any(charts) else []
+
+
+def _window_chart(runs: list[RunRecords], task: TaskConfig) -> Chart | None:
+    lines: list[Line] = []
+    texts: list[str] = []
+    for run in runs:
+        records = [record for record in run.next_windows if record.task == task.name and record.main is not None]
+        points = [(float(record.samples), record.main) for record in records if record.main is not None]
+        lines.append(Line(run.name, points, run.style))
+        texts += [f"{run.name} {record.window} {number(record.main)}" for record in records]
+
+    if not texts:
+        return None
+    metric = "NE" if task.binary else "MSE"
+    note = f"{metric} on each window before it was trained, lower is better"
+    return Chart(f"{task.name}, next window", note, "; ".join(texts), lines)
 
 
 def _metric_chart(

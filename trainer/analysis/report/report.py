@@ -90,6 +90,7 @@ def _run_table(runs: list[RunRecords]) -> Element:
 
 def _run_row(run: RunRecords) -> list[Content]:
     config = run.config
+    planned = config.train.samples
     started = UNDEFINED
     if run.starts:
         started = f"{run.starts[0].started.astimezone(UTC):%Y-%m-%d %H:%M}"
@@ -99,7 +100,7 @@ def _run_row(run: RunRecords) -> list[Content]:
         config.model.head,
         str(config.run.seed),
         f"{run.samples:,}",
-        f"{config.train.samples:,}",
+        planned if isinstance(planned, str) else f"{planned:,}",
         state(run),
         started,
         str(run.path),

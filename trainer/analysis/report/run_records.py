@@ -16,7 +16,16 @@ from trainer.config.run_config import Config
 from trainer.errors import ConfigError
 from trainer.evaluation.calibration import Calibration
 from trainer.run.directory import RunDirectory
-from trainer.run.records import Evaluation, Event, Fusion, Window, read_evaluations, read_events, read_windows
+from trainer.run.records import (
+    Evaluation,
+    Event,
+    Fusion,
+    Window,
+    read_evaluations,
+    read_events,
+    read_window_evaluations,
+    read_windows,
+)
 from trainer.run.starts import RunStart, explain, read_starts
 
 Value = TypeVar("Value")
@@ -35,6 +44,8 @@ class RunRecords:
     config: Config
     evaluations: list[Evaluation]
     """On the whole test set."""
+    next_windows: list[Evaluation]
+    """On each window of the training data before it was trained."""
     by_value: list[Evaluation]
     """The newest evaluation, for each value of the columns in `evaluate.by`."""
     windows: list[Window]
@@ -100,6 +111,7 @@ def _read(name: str, run: RunDirectory, config: Config, style: int) -> RunRecord
         style=style,
         config=config,
         evaluations=[found for found in evaluations if found.by is None],
+        next_windows=read_window_evaluations(run.evaluations),
         by_value=[found for found in newest if found.by is not None],
         windows=read_windows(run.train_log),
         starts=read_starts(run.segments),

@@ -1,0 +1,1 @@
+"""What is evaluated while a run is trained."""
