@@ -51,11 +51,12 @@ def milestones_in_vain(records: list[Evaluation]) -> int:
     """Newest evaluations in a row after the last one in which some task had its best metric so far (NE, MSE)."""
     best: dict[str, float] = {}
     improved_at = {}
-    for record in sorted(records, key=lambda record: record.samples):
+    of_whole_set = [record for record in records if record.by is None]
+    for record in sorted(of_whole_set, key=lambda record: record.samples):
         value = record.main
-        if record.by is None and value is not None and value < best.get(record.task, math.inf):
+        if value is not None and value < best.get(record.task, math.inf):
             best[record.task] = value
             improved_at[record.task] = record.samples
 
     newest_improvement = max(improved_at.values(), default=0)
-    return len({record.samples for record in records if record.samples > newest_improvement})
+    return len({record.samples for record in of_whole_set if record.samples > newest_improvement})
