@@ -3,6 +3,8 @@
 Shapes: B rows, S sparse features, E width of a table, D dense features, F = sum of the sparse features' E, + D.
 """
 
+from collections.abc import Collection
+
 import torch
 from torch import nn
 from torchrec import EmbeddingBagCollection, EmbeddingBagConfig, PoolingType
@@ -22,12 +24,20 @@ class FeatureLayer(nn.Module):
     by rows, it divides the sums of every table that is not split too, and their means a second time.
     """
 
-    def __init__(self, tables: tuple[TableConfig, ...], features: Features, device: torch.device) -> None:
+    def __init__(
+        self,
+        tables: tuple[TableConfig, ...],
+        features: Features,
+        device: torch.device,
+        frozen: Collection[str] = (),
+    ) -> None:
+        """`frozen`: tables that are not trained."""
         super().__init__()
         self.tables = tables
         table_of = {table.name: table for table in tables}
         self.keys = [feature.name for feature in features.sparse]
         poolings = [feature.pooling or table_of[feature.table].pooling for feature in features.sparse]
+        self.is_frozen = [feature.table in frozen for feature in features.sparse]
         self.is_mean = [pooling == "mean" for pooling in poolings]
         dims = [table_of[feature.table].dim for feature in features.sparse]
         self.is_weighted = features.is_weighted
@@ -46,7 +56,7 @@ class FeatureLayer(nn.Module):
 
         parts = []
         for index, key in enumerate(self.keys):
-            part_BE = pooled[key]
+            part_BE = pooled[key].detach() if self.is_frozen[index] else pooled[key]
             if self.is_mean[index]:
                 total_B = totals_SB[index]
                 part_BE = part_BE / torch.where(total_B == 0, 1, total_B).unsqueeze(1)  # a row without ids keeps its 0

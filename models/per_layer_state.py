@@ -17,7 +17,7 @@ State = dict[str, torch.Tensor]
 
 def per_module_state(head: Head) -> State:
     """The head's weights under the names of single layers; copies."""
-    return {name: part.detach().clone() for name, part in _parts(head, dict(head.named_parameters()))}
+    return {name: part.detach().clone() for name, part in parts(head, dict(head.named_parameters()))}
 
 
 def per_module_gradients(head: Head) -> State:
@@ -26,7 +26,7 @@ def per_module_gradients(head: Head) -> State:
     for name, tensor in head.named_parameters():
         if tensor.grad is not None:
             gradients[name] = tensor.grad
-    return {name: part.clone() for name, part in _parts(head, gradients)}
+    return {name: part.clone() for name, part in parts(head, gradients)}
 
 
 def load_per_module_state(head: Head, state: State) -> None:
@@ -35,22 +35,22 @@ def load_per_module_state(head: Head, state: State) -> None:
     ValueError names what is missing, too much or of another shape; the head is as it was then.
     """
     tensors = {name: tensor.detach() for name, tensor in head.named_parameters()}
-    parts = dict(_parts(head, tensors))
+    own = dict(parts(head, tensors))
 
-    for name in sorted(parts.keys() ^ state.keys()):
-        raise ValueError(f"weights {name!r} are {'missing' if name in parts else 'not part of this head'}")
+    for name in sorted(own.keys() ^ state.keys()):
+        raise ValueError(f"weights {name!r} are {'missing' if name in own else 'not part of this head'}")
 
-    for name, part in parts.items():
+    for name, part in own.items():
         if part.shape != state[name].shape:
             found = list(state[name].shape)
             expected = list(part.shape)
             raise ValueError(f"weights {name!r} are {found}; this head has {expected}")
 
-    for name, part in parts.items():
+    for name, part in own.items():
         part.copy_(state[name])
 
 
-def _parts(head: Head, tensors: State) -> Iterator[tuple[str, torch.Tensor]]:
+def parts(head: Head, tensors: State) -> Iterator[tuple[str, torch.Tensor]]:
     """(name, view) of every single layer's weight and bias, native weights and stitches, for those in `tensors`."""
     modules = dict(head.named_modules())
     num_hidden = sum(path.startswith("towers.hidden.layers.") for path in modules)

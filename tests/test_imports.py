@@ -21,6 +21,7 @@ LAYERS = (
     ("trainer.config",),
     ("trainer.build_model", "trainer.batches", "trainer.step_guard"),
     ("trainer.checkpoint", "trainer.run", "trainer.datasets"),
+    ("trainer.warm_start",),
     ("trainer.evaluation", "trainer.logging", "trainer.prediction"),
     ("trainer.data_faults", "trainer.milestones"),
     ("trainer.train", "trainer.session", "trainer.inputs", "trainer.open_run", "trainer.announce"),

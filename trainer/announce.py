@@ -1,12 +1,14 @@
 """What a training prints before its first step."""
 
+from dataclasses import asdict
+
 from data.reading import Reading
 from trainer.inputs import Inputs
-from trainer.logging.tables import plan_table
+from trainer.logging.tables import plan_table, taken_table
 from trainer.logging.train_log import TrainLog
 from trainer.milestones import missed_milestones
 from trainer.open_run import Loaded
-from trainer.run.records import ConfigChangeEvent, DamagedCheckpointEvent
+from trainer.run.records import ConfigChangeEvent, DamagedCheckpointEvent, WarmStartEvent
 
 
 def announce(inputs: Inputs, loaded: Loaded, log: TrainLog) -> None:
@@ -23,6 +25,12 @@ def announce(inputs: Inputs, loaded: Loaded, log: TrainLog) -> None:
     for problem in loaded.problems:
         log.event(DamagedCheckpointEvent, samples, problem=problem)
         log.warn(f"{problem}; set aside, the checkpoint before it is taken")
+
+    if loaded.taken and inputs.config.init is not None:
+        init = inputs.config.init
+        log.print(taken_table(init.source, init.checkpoint, loaded.taken))
+        parts = [asdict(entry) for entry in loaded.taken]
+        log.event(WarmStartEvent, samples, source=init.source, checkpoint=init.checkpoint, parts=parts)
 
     for file, reason in inputs.train.manifest.left_out:
         log.warn(f"{file} is left out: {reason}")

@@ -38,6 +38,7 @@ from trainer.run.directory import RunDirectory
 from trainer.run.origin import Origin, origin_of
 from trainer.run.shared_storage import check_shared
 from trainer.run.vocabularies import find_vocabularies, kept_vocabularies, with_digests
+from trainer.warm_start.source import Source, check_kinds, grown_vocabularies, inherited, open_source
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,8 @@ class Inputs:
     test: Reading | None
     end: int
     """Samples at the end of the training."""
+    source: Source | None
+    """The run whose weights a first start begins with."""
     origin: Origin
     """By which checkpoints and records of this run are recognised."""
     changes: list[Change]
@@ -74,11 +77,19 @@ def check_inputs(config: Config, world: World, watchdog: HangWatchdog, lock: Exi
 
     train, test = _open_datasets(config, world, run)
     world.on_rank_zero(lambda: run.check_data(train.manifest, test.manifest if test else None))
+    source = None
     if run_exists:
         vocabularies = world.on_rank_zero(lambda: kept_vocabularies(run))
     else:
+        if config.init is not None:
+            watchdog.beat("opening of the run in init.from")
+            source = open_source(config.init, world)
+            config = inherited(config, source)
+            world.on_rank_zero(partial(check_kinds, config, train.manifest, source))
         watchdog.beat("counting of ids")
         vocabularies = find_vocabularies(config, train, world, watchdog.alive)
+        if source is not None:
+            vocabularies = grown_vocabularies(vocabularies, config, source)
 
     watchdog.beat("measuring of the data")
     train = as_configured(train, config, vocabularies)
@@ -97,6 +108,7 @@ def check_inputs(config: Config, world: World, watchdog: HangWatchdog, lock: Exi
         train=train,
         test=test,
         end=end_of_training(config, train),
+        source=source,
         origin=origin,
         changes=changes,
         remarks=remarks,

@@ -22,6 +22,8 @@ from trainer.errors import CheckpointError, ConfigError
 from trainer.inputs import Inputs, check_first_batches
 from trainer.run.origin import with_identity
 from trainer.run.starts import StartLog, read_starts
+from trainer.warm_start.source import open_source
+from trainer.warm_start.weights import Taken, take_weights
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,8 @@ class Loaded:
     """Of the checkpoint that was loaded."""
     problems: list[str]
     """What is wrong with newer checkpoints, a line each."""
+    taken: list[Taken]
+    """What a first start takes from the run in `init.from`."""
     crowded: list[Crowding]
     """Hashed tables with few rows for their ids; looked for at the first start only."""
 
@@ -60,7 +64,8 @@ def load_newest(inputs: Inputs, world: World, watchdog: HangWatchdog) -> Loaded:
     Collective: call on all ranks.
     """
     watchdog.beat("sharding of the model")
-    sharded = build_sharded_model(inputs.config, world, inputs.end)
+    config = inputs.config
+    sharded = build_sharded_model(config, world, inputs.end)
     checkpoints = Checkpoints(inputs.run.checkpoints, world, inputs.origin)
     clock = Clock(inputs.train.global_batch_size)
 
@@ -74,6 +79,11 @@ def load_newest(inputs: Inputs, world: World, watchdog: HangWatchdog) -> Loaded:
     elif problems:
         raise CheckpointError(f"{problems[0]}; no checkpoint of this run is whole: restore one, or remove the folder")
 
+    taken: list[Taken] = []
+    if state is None and config.init is not None:
+        watchdog.beat("loading of the run in init.from")
+        taken = take_weights(config, inputs.source or open_source(config.init, world), sharded)
+
     if clock.samples > inputs.end:
         raise ConfigError(
             f"train.samples ends the run at {inputs.end:,}, but it is at {clock.samples:,} already; train longer"
@@ -82,7 +92,7 @@ def load_newest(inputs: Inputs, world: World, watchdog: HangWatchdog) -> Loaded:
     watchdog.beat("reading of the first batches")
     check_first_batches(inputs, world, clock.samples)
     crowded = [] if state is not None else world.on_rank_zero(lambda: crowded_tables(inputs.train))
-    return Loaded(sharded, checkpoints, clock, state, problems, crowded)
+    return Loaded(sharded, checkpoints, clock, state, problems, taken, crowded)
 
 
 def _check_starts(inputs: Inputs, state: State | None) -> None:

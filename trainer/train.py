@@ -37,7 +37,7 @@ def run_loop(components: Components) -> None:
     schedule = components.schedule
     log = components.log
     seed = components.config.run.seed
-    save_for_good = partial(_save, components, pinned=True)
+    save_for_good = partial(save, components, pinned=True)
     between_batches = partial(_between_batches, components)
 
     while True:
@@ -67,7 +67,7 @@ def run_loop(components: Components) -> None:
             # The checkpoint of an evaluation is saved before it, and kept for good.
             is_due = schedule.checkpoint(clock.samples) and not schedule.evaluation(clock.samples)
             if is_due or verdict.save or verdict.stop:
-                _save(components, pinned=False)
+                save(components, pinned=False)
             if verdict.stop:
                 _stop(components)
 
@@ -81,7 +81,7 @@ def _between_batches(components: Components) -> None:
         _stop(components)
 
 
-def _save(components: Components, *, pinned: bool) -> None:
+def save(components: Components, *, pinned: bool) -> None:
     """Starts a save, which goes on in the background; `pinned`: the checkpoint is kept for good."""
     samples = components.clock.samples
     log = components.log

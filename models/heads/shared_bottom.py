@@ -40,11 +40,11 @@ class TrunkHead(Head):
     def __init__(self, config: HeadConfig, num_features: int, num_tasks: int, num_trunks: int) -> None:
         super().__init__()
         layers = config.end_to_end
-        self._one_trunk = num_trunks == 1
+        self.has_one_trunk = num_trunks == 1
         self.trunk = GroupedMLP([1] * num_trunks, num_features, layers, config.activation, config.dropout)
         self.towers = Towers(num_tasks, layers[-1], config.tower, config.activation, config.dropout)
 
     def logits(self, features_BF: torch.Tensor) -> torch.Tensor:
         """logits_BT."""
         trunk_BNH = self.trunk(features_BF)
-        return self.towers(trunk_BNH.squeeze(1) if self._one_trunk else trunk_BNH)
+        return self.towers(trunk_BNH.squeeze(1) if self.has_one_trunk else trunk_BNH)

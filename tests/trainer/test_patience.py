@@ -72,5 +72,7 @@ def test_a_run_ends_where_nothing_improves(dataset: Path, tmp_path: Path) -> Non
     (of_best,) = run_on_ranks(1, _evaluate, str(run.path), "best:click")
     assert next(record["ne"] for record in of_best if record["task"] == "click") == pytest.approx(values[best])
 
-    with pytest.raises(CheckpointError, match=r"--checkpoint best:clik: no task 'clik' in .*; there are watch, click, rare"):
+    with pytest.raises(
+        CheckpointError, match=r"--checkpoint best:clik: no task 'clik' in .*; there are watch, click, rare"
+    ):
         checkpoint_name("best:clik", run, config)

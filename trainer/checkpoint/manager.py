@@ -78,7 +78,7 @@ class Checkpoints:
         final = self._folder / str(state.samples)
 
         if self._world.on_rank_zero(lambda: _make_way(final, pinned=state.pinned)):
-            staged = self._stager.stage(_tensors(sharded.model, sharded.optimizer))
+            staged = self._stager.stage(tensors_of(sharded.model, sharded.optimizer))
             self._writing = self._thread.submit(self._write, staged, final, state, keep, on_saved)
 
         self.stall_seconds += time.perf_counter() - begin
@@ -139,17 +139,20 @@ class Checkpoints:
 
     def load(self, state: State, model: DistributedModelParallel, optimizer: Optimizer | None) -> None:
         """Loads weights, and optimizer state where one is given."""
-        path = self._folder / str(state.samples)
-        tensors = _tensors(model, optimizer)
-
-        try:
-            dcp.load(tensors, storage_reader=SafeReader(path), planner=SafePlanner())
-        except dcp.CheckpointException as error:
-            raise CheckpointError(f"{path}: does not fit this model ({_cause(error)})") from error
+        tensors = tensors_of(model, optimizer)
+        self.read(state, tensors, SafePlanner())
 
         model.load_state_dict(tensors["model"])
         if optimizer is not None:
             optimizer.combined.load_state_dict(tensors["optimizer"])
+
+    def read(self, state: State, tensors: dict[str, Any], planner: SafePlanner) -> None:
+        """Reads some tensors of a checkpoint into those given, in place."""
+        path = self._folder / str(state.samples)
+        try:
+            dcp.load(tensors, storage_reader=SafeReader(path), planner=planner)
+        except dcp.CheckpointException as error:
+            raise CheckpointError(f"{path}: does not fit this model ({_cause(error)})") from error
 
     def clear_after(self, samples: int) -> None:
         """Makes room for what follows a resume: damaged checkpoints step aside, half-written ones go."""
@@ -221,7 +224,8 @@ def _make_way(final: Path, *, pinned: bool) -> bool:
     return True
 
 
-def _tensors(model: DistributedModelParallel, optimizer: Optimizer | None) -> dict[str, Any]:
+def tensors_of(model: DistributedModelParallel, optimizer: Optimizer | None) -> dict[str, Any]:
+    """What a checkpoint holds: `model`, and `optimizer` where one is given."""
     state: dict[str, Any] = {"model": model.state_dict()}
     if optimizer is not None:
         state["optimizer"] = optimizer.combined.state_dict()

@@ -1,4 +1,4 @@
-"""A run that is opened to use its model, not to train it: by `adatt evaluate` and `adatt predict`."""
+"""A run that is opened to use its model: by `adatt evaluate` and `predict`, and to begin another with its weights."""
 
 from dataclasses import dataclass
 
@@ -37,6 +37,7 @@ class TrainedRun:
 
         Raises an ExpectedError on all ranks if it has not.
         """
+        check_lanes(self.config, self.world)
         manifest = open_dataset(source, config, self.world)
         # Rank 0 alone reads the run's folder, which other nodes need not see.
         self.world.on_rank_zero(lambda: check_same_kinds(load_manifest(self.run.manifests["train"]), manifest, config))
@@ -58,7 +59,6 @@ def open_trained_run(path: str, world: World) -> TrainedRun:
     """Opens the run at `path`; raises ConfigError if there is none. Collective: call on all ranks."""
     run = RunDirectory(path)
     config = world.on_rank_zero(run.read_config)
-    check_lanes(config, world)
     origin = world.on_rank_zero(lambda: origin_of(run, config))
     vocabularies = world.on_rank_zero(lambda: kept_vocabularies(run))
     return TrainedRun(run, config, world, Checkpoints(run.checkpoints, world, origin), vocabularies)

@@ -43,6 +43,7 @@ _REASONS = {
     "tasks": "it decides what is learned",
     "model": "the head's weights fit no other",
     "optimizer": "its state fits no other",
+    "init": "the run has begun from it",
 }
 """Why other keys may not, by how they begin."""
 

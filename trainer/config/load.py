@@ -130,7 +130,7 @@ def _known_keys(place: tuple[int | str, ...]) -> set[str]:
         elif isinstance(part, str):  # pydantic puts the head's name behind `model`
             candidates = [model for model in candidates if model.model_fields["head"].default == part]
 
-    return set(candidates[0].model_fields)
+    return {field.alias or name for name, field in candidates[0].model_fields.items()}
 
 
 def _models_in(annotation: Any) -> list[type[BaseModel]]:

@@ -85,6 +85,7 @@ def complete_from(config: Config, before: Config) -> Config:
     boundaries = {entry.name: entry.edges for entry in measured if entry.quantiles == asked.get(entry.name)}
     config = _with_boundaries(_with(config, dense, tasks), boundaries)
     config = _with_digests(config, before)
+    config = _with_checkpoint(config, before)
     return config if config.data.block_rows else _with_data(config, before.data.block_rows)
 
 
@@ -175,6 +176,14 @@ def _with_digests(config: Config, before: Config) -> Config:
     known = {feature.name: feature.vocabulary_digest for feature in before.features.sparse if feature.vocabulary}
     open_features = [feature.name for feature in config.features.sparse if feature.vocabulary_digest is None]
     return with_sparse(config, {name: {"vocabulary_digest": known.get(name)} for name in open_features})
+
+
+def _with_checkpoint(config: Config, before: Config) -> Config:
+    """The config with the checkpoint that its run began with, in place of "latest", which may be another by now."""
+    init, known = config.init, before.init
+    if init is None or known is None or init.checkpoint.isdecimal():
+        return config
+    return config.model_copy(update={"init": init.model_copy(update={"checkpoint": known.checkpoint})})
 
 
 def with_sparse(config: Config, values: Mapping[str, dict[str, Any]]) -> Config:

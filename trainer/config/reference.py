@@ -15,6 +15,7 @@ from models.tables import TableConfig
 from models.tasks import TaskConfig
 from trainer.config.changes import FREE_KEYS, FREE_SECTIONS
 from trainer.config.run_config import CheckpointConfig, EvaluateConfig, LogConfig, RunConfig, TrainConfig
+from trainer.config.warm_start import InitConfig
 from trainer.sharding.settings import DenseOptimizerConfig, ShardingConfig, SparseOptimizerConfig
 
 SECTIONS: dict[str, type[BaseModel]] = {
@@ -25,6 +26,7 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "[[tables]]": TableConfig,
     "[[tasks]]": TaskConfig,
     "[model]": HeadConfig,
+    "[init]": InitConfig,
     "[optimizer.dense]": DenseOptimizerConfig,
     "[optimizer.sparse]": SparseOptimizerConfig,
     "[sharding]": ShardingConfig,
@@ -58,7 +60,7 @@ def reference() -> str:
 
 
 def _section(title: str, model: type[BaseModel]) -> str:
-    rows = [_row(name, field) for name, field in model.model_fields.items()]
+    rows = [_row(field.alias or name, field) for name, field in model.model_fields.items()]
     rows += _head_rows(set(model.model_fields)) if model is HeadConfig else []
     head = [f"## `{title}`", "", " ".join((model.__doc__ or "").split()), ""]
     return "\n".join([*head, "| key | type | default | meaning |", "|---|---|---|---|", *rows, ""])

@@ -1,6 +1,7 @@
 """The configuration of a run: one TOML file, `--set` changes to it, and every rule that holds between keys."""
 
 import difflib
+from fnmatch import fnmatchcase
 from typing import Annotated, Literal, Self
 
 from pydantic import (
@@ -22,6 +23,7 @@ from models.tasks import TaskConfig
 from trainer.clock import Milestone, parse_milestone
 from trainer.config.changes import check_change
 from trainer.config.samples import parse_samples, passes_of
+from trainer.config.warm_start import InitConfig
 from trainer.distributed.world import DeviceName
 from trainer.sharding.settings import OptimizerConfig, ShardingConfig
 
@@ -109,6 +111,7 @@ class Config(Settings):
     tables: tuple[TableConfig, ...]
     tasks: tuple[TaskConfig, ...] = Field(min_length=1)
     model: AnyHeadConfig
+    init: InitConfig | None = None
     optimizer: OptimizerConfig = OptimizerConfig()
     sharding: ShardingConfig = ShardingConfig()
     train: TrainConfig
@@ -249,6 +252,27 @@ def _check_milestones(config: Config) -> None:
         raise ValueError(f"evaluate.at_samples: {beyond}; train longer or drop it")
 
 
+def _check_init(config: Config) -> None:
+    if config.init is None:
+        return
+    names = [table.name for table in config.tables]
+    for key in ("tables", "freeze"):
+        for pattern in getattr(config.init, key):
+            if not any(fnmatchcase(name, pattern) for name in names):
+                raise ValueError(f"init.{key}: no table is called {pattern!r}; {nearest(pattern, set(names))}")
+
+    for name in names:
+        if config.init.freezes(name) and not config.init.takes(name):
+            raise ValueError(f"init.freeze: table {name!r} is not among init.tables, so it would never learn anything")
+
+    sparse = config.optimizer.sparse
+    if config.init.freeze and (sparse.name == "adam" or sparse.weight_decay):
+        raise ValueError(
+            "init.freeze leaves tables as they are by gradients of zero, which move them under optimizer.sparse with "
+            "adam or weight_decay; use another"
+        )
+
+
 def _check_skipping(config: Config) -> None:
     sparse = config.optimizer.sparse
     if config.train.on_non_finite == "skip" and (sparse.name == "adam" or sparse.weight_decay):
@@ -267,6 +291,7 @@ _RULES = (
     _check_evaluations,
     _check_groups,
     _check_milestones,
+    _check_init,
     _check_skipping,
 )
 

@@ -8,6 +8,7 @@ from data.counts import count_heading
 from trainer.evaluation.auc import margin
 from trainer.run.records import Evaluation
 from trainer.sharding.plan import Placement
+from trainer.warm_start.weights import Taken
 
 MOST_VALUES_SHOWN = 20
 """Of a column of `evaluate.by`, in a terminal."""
@@ -37,6 +38,16 @@ def plan_table(placements: list[Placement]) -> Table:
         mebibytes = f"{entry.bytes / 2**20:,.1f}"
         table.add_row(entry.table, rows, dim, sharding, _ranges(entry.ranks), mebibytes)
 
+    return table
+
+
+def taken_table(source: str, checkpoint: str, parts: list[Taken]) -> Table:
+    """What a run begins with."""
+    table = Table(title=f"taken from {source} at {int(checkpoint):,} samples")
+    for name in ("part", "taken", "not taken"):
+        table.add_column(name)
+    for part in parts:
+        table.add_row(part.what, part.taken, part.note)
     return table
 
 

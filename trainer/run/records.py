@@ -173,12 +173,30 @@ class ConfigChangeEvent(Event):
     now: str = ""
 
 
+class TakenPart(BaseModel):
+    """A table, the head or the optimizer: how much of it is the source's, and what is not."""
+
+    what: str
+    taken: str
+    note: str = ""
+
+
+class WarmStartEvent(Event):
+    """The run begins with weights of another (`trainer.warm_start`)."""
+
+    event: Literal["warm_start"] = "warm_start"
+    source: str = ""
+    checkpoint: str = ""
+    parts: list[TakenPart] = []
+
+
 EVENTS: dict[str, type[Event]] = {
     "config_change": ConfigChangeEvent,
     "checkpoint": CheckpointEvent,
     "damaged_checkpoint": DamagedCheckpointEvent,
     "skipped_batch": SkippedBatchEvent,
     "skipped_rows": SkippedRowsEvent,
+    "warm_start": WarmStartEvent,
 }
 """The models of events by their kind; others, of later versions, are read as `Event`."""
 

@@ -167,6 +167,7 @@ def _many_unreadable(events: list[SkippedRowsEvent]) -> str:
 
 # By the kinds of `trainer.run.records.EVENTS`, whose model each function takes.
 _ONE: dict[str, Callable[[Any], str]] = {
+    "warm_start": lambda event: f"Begins with weights of {event.source} at {int(event.checkpoint):,} samples",
     "config_change": lambda event: f"{event.key} is {event.now} from here on; it was {event.before}",
     "checkpoint": lambda event: f"Checkpoint, saved in {event.seconds:.2f} s",
     "skipped_batch": lambda event: f"Batch of {event.batch:,} samples left out: {NOT_FINITE}",

@@ -1,0 +1,99 @@
+"""Which tables of a new run begin with the rows of another's: a comparison of two configs."""
+
+from dataclasses import dataclass
+
+from data.features import SparseFeature
+from trainer.config.run_config import Config
+from trainer.errors import ConfigError
+
+_WAYS = ("cross", "seed", "hashes", "unknown_rows", "edges", "parts", "timezone")
+"""Keys of a feature that decide which row an id has, besides `hash` and `vocabulary`."""
+
+
+@dataclass(frozen=True)
+class TableChoice:
+    """A table of the new run."""
+
+    name: str
+    rows: int
+    taken: int
+    """Its first rows that are taken; 0: it begins fresh."""
+    note: str
+    """Why not all are."""
+
+
+def choose_tables(config: Config, source: Config, name: str) -> list[TableChoice]:
+    """For each table what is taken from the source, which messages call `name`.
+
+    Raises ConfigError where rows would be those of other ids.
+    """
+    return [_choose(config, source, table, name) for table in range(len(config.tables))]
+
+
+def _choose(config: Config, source: Config, index: int, name: str) -> TableChoice:
+    assert config.init is not None
+    table = config.tables[index]
+    before = next((entry for entry in source.tables if entry.name == table.name), None)
+    note = None
+    if not config.init.takes(table.name):
+        note = "not among init.tables"
+    elif before is None:
+        note = "the source has none of this name"
+    elif before.dim != table.dim:
+        note = f"its dim is {before.dim} in the source, {table.dim} here"
+
+    if before is None or note is not None:
+        return _fresh(config, table.name, table.rows, note or "")
+
+    _check_ways(config, source, table.name, name)
+    if table.rows == before.rows:
+        return TableChoice(table.name, table.rows, table.rows, "")
+
+    has = f"init.tables: table {table.name!r} has {table.rows:,} rows here, {before.rows:,} in {name}"
+    way_out = "give it as many rows, or leave it out of init.tables"
+    if table.rows < before.rows:
+        raise ConfigError(f"{has}; {way_out}")
+    if any(feature.is_hashed for feature in _readers(config, table.name)):
+        raise ConfigError(f"{has}, and its ids are hashed: each would meet another row; {way_out}")
+    return TableChoice(table.name, table.rows, before.rows, f"{table.rows - before.rows:,} new rows begin fresh")
+
+
+def _fresh(config: Config, name: str, rows: int, note: str) -> TableChoice:
+    assert config.init is not None
+    if config.init.freezes(name):
+        raise ConfigError(f"init.freeze: table {name!r} is not taken ({note}), so it would never learn anything")
+    return TableChoice(name, rows, 0, note)
+
+
+def _check_ways(config: Config, source: Config, table: str, name: str) -> None:
+    """Raises ConfigError if a feature gives an id another row of the table than it had in the source."""
+    before = {feature.name: feature for feature in _readers(source, table)}
+    for feature in _readers(config, table):
+        old = before.get(feature.name)
+        if old is None:
+            continue
+        changes = [(key, getattr(old, key), getattr(feature, key)) for key in _WAYS]
+        changes += [("hash", old.hash, feature.hash), ("vocabulary", bool(old.vocabulary), bool(feature.vocabulary))]
+        for key, there, here in changes:
+            if there != here:
+                raise ConfigError(
+                    f"init.tables: feature {feature.name!r} of table {table!r} has {key} = {here!r} here, {there!r} in "
+                    f"{name}: ids would meet other rows; set it alike, or leave the table out of init.tables"
+                )
+
+
+def _readers(config: Config, table: str) -> list[SparseFeature]:
+    return [feature for feature in config.features.sparse if feature.table == table]
+
+
+def input_columns(config: Config) -> list[str]:
+    """What the head reads, in order: each feature with its width."""
+    dims = {table.name: table.dim for table in config.tables}
+    sparse = [f"{feature.name}:{dims[feature.table]}" for feature in config.features.sparse]
+    return sparse + [f"{' - '.join(feature.columns)}:{feature.width}" for feature in config.features.dense]
+
+
+def input_width(config: Config) -> int:
+    """Features that the head reads."""
+    dims = {table.name: table.dim for table in config.tables}
+    return sum(dims[feature.table] for feature in config.features.sparse) + config.features.dense_width
