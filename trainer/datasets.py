@@ -172,8 +172,9 @@ def test_reading(config: Config, manifest: Manifest, lanes: int, vocabularies: d
     """
     for name in config.evaluate.by:
         _check_groupable("evaluate.by", name, manifest, as_number=True)
-    if config.evaluate.unit is not None:
-        _check_groupable("evaluate.unit", config.evaluate.unit, manifest, as_number=False)
+    for key, column in (("unit", config.evaluate.unit), ("group_by", config.evaluate.group_by)):
+        if column is not None:
+            _check_groupable(f"evaluate.{key}", column, manifest, as_number=False)
     size = config.data.evaluation_batch_size or config.data.global_batch_size
     reading = _reading(config, manifest, "stored", size, keep_last=True)
     return replace(reading, lanes=lanes, columns=build_columns(config, vocabularies))

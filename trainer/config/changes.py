@@ -28,6 +28,7 @@ FREE_KEYS = (
     "evaluate.next_window",
     "evaluate.by",
     "evaluate.unit",
+    "evaluate.group_by",
 )
 
 _LEARNING = re.compile(

@@ -79,6 +79,9 @@ class EvaluateConfig(Settings):
     unit: str | None = None
     """Column of the test set whose rows belong together, such as "user_id": `adatt compare` draws them together, since
     rows of one user are not independent. Left out: rows are taken as independent, and intervals may be too narrow."""
+    group_by: str | None = None
+    """Column of the test set, such as "user_id", for grouped AUC (`gauc`): AUC within the rows of each of its values,
+    averaged by their weight. Each rank keeps 8 bytes for each of its rows, and 8 more for each binary task."""
 
 
 class CheckpointConfig(Settings):

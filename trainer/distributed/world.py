@@ -126,6 +126,21 @@ class World:
         dist.all_gather(parts, tensor, group=self.group)
         return torch.cat(parts)
 
+    def exchange(self, tensor: torch.Tensor, counts: list[int]) -> torch.Tensor:
+        """Sends the first counts[0] entries of `tensor` to rank 0, the next counts[1] to rank 1, and so on.
+
+        Returns the entries received, end to end by the rank that sent them. Collective: call on all ranks.
+        """
+        counts_sent = torch.tensor(counts, device=tensor.device)
+        counts_received = torch.empty_like(counts_sent)
+        # First how many, so that every rank can make room for them.
+        dist.all_to_all_single(counts_received, counts_sent, group=self.group)
+
+        sizes = counts_received.tolist()
+        received = tensor.new_empty(sum(sizes))
+        dist.all_to_all_single(received, tensor, sizes, counts, group=self.group)
+        return received
+
 
 def _expected(error: ExpectedError | RunError | OSError) -> ExpectedError | RunError:
     """The error as a user gets it. Raises an OSError that is of no file as it is: that is a bug."""

@@ -43,6 +43,11 @@ def exact_values(auc: float | None) -> TaskValues:
     return {"auc": auc, "auc_error": None if auc is None else 0.0}
 
 
+def signed_weights(step: StepOutput) -> torch.Tensor:
+    """Weights (B, T), below 0 for negatives: so the label takes no further memory."""
+    return torch.where(step.labels_BT > 0.5, step.weights_BT, -step.weights_BT)
+
+
 class ExactAuc(Accumulator[list[TaskValues]]):
     """AUC of the binary tasks from the logits, labels and weights of all rows, which are kept on the device."""
 
@@ -55,7 +60,7 @@ class ExactAuc(Accumulator[list[TaskValues]]):
         shape = (len(self._tasks_D), num_rows)
         self._logits_DN = torch.zeros(shape, device=is_binary_T.device)
         self._weights_DN = torch.zeros_like(self._logits_DN)
-        """Below 0 for negatives; 0 for rows that do not count. So the label takes no further memory."""
+        """Below 0 for negatives; 0 for rows that do not count."""
         self._rows_so_far = 0
 
     def update(self, step: StepOutput) -> None:
@@ -64,9 +69,8 @@ class ExactAuc(Accumulator[list[TaskValues]]):
         rows = slice(self._rows_so_far, stop)
         self._rows_so_far = stop
 
-        signed_BT = torch.where(step.labels_BT > 0.5, step.weights_BT, -step.weights_BT)
         logits_BD = step.logits_BT[:, self._tasks_D]
-        weights_BD = signed_BT[:, self._tasks_D]
+        weights_BD = signed_weights(step)[:, self._tasks_D]
         self._logits_DN[:, rows] = logits_BD.t()
         self._weights_DN[:, rows] = weights_BD.t()
 

@@ -28,6 +28,7 @@ from trainer.evaluation.bucket_sums import BucketSums
 from trainer.evaluation.by_value import MetricsByValue
 from trainer.evaluation.calibration import calibration_curves
 from trainer.evaluation.gate_stats import FusionMeans
+from trainer.evaluation.grouped_auc import GroupedAuc
 from trainer.evaluation.metrics import Metrics
 from trainer.evaluation.oracle import oracle_metrics
 from trainer.evaluation.result import EvaluationResult
@@ -122,20 +123,17 @@ class Evaluator:
     def _empty_accumulators(self) -> _Accumulators:
         """Collective at the first evaluation, if rows are bucketed by a column: call on all ranks."""
         config = self._config
-        reading = self._reading
-        world = self._world
-        num_lanes = len(world.lanes(reading.lanes))
+        manifest = self._reading.manifest
+        num_lanes = self._num_lanes
 
         if self._bucketing is None:
-            self._bucketing = bucket_rows(config.evaluate.unit, reading.manifest, num_lanes, world)
+            self._bucketing = bucket_rows(config.evaluate.unit, manifest, num_lanes, self._world)
 
-        is_binary_T = torch.tensor([task.binary for task in config.tasks], device=world.device)
+        is_binary_T = self._is_binary_T
         exact_auc = None
-        if reading.manifest.num_rows <= EXACT_ROWS:
-            num_rows = reading.batches_per_epoch * reading.rows_per_lane * num_lanes
-            exact_auc = ExactAuc(is_binary_T, num_rows)
+        if manifest.num_rows <= EXACT_ROWS:
+            exact_auc = ExactAuc(is_binary_T, self._num_rows)
 
-        manifest = reading.manifest
         columns = config.evaluate.by
         by_value = [MetricsByValue(column, manifest, is_binary_T, num_lanes, exact_auc) for column in columns]
 
@@ -150,7 +148,27 @@ class Evaluator:
         metrics: list[Accumulator[list[TaskValues]]] = []
         if exact_auc is not None:
             metrics.append(exact_auc)
+
+        column = self._config.evaluate.group_by
+        if column is not None:
+            manifest = self._reading.manifest
+            metrics.append(GroupedAuc(column, manifest, self._is_binary_T, self._num_lanes, self._num_rows))
+
         return metrics
+
+    @property
+    def _is_binary_T(self) -> torch.Tensor:
+        return torch.tensor([task.binary for task in self._config.tasks], device=self._world.device)
+
+    @property
+    def _num_lanes(self) -> int:
+        """Lanes of the test set that this rank serves."""
+        return len(self._world.lanes(self._reading.lanes))
+
+    @property
+    def _num_rows(self) -> int:
+        """This rank's share of all batches, padding included."""
+        return self._reading.batches_per_epoch * self._reading.rows_per_lane * self._num_lanes
 
     def _add_all_batches(self, accumulators: _Accumulators, between: Callable[[], None]) -> dict[str, int]:
         """Adds every row of the test set; returns the rows with NaN or ±inf by column. Collective."""

@@ -16,6 +16,7 @@ EVALUATION_TITLES = {
     "ne": "NE",
     "oracle_ne": "oracle NE",
     "auc": "AUC",
+    "gauc": "GAUC",
     "log_loss": "log loss",
     "calibration": "calibration",
     "mse": "MSE",

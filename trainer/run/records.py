@@ -58,6 +58,10 @@ class Evaluation(Record):
     ne: float | None = None
     auc: float | None = None
     auc_error: float | None = None
+    gauc: float | None = None
+    """AUC within groups of rows (`trainer.evaluation.grouped_auc`), if `evaluate.group_by` names a column."""
+    gauc_share: float | None = None
+    """Share of the weight that is in groups with an AUC."""
     calibration: float | None = None
     mse: float | None = None
     nmse: float | None = None

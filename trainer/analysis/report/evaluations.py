@@ -14,6 +14,7 @@ COLUMNS = {
     "oracle_ne": "best NE",
     "log_loss": "log loss",
     "auc": "AUC",
+    "gauc": "GAUC",
     "mse": "MSE",
     "oracle_mse": "best MSE",
     "nmse": "normalised MSE",
