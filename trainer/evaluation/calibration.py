@@ -91,7 +91,7 @@ def _group_sums(sums: MetricSums, index: int, total_weight: float) -> torch.Tens
     """Weight, weight of positives, and weight x prediction of each group (3, G), without empty groups."""
     negative_H, positive_H = sums.histogram_2TH[:, index].cpu()
     weight_H = negative_H + positive_H
-    predicted_H = weight_H * sums.bin_predictions()
+    predicted_H = weight_H * sums.bin_logits().sigmoid()
 
     # A bin belongs to the group in which the middle of its weight lies.
     below_H = weight_H.cumsum(0) - weight_H / 2

@@ -31,6 +31,7 @@ from trainer.evaluation.gate_stats import FusionMeans
 from trainer.evaluation.grouped_auc import GroupedAuc
 from trainer.evaluation.metrics import Metrics
 from trainer.evaluation.oracle import oracle_metrics
+from trainer.evaluation.recalibration import recalibrated_ne
 from trainer.evaluation.result import EvaluationResult
 from trainer.evaluation.row_buckets import Bucketing, bucket_rows
 from trainer.evaluation.warnings import count_not_finite
@@ -68,6 +69,7 @@ class Evaluator:
         self._world = world
         self._sharded = sharded
         self._reading = reading
+        self._is_binary_T = torch.tensor([task.binary for task in config.tasks], device=world.device)
         # Errors are exchanged while the pipeline's own collectives are under way, which a group apart does not disturb.
         self._errors = world.with_own_group()
         self._oracle: dict[str, Metrics] | None = None
@@ -157,10 +159,6 @@ class Evaluator:
         return metrics
 
     @property
-    def _is_binary_T(self) -> torch.Tensor:
-        return torch.tensor([task.binary for task in self._config.tasks], device=self._world.device)
-
-    @property
     def _num_lanes(self) -> int:
         """Lanes of the test set that this rank serves."""
         return len(self._world.lanes(self._reading.lanes))
@@ -217,6 +215,9 @@ class Evaluator:
     def _values_of_whole_set(self, metrics: list[Metrics], accumulators: _Accumulators) -> list[Values]:
         """Those of each task. Collective: call on all ranks."""
         values = [asdict(metrics_of_task) for metrics_of_task in metrics]
+        for index, values_of_task in enumerate(values):
+            values_of_task["ne_recalibrated"] = recalibrated_ne(accumulators.bucket_sums.sums, index, metrics[index])
+
         # Collectives again: the list has the same order on all ranks.
         for accumulator in accumulators.task_metrics:
             more_values = accumulator.compute(self._world)

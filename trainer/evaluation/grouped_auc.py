@@ -8,15 +8,15 @@ group g, over the groups that hold a positive and a negative row:
     gauc_share = Σ W_g / weight of all rows
 
 A row without a value (null, NaN) is in no group; its weight is in that of all rows alone. Groups are told apart by
-64-bit codes: an integer itself, a text by its hash, which any two of 100 million texts share with a chance of 0.03 %.
+64-bit codes: an integer is its own, a text has its hash. Two of 100 million texts share one with a chance of 0.03 %.
 
 Rows of a group are spread over the ranks. So each row is sent to the rank that its code says, which then has its
 groups as a whole:
 
     rows of this rank ── by fold(code) ──► all-to-all ──► sort by (code, logit) ──► sums over groups ──► all-reduce
 
-Memory, on the host, for each row of this rank: 8 bytes, and 8 for each binary task. While one task is computed, another
-60 at most for each row that this rank sends or receives; a rank receives an equal share unless few groups hold most rows.
+Memory, on the host, for each row of this rank: 8 bytes, and 8 for each binary task. While a task is computed, another
+60 at most for each row that this rank sends or receives: it receives an equal share, unless few groups hold most rows.
 
 Shapes: B rows of a batch, N rows of this rank, M rows that this rank has received, R rows of a group, T tasks, D binary
 tasks, G groups.

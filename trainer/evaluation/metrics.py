@@ -124,11 +124,11 @@ class MetricSums:
             total = world.sum(tensor.to(world.device))
             tensor.copy_(total)
 
-    def bin_predictions(self) -> torch.Tensor:
-        """The probability in the middle of each histogram bin (H)."""
+    def bin_logits(self) -> torch.Tensor:
+        """The logit in the middle of each histogram bin (H)."""
         bin_H = torch.arange(self._bins, dtype=torch.float64)
         middle_H = (bin_H + 0.5) / (self._bins / 2) - 1
-        return (middle_H * LOGIT_RANGE).sigmoid()
+        return middle_H * LOGIT_RANGE
 
     def compute(self) -> list[Metrics]:
         """Metrics of each task from the sums of all buckets together. Waits for the device."""

@@ -32,7 +32,7 @@ HPARAMS = {
     "samples": ("train", "samples"),
 }
 """What TensorBoard's HPARAMS page compares runs by, and the place of each in the config."""
-EVALUATION_KEYS = ("ne", "auc", "gauc", "log_loss", "calibration", "mse", "nmse")
+EVALUATION_KEYS = ("ne", "ne_recalibrated", "auc", "gauc", "log_loss", "calibration", "mse", "nmse")
 """Metrics that have a curve over the evaluations."""
 RESULT_KEYS = ("ne", "auc", "gauc", "mse")
 """Metrics of the last evaluation that stand on the HPARAMS page."""

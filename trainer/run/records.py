@@ -56,6 +56,8 @@ class Evaluation(Record):
     weight: float = 0.0
     log_loss: float | None = None
     ne: float | None = None
+    ne_recalibrated: float | None = None
+    """NE after the best shift of the log odds (`trainer.evaluation.recalibration`), on the whole test set."""
     auc: float | None = None
     auc_error: float | None = None
     gauc: float | None = None

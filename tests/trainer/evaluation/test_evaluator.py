@@ -133,7 +133,7 @@ def test_any_ranks_find_the_same(trained: RunDirectory, size: int) -> None:
             other["task"],
             other["examples"],
         )
-        for key in ("ne", "log_loss", "mse", "calibration"):
+        for key in ("ne", "ne_recalibrated", "log_loss", "mse", "calibration"):
             assert (one[key] is None) == (other[key] is None)
             if one[key] is not None:
                 assert one[key] == pytest.approx(other[key], rel=1e-6)
@@ -166,6 +166,15 @@ def test_runs_compare_on_another_test_set(trained: RunDirectory, dataset: Path) 
     whole = {record["task"]: record for record in records if record["by"] is None}
     assert values["click"] == pytest.approx(whole["click"]["ne"], rel=1e-9)
     assert {entry.milestone for entry in compare_runs(run, [run]).differences} == {"320", None}
+
+
+def test_recalibrated_ne_is_that_of_the_whole_set(trained: RunDirectory) -> None:
+    for task, record in _whole(trained, 640).items():
+        if task == "watch":
+            assert record["ne_recalibrated"] is None
+        else:
+            assert record["ne"] - 0.1 < record["ne_recalibrated"] <= record["ne"]
+    assert not any(record["ne_recalibrated"] for record in read_records(trained.evaluations) if record["by"])
 
 
 def test_auc_is_exact_for_a_small_set(trained: RunDirectory) -> None:

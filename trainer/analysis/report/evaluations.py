@@ -11,6 +11,7 @@ from trainer.run.records import Evaluation
 UNDEFINED = "–"
 COLUMNS = {
     "ne": "NE",
+    "ne_recalibrated": "NE recalibrated",
     "oracle_ne": "best NE",
     "log_loss": "log loss",
     "auc": "AUC",
