@@ -137,6 +137,15 @@ def test_many_values_of_a_column_are_cut_to_the_largest(capsys: pytest.CaptureFi
     assert "left out" not in capsys.readouterr().out
 
 
+def test_grouped_auc_has_a_column_where_a_record_has_it(capsys: pytest.CaptureFixture[str]) -> None:
+    make_console().print(evaluation_table([TASK]))
+    assert "GAUC" not in capsys.readouterr().out
+    make_console().print(evaluation_table([TASK, TASK.model_copy(update={"gauc": 0.61234})]))
+    printed = capsys.readouterr().out
+    assert "GAUC" in printed
+    assert "0.6123" in printed
+
+
 def test_headings_are_written_alike(capsys: pytest.CaptureFixture[str]) -> None:
     points = [(37_888, None), (199_168, None), (300_032, "300k")]
     records = [TASK.model_copy(update={"samples": at, "milestone": text}) for at, text in points]

@@ -175,7 +175,7 @@ def test_columns_to_copy_that_have_no_type_in_common_are_named(folder: Path, tmp
     assert not out.exists()
 
 
-@pytest.mark.parametrize("key", ["by", "unit"])
+@pytest.mark.parametrize("key", ["by", "unit", "group_by"])
 def test_groups_of_rows_are_of_one_kind_in_all_files(folder: Path, tmp_path: Path, key: str) -> None:
     copy_dataset(folder / "train", tmp_path / "train", stored_as(), ())
     copy_dataset(folder / "test", tmp_path / "test", stored_as(("weight", pa.string())), ("part-1.parquet",))

@@ -27,7 +27,7 @@ class NextWindows:
     def __init__(self, config: Config, world: World, sharded: ShardedModel, reading: Reading) -> None:
         """`reading`: of the training data. Collective: call on all ranks."""
         # Further columns and comparisons are those of the test set.
-        evaluate = config.evaluate.model_copy(update={"by": (), "unit": None})
+        evaluate = config.evaluate.model_copy(update={"by": (), "unit": None, "group_by": None})
         self._config = config.model_copy(update={"evaluate": evaluate})
         self._world = world
         self._reading = reading
