@@ -12,7 +12,8 @@ from pydantic import BaseModel, ValidationError
 from data.storage.parsing import parse_toml
 from data.storage.paths import full_path
 from models.heads import HEADS
-from trainer.config.run_config import Config, nearest
+from trainer.config.rules import nearest
+from trainer.config.run_config import Config
 from trainer.errors import ConfigError
 
 _TRIED = re.compile(r"(str|tuple\[.*|function-after\[.*)$")

@@ -1,7 +1,5 @@
-"""The configuration of a run: one TOML file, `--set` changes to it, and every rule that holds between keys."""
+"""The configuration of a run: one TOML file and `--set` changes to it. Rules between keys: `trainer.config.rules`."""
 
-import difflib
-from fnmatch import fnmatchcase
 from typing import Annotated, Literal, Self
 
 from pydantic import (
@@ -12,8 +10,7 @@ from pydantic import (
     model_validator,
 )
 
-from data.discovery.schema import ORACLE_PREFIX
-from data.features import Features, SparseFeature
+from data.features import Features
 from data.reading import DataConfig
 from data.settings import Count, Settings
 from data.storage.paths import local_path
@@ -22,7 +19,8 @@ from models.tables import TableConfig
 from models.tasks import TaskConfig
 from trainer.clock import Milestone, parse_milestone
 from trainer.config.changes import check_change
-from trainer.config.samples import parse_samples, passes_of
+from trainer.config.rules import RULES
+from trainer.config.samples import parse_samples
 from trainer.config.warm_start import InitConfig
 from trainer.distributed.world import DeviceName
 from trainer.sharding.settings import OptimizerConfig, ShardingConfig
@@ -124,7 +122,7 @@ class Config(Settings):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        for rule in _RULES:
+        for rule in RULES:
             rule(self)
         self.model.build_on_meta(num_features=8, num_tasks=len(self.tasks))  # any width shows whether it can be built
         return self
@@ -137,175 +135,3 @@ class Config(Settings):
     def log_every(self, end: int) -> int:
         """Samples between records of train.jsonl in a training to `end` samples."""
         return self.log.every_samples or max(end // 100, 1)
-
-
-def _check_features(config: Config) -> None:
-    tables = {table.name for table in config.tables}
-    used = {feature.table for feature in config.features.sparse}
-    rows = {table.name: table.rows for table in config.tables}
-    _refuse_twice("tables", [table.name for table in config.tables])
-    _refuse_twice("features.sparse", [feature.name for feature in config.features.sparse])
-    if not config.features.sparse:
-        raise ValueError("features.sparse: needs at least one entry; a model without ids has nothing to shard")
-
-    for column in config.features.columns:
-        if column.startswith(ORACLE_PREFIX):
-            raise ValueError(
-                f"features: column {column!r} holds the true mean of a label; a model that reads it cheats"
-            )
-
-    for feature in config.features.sparse:
-        if feature.table not in tables:
-            raise ValueError(
-                f"features.sparse: feature {feature.name!r} reads table {feature.table!r}; "
-                f"{nearest(feature.table, tables)}"
-            )
-
-        if rows[feature.table] < feature.rows_needed:
-            has = f"{feature.table!r} has {rows[feature.table]} rows"
-            what = "parts" if feature.parts else "vocabulary" if feature.vocabulary else "buckets"
-            raise ValueError(f"tables: {has}, but feature {feature.name!r} needs {feature.rows_needed} for its {what}")
-
-    for name in sorted(tables - used):
-        raise ValueError(f"tables: no feature reads table {name!r}; remove it or name it in a [[features.sparse]]")
-
-
-def _check_vocabularies(config: Config) -> None:
-    """Features of one table have one vocabulary, or none has any."""
-    first: dict[str, SparseFeature] = {}
-    for feature in config.features.sparse:
-        other = first.setdefault(feature.table, feature)
-        for key in ("vocabulary", "unknown_rows", "min_count"):
-            one, two = getattr(other, key), getattr(feature, key)
-            if one != two:
-                both = f"features {other.name!r} and {feature.name!r} share table {feature.table!r}"
-                raise ValueError(f"features.sparse: {both}, but {key} is {one!r} of one and {two!r} of the other")
-
-
-def _check_tasks(config: Config) -> None:
-    _refuse_twice("tasks", [task.name for task in config.tasks])
-    if all(task.auxiliary for task in config.tasks):
-        raise ValueError("tasks: every task is auxiliary; at least one must be evaluated")
-
-    inputs = set(config.features.columns)
-    for task in config.tasks:
-        if task.name == "row":
-            raise ValueError("tasks: 'row' is the number of the row in predictions; give the task another name")
-        if task.label in inputs:
-            raise ValueError(
-                f"tasks: label {task.label!r} of task {task.name!r} is a feature too; "
-                "a model that reads its label learns nothing"
-            )
-
-
-def _check_batches(config: Config) -> None:
-    for key in ("global_batch_size", "evaluation_batch_size"):
-        size = getattr(config.data, key)
-        if size is not None and size % config.data.lanes:
-            raise ValueError(
-                f"data.{key} = {size} is not a multiple of data.lanes = {config.data.lanes}; "
-                "every lane gives the same number of rows"
-            )
-
-
-def _check_passes(config: Config) -> None:
-    passes = passes_of(config.train.samples)
-    if passes is None:
-        return
-    if passes > 1 and not config.data.repeat:
-        raise ValueError(f"train.samples = {config.train.samples!r} needs data.repeat = true")
-    schedules = {"dense": config.optimizer.dense, "sparse": config.optimizer.sparse}
-    for name, schedule in schedules.items():
-        if config.data.order == "chronological" and schedule.decay != "none":
-            raise ValueError(
-                f"optimizer.{name}.decay = {schedule.decay!r} ends with the data, which may grow: set decay = 'none', "
-                "or count train.samples"
-            )
-
-
-def _check_evaluations(config: Config) -> None:
-    if config.evaluate.next_window and config.data.order != "chronological":
-        raise ValueError(
-            f"evaluate.next_window: data.order is {config.data.order!r}, in which there is no next window; set "
-            'data.order = "chronological", or remove next_window'
-        )
-    if config.data.test is None and not config.evaluate.next_window:
-        raise ValueError("data.test: names no dataset to evaluate on; name one, or set evaluate.next_window = true")
-    if config.train.patience is not None and not (config.evaluate.at_samples and config.data.test):
-        raise ValueError(
-            f"train.patience = {config.train.patience} counts milestones on data.test; name both, that and "
-            "evaluate.at_samples, or remove it"
-        )
-
-
-def _check_groups(config: Config) -> None:
-    for name in config.evaluate.by:
-        if config.evaluate.by.count(name) > 1:
-            raise ValueError(f"evaluate.by names column {name!r} twice; name it once")
-
-
-def _check_milestones(config: Config) -> None:
-    total = config.train.samples
-    samples = [milestone.samples for milestone in config.evaluate.at_samples]
-    texts = [milestone.text for milestone in config.evaluate.at_samples]
-    if samples != sorted(set(samples)) or 0 in samples:
-        raise ValueError(f"evaluate.at_samples = {texts} must ascend from above 0, each milestone once")
-    if samples and isinstance(total, int) and samples[-1] > total:
-        beyond = f"milestone {texts[-1]} lies beyond train.samples = {total}"
-        raise ValueError(f"evaluate.at_samples: {beyond}; train longer or drop it")
-
-
-def _check_init(config: Config) -> None:
-    if config.init is None:
-        return
-    names = [table.name for table in config.tables]
-    for key in ("tables", "freeze"):
-        for pattern in getattr(config.init, key):
-            if not any(fnmatchcase(name, pattern) for name in names):
-                raise ValueError(f"init.{key}: no table is called {pattern!r}; {nearest(pattern, set(names))}")
-
-    for name in names:
-        if config.init.freezes(name) and not config.init.takes(name):
-            raise ValueError(f"init.freeze: table {name!r} is not among init.tables, so it would never learn anything")
-
-    sparse = config.optimizer.sparse
-    if config.init.freeze and (sparse.name == "adam" or sparse.weight_decay):
-        raise ValueError(
-            "init.freeze leaves tables as they are by gradients of zero, which move them under optimizer.sparse with "
-            "adam or weight_decay; use another"
-        )
-
-
-def _check_skipping(config: Config) -> None:
-    sparse = config.optimizer.sparse
-    if config.train.on_non_finite == "skip" and (sparse.name == "adam" or sparse.weight_decay):
-        raise ValueError(
-            'train.on_non_finite = "skip" leaves tables as they are by a gradient of zero, which moves them under '
-            'optimizer.sparse with adam or weight_decay; use another, or on_non_finite = "stop"'
-        )
-
-
-_RULES = (
-    _check_features,
-    _check_vocabularies,
-    _check_tasks,
-    _check_batches,
-    _check_passes,
-    _check_evaluations,
-    _check_groups,
-    _check_milestones,
-    _check_init,
-    _check_skipping,
-)
-
-
-def _refuse_twice(where: str, names: list[str]) -> None:
-    twice = next((name for name in names if names.count(name) > 1), None)
-    if twice is not None:
-        raise ValueError(f"{where}: {twice!r} appears twice; names must differ")
-
-
-def nearest(name: str, known: set[str]) -> str:
-    """What to write in place of `name`, for a message: the known name that is most like it, or all of them."""
-    matches = difflib.get_close_matches(name, sorted(known), n=1)
-    return f"did you mean {matches[0]!r}?" if matches else f"known here: {', '.join(sorted(known))}"
