@@ -1,6 +1,6 @@
 """The whole network: features → head → one logit per task → losses.
 
-Shapes: B rows, F input width, T tasks.
+Shapes: B rows, F input width, H outputs of the head, T tasks.
 """
 
 from typing import NamedTuple
@@ -12,6 +12,7 @@ from data.batch import Batch
 from models.embedding import FeatureLayer
 from models.heads.base import Head
 from models.losses import loss_sums
+from models.products import factors_of, head_tasks, task_logits
 from models.tasks import TaskConfig
 
 
@@ -33,6 +34,7 @@ class Ranker(nn.Module):
     """A multi-task ranking model.
 
     A task's logit is first_logit + logit_scale · (the head's output), so that a new model predicts the label's mean.
+    That of a product follows from those of its factors (`models.products`).
 
     The trained loss is Σ_tasks loss_weight · (Σ_rows loss) / B. Dividing by all rows, labelled or not, gives every
     labelled row the same say wherever it falls, so the mean over ranks is the loss of the global batch on any number of
@@ -41,19 +43,21 @@ class Ranker(nn.Module):
 
     is_binary_T: torch.Tensor
     loss_weight_T: torch.Tensor
-    first_logit_T: torch.Tensor
-    logit_scale_T: torch.Tensor
+    first_logit_H: torch.Tensor
+    logit_scale_H: torch.Tensor
 
     def __init__(self, features: FeatureLayer, head: Head, tasks: tuple[TaskConfig, ...], bf16: bool = False) -> None:
         super().__init__()
         self.features = features
         self.head = head
         self.bf16 = bf16
+        self.factors = factors_of(tasks)
+        with_output = head_tasks(tasks)
         constants = {
             "is_binary_T": [task.binary for task in tasks],
             "loss_weight_T": [task.loss_weight for task in tasks],
-            "first_logit_T": [task.first_logit for task in tasks],
-            "logit_scale_T": [task.logit_scale for task in tasks],
+            "first_logit_H": [task.first_logit for task in with_output],
+            "logit_scale_H": [task.logit_scale for task in with_output],
         }
 
         for name, values in constants.items():  # of the config, so not part of a checkpoint
@@ -63,9 +67,10 @@ class Ranker(nn.Module):
         """(loss of this rank's rows, output)."""
         features_BF = self.features(batch.sparse, batch.dense_BD)
         with torch.autocast("cuda", torch.bfloat16, enabled=self.bf16):
-            logits_BT = self.head(features_BF)
+            logits_BH = self.head(features_BF)
 
-        logits_BT = (self.first_logit_T + self.logit_scale_T * logits_BT).float()
+        logits_BH = (self.first_logit_H + self.logit_scale_H * logits_BH).float()
+        logits_BT = task_logits(logits_BH, self.factors)
         weights_BT = batch.weights_B[:, None] * batch.label_mask_BT
         loss_T = loss_sums(logits_BT, batch.labels_BT, weights_BT, self.is_binary_T)
         num_rows = batch.weights_B.shape[0]

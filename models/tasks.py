@@ -14,8 +14,12 @@ class TaskConfig(Settings):
 
     name: str = Field(pattern=r"^[A-Za-z0-9_.-]+$")
     """Name in tables, logs and metrics."""
-    kind: Literal["binary", "regression"]
-    """binary: cross entropy on the logit, evaluated by NE. regression: squared error, evaluated by MSE."""
+    kind: Literal["binary", "regression", "product"]
+    """binary: cross entropy on the logit, evaluated by NE. regression: squared error, evaluated by MSE. product: a
+    binary task without a tower of its own, whose probability is the product of those of the tasks in `of`."""
+    of: tuple[str, ...] = ()
+    """Of a product: the binary tasks, such as ["click", "buy_if_click"] with the label of a buy (ESMM's CTCVR). Its
+    loss trains the towers of both. Give the second one weight = 0 where the product alone is to train it."""
     label: str
     """Column of the label; null = missing, which trains and evaluates nothing for this task."""
     missing: Missing = "error"
@@ -46,6 +50,7 @@ class TaskConfig(Settings):
 
     @model_validator(mode="after")
     def _check_label(self) -> Self:
+        self._check_product()
         if not self.binary:
             for key in ("threshold", "negative_rate", "test_negative_rate"):
                 if getattr(self, key) is not None:
@@ -61,6 +66,16 @@ class TaskConfig(Settings):
             raise ValueError(f"label_scale of binary task {self.name!r}: only regression tasks have one; remove it")
 
         return self
+
+    def _check_product(self) -> None:
+        if self.kind != "product":
+            if self.of:
+                raise ValueError(f'of of task {self.name!r}: only products have it; set kind = "product"')
+            return
+        if len(set(self.of)) < 2 or len(set(self.of)) < len(self.of):
+            raise ValueError(f"task {self.name!r} is the product of {list(self.of)}; name two tasks or more, each once")
+        if self.negative_rate is not None or self.test_negative_rate is not None:
+            raise ValueError(f"negative_rate of task {self.name!r}: a product has none; remove it")
 
     @property
     def first_logit(self) -> float:
@@ -88,4 +103,9 @@ class TaskConfig(Settings):
     @property
     def binary(self) -> bool:
         """Whether the prediction is a probability."""
-        return self.kind == "binary"
+        return self.kind != "regression"
+
+    @property
+    def metric_kind(self) -> Literal["binary", "regression"]:
+        """By which metrics it is judged."""
+        return "binary" if self.binary else "regression"

@@ -33,7 +33,7 @@ def build_model(config: Config, tables_on: torch.device) -> Ranker:
     """The unsharded model, dense weights drawn from the seed."""
     frozen = [table.name for table in config.tables if config.init is not None and config.init.freezes(table.name)]
     features = FeatureLayer(config.tables, config.features, tables_on, frozen)
-    head = config.model.build(features.width, len(config.tasks))
+    head = config.model.build(features.width, len(config.head_tasks))
     ranker = Ranker(features, head, config.tasks, bf16=config.train.precision == "bf16")
     initialise_dense(ranker.head, config.run.seed)
     return ranker

@@ -71,6 +71,21 @@ def _check_tasks(config: "Config") -> None:
             )
 
 
+def _check_products(config: "Config") -> None:
+    kinds = {task.name: task for task in config.tasks}
+    for task in config.tasks:
+        for name in task.of:
+            factor = kinds.get(name)
+            if factor is None:
+                raise ValueError(f"tasks: {task.name!r} is a product of {name!r}; {nearest(name, set(kinds))}")
+            if factor.kind != "binary":
+                raise ValueError(f"tasks: {task.name!r} is a product of {name!r}, which is {factor.kind}, not binary")
+            if factor.negative_rate is not None or factor.test_negative_rate is not None:
+                raise ValueError(
+                    f"tasks: {task.name!r} is a product of {name!r}, which so has no negative_rate; remove it"
+                )
+
+
 def _check_batches(config: "Config") -> None:
     for key in ("global_batch_size", "evaluation_batch_size"):
         size = getattr(config.data, key)
@@ -162,6 +177,7 @@ RULES = (
     _check_features,
     _check_vocabularies,
     _check_tasks,
+    _check_products,
     _check_batches,
     _check_passes,
     _check_evaluations,

@@ -15,6 +15,7 @@ from data.reading import DataConfig
 from data.settings import Count, Settings
 from data.storage.paths import local_path
 from models.heads import AnyHeadConfig
+from models.products import head_tasks
 from models.tables import TableConfig
 from models.tasks import TaskConfig
 from trainer.clock import Milestone, parse_milestone
@@ -124,8 +125,15 @@ class Config(Settings):
     def _check(self) -> Self:
         for rule in RULES:
             rule(self)
-        self.model.build_on_meta(num_features=8, num_tasks=len(self.tasks))  # any width shows whether it can be built
+        self.model.build_on_meta(
+            num_features=8, num_tasks=len(self.head_tasks)
+        )  # any width shows whether it can be built
         return self
+
+    @property
+    def head_tasks(self) -> list[str]:
+        """Names of the tasks for which the head has an output."""
+        return [task.name for task in head_tasks(self.tasks)]
 
     @property
     def evaluated_tasks(self) -> list[str]:

@@ -92,7 +92,7 @@ def task_buckets(sums: MetricSums, tasks: tuple[TaskConfig, ...]) -> dict[str, T
     for index, task in enumerate(tasks):
         if not task.auxiliary:
             sums_6K = sums_6TK[:, index]
-            buckets[task.name] = TaskBuckets(task.kind, sums_6K)
+            buckets[task.name] = TaskBuckets(task.metric_kind, sums_6K)
 
     return buckets
 

@@ -140,7 +140,7 @@ class Evaluator:
         by_value = [MetricsByValue(column, manifest, is_binary_T, num_lanes, exact_auc) for column in columns]
 
         ranker = cast(Ranker, self._sharded.model.module)
-        fusion = FusionMeans(ranker.head, [task.name for task in config.tasks])
+        fusion = FusionMeans(ranker.head, config.head_tasks)
         bucket_sums = BucketSums(is_binary_T, self._bucketing)
 
         return _Accumulators(bucket_sums, self._task_metrics(exact_auc), fusion, by_value)
@@ -238,7 +238,7 @@ class Evaluator:
 
             best = oracle.get(task.name, no_oracle)
             best_values = {"oracle_ne": best.ne, "oracle_mse": best.mse}
-            names = {"by": by, "value": value, "task": task.name, "kind": task.kind}
+            names = {"by": by, "value": value, "task": task.name, "kind": task.metric_kind}
             named.append({**names, **values_of_task, **best_values})
 
         return named

@@ -79,8 +79,7 @@ class TrainLog:
     def watch_gates(self, head: Head) -> None:
         """Adds the entropy of each gate, on the newest batch of rank 0, to the records."""
         if self._world.is_rank_zero:
-            tasks = [task.name for task in self._config.tasks]
-            self._gates = GateObserver(head, tasks, training=True)
+            self._gates = GateObserver(head, self._config.head_tasks, training=True)
 
     def watch_data(self, columns: Columns, not_finite: Int64) -> None:
         """Warns at each record of further dense columns with numbers that are not finite.

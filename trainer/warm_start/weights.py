@@ -107,8 +107,8 @@ def _take_head(config: Config, source: Source, sharded: ShardedModel, states: di
     head = cast(Ranker, sharded.model.module).head
     theirs, their_states = _read_head(source, states)
     parameters = {name: parameter.detach() for name, parameter in head.named_parameters()}
-    own_parts = named_parts(head, [task.name for task in config.tasks], parameters)
-    their_parts = named_parts(_head_of(source.config), [task.name for task in source.config.tasks], theirs)
+    own_parts = named_parts(head, config.head_tasks, parameters)
+    their_parts = named_parts(_head_of(source.config), source.config.head_tasks, theirs)
 
     reads_alike = input_columns(config) == input_columns(source.config)
     width = input_width(source.config)
@@ -141,7 +141,7 @@ def _head_line(num_parts: int, fresh: list[str]) -> Taken:
 
 def _head_of(config: Config) -> Head:
     """Without memory: for its names and shapes."""
-    return config.model.build_on_meta(input_width(config), len(config.tasks))
+    return config.model.build_on_meta(input_width(config), len(config.head_tasks))
 
 
 def _read_head(source: Source, states: dict[str, Any]) -> tuple[Weights, dict[str, Weights]]:
