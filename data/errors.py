@@ -3,7 +3,8 @@
     Exception
     ├── ExpectedError             the input is wrong: exit code 2, and nothing is written
     │   ├── DataError             a dataset, a file of it, or a value in it
-    │   │   └── UnreadableError   a file or row group that cannot be read (data.discovery.footer)
+    │   │   ├── UnreadableError   a file or row group that cannot be read (data.discovery.footer)
+    │   │   └── BadValueError     values that nothing can be made of (data.columns.bad_values)
     │   ├── ConfigError           a config key, a run's folder or a command-line value (trainer.errors)
     │   └── CheckpointError       a checkpoint that cannot be used (trainer.errors)
     │       └── ForeignError      one of another run (trainer.checkpoint.ownership)

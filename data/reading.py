@@ -1,7 +1,7 @@
 """How a dataset is read: the user's `[data]` section, and what fixes the content of every global batch."""
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
@@ -29,6 +29,7 @@ def _parsed(text: str | None) -> str | None:
 
 
 Uris = Annotated[str | tuple[str, ...], AfterValidator(_without_credentials)]
+OnBadValue = Literal["fail", "skip"]
 Partitions = Annotated[str | None, AfterValidator(_parsed)]
 
 
@@ -78,6 +79,13 @@ class DataConfig(Settings):
     bad_row_groups: int = Field(default=10, ge=0)
     """Row groups that may be unreadable before the run stops, over all ranks and the whole start; with
     `on_bad_file = "skip"`."""
+    on_bad_value: OnBadValue = "fail"
+    """fail: a training row with a value that cannot be used (a label that is none, an id that has no row, a number
+    beyond float32) ends the run. skip: it weighs 0 and stays in its place. Evaluation and prediction always fail,
+    except on windows of the training data."""
+    bad_values_per_million: float = Field(default=100, ge=0, le=10**6)
+    """Rows with bad values, of each million trained in this start over all ranks, beyond which the run stops; 10 are
+    always allowed. With `on_bad_value = "skip"`."""
 
     @property
     def train_source(self) -> Source:
@@ -104,6 +112,8 @@ class Reading:
     """true: the rows that do not fill a last global batch come in one padded with rows of weight 0."""
     on_bad_file: OnBadFile = "fail"
     """skip: a row group that cannot be read comes as rows of weight 0."""
+    on_bad_value: OnBadValue | None = None
+    """skip: a row with a bad value comes as a row of weight 0. None: it is an error, and may not be skipped."""
     block_rows: int | None = None
     """A row group with more rows is read, and its rows are shuffled, in blocks of so many; None: as a whole."""
 

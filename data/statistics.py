@@ -7,7 +7,7 @@ Shapes: R rows, T tasks.
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -16,18 +16,18 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from data.columns.decode import decode, plain_column
+from data.columns.bad_values import BadValueError, without_rows
+from data.columns.decode import Rows, decode, plain_column
 from data.columns.flat import without_nulls
 from data.columns.numbers import LARGEST, Float64, dense_array, dense_numbers, read_exactly, transform_numbers
 from data.columns.types import Where
 from data.discovery.footer import UnreadableError
-from data.errors import DataError
 from data.features import DenseFeature, Features, Transform
 from data.hashing import Int64
 from data.manifest import Manifest
 from data.pipeline.block_rows import MOST_ROWS
 from data.pipeline.blocks import BlockReader
-from data.pipeline.row_groups import rows_of_group
+from data.pipeline.row_groups import rows_of_group, with_way_out
 from data.reading import Reading
 
 ROWS = 1 << 18
@@ -68,19 +68,18 @@ class Statistics:
 
 
 def measure(reading: Reading) -> Statistics:
-    """Statistics of the columns that `reading` decodes; DataError if a value is bad."""
+    """Statistics of the columns that `reading` decodes; DataError if a value is bad, unless such rows are skipped."""
     columns = reading.columns
-    outcomes = replace(columns, features=Features())
     transforms = map(_transforms, columns.features.dense)
     dense = [dict.fromkeys(names, Moments()) for names in transforms]
     labels = [Moments() for _ in columns.labels]
     bucketed = [feature for feature in columns.features.sparse if feature.asked_quantiles]
     values: dict[str, list[Float64]] = {feature.name: [] for feature in bucketed}
 
-    for table, where in _sample(reading):
+    for sampled, where in _sample(reading):
+        table, rows = _usable(sampled, reading, where)
         for feature, known in zip(columns.features.dense, dense, strict=True):
             values_R = dense_numbers(dense_array(partial(plain_column, table), feature, where), feature)
-            _check_range(values_R, feature, known, where)
             for transform, before in known.items():
                 transformed_R = transform_numbers(values_R, transform)
                 known[transform] = join(before, moments(transformed_R))
@@ -89,13 +88,30 @@ def measure(reading: Reading) -> Statistics:
             flat = without_nulls(plain_column(table, entry.column))
             values[entry.name].append(read_exactly(flat.values))
 
-        rows = decode(table, outcomes, where)
         for index, labels_R in enumerate(rows.labels_RT.T):
             of_group = moments(labels_R.astype(np.float64), rows.weights_R)
             labels[index] = join(labels[index], of_group)
 
     boundaries = {entry.name: _quantiles(values[entry.name], entry.asked_quantiles or 0) for entry in bucketed}
     return Statistics(tuple(dense), tuple(labels), boundaries)
+
+
+def _usable(table: pa.Table, reading: Reading, where: Where) -> tuple[pa.Table, Rows]:
+    """The rows that hold no bad value in a dense column, label or weight, and their labels and weights.
+
+    All of them, or a DataError, unless rows with bad values are skipped.
+    """
+    outcomes = replace(reading.columns, features=Features())
+    while True:
+        try:
+            for feature in reading.columns.features.dense:
+                values_R = dense_numbers(dense_array(partial(plain_column, table), feature, where), feature)
+                _check_range(values_R, feature, where)
+            return table, decode(table, outcomes, where)
+        except BadValueError as error:
+            if reading.on_bad_value != "skip":
+                raise with_way_out(reading, error) from error
+            table = without_rows(table, error.is_bad_N)
 
 
 def _quantiles(parts: list[Float64], count: int) -> tuple[float, ...]:
@@ -112,20 +128,23 @@ def _quantiles(parts: list[Float64], count: int) -> tuple[float, ...]:
     return tuple(edges.tolist())
 
 
-def _check_range(values_R: Float64, feature: DenseFeature, transforms: Iterable[Transform], where: Where) -> None:
-    """Raises DataError if mean or scale would be measured on a value beyond float32, such as a 1e308 in place of a
+def _check_range(values_R: Float64, feature: DenseFeature, where: Where) -> None:
+    """Raises BadValueError if mean or scale would be measured on a value beyond float32, such as a 1e308 in place of a
     null.
 
     The square of one may overflow even float64: the scale would be infinite, and the column 0 in every row.
     """
-    if "none" not in transforms or None not in (feature.mean, feature.scale):
+    if "none" not in _transforms(feature) or None not in (feature.mean, feature.scale):
         return
 
     too_large_R = np.isfinite(values_R) & (np.abs(values_R) > LARGEST)
     if too_large_R.any():
-        row = int(np.argmax(too_large_R))
-        found = f"column {feature.column!r} is {values_R[row]:g}, more than {LARGEST:.2g}, the largest float32"
-        raise DataError(f"{where(row)}: {found}; write null where it is no value, or set transform = 'log1p'")
+        place = int(np.argmax(too_large_R))
+        is_bad_R = np.any(too_large_R.reshape(-1, feature.size or 1), axis=1)
+        found = f"column {feature.column!r} is {values_R[place]:g}, more than {LARGEST:.2g}, the largest float32"
+        advice = "write null where it is no value, or set transform = 'log1p'"
+        message = f"{where(int(np.argmax(is_bad_R)))}: {found}; {advice}"
+        raise BadValueError(message, feature.column, "more than float32 holds", is_bad_R)
 
 
 def _transforms(feature: DenseFeature) -> tuple[Transform, ...]:

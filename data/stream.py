@@ -12,8 +12,9 @@ The state of all this is one number: samples handed out globally. Memory holds o
 for each thread, and some batches: it grows neither with the dataset nor with its row groups.
 
 What cannot be read is an error in step 2 or, with `on_bad_file = "skip"`, becomes as many padding rows, so that all
-else stays in its place; `BatchStream.skipped` says which. Every row carries its number in the dataset from step 2 on;
-with a trace, the numbers are written down when the batch is handed out.
+else stays in its place; so does a row with a bad value, with `on_bad_value = "skip"`. `BatchStream.account` says which.
+Every row carries its number in the dataset from step 2 on; with a trace, the numbers are written down when the batch is
+handed out.
 """
 
 import time
@@ -39,10 +40,8 @@ class BatchStream(Iterator[Batch]):
         trace: TraceWriter | None,
     ) -> None:
         self._readers = Readers(reading, lanes, first_batch, threads, pin)
-        self.skipped = self._readers.skipped
-        """What could not be read so far, in no order; the decoding is up to a few row groups ahead of the batches."""
-        self.not_finite = self._readers.not_finite
-        """Rows so far that hold NaN or ±inf in each dense feature, up to a row group a lane ahead of the batches."""
+        self.account = self._readers.account
+        """What could not be read or used so far; the decoding is up to a few row groups ahead of the batches."""
         self.times = self._readers.times
         self._batches: deque[Batch] = deque()
         self._trace = trace

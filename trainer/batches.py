@@ -4,8 +4,9 @@ from collections.abc import Iterator
 
 from data.batch import Batch
 from data.errors import ExpectedError
+from data.pipeline.account import Account
 from data.pipeline.collate import PADDING, Span, assemble
-from data.pipeline.readers import ReadingTimes, SkippedRows
+from data.pipeline.readers import ReadingTimes
 from data.reading import Reading
 from data.stream import BatchStream, stream
 from data.trace import TraceWriter
@@ -54,9 +55,9 @@ class TrainBatches(Iterator[Batch]):
         return self._batches.times
 
     @property
-    def skipped(self) -> list[SkippedRows]:
-        """Unreadable rows that were left out so far."""
-        return self._batches.skipped
+    def account(self) -> Account:
+        """What could not be read or used so far."""
+        return self._batches.account
 
     def check(self) -> None:
         """Raises the error that has been met, if any."""

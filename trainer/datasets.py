@@ -144,7 +144,7 @@ def train_reading(config: Config, manifest: Manifest) -> Reading:
         check_windows(manifest.uri, manifest.window_names)
 
     reading = _reading(config, manifest, config.data.order, config.data.global_batch_size)
-    reading = replace(reading, on_bad_file=config.data.on_bad_file)
+    reading = replace(reading, on_bad_file=config.data.on_bad_file, on_bad_value=config.data.on_bad_value)
     if reading.batches_per_epoch == 0:
         raise ConfigError(
             f"data.global_batch_size = {config.data.global_batch_size} exceeds the {manifest.num_rows} rows of "

@@ -124,7 +124,7 @@ def _components(
     log = TrainLog(config, world, run, opened.state, loaded.clock.samples, inputs.end)
     stack.callback(log.close)
     log.watch_gates(loaded.head)
-    log.watch_data(inputs.train.columns, stored.not_finite)
+    log.watch_data(inputs.train.columns, stored.account)
 
     if loaded.state is not None:
         log.restore(loaded.state.log)

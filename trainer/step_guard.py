@@ -38,7 +38,7 @@ class Verdict(NamedTuple):
     failed: bool = False
     """A rank cannot read its data any more."""
     skipped: int = 0
-    """Stretches of unreadable rows that the ranks have met in this start."""
+    """Stretches of unreadable rows, and of rows with bad values, that the ranks have met in this start."""
 
 
 class StepResult(NamedTuple):
@@ -96,7 +96,8 @@ class StepGuard:
         seconds = time.monotonic() - self._saved
         save = self._world.is_rank_zero and 0 < 60 * self._every_minutes <= seconds
         failed = self._batches.error is not None
-        num_skipped = len(self._batches.skipped)
+        account = self._batches.account
+        num_skipped = len(account.skipped) + account.num_bad_values
         flags_5 = torch.tensor([unsound, self._stop.requested, save, failed, num_skipped], dtype=torch.int64)
 
         # The one collective of a step on the host. Its sums tell each rank what any of them knows.

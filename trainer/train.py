@@ -85,7 +85,7 @@ def save(components: Components, *, pinned: bool) -> None:
     """Starts a save, which goes on in the background; `pinned`: the checkpoint is kept for good."""
     samples = components.clock.samples
     log = components.log
-    state = replace(components.state, samples=samples, pinned=pinned, log=log.state())
+    state = replace(components.state, samples=samples, pinned=pinned, log=log.state(samples))
 
     components.guard.saved()
     components.watchdog.beat(f"save at {samples:,} samples")

@@ -4,12 +4,13 @@ Shapes: R rows, D dense inputs, W of one feature, T tasks.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 
 import numpy as np
 import pyarrow as pa
 
+from data.columns.bad_values import BadRows, BadValueError, without_rows
 from data.columns.ids import Jagged, Table, decode_ids
 from data.columns.numbers import Float32, Label, decode_dense, decode_label, decode_weights
 from data.columns.types import (
@@ -99,11 +100,19 @@ class Rows:
     weights_R: Float32
     row_ids_R: Int64
     """Number of each row in the whole dataset, as stored; -1 for rows that are in none."""
-    not_finite: Int64
-    """How many NaN and ±inf each dense feature holds in the rows; they count as missing."""
+    not_finite: tuple[Int64, ...]
+    """Of each dense feature, the places of the rows where it is NaN or ±inf, which count as missing; a row of several
+    such values is there as often."""
+    bad: tuple[BadRows, ...] = ()
+    """Rows that stood among these, and were left out for a bad value."""
 
     def __len__(self) -> int:
         return len(self.weights_R)
+
+    @cached_property
+    def bad_places(self) -> Int64:
+        """Where the rows stood that were left out, ascending."""
+        return np.sort(np.concatenate([np.zeros(0, np.int64), *(entry.places for entry in self.bad)]))
 
     @cached_property
     def addresses(self) -> Int64:
@@ -122,8 +131,8 @@ class Rows:
 def decode(table: pa.Table, columns: Columns, where: Where, chosen: Int64 | None = None) -> Rows:
     """The chosen rows (None: all) of a table that holds `columns.names`, checked and in the order of `chosen`.
 
-    DataError names the row and column of a bad value. Each column is permuted while it lies in the processor's cache,
-    where a row's place costs nothing.
+    BadValueError names the row and column of a bad value. Each column is permuted while it lies in the processor's
+    cache, where a row's place costs nothing.
     """
     table = table.combine_chunks()
     chosen = np.arange(table.num_rows) if chosen is None else chosen
@@ -136,7 +145,7 @@ def decode(table: pa.Table, columns: Columns, where: Where, chosen: Int64 | None
         ids.append(decode_ids(column, feature, embedding_table, chosen, where))
 
     dense_DR = np.empty((columns.features.dense_width, num_rows), np.float32)
-    not_finite: list[int] = []
+    not_finite: list[Int64] = []
     first = 0
     for entry in columns.features.dense:
         target_WR = dense_DR[first : first + entry.width]
@@ -157,8 +166,50 @@ def decode(table: pa.Table, columns: Columns, where: Where, chosen: Int64 | None
         labels_RT=labels_TR.T,
         weights_R=weights_R,
         row_ids_R=np.full(num_rows, -1, np.int64),
-        not_finite=np.array(not_finite, np.int64),
+        not_finite=tuple(not_finite),
     )
+
+
+def decode_good(table: pa.Table, columns: Columns, where: Where, chosen: Int64) -> Rows:
+    """Like `decode`, without the rows that hold a bad value: they are in `bad`, each once, for the first of its columns
+    that is found bad.
+
+    Every attempt leaves out all rows with the same fault of the same column, so that the number of attempts does not
+    grow with the rows.
+    """
+    row_of_place = np.arange(table.num_rows)  # of the rows that are left, their numbers in the whole table
+    place_of_row = np.full(table.num_rows, -1)
+    place_of_row[chosen] = np.arange(len(chosen))
+    is_good_N = np.ones(table.num_rows, np.bool_)
+    bad: list[BadRows] = []
+
+    while True:
+        new_row = np.cumsum(is_good_N) - 1
+        of_good = chosen[is_good_N[chosen]]
+        try:
+            rows = decode(table, columns, _where_before(where, row_of_place), new_row[of_good])
+        except BadValueError as error:
+            table = without_rows(table, error.is_bad_N)
+            is_good_N[row_of_place[error.is_bad_N]] = False
+            bad += _left_out(error, row_of_place[error.is_bad_N], place_of_row)
+            row_of_place = row_of_place[~error.is_bad_N]
+        else:
+            good_places = place_of_row[of_good]
+            not_finite = tuple(good_places[places] for places in rows.not_finite)
+            return replace(rows, not_finite=not_finite, bad=tuple(bad))
+
+
+def _where_before(where: Where, row_of_place: Int64) -> Where:
+    return lambda row: where(int(row_of_place[row]))
+
+
+def _left_out(error: BadValueError, rows: Int64, place_of_row: Int64) -> list[BadRows]:
+    """What the error says of the chosen ones among its rows."""
+    rows = rows[place_of_row[rows] >= 0]
+    if not len(rows):
+        return []
+    rows = rows[np.argsort(place_of_row[rows])]
+    return [BadRows(error.column, error.reason, str(error), place_of_row[rows], rows)]
 
 
 def plain_column(table: pa.Table, name: str) -> pa.Array:

@@ -13,11 +13,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from data.columns.bad_values import BadValueError, Bool, NotAnIdError, mask_of
 from data.columns.numbers import Column, Float32, read_exactly
 from data.columns.texts import hash_texts
 from data.columns.times import part_ids
 from data.columns.types import Where, as_plain, is_list
-from data.errors import DataError
 from data.features import SparseFeature
 from data.hashing import Int64, mix
 
@@ -36,23 +36,15 @@ class Flat(NamedTuple):
     weights: Float32 | None = None
     """[V]"""
 
-    def row_of(self, place: int) -> int:
-        """The row that holds a value."""
-        return place if self.offsets is None else int(np.searchsorted(self.offsets, place, side="right")) - 1
-
-
-class NotAnIdError(ValueError):
-    """A value that no id can be made of, and why."""
-
-    def __init__(self, place: int, reason: str) -> None:
-        super().__init__(reason)
-        self.place = place
+    def rows_of(self, is_there_V: Bool) -> Bool:
+        """The mask of the rows that hold one of some values."""
+        return is_there_V if self.offsets is None else _rows_of(is_there_V, self.offsets)
 
 
 def flatten(column: Column, feature: SparseFeature, where: Where) -> Flat:
     """What the feature reads; a null row, or a null in a list, holds nothing.
 
-    DataError names a row with bad weights.
+    BadValueError names a row with bad weights.
     """
     if feature.cross:
         return Flat(_crossed([column(name) for name in feature.cross], feature, where), None)
@@ -134,7 +126,7 @@ def _weighted(ids: pa.Array, weights: pa.Array, name: str, where: Where) -> Flat
     if unlike.any():
         row = int(np.argmax(unlike))
         counts = f"{lengths_of_weights[row]} weights in column {name!r} for {lengths[row]} ids"
-        raise DataError(f"{where(row)}: {counts}; write one for each")
+        raise BadValueError(f"{where(row)}: {counts}; write one for each", name, "not a weight for each id", unlike)
 
     values = _elements(ids)
     if pa.types.is_null(weights.type):  # all lists are empty
@@ -145,9 +137,9 @@ def _weighted(ids: pa.Array, weights: pa.Array, name: str, where: Where) -> Flat
     is_valid = values.is_valid().to_numpy(zero_copy_only=False)
     wrong = is_valid & ~np.isfinite(as_float32)
     if wrong.any():
-        place = int(np.argmax(wrong))
-        row = int(np.searchsorted(_to_offsets(lengths), place, side="right")) - 1
-        raise DataError(f"{where(row)}: column {name!r} holds weight {numbers[place]:g}; write a finite number")
+        is_bad_N = _rows_of(wrong, _to_offsets(lengths))
+        found = f"column {name!r} holds weight {numbers[np.argmax(wrong)]:g}; write a finite number"
+        raise BadValueError(f"{where(int(np.argmax(is_bad_N)))}: {found}", name, "not a finite weight", is_bad_N)
 
     return Flat(values.drop_null(), _to_offsets(_count(is_valid, lengths)), as_float32[is_valid])
 
@@ -161,8 +153,9 @@ def _crossed(arrays: list[pa.Array], feature: SparseFeature, where: Where) -> pa
         try:
             numbers = to_integers(flat.values)
         except NotAnIdError as error:
-            row = int(np.flatnonzero(is_valid)[error.place])
-            raise DataError(f"{where(row)}: column {name!r} holds {error}") from error
+            rows = np.flatnonzero(is_valid)[error.is_bad_V]
+            message = f"{where(int(rows[0]))}: column {name!r} holds {error}"
+            raise BadValueError(message, name, error.reason, mask_of(rows, len(array))) from error
         bits = np.full(len(array), _NULL_BITS)
         bits[is_valid] = mix(numbers.astype(np.int64).view(np.uint64))
         combined = mix(combined ^ bits)
@@ -175,6 +168,11 @@ def _elements(array: pa.Array) -> pa.Array:
     if not pa.types.is_floating(values.type):
         return values
     return pc.if_else(pc.is_nan(values), pa.scalar(None, values.type), values)
+
+
+def _rows_of(is_there_V: Bool, offsets: Int64) -> Bool:
+    rows = np.searchsorted(offsets, np.flatnonzero(is_there_V), side="right") - 1
+    return mask_of(rows, len(offsets) - 1)
 
 
 def _lengths(array: pa.Array) -> Int64:
@@ -200,8 +198,9 @@ def _from_unsigned(values: pa.Array) -> Int64:
     numbers = values.to_numpy()
     too_large = numbers >= np.uint64(1 << 63)
     if too_large.any():
-        place = int(np.argmax(too_large))
-        raise NotAnIdError(place, f"id {numbers[place]}, more than int64 holds; write its bits as int64, or it as text")
+        advice = "write its bits as int64, or it as text"
+        found = f"id {numbers[np.argmax(too_large)]}, more than int64 holds; {advice}"
+        raise NotAnIdError(too_large, found, "more than int64 holds")
     return np.asarray(numbers.view(np.int64))
 
 
@@ -211,22 +210,26 @@ def _from_floats(values: pa.Array) -> Int64:
     digits = np.finfo(numbers.dtype).nmant + 1
     with np.errstate(invalid="ignore"):
         is_wrong = ~((numbers == np.trunc(numbers)) & (np.abs(numbers) <= 2.0**digits))
-    if is_wrong.any():
-        place = int(np.argmax(is_wrong))
-        value = numbers[place]
-        if value != np.trunc(value) or np.isinf(value):
-            raise NotAnIdError(place, f"{value}, which is no whole number; give the column boundaries, or mend it")
-        rule = f"{values.type} tells whole numbers apart up to 2^{digits} only"
-        raise NotAnIdError(place, f"id {value:.0f}, but {rule}; write ids as int64")
-    return numbers.astype(np.int64)
+    if not is_wrong.any():
+        return numbers.astype(np.int64)
+
+    is_no_number = ~np.isfinite(numbers) | (numbers != np.trunc(numbers))
+    value = numbers[np.argmax(is_wrong)]
+    if is_no_number[np.argmax(is_wrong)]:
+        found = f"{value}, which is no whole number; give the column boundaries, or mend it"
+        raise NotAnIdError(is_wrong & is_no_number, found, "no whole number")
+    rule = f"{values.type} tells whole numbers apart up to 2^{digits} only"
+    found = f"id {value:.0f}, but {rule}; write ids as int64"
+    raise NotAnIdError(is_wrong & ~is_no_number, found, f"more than {values.type} tells apart")
 
 
 def _from_decimals(values: pa.Array) -> Int64:
     try:
         return np.asarray(values.cast(pa.int64()).to_numpy(zero_copy_only=False))
     except pa.ArrowInvalid:
-        place = next(place for place, value in enumerate(values.to_pylist()) if not _is_int64(value))
-        raise NotAnIdError(place, f"{values[place]}, which is no whole number of 64 bits; mend it") from None
+        is_wrong = np.array([not _is_int64(value) for value in values.to_pylist()], np.bool_)
+        found = f"{values[int(np.argmax(is_wrong))]}, which is no whole number of 64 bits; mend it"
+        raise NotAnIdError(is_wrong, found, "no whole number of 64 bits") from None
 
 
 def _is_int64(value: decimal.Decimal) -> bool:

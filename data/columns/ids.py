@@ -7,12 +7,12 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 
-from data.columns.flat import Flat, Integers, NotAnIdError, flatten, to_buckets, to_integers
+from data.columns.bad_values import BadValueError, NotAnIdError
+from data.columns.flat import Flat, Integers, flatten, to_buckets, to_integers
 from data.columns.numbers import Column, Float32
 from data.columns.types import Where
 from data.columns.vocabulary import Vocabulary
 from data.compiled import compiled
-from data.errors import DataError
 from data.features import SparseFeature
 from data.hashing import Int64, mix
 
@@ -47,13 +47,14 @@ class Table(NamedTuple):
 
 
 def decode_ids(column: Column, feature: SparseFeature, table: Table, chosen: Int64, where: Where) -> Jagged:
-    """The ids of the chosen rows, in that order; DataError names a row, of all, whose id is not in the table."""
+    """The ids of the chosen rows, in that order; BadValueError names a row, of all, whose id is not in the table."""
     flat = flatten(column, feature, where)
     try:
         numbers = to_buckets(flat.values, feature.edges) if feature.is_bucketed else to_integers(flat.values)
     except NotAnIdError as error:
-        row = flat.row_of(error.place)
-        raise DataError(f"{where(row)}: column {feature.column!r} holds {error}") from error
+        is_bad_N = flat.rows_of(error.is_bad_V)
+        message = f"{where(int(np.argmax(is_bad_N)))}: column {feature.column!r} holds {error}"
+        raise BadValueError(message, feature.column, error.reason, is_bad_N) from error
 
     found: Integers = np.empty(len(numbers), id_type(table.rows))
     size = np.uint64(table.rows)
@@ -90,17 +91,20 @@ def seed_bits(seed: int) -> np.uint64:
 
 def _not_in_table(
     feature: SparseFeature, table: Table, flat: Flat, numbers: Integers, found: Integers, where: Where
-) -> DataError:
+) -> BadValueError:
     """Names the first row with an id that has no row of the table."""
     if table.vocabulary is None:
-        place = int(np.argmax((numbers < 0) | (numbers >= table.rows)))
+        is_bad_V = (numbers < 0) | (numbers >= table.rows)
+        reason = "not in the table"
         limit = f"table {feature.table!r} has rows 0 to {table.rows - 1}; give it more rows or set hash = true"
     else:
-        place = int(np.argmax(found < 0))
+        is_bad_V = found < 0
+        reason = "not in the vocabulary"
         limit = f"the vocabulary of table {feature.table!r} has not; add it, or set unknown_rows"
-    return DataError(
-        f"{where(flat.row_of(place))}: column {feature.column!r} holds id {flat.values[place]}, but {limit}"
-    )
+    is_bad_N = flat.rows_of(is_bad_V)
+    value = flat.values[int(np.argmax(is_bad_V))]
+    message = f"{where(int(np.argmax(is_bad_N)))}: column {feature.column!r} holds id {value}, but {limit}"
+    return BadValueError(message, feature.column, reason, is_bad_N)
 
 
 def _hash_again(

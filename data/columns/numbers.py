@@ -11,10 +11,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from data.columns.bad_values import BadValueError, mask_of
 from data.columns.times import days_between
 from data.columns.types import Where, as_plain, spread
 from data.compiled import compiled
-from data.errors import DataError
 from data.features import DenseFeature, Missing, Transform
 from data.hashing import Int64
 
@@ -88,23 +88,30 @@ def dense_numbers(array: pa.Array, feature: DenseFeature) -> Float64:
     return values
 
 
-def decode_dense(column: Column, feature: DenseFeature, chosen: Int64, where: Where, target_WR: Float32) -> int:
+def decode_dense(column: Column, feature: DenseFeature, chosen: Int64, where: Where, target_WR: Float32) -> Int64:
     """Writes (transform(x) - mean) / scale of the chosen rows to `target_WR`, 0 where x is missing.
 
-    Returns how many of the values are NaN or ±inf, which count as missing. DataError names a row that float32 does not
-    hold, or that has not as many numbers as the feature.
+    Returns the places among the chosen of the values that are NaN or ±inf, which count as missing. BadValueError names
+    a row that float32 does not hold, or that has not as many numbers as the feature.
     """
     array = dense_array(column, feature, where)
     values = _transformed(array, feature)
     if feature.size is None:
-        return _decode_column(array, values, feature, chosen, where, target_WR[0])
+        num_too_large, not_finite = _decode_column(array, values, feature, chosen, target_WR[0])
+        if num_too_large:
+            raise _too_large(array, values, feature, chosen, where)
+        return not_finite
 
-    not_finite = 0
+    places = [np.zeros(0, np.int64)]
     values_RW = values.reshape(-1, feature.size)
     for place in range(feature.size):
         of_place = array.take(pa.array(np.arange(place, len(array), feature.size)))
-        not_finite += _decode_column(of_place, values_RW[:, place].copy(), feature, chosen, where, target_WR[place])
-    return not_finite
+        of_row = values_RW[:, place].copy()
+        num_too_large, not_finite = _decode_column(of_place, of_row, feature, chosen, target_WR[place])
+        if num_too_large:
+            raise _too_large(array, values, feature, chosen, where)
+        places.append(not_finite)
+    return np.concatenate(places)
 
 
 def _transformed(array: pa.Array, feature: DenseFeature) -> Floats:
@@ -116,7 +123,7 @@ def _transformed(array: pa.Array, feature: DenseFeature) -> Floats:
 
 
 def _vectors(array: pa.Array, feature: DenseFeature, size: int, where: Where) -> pa.Array:
-    """The numbers of all rows; those of a null row are null. DataError names a row that has more or fewer."""
+    """The numbers of all rows; those of a null row are null. BadValueError names a row that has more or fewer."""
     is_known = array.is_valid().to_numpy(zero_copy_only=False)
     lengths = np.full(len(array), size)
     if pa.types.is_fixed_size_list(array.type):
@@ -127,7 +134,8 @@ def _vectors(array: pa.Array, feature: DenseFeature, size: int, where: Where) ->
     if np.any(wrong):
         row = int(np.argmax(wrong))
         has = f"column {feature.column!r} has {lengths[row]} numbers"
-        raise DataError(f"{where(row)}: {has}, but its feature has size = {size}; write null for a missing one")
+        message = f"{where(row)}: {has}, but its feature has size = {size}; write null for a missing one"
+        raise BadValueError(message, feature.column, f"not {size} numbers", wrong)
 
     values = as_plain(array.flatten())
     if not array.null_count:
@@ -136,26 +144,40 @@ def _vectors(array: pa.Array, feature: DenseFeature, size: int, where: Where) ->
 
 
 def _decode_column(
-    array: pa.Array, values: Floats, feature: DenseFeature, chosen: Int64, where: Where, target: Float32
-) -> int:
-    """Writes the scaled values of the chosen rows to `target` (R); `array`: what they were before."""
+    array: pa.Array, values: Floats, feature: DenseFeature, chosen: Int64, target: Float32
+) -> tuple[int, Int64]:
+    """Writes the scaled values of the chosen rows to `target` (R); `array`: what they were before.
+
+    Returns how many become ±inf, and the places of those that were NaN or ±inf before.
+    """
     mean, scale = feature.mean or 0.0, feature.scale or 1.0
     num_missing, num_too_large = _take_scaled(values, chosen, mean, scale, target)
-    if num_too_large:
-        chosen = np.sort(chosen)
-        _take_scaled(values, chosen, mean, scale, target)
-        row = int(chosen[np.argmax(np.isinf(target))])
-        raise DataError(
-            f"{where(row)}: column {feature.column!r} is {array[row]}, after transform, mean and scale more than "
-            f"{_LARGEST_TEXT}; write null where it is no value, or set transform = 'log1p', a larger scale or clip"
-        )
-    if feature.fill is not None:
-        return int(np.count_nonzero(~np.isfinite(read_exactly(array)[chosen]))) - _count_nulls(array, chosen)
-    return num_missing - _count_nulls(array, chosen) if num_missing else 0
+    if feature.fill is None and (not num_missing or num_missing == _count_nulls(array, chosen)):
+        return num_too_large, np.zeros(0, np.int64)
+
+    is_missing = ~np.isfinite(values if feature.fill is None else read_exactly(array))
+    if array.null_count:
+        is_missing &= array.is_valid().to_numpy(zero_copy_only=False)
+    return num_too_large, np.flatnonzero(is_missing[chosen])
+
+
+def _too_large(array: pa.Array, values: Floats, feature: DenseFeature, chosen: Int64, where: Where) -> BadValueError:
+    """Names the first of the chosen rows with a value that float32 does not hold."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        scaled = ((values.astype(np.float64) - (feature.mean or 0.0)) / (feature.scale or 1.0)).astype(np.float32)
+    is_large_RW = (np.isfinite(values) & np.isinf(scaled)).reshape(-1, feature.size or 1)
+    is_bad_N = np.any(is_large_RW, axis=1) & mask_of(chosen, len(is_large_RW))
+    row = int(np.argmax(is_bad_N))
+    value = array[row * is_large_RW.shape[1] + int(np.argmax(is_large_RW[row]))]
+    message = (
+        f"{where(row)}: column {feature.column!r} is {value}, after transform, mean and scale more than "
+        f"{_LARGEST_TEXT}; write null where it is no value, or set transform = 'log1p', a larger scale or clip"
+    )
+    return BadValueError(message, feature.column, "more than float32 holds", is_bad_N)
 
 
 def decode_label(array: pa.Array, label: Label, chosen: Int64, where: Where, target: Float32) -> None:
-    """Writes a label of the chosen rows to `target` (R), NaN for null; DataError names a row that holds no label."""
+    """Writes a label of the chosen rows to `target` (R), NaN for null; BadValueError names a row without one."""
     values = _label_values(array, label)
     binary = label.binary
     num_missing, num_wrong = _take_labels(values, chosen, binary, target)
@@ -168,10 +190,12 @@ def decode_label(array: pa.Array, label: Label, chosen: Int64, where: Where, tar
     is_right = (target == 0) | (target == 1) if binary else np.isfinite(target)
     if binary:
         is_right &= values[chosen] == target
-    row = int(chosen[np.argmin(is_right | is_null)])
-    rule = "a binary label is 0, 1 or null" if binary else "a label is a finite number or null"
+    rows = chosen[~(is_right | is_null)]
+    row = int(rows[0])
+    a_label, is_what = ("a binary label", "0, 1 or null") if binary else ("a label", "a finite number or null")
     way_out = "; write null if it is not known" if np.isnan(values[row]) else _limit(values[row])
-    raise DataError(f"{where(row)}: label {label.column!r} is {array[row]}; {rule}{way_out}")
+    message = f"{where(row)}: label {label.column!r} is {array[row]}; {a_label} is {is_what}{way_out}"
+    raise BadValueError(message, label.column, f"not {is_what}", mask_of(rows, len(array)))
 
 
 def _label_values(array: pa.Array, label: Label) -> Floats:
@@ -186,7 +210,7 @@ def _label_values(array: pa.Array, label: Label) -> Floats:
 
 
 def decode_weights(array: pa.Array, column: str, chosen: Int64, where: Where, target: Float32) -> None:
-    """Writes the weights of the chosen rows to `target` (R); DataError names a row that holds none."""
+    """Writes the weights of the chosen rows to `target` (R); BadValueError names a row that holds none."""
     numbers = read_numbers(array)[chosen]
     with np.errstate(over="ignore", invalid="ignore"):
         target[:] = numbers
@@ -194,7 +218,8 @@ def decode_weights(array: pa.Array, column: str, chosen: Int64, where: Where, ta
     if np.any(wrong):
         row = int(chosen[wrong].min())
         rule = f"a weight is a number ≥ 0{_limit(array[row].as_py())}"
-        raise DataError(f"{where(row)}: weight {column!r} is {array[row]}; {rule}")
+        message = f"{where(row)}: weight {column!r} is {array[row]}; {rule}"
+        raise BadValueError(message, column, "not a number ≥ 0", mask_of(chosen[wrong], len(array)))
 
 
 def _limit(number: float | None) -> str:

@@ -15,7 +15,8 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from data.columns.flat import Integers, NotAnIdError, to_integers
+from data.columns.bad_values import NotAnIdError
+from data.columns.flat import Integers, to_integers
 from data.compiled import compiled
 from data.errors import DataError
 from data.hashing import Int64, mix

@@ -59,6 +59,8 @@ def _row_bytes(reading: Reading) -> float:
                 if reading.on_bad_file == "fail":
                     raise
             else:
+                if not len(rows):
+                    continue  # all of them hold bad values
                 return (table.get_total_buffer_size() + _nbytes(rows)) / len(rows)
 
     return 0.0

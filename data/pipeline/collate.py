@@ -7,7 +7,8 @@ Shapes: K batches, B rows of this rank in each, S sparse features, D dense input
     lane 2: rows 10 … 29, then 12 rows of padding           ┘
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -37,6 +38,25 @@ class Span(NamedTuple):
     part: int
     start: int
     num_rows: int
+
+
+def without_bad_rows(span: Span, bad_places: Int64) -> Iterator[Span]:
+    """The same rows of a part that has left out some: padding stands in their places."""
+    if not len(bad_places):
+        yield span
+        return
+
+    first, after = np.searchsorted(bad_places, [span.start, span.start + span.num_rows])
+    is_bad = np.zeros(span.num_rows, np.bool_)
+    is_bad[bad_places[first:after] - span.start] = True
+    edges = [0, *(np.flatnonzero(np.diff(is_bad)) + 1).tolist(), span.num_rows]
+    start = span.start - int(first)  # among the rows that the part has
+    for begin, end in pairwise(edges):
+        if is_bad[begin]:
+            yield span._replace(part=PADDING, num_rows=end - begin)
+        else:
+            yield span._replace(start=start, num_rows=end - begin)
+            start += end - begin
 
 
 def assemble(

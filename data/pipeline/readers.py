@@ -6,14 +6,14 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 
-import numpy as np
 import pyarrow as pa
 
 from data.batch import Batch
 from data.columns.decode import Rows
 from data.discovery.footer import UnreadableError
+from data.pipeline.account import Account
 from data.pipeline.blocks import BlockReader
-from data.pipeline.collate import PADDING, Span, assemble
+from data.pipeline.collate import PADDING, Span, assemble, without_bad_rows
 from data.pipeline.plan import Gathering, Plan, Wanted
 from data.pipeline.row_groups import ReadTask, decode_rows
 from data.reading import Reading
@@ -26,21 +26,6 @@ _FEWEST_AHEAD = 2
 """Gatherings, if a batch alone is larger than `_GATHERED_BYTES`: one in use, one that is made meanwhile."""
 _MOST_GATHERED = 64
 """Batches, however small."""
-
-
-@dataclass(frozen=True)
-class SkippedRows:
-    """Rows that came as padding, since their row group could not be read."""
-
-    epoch: int
-    file: str
-    """Path below the dataset's root."""
-    row_group: int
-    """Index inside its file."""
-    start: int
-    """First of the rows, in the group's own order (`data.order.group_rows`)."""
-    stop: int
-    reason: str
 
 
 @dataclass
@@ -67,8 +52,7 @@ class Readers:
     """The threads, and the batches that are ready, in order."""
 
     def __init__(self, reading: Reading, lanes: range, first_batch: int, threads: int, pin: bool) -> None:
-        self.skipped: list[SkippedRows] = []
-        self.not_finite = np.zeros(len(reading.columns.features.dense), np.int64)
+        self.account = Account(reading)
         self.times = ReadingTimes()
         self._reading = reading
         self._pin = pin
@@ -184,12 +168,12 @@ class Readers:
         """Step 2."""
         try:
             part.rows = self._decode(part.task)
+            if part.rows is not None:
+                self.account.add(part.task, part.rows)
         except BaseException as error:  # handed to the consumer, whatever it is
             part.error = _as_error(error)
         with self._changed:
             part.is_done = True
-            if part.rows is not None:
-                self.not_finite += part.rows.not_finite
             self._changed.notify_all()
 
     def _decode(self, task: ReadTask) -> Rows | None:
@@ -203,7 +187,7 @@ class Readers:
         except UnreadableError as error:
             if self._reading.on_bad_file == "fail":
                 raise
-            self.skipped.append(_skipped_rows(self._reading, task, error.reason))
+            self.account.skip(task, error.reason)
             return None
 
         with self._changed:
@@ -256,7 +240,7 @@ def _batches(reading: Reading, gathering: Gathering, pin: bool) -> tuple[list[Ba
         if wanted is None or wanted.rows is None:
             spans.append(span._replace(part=PADDING))
         else:
-            spans.append(span._replace(part=len(parts)))
+            spans += without_bad_rows(span._replace(part=len(parts)), wanted.rows.bad_places)
             parts.append(wanted.rows)
 
     batches = assemble(reading.columns, parts, spans, reading.rows_per_lane, pin=pin)
@@ -279,10 +263,3 @@ def _bytes_of(batch: Batch) -> int:
     sparse, *tensors = (getattr(batch, entry.name) for entry in fields(batch))
     tensors += [sparse.values(), sparse.lengths()]
     return sum(tensor.nbytes for tensor in tensors)
-
-
-def _skipped_rows(reading: Reading, task: ReadTask, reason: str) -> SkippedRows:
-    manifest = reading.manifest
-    file = manifest.files[manifest.file[task.group]]
-    row_group = int(manifest.group[task.group])
-    return SkippedRows(task.epoch, file, row_group, task.start, task.stop, reason)

@@ -7,10 +7,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pyarrow as pa
 
-from data.columns.decode import Rows, decode
+from data.columns.bad_values import BadValueError
+from data.columns.decode import Rows, decode, decode_good
 from data.discovery.fields import types_named
 from data.discovery.footer import DAMAGE, UnreadableError
-from data.errors import one_line
+from data.errors import DataError, one_line
 from data.manifest import Manifest
 from data.order import block_of, block_order, order
 from data.pipeline.file_columns import complete, names_to_read
@@ -106,7 +107,8 @@ def describe_batch(reading: Reading, samples: int) -> list[str]:
 def decode_rows(reading: Reading, task: ReadTask, table: pa.Table) -> Rows:
     """Step 2: the rows of a task, in its order, from the table of its block.
 
-    Raises DataError that names the row where something is wrong.
+    Raises DataError that names the row where something is wrong. Rows with bad values are left out where they are to be
+    skipped, in `Rows.bad` as the row group counts them.
     """
     manifest = reading.manifest
     block = task.block
@@ -126,9 +128,23 @@ def decode_rows(reading: Reading, task: ReadTask, table: pa.Table) -> Rows:
 
     # Bytes that are no UTF-8 come to light only here, while values are used.
     with damage_named(manifest, task.group):
-        rows = decode(table, reading.columns, where, chosen)
+        try:
+            rows = decode(table, reading.columns, where, chosen)
+        except BadValueError as error:
+            if reading.on_bad_value != "skip":
+                raise with_way_out(reading, error) from error
+            rows = decode_good(table, reading.columns, where, chosen)
+            chosen = np.delete(chosen, rows.bad_places)
 
-    return replace(rows, row_ids_R=manifest.first_row[task.group] + first + chosen)
+    bad = tuple(replace(entry, rows=first + entry.rows) for entry in rows.bad)
+    return replace(rows, row_ids_R=manifest.first_row[task.group] + first + chosen, bad=bad)
+
+
+def with_way_out(reading: Reading, error: BadValueError) -> DataError:
+    """The error with what the user can do at once, without new data."""
+    if reading.on_bad_value is None:
+        return error
+    return DataError(f"{error}; or start again with --set data.on_bad_value=skip, which gives such rows weight 0")
 
 
 def read_row_group(manifest: Manifest, group: int, names: list[str], files: OpenFiles | None = None) -> pa.Table:

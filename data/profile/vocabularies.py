@@ -11,7 +11,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from data.columns.flat import NotAnIdError, to_integers
+from data.columns.bad_values import NotAnIdError, without_rows
+from data.columns.flat import to_integers
 from data.columns.types import is_list, is_text, plain_type, problem_as_ids
 from data.columns.vocabulary import Vocabulary
 from data.errors import DataError, one_line
@@ -54,13 +55,13 @@ def write_vocabulary(vocabulary: Vocabulary, path: Path) -> None:
         pq.write_table(pa.table({VALUE: vocabulary.values}), file, write_page_checksum=True)
 
 
-def count_ids(columns: Mapping[str, pa.Table]) -> pa.Table:
+def count_ids(columns: Mapping[str, pa.Table], *, skip_bad: bool = False) -> pa.Table:
     """The `value` and `count` of several columns added up, the most frequent first; of equally frequent ones
     the smaller first.
 
-    Raises DataError if a value is no id, or one column holds text and another numbers.
+    Raises DataError if a value is no id, unless `skip_bad` is set, or if one column holds text and another numbers.
     """
-    tables = [_counted(name, table) for name, table in columns.items()]
+    tables = [_counted(name, table, skip_bad) for name, table in columns.items()]
     kinds = {table[VALUE].type for table in tables if table.num_rows}
     if not kinds:
         return tables[0].slice(0, 0)
@@ -79,12 +80,16 @@ def frequent_ids(counted: pa.Table, most: int, min_count: int) -> pa.Array:
     return counted.filter(pc.field("count") >= min_count).slice(0, most)[VALUE].combine_chunks()
 
 
-def _counted(name: str, table: pa.Table) -> pa.Table:
+def _counted(name: str, table: pa.Table, skip_bad: bool) -> pa.Table:
     """The counts of a column, its ids in one of three types."""
-    try:
-        return pa.table({VALUE: _normal(table[VALUE].combine_chunks()), "count": table["count"]})
-    except NotAnIdError as error:
-        raise DataError(f"column {name!r} holds {error}") from error
+    while True:
+        try:
+            return pa.table({VALUE: _normal(table[VALUE].combine_chunks()), "count": table["count"]})
+        except NotAnIdError as error:
+            if not skip_bad:
+                advice = "or leave such values out with --set data.on_bad_value=skip"
+                raise DataError(f"column {name!r} holds {error}; {advice}") from error
+            table = without_rows(table, error.is_bad_V)
 
 
 def _normal(values: pa.Array) -> pa.Array:

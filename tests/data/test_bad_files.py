@@ -19,7 +19,7 @@ from data.errors import DataError
 from data.features import Features, SparseFeature
 from data.manifest import Manifest, OnBadFile
 from data.order import OrderName
-from data.pipeline.readers import SkippedRows
+from data.pipeline.account import SkippedRows
 from data.pipeline.row_groups import read_row_group, tasks_of_epoch
 from data.reading import Reading
 from data.stream import BatchStream, stream
@@ -113,10 +113,10 @@ def test_what_was_skipped_is_listed(dataset: Path, order: OrderName) -> None:
     take_all(batches, 7)
     tasks = [task for task in tasks_of_epoch(reading, range(4), 0, 0) if task.group in BAD_GROUPS]
     expected = {(task.group - BAD_GROUPS[0], task.start, task.stop) for task in tasks}
-    first_pass = [entry for entry in batches.skipped if entry.epoch == 0]
+    first_pass = [entry for entry in batches.account.skipped if entry.epoch == 0]
     assert {(entry.row_group, entry.start, entry.stop) for entry in first_pass} == expected
     assert len(first_pass) == len(expected)
-    assert {entry.file for entry in batches.skipped} == {BAD_FILE}
+    assert {entry.file for entry in batches.account.skipped} == {BAD_FILE}
     assert {entry.reason for entry in first_pass} == {first_pass[0].reason}
     assert first_pass[0].reason.startswith("cannot be read (")
     assert "\n" not in first_pass[0].reason
@@ -129,7 +129,7 @@ def test_one_bad_row_group_spares_the_others_of_its_file(dataset: Path) -> None:
     batches = stream(reading, range(4), 0)
     assert take_all(batches, 8) == padded(expected, range(25, 31))
     reason = "has 3 rows, but had 6 when the dataset was opened"
-    assert sorted(batches.skipped, key=lambda entry: entry.start) == [
+    assert sorted(batches.account.skipped, key=lambda entry: entry.start) == [
         SkippedRows(0, BAD_FILE, 3, 0, 5, reason),  # a lane ends inside the group
         SkippedRows(0, BAD_FILE, 3, 5, 6, reason),
     ]
@@ -138,7 +138,7 @@ def test_one_bad_row_group_spares_the_others_of_its_file(dataset: Path) -> None:
 def test_nothing_is_listed_where_nothing_is_wrong(dataset: Path) -> None:
     batches = stream(skipping(read_manifest(str(dataset), cache=None)), range(4), 0)
     take_all(batches, 14)
-    assert batches.skipped == []
+    assert batches.account.skipped == []
 
 
 @pytest.mark.parametrize("on_bad_file", get_args(OnBadFile))
@@ -184,7 +184,7 @@ def test_text_that_is_not_utf8_is_damage(tmp_path: Path) -> None:
     batches = stream(replace(reading, on_bad_file="skip"), range(1), 0)
     assert next(batches).weights_B.tolist() == [0, 0]
     batches.close()
-    assert len(batches.skipped) == 1
+    assert len(batches.account.skipped) == 1
 
 
 def test_the_error_travels_between_ranks() -> None:

@@ -1,9 +1,12 @@
 """Each window is evaluated before it is trained, by a model that has seen nothing of it (`evaluate.next_window`)."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from scipy import stats
 
@@ -104,3 +107,16 @@ def test_runs_are_compared_over_windows(days: Path, once: Path, tmp_path: Path) 
     page = (tmp_path / "report.html").read_text()
     assert "click, next window" in page
     assert "dt=2022-04-27" in page
+
+
+def test_a_row_that_training_skips_is_not_measured(days: Path, tmp_path: Path) -> None:
+    shutil.copytree(days / "all", tmp_path / "log")
+    path = tmp_path / "log" / "dt=2022-04-26" / "part-0.parquet"
+    table = pq.read_table(path, partitioning=None)
+    click = [7, *table["click"].to_pylist()[1:]]
+    table = table.set_column(table.schema.get_field_index("click"), "click", pa.array(click, table["click"].type))
+    pq.write_table(table, path)
+    config = config_of(days, tmp_path / "log", tmp_path / "run", data={"on_bad_value": "skip"}, **NEXT_WINDOW)
+    run_on_ranks(1, _train, config)
+    examples = [record["examples"] for record in metrics(tmp_path / "run")]
+    assert examples == [rows - (day == 26) for day, rows in DAYS.items()]

@@ -20,6 +20,8 @@ FREE_KEYS = (
     "data.evaluation_batch_size",
     "data.on_bad_file",
     "data.bad_row_groups",
+    "data.on_bad_value",
+    "data.bad_values_per_million",
     "train.samples",
     "train.patience",
     "train.on_non_finite",

@@ -186,7 +186,7 @@ class Evaluator:
         finally:
             self._sharded.model.train()
 
-        return count_not_finite(reading.columns, batches.not_finite, self._world)
+        return count_not_finite(reading.columns, batches.account.not_finite_D, self._world)
 
     def _with_errors_of_all(self, batches: Iterator[Batch]) -> Iterator[Batch]:
         """The batches. If one rank cannot read its batch, the error is raised on all ranks."""

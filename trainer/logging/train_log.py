@@ -19,7 +19,7 @@ import torch
 from rich.text import Text
 
 from data.columns.decode import Columns
-from data.hashing import Int64
+from data.pipeline.account import Account
 from data.pipeline.readers import ReadingTimes
 from models.heads.base import Head
 from models.ranker import StepOutput
@@ -31,6 +31,7 @@ from trainer.distributed.world import World
 from trainer.evaluation.gate_stats import GateObserver, gate_entropies
 from trainer.evaluation.result import EvaluationResult, at_milestone, write_evaluation
 from trainer.evaluation.warnings import count_not_finite, describe_not_finite
+from trainer.logging.data_window import DataWindow
 from trainer.logging.progress import ProgressDisplay
 from trainer.logging.tables import by_table, evaluation_table, result_table, window_line, window_table
 from trainer.logging.tensorboard import TensorBoardWriter
@@ -62,32 +63,42 @@ class TrainLog:
         self._gates: GateObserver | None = None
         self._newest_gates: list[torch.Tensor] = []
         self._columns: Columns | None = None
+        self._data_window: DataWindow | None = None
         self._warned_columns: set[str] = set()
         """Dense columns that have been warned of already."""
 
         self._display = ProgressDisplay(world.is_rank_zero, start, end)
         self._board = TensorBoardWriter(run.tensorboard, start) if world.is_rank_zero else None
 
-    def state(self) -> dict[str, Any]:
+    def state(self, samples: int) -> dict[str, Any]:
         """Sums since the last record, over all ranks, for a checkpoint. Collective: call on all ranks."""
-        return {"sums": self._window.sums_of_all_ranks()}
+        data = {} if self._data_window is None else self._data_window.counts(samples)
+        return {"sums": self._window.sums_of_all_ranks(), "data": data}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Goes on from `state`: the next record covers what was trained before the resume too."""
         self._window.restore(state["sums"])
+        if self._data_window is not None:
+            self._data_window.restore(state.get("data", {}))
 
     def watch_gates(self, head: Head) -> None:
         """Adds the entropy of each gate, on the newest batch of rank 0, to the records."""
         if self._world.is_rank_zero:
             self._gates = GateObserver(head, self._config.head_tasks, training=True)
 
-    def watch_data(self, columns: Columns, not_finite: Int64) -> None:
-        """Warns at each record of further dense columns with numbers that are not finite.
+    def watch_data(self, columns: Columns, account: Account) -> None:
+        """Adds what is wrong with the data to the records, and warns of dense columns with numbers that are not finite.
 
-        not_finite: the rows that hold some in each dense column; the reader of the data goes on counting there.
+        `account`: of this rank; the reader of the data goes on counting there.
         """
         self._columns = columns
-        self._not_finite = not_finite
+        self._not_finite_D = account.not_finite_D
+        self._data_window = DataWindow(columns, account, self._world)
+
+    def count_bad_rows(self, column: str, rows: int) -> None:
+        """Adds rows trained with weight 0 for a value of a column. Call it alike on all ranks."""
+        assert self._data_window is not None
+        self._data_window.add_bad_rows(column, rows)
 
     def update(self, step: StepOutput) -> None:
         """Adds a step that was trained, without waiting for the device."""
@@ -113,6 +124,8 @@ class TrainLog:
         if self._gates is not None:
             metrics |= gate_entropies(self._gates, self._newest_gates)
 
+        if self._data_window is not None:
+            metrics |= self._data_window.close(samples)
         self._warn_of_not_finite()
 
         if self._board is not None:
@@ -138,7 +151,7 @@ class TrainLog:
         if self._columns is None:
             return
 
-        rows_by_column = count_not_finite(self._columns, self._not_finite, self._world)
+        rows_by_column = count_not_finite(self._columns, self._not_finite_D, self._world)
         for column in self._warned_columns & rows_by_column.keys():
             del rows_by_column[column]
 

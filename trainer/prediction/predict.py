@@ -127,7 +127,7 @@ def _score(config: Config, world: World, sharded: ShardedModel, reading: Reading
             errors.raise_on_all_ranks(partial(_write, step, is_binary_T, files))
             advance(min(batch_size, num_rows - number * batch_size))
 
-    not_finite = count_not_finite(reading.columns, batches.not_finite, errors)
+    not_finite = count_not_finite(reading.columns, batches.account.not_finite_D, errors)
     errors.raise_on_all_ranks(partial(_finish, files))
     if world.is_rank_zero:
         lines = describe_not_finite(not_finite, "of the input")

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Literal, Self, TypeVar
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, NonNegativeInt, ValidationError, model_validator
 
 from data.storage.parsing import parse_json
 from trainer.errors import ConfigError
@@ -93,8 +93,9 @@ class Evaluation(Record):
 class Window(Record):
     """Figures of what was trained since the record before, over all ranks.
 
-    Besides those named here: a metric of each task as METRIC/TASK, and gate_entropy/LEVEL/UNIT on the newest batch of
-    rank 0.
+    Besides those named here: a metric of each task as METRIC/TASK, gate_entropy/LEVEL/UNIT on the newest batch of
+    rank 0; and where there are any, the rows left out for a value of a column as bad_values/COLUMN, and the NaN and
+    ±inf of a dense column as not_finite/COLUMN.
     """
 
     __pydantic_extra__: dict[str, float | None]
@@ -170,6 +171,20 @@ class SkippedRowsEvent(Event):
     reason: str = ""
 
 
+class BadValuesEvent(Event):
+    """Rows of a row group that weigh 0 in an epoch, for the same fault of a column; told when the first is trained."""
+
+    event: Literal["bad_values"] = "bad_values"
+    epoch: int = Field(ge=0)
+    file: str
+    row_group: int
+    column: str
+    reason: str
+    rows: int
+    ranges: list[tuple[NonNegativeInt, NonNegativeInt]] = Field(min_length=1)
+    """Which these are, as stored in the row group: first row, and the one after the last."""
+
+
 class ConfigChangeEvent(Event):
     """From `samples` on, a key of the config has another value."""
 
@@ -197,6 +212,7 @@ class WarmStartEvent(Event):
 
 
 EVENTS: dict[str, type[Event]] = {
+    "bad_values": BadValuesEvent,
     "config_change": ConfigChangeEvent,
     "checkpoint": CheckpointEvent,
     "damaged_checkpoint": DamagedCheckpointEvent,

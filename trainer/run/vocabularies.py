@@ -47,12 +47,14 @@ def find_vocabularies(config: Config, train: Reading, world: World, progress: Pr
     by_table = _by_table(config)
     counts = _counts(_columns_to_count(by_table), config, train, world, progress)
 
+    skip_bad = train.on_bad_value == "skip"
+
     def find() -> Vocabularies:
         vocabularies: Vocabularies = {}
         for table, features in by_table.items():
             rows = train.columns.table_rows[table]
             if features[0].vocabulary == "auto":
-                vocabularies[table] = _frequent(table, features, rows, counts)
+                vocabularies[table] = _frequent(table, features, rows, counts, skip_bad=skip_bad)
             else:
                 vocabularies[table] = read_vocabulary(features[0].vocabulary, features[0].unknown_rows)
             _check(table, features, rows, vocabularies[table], train.manifest)
@@ -115,12 +117,17 @@ def _counts(
     return stored | {name: column for name, column in found.items() if column is not None}
 
 
-def _frequent(table: str, features: list[SparseFeature], rows: int, counts: dict[str, CountedColumn]) -> Vocabulary:
-    """The most frequent ids of a table's columns; tells how many of all they are."""
+def _frequent(
+    table: str, features: list[SparseFeature], rows: int, counts: dict[str, CountedColumn], *, skip_bad: bool
+) -> Vocabulary:
+    """The most frequent ids of a table's columns; tells how many of all they are. `skip_bad`: no error for values that
+    are no ids.
+    """
     first = features[0]
     columns = {feature.column: counts[feature.column] for feature in features}
     try:
-        added = count_ids({name: column.table for name, column in columns.items()})
+        tables = {name: column.table for name, column in columns.items()}
+        added = count_ids(tables, skip_bad=skip_bad)
     except DataError as error:
         raise DataError(f"vocabulary of table {table!r}: {error}") from error
 

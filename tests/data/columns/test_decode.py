@@ -229,7 +229,7 @@ def test_rows_without_a_finite_value_are_counted() -> None:
         b=pa.array([1, 2, None, 4, 5]),
         c=pa.array([1, math.nan, 3, 4, 5], pa.float32()),
     )
-    assert rows.not_finite.tolist() == [3, 0, 1]
+    assert [places.tolist() for places in rows.not_finite] == [[0, 2, 3], [], [1]]
     assert rows.dense_RD[:, 0].tolist() == [0, 0, 0, 0, 1]
 
 

@@ -44,6 +44,13 @@ def test_text_beside_bytes() -> None:
     ]
 
 
+def test_values_that_are_no_ids_can_be_left_out() -> None:
+    columns = {"one": column_of([1.5, 2.0, 2.0**60, 3.0, 3.0], pa.float64()), "other": column_of([2], pa.int64())}
+    with pytest.raises(DataError, match="column 'one' holds"):
+        count_ids(columns)
+    assert count_ids(columns, skip_bad=True).to_pylist() == [{"value": 2, "count": 2}, {"value": 3, "count": 2}]
+
+
 def test_text_beside_numbers() -> None:
     with pytest.raises(DataError, match="columns 'one', 'other' hold text and numbers; write their ids alike"):
         count_ids({"one": column_of(["a"], pa.string()), "other": column_of([1], pa.int64())})

@@ -48,6 +48,8 @@ class EpochAccount:
     """Never trained: in batches left out for a loss or gradient that is not finite."""
     unreadable: int
     """Never trained: their row group could not be read."""
+    bad_value: int
+    """Never trained: they hold a value that cannot be used, and weighed 0."""
     lost: int
     """Never trained: no start accounts for their samples."""
     traced: int | None
@@ -61,8 +63,8 @@ class EpochAccount:
     @property
     def unexplained(self) -> int:
         """Rows not trained, beyond those that the reasons above explain."""
-        reasons = (self.beyond_end, self.not_reached, self.incomplete_batch, self.skipped_batch, self.unreadable)
-        return self.never - sum(reasons) - self.lost
+        reasons = (self.beyond_end, self.not_reached, self.incomplete_batch, self.skipped_batch)
+        return self.never - sum(reasons) - self.unreadable - self.bad_value - self.lost
 
     @property
     def name(self) -> str:
@@ -165,12 +167,13 @@ def _audit_epochs(lineage: Lineage, epochs: range, trace: Trace) -> tuple[EpochA
     """The account of epochs that are like the first of them, and what does not add up, in words."""
     epoch = epochs[0]
     if not lineage.parts(epoch):
-        return _account(lineage, epochs, Cover(0, 0, 0)), []
+        return _account(lineage, epochs, Cover()), []
 
     layout = intervals_of_epoch(lineage.reading, epoch)
     trained = lineage.rows(lineage.trained_parts(epoch), epoch, layout)
     unreadable = lineage.unreadable_rows(epoch, layout)
-    cover = count(trained, unreadable, lineage.reading.manifest.first_row)
+    bad_value = lineage.bad_rows(epoch, layout)
+    cover = count(trained, unreadable, bad_value, lineage.reading.manifest.first_row)
     account = _account(lineage, epochs, cover)
 
     problems = []
@@ -207,7 +210,8 @@ def _account(lineage: Lineage, epochs: range, cover: Cover) -> EpochAccount:
         not_reached=planned - reached,
         incomplete_batch=lineage.reading.dropped_rows,
         skipped_batch=survived - kept,
-        unreadable=cover.excepted,
+        unreadable=cover.unreadable,
+        bad_value=cover.bad_value,
         lost=reached - begin - survived,
         traced=None,
     )

@@ -44,6 +44,20 @@ class Intervals:
         lane_row = self.lane_row + first - self.start
         return Intervals(self.group[kept], first[kept], after[kept], lane_row[kept])
 
+    def at(self, group: Int64, place: Int64, rows: Int64) -> "Intervals":
+        """Single rows, by their group and place in its order, as far as they are here. `rows`: of each group."""
+        if not len(self) or not len(group):
+            return Intervals(*np.zeros((4, 0), np.int64))
+        first_row = np.cumsum(rows) - rows
+        by_start = np.argsort(first_row[self.group] + self.start, kind="stable")
+        starts = (first_row[self.group] + self.start)[by_start]
+        wanted = first_row[group] + place
+        index = by_start[np.clip(np.searchsorted(starts, wanted, side="right") - 1, 0, None)]
+
+        is_here = (self.group[index] == group) & (self.start[index] <= place) & (place < self.stop[index])
+        lane_row = self.lane_row[index] + place - self.start[index]
+        return Intervals(group[is_here], place[is_here], place[is_here] + 1, lane_row[is_here])
+
     @classmethod
     def join(cls, parts: Iterable["Intervals"]) -> "Intervals":
         """All of them."""
@@ -72,29 +86,34 @@ def intervals_of_epoch(reading: Reading, epoch: int) -> Intervals:
 
 @dataclass(frozen=True)
 class Cover:
-    """How many rows lie in some intervals once, more often, and in any of the excepted ones."""
+    """How many rows lie in some intervals once, more often, and in any of those that are no training."""
 
-    once: int
-    more: int
-    excepted: int
+    once: int = 0
+    more: int = 0
+    unreadable: int = 0
+    bad_value: int = 0
 
 
-def count(trained: Intervals, excepted: Intervals, first_row: Int64) -> Cover:
-    """Rows by how often they are trained; excepted ones are not. `first_row`: of each group, in the dataset."""
-    begins = [first_row[part.group] + part.start for part in (trained, excepted)]
-    ends = [first_row[part.group] + part.stop for part in (trained, excepted)]
+def count(trained: Intervals, unreadable: Intervals, bad_value: Intervals, first_row: Int64) -> Cover:
+    """Rows by how often they are trained; unreadable and bad ones are not. `first_row`: of each group, in all rows."""
+    intervals = (trained, unreadable, bad_value)
+    begins = [first_row[part.group] + part.start for part in intervals]
+    ends = [first_row[part.group] + part.stop for part in intervals]
     points = np.unique(np.concatenate([*begins, *ends]))
     rows = np.diff(points)
     times = _depth(points, begins[0], ends[0])
-    is_excepted = _depth(points, begins[1], ends[1]) > 0
+    is_unreadable = _depth(points, begins[1], ends[1]) > 0
+    is_bad = (_depth(points, begins[2], ends[2]) > 0) & ~is_unreadable
+    is_read = ~is_unreadable & ~is_bad
 
     def total(where: NDArray[np.bool_]) -> int:
         return int(rows[where].sum())
 
     return Cover(
-        once=total((times == 1) & ~is_excepted),
-        more=total((times > 1) & ~is_excepted),
-        excepted=total((times > 0) & is_excepted),
+        once=total((times == 1) & is_read),
+        more=total((times > 1) & is_read),
+        unreadable=total((times > 0) & is_unreadable),
+        bad_value=total((times > 0) & is_bad),
     )
 
 

@@ -7,11 +7,13 @@ from pathlib import Path
 
 import numpy as np
 
+from data.hashing import Int64
 from data.manifest import Manifest
+from data.order import group_rows
 from data.reading import Reading
 from trainer.analysis.audit.intervals import Intervals
 from trainer.errors import ConfigError
-from trainer.run.records import SkippedBatchEvent, SkippedRowsEvent, read_events
+from trainer.run.records import BadValuesEvent, SkippedBatchEvent, SkippedRowsEvent, read_events
 from trainer.run.starts import RunStart, SampleRange, surviving
 
 
@@ -28,6 +30,35 @@ class Unreadable:
 
 
 @dataclass(frozen=True)
+class BadRows:
+    """Rows of a group that weighed 0 in an epoch of a start, each in a range of stored rows: first, after the last."""
+
+    epoch: int
+    group: int
+    ranges: list[tuple[int, int]]
+    range: SampleRange
+    """What survives of that start."""
+
+    def places(self, reading: Reading) -> Int64:
+        """Where the rows stand in the group's own order."""
+        rows = np.concatenate([np.arange(begin, end) for begin, end in self.ranges])
+        size = int(reading.manifest.rows[self.group])
+        order = group_rows(
+            self.group,
+            size,
+            name=reading.order,
+            seed=reading.seed,
+            epoch=self.epoch,
+            block_rows=reading.block_rows,
+        )
+        if order is None:
+            return rows
+        place_of_row = np.empty(size, np.int64)
+        place_of_row[order] = np.arange(size)
+        return place_of_row[rows]
+
+
+@dataclass(frozen=True)
 class Lineage:
     """What the newest weights have seen; all in whole batches."""
 
@@ -39,6 +70,7 @@ class Lineage:
     skipped: list[int]
     """Samples at which the batches that were left out begin, ascending."""
     unreadable: list[Unreadable]
+    bad: list[BadRows]
 
     @property
     def epoch_samples(self) -> int:
@@ -64,6 +96,9 @@ class Lineage:
 
         for entry in self.unreadable:
             edges |= {entry.epoch, entry.epoch + 1}
+
+        for rows in self.bad:
+            edges |= {rows.epoch, rows.epoch + 1}
 
         if each:
             edges |= set(range(-(-self.reached // size)))
@@ -109,6 +144,21 @@ class Lineage:
 
         return Intervals.join(found)
 
+    def bad_rows(self, epoch: int, layout: Intervals) -> Intervals:
+        """The rows of an epoch that weighed 0 for a bad value, each an interval, as far as that survives."""
+        found: list[Intervals] = []
+        for whole in self.ranges:
+            part = self._part(whole, epoch)
+            entries = [entry for entry in self.bad if entry.epoch == epoch and entry.range == whole]
+            if not entries or part.num_samples <= 0:
+                continue
+            places = [entry.places(self.reading) for entry in entries]
+            group = np.repeat([entry.group for entry in entries], list(map(len, places)))
+            rows = self.rows([part], epoch, layout)
+            found.append(rows.at(group, np.concatenate(places), self.reading.manifest.rows))
+
+        return Intervals.join(found)
+
     def _part(self, whole: SampleRange, epoch: int) -> SampleRange:
         """What of a range lies in an epoch; it may be empty."""
         begin = epoch * self.epoch_samples
@@ -132,27 +182,33 @@ def read_lineage(starts: list[RunStart], events: Path, reading: Reading, end: in
 
     skipped: set[int] = set()
     unreadable = []
+    bad = []
 
     for number, event in enumerate(read_events(events), start=1):
         survives = range_of_start.get(event.segment)
         if survives is None:
             continue
-        if isinstance(event, SkippedRowsEvent):
-            group = _find(event, reading.manifest, f"{events}: line {number}")
+        where = f"{events}: line {number}"
+        if isinstance(event, BadValuesEvent):
+            begins, ends = zip(*event.ranges, strict=True)
+            group = _find(event, min(begins), max(ends), reading.manifest, where)
+            bad.append(BadRows(event.epoch, group, event.ranges, survives))
+        elif isinstance(event, SkippedRowsEvent):
+            group = _find(event, event.start, event.stop, reading.manifest, where)
             unreadable.append(Unreadable(event.epoch, group, event.start, event.stop, survives))
         elif isinstance(event, SkippedBatchEvent) and survives.begin <= event.samples < survives.end:
             skipped.add(whole_batches(event.samples))
 
     reached = whole_batches(starts[-1].reached)
-    return Lineage(reading, list(range_of_start.values()), reached, end, sorted(skipped), unreadable)
+    return Lineage(reading, list(range_of_start.values()), reached, end, sorted(skipped), unreadable, bad)
 
 
-def _find(event: SkippedRowsEvent, manifest: Manifest, where: str) -> int:
-    """Number of the event's row group in the dataset; raises ConfigError if there is none."""
+def _find(event: SkippedRowsEvent | BadValuesEvent, start: int, stop: int, manifest: Manifest, where: str) -> int:
+    """Number of the event's row group in the dataset; raises ConfigError if it is not there, with so many rows."""
     file = manifest.files.index(event.file) if event.file in manifest.files else -1
     found = np.flatnonzero((manifest.file == file) & (manifest.group == event.row_group))
-    if not len(found) or event.stop > manifest.rows[found[0]]:
-        rows = f"rows {event.start} to {event.stop} of row group {event.row_group} of {event.file!r}"
+    if not len(found) or stop > manifest.rows[found[0]]:
+        rows = f"rows {start} to {stop} of row group {event.row_group} of {event.file!r}"
         raise ConfigError(f"{where} names {rows}, which the dataset does not have; restore the file from a copy")
 
     return int(found[0])

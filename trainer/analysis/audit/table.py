@@ -19,6 +19,7 @@ def audit_table(epochs: list[Record]) -> Table:
         "incomplete_batch": "do not fill a last global batch",
         "skipped_batch": "batch skipped: non-finite",
         "unreadable": "file unreadable",
+        "bad_value": "skipped: bad value",
         "lost": "in a gap between starts",
         "unexplained": "not explained",
     }

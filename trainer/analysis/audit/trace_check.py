@@ -76,8 +76,9 @@ def compare(lineage: Lineage, epoch: int, layout: Intervals, trace: Trace) -> tu
 
     found = trace.of(parts)
     batch, row = expand(lineage.reading, epoch, lineage.rows(parts, epoch, layout))
-    _, unreadable = expand(lineage.reading, epoch, lineage.unreadable_rows(epoch, layout))
-    read = ~np.isin(row, unreadable)
+    left_out = Intervals.join([lineage.unreadable_rows(epoch, layout), lineage.bad_rows(epoch, layout)])
+    _, unread = expand(lineage.reading, epoch, left_out)
+    read = ~np.isin(row, unread)
     samples = epoch * lineage.epoch_samples + batch * lineage.reading.global_batch_size
     manifest = lineage.reading.manifest
     expected = HandedOut(samples[read], row[read])

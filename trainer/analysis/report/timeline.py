@@ -11,7 +11,7 @@ from xml.etree.ElementTree import Element
 
 from trainer.analysis.report.html import Content, element, folded, paragraph, table
 from trainer.analysis.report.run_records import RunRecords
-from trainer.run.records import CheckpointEvent, Event, SkippedRowsEvent
+from trainer.run.records import BadValuesEvent, CheckpointEvent, Event, SkippedRowsEvent
 from trainer.run.starts import RunStart
 
 LONGEST_SERIES = 3
@@ -60,6 +60,7 @@ def _summary(run: RunRecords) -> str:
     damaged = counts["damaged_checkpoint"]
     batches = counts["skipped_batch"]
     num_rows = sum(_num_rows(event) for event in run.events if isinstance(event, SkippedRowsEvent))
+    num_bad = sum(event.rows for event in run.events if isinstance(event, BadValuesEvent))
     num_starts = len(run.starts)
     restarts = _count(max(num_starts - 1, 0), "restart")
 
@@ -73,7 +74,10 @@ def _summary(run: RunRecords) -> str:
     if num_rows:
         parts.append(f"{_count(num_rows, 'unreadable row')} left out")
 
-    if not batches and not num_rows:
+    if num_bad:
+        parts.append(f"{_count(num_bad, 'row')} with bad values left out")
+
+    if not batches and not num_rows and not num_bad:
         parts.append("nothing left out")
 
     return "; ".join(parts) + "."
@@ -165,6 +169,16 @@ def _many_unreadable(events: list[SkippedRowsEvent]) -> str:
     return f"{num_rows:,} rows of {_count(len(row_groups), 'row group')} left out, which cannot be read: {names}"
 
 
+def _one_bad(event: BadValuesEvent) -> str:
+    of_group = f"row group {event.row_group} of {event.file}"
+    return f"{_count(event.rows, 'row')} of {of_group} left out for a bad value: {event.column} is {event.reason}"
+
+
+def _many_bad(events: list[BadValuesEvent]) -> str:
+    columns = sorted({event.column for event in events})
+    return f"{sum(event.rows for event in events):,} rows left out for bad values of {', '.join(columns)}"
+
+
 # By the kinds of `trainer.run.records.EVENTS`, whose model each function takes.
 _ONE: dict[str, Callable[[Any], str]] = {
     "warm_start": lambda event: f"Begins with weights of {event.source} at {int(event.checkpoint):,} samples",
@@ -172,11 +186,13 @@ _ONE: dict[str, Callable[[Any], str]] = {
     "checkpoint": lambda event: f"Checkpoint, saved in {event.seconds:.2f} s",
     "skipped_batch": lambda event: f"Batch of {event.batch:,} samples left out: {NOT_FINITE}",
     "skipped_rows": _one_unreadable,
+    "bad_values": _one_bad,
     "damaged_checkpoint": lambda event: f"Damaged checkpoint set aside: {event.problem}",
 }
 _MANY: dict[str, Callable[[list[Any]], str]] = {
     "checkpoint": _many_checkpoints,
     "skipped_batch": lambda events: f"{len(events):,} batches of {events[0].batch:,} samples left out: {NOT_FINITE}",
     "skipped_rows": _many_unreadable,
+    "bad_values": _many_bad,
     "damaged_checkpoint": lambda events: f"{len(events):,} damaged checkpoints set aside: {events[0].problem} …",
 }

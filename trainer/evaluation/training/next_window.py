@@ -45,7 +45,8 @@ class NextWindows:
         manifest = self._reading.manifest.of_groups(self._groups[window])
         reading = test_reading(self._config, manifest, self._world.size, self._reading.columns.vocabularies)
         # What training may leave out, its measurement may too.
-        reading = replace(reading, on_bad_file=self._reading.on_bad_file)
+        train = self._reading
+        reading = replace(reading, on_bad_file=train.on_bad_file, on_bad_value=train.on_bad_value)
         result = self._evaluator.on(reading).run(samples, between)
         return [record.model_copy(update={"window": window}) for record in result.records]
 

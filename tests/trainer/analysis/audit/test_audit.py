@@ -22,7 +22,7 @@ from data.discovery.source import source_of
 from data.hashing import Int64
 from data.manifest import Manifest
 from data.order import Order, group_rows, order
-from data.pipeline.readers import SkippedRows
+from data.pipeline.account import SkippedRows
 from data.pipeline.row_groups import tasks_of_epoch
 from data.reading import Reading
 from data.storage.manifest_file import save_manifest
@@ -73,6 +73,7 @@ class Step:
     trained: list[tuple[int, int]] = field(default_factory=list)
     """(epoch, number of the row in the dataset)"""
     unreadable: list[tuple[int, int]] = field(default_factory=list)
+    bad: list[tuple[int, int]] = field(default_factory=list)
     handed_out: int = 0
     skipped: bool = False
 
@@ -107,6 +108,7 @@ class SimulatedRun:
         noted: bool = True,
         skipped: Set[int] = frozenset(),
         unread: Unread = frozenset(),
+        bad: Set[int] = frozenset(),
     ) -> None:
         """Trains some batches from the checkpoint `at`, saves after some of them (counted from 1), and is killed."""
         batch = self.reading.global_batch_size
@@ -115,10 +117,11 @@ class SimulatedRun:
         self.seen = {samples: steps for samples, steps in self.seen.items() if samples <= at}
         self.newest, steps = at, list(self.seen[at])
         self._record_unreadable(number, at, batches, unread)
+        self._record_bad_values(number, at, batches, bad)
         begins = range(at, at + batches * batch, batch)
         rows = {begin: self._rows(begin) for begin in begins}
         for count, begin in enumerate(begins, start=1):
-            steps.append(self._step(begin, rows[begin], count in skipped, unread))
+            steps.append(self._step(begin, rows[begin], count in skipped, unread, bad))
             if count in skipped:
                 self.event(event="skipped_batch", segment=number, samples=begin)
             if count in saves:
@@ -128,7 +131,7 @@ class SimulatedRun:
                 if noted or count < max(saves):
                     log.reached(self.newest)
         for rank in range(ranks if self.traced else 0):
-            self._write_trace(number, rank, ranks, rows, unread)
+            self._write_trace(number, rank, ranks, rows, unread, bad)
 
     def _rows(self, begin: int) -> list[list[tuple[int, int, int]]]:
         """(epoch, group, row in the dataset) of the batch, lane by lane; straight from the tasks."""
@@ -142,12 +145,15 @@ class SimulatedRun:
             lanes[task.lane] += [(epoch, task.group, first + int(row)) for row in chosen[task.start : task.stop]]
         return [lane[: self.reading.rows_per_lane] for lane in lanes]
 
-    def _step(self, begin: int, lanes: list[list[tuple[int, int, int]]], skipped: bool, unread: Unread) -> Step:
+    def _step(
+        self, begin: int, lanes: list[list[tuple[int, int, int]]], skipped: bool, unread: Unread, bad: Set[int]
+    ) -> Step:
         step = Step(begin, skipped=skipped)
         for epoch, group, row in (entry for lane in lanes for entry in lane):
-            step.handed_out += group not in unread
+            step.handed_out += group not in unread and row not in bad
             if not skipped:
-                (step.unreadable if group in unread else step.trained).append((epoch, row))
+                left_out = step.unreadable if group in unread else step.bad
+                (left_out if group in unread or row in bad else step.trained).append((epoch, row))
         return step
 
     def _record_unreadable(self, number: int, at: int, batches: int, unread: Unread) -> None:
@@ -161,6 +167,19 @@ class SimulatedRun:
                     self.event(event="skipped_rows", segment=number, **self.names(task.group), epoch=epoch,
                                 start=task.start, stop=task.stop, reason="gone", samples=at)  # fmt: skip
 
+    def _record_bad_values(self, number: int, at: int, batches: int, bad: Set[int]) -> None:
+        """Up to the end of the epoch, as above; the two halves of a row group's bad rows in two events."""
+        first, last = (at // self.reading.global_batch_size + offset for offset in (0, max(batches - 1, 0)))
+        per_epoch, manifest = self.reading.batches_per_epoch, self.reading.manifest
+        for epoch in range(first // per_epoch, last // per_epoch + 1):
+            for group, begin in enumerate(manifest.first_row.tolist()):
+                rows = sorted(row - begin for row in bad if begin <= row < begin + manifest.rows[group])
+                for some in (rows[::2], rows[1::2]):
+                    ranges = [[row, row + 1] for row in some]
+                    event = {"event": "bad_values", "column": "x", "reason": "y", "rows": len(some), "ranges": ranges}
+                    if some:
+                        self.event(segment=number, samples=at, epoch=epoch, **event, **self.names(group))
+
     def names(self, group: int) -> dict[str, Any]:
         manifest = self.reading.manifest
         return {"file": manifest.files[manifest.file[group]], "row_group": int(manifest.group[group])}
@@ -169,7 +188,13 @@ class SimulatedRun:
         append_lines(self.run.events, [{"time": TIME, **record}])
 
     def _write_trace(
-        self, number: int, rank: int, ranks: int, rows: dict[int, list[list[tuple[int, int, int]]]], unread: Unread
+        self,
+        number: int,
+        rank: int,
+        ranks: int,
+        rows: dict[int, list[list[tuple[int, int, int]]]],
+        unread: Unread,
+        bad: Set[int],
     ) -> None:
         share = self.reading.lanes // ranks
         writer = TraceWriter(self.run.trace_file(number, rank))
@@ -178,7 +203,7 @@ class SimulatedRun:
                 row
                 for lane in lanes[rank * share : (rank + 1) * share]
                 for _, group, row in lane
-                if group not in unread
+                if group not in unread and row not in bad
             ]
             writer.write(begin, np.array(own, np.int64))
         writer.close()
@@ -223,6 +248,7 @@ def draw_run(folder: Path, draw: st.DataObject) -> SimulatedRun:
             noted=draw.draw(st.booleans()),
             skipped=draw.draw(some | st.just(set())),
             unread=draw.draw(st.frozensets(st.integers(0, len(sizes) - 1), max_size=2)),
+            bad=draw.draw(st.frozensets(st.integers(0, sum(sizes) - 1), max_size=9)),
         )
     if simulated.newest > read_starts(simulated.run.segments)[-1].reached:  # is noted as soon as the run goes on
         simulated.start(simulated.newest, 1, 0)
@@ -250,6 +276,7 @@ def slow_account(simulated: SimulatedRun) -> dict[int, EpochAccount]:
     steps = simulated.seen[simulated.newest]
     trained = Counter(row for step in steps for row in step.trained)
     unreadable = Counter(epoch for step in steps for epoch, _ in step.unreadable)
+    bad = Counter(epoch for step in steps for epoch, _ in step.bad)
     expected = {}
     for epoch in range(-(-planned_batches(simulated) // reading.batches_per_epoch)):
         begin = epoch * reading.batches_per_epoch
@@ -267,6 +294,7 @@ def slow_account(simulated: SimulatedRun) -> dict[int, EpochAccount]:
             incomplete_batch=len(times) - reading.batches_per_epoch * batch,
             skipped_batch=sum(step.skipped for step in own) * batch,
             unreadable=unreadable[epoch],
+            bad_value=bad[epoch],
             lost=0,
             traced=sum(step.handed_out for step in own) if simulated.traced and own else None,
         )
@@ -338,7 +366,16 @@ def objects(path: Path, capsys: pytest.CaptureFixture[str]) -> tuple[int, list[d
 def test_a_whole_run(killed: SimulatedRun, capsys: pytest.CaptureFixture[str]) -> None:
     code, (account,), broken = objects(killed.run.path, capsys)
     assert (code, broken) == (0, [])
-    nothing = {"trained_more", "beyond_end", "not_reached", "skipped_batch", "unreadable", "lost", "unexplained"}
+    nothing = {
+        "trained_more",
+        "beyond_end",
+        "not_reached",
+        "skipped_batch",
+        "unreadable",
+        "bad_value",
+        "lost",
+        "unexplained",
+    }
     assert account == dict.fromkeys(nothing, 0) | {
         "first_epoch": 0,
         "last_epoch": 1,
@@ -710,6 +747,22 @@ def test_folders_that_cannot_be_audited(
     assert_refused(killed.run.path, capsys, "train.parquet: not a saved manifest")
 
 
+def test_rows_with_bad_values(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    simulated = SimulatedRun(tmp_path / "run", make_manifest(SIZES), samples=192, **USUAL)
+    bad = {0, 1, 2, 50, 99}
+    simulated.start(0, 2, 8, {6}, bad=bad)  # what was trained after the save is lost, with its events
+    simulated.start(96, 1, 6, {6}, bad=bad)
+    code, accounts, broken = objects(simulated.run.path, capsys)
+    assert (code, broken) == (0, [])
+    rows = sum(account["bad_value"] * (1 + account["last_epoch"] - account["first_epoch"]) for account in accounts)
+    assert rows == sum(len(step.bad) for step in simulated.seen[simulated.newest]) > 0
+    assert "skipped: bad value" in command(simulated.run.path, capsys)[1]
+    simulated.run.events.unlink()
+    code, _, broken = objects(simulated.run.path, capsys)
+    assert code == 1
+    assert any("missing from the trace" in message for message in broken)
+
+
 # ---- the real reader
 
 
@@ -749,7 +802,7 @@ def read_really(simulated: SimulatedRun, *, at: int, ranks: int, batches: int, s
         for _ in islice(source, batches):
             pass
         source.close()
-        skipped += source.skipped
+        skipped += source.account.skipped
     events = [
         {"event": "skipped_rows", "time": TIME, "segment": number, "samples": at, **vars(entry)} for entry in skipped
     ]

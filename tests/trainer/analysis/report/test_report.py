@@ -187,6 +187,13 @@ def write_history(folder: Path) -> None:
             160_000,
             {"epoch": 0, "file": "day_07.parquet", "row_group": 3, "start": 0, "stop": 97, "reason": "bad page"},
         ),
+        (
+            "bad_values",
+            "11:14:00",
+            170_000,
+            {"epoch": 0, "file": "day_07.parquet", "row_group": 4, "column": "click", "reason": "not 0, 1 or null"}
+            | {"rows": 3, "ranges": [[0, 1], [5, 7]]},
+        ),
         *(("checkpoint", f"11:{20 + number}:00", 204_800 + 51_200 * number, {"seconds": 0.3}) for number in range(13)),
     ]
     append_lines(
@@ -416,6 +423,8 @@ def test_the_timeline_tells_what_happened(runs: list[Path]) -> None:
         "Damaged checkpoint set aside: 204800: <model.pt> is cut short",
         "150,000 Batch of 4,096 samples left out: a loss or gradient was not finite",
         "160,000 97 rows left out: row group 3 of day_07.parquet cannot be read (bad page)",
+        "170,000 3 rows of row group 4 of day_07.parquet left out for a bad value: click is not 0, 1 or null",
+        "; 3 rows with bad values left out",
         "2026-11-24 11:20:00 to 11:32:00 204,800 to 819,200 13 checkpoints, saved in 0.30 s (median), 0.30 s at most",
     ):
         assert line in text
