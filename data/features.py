@@ -63,8 +63,8 @@ class DenseFeature(Settings):
     """Smallest and largest value, before the transform: what lies beyond becomes the nearest of them."""
     transform: Annotated[Transform | None, Measured] = None
     """log1p: sign(x)·log(1 + |x|), for counts and durations with heavy tails; sqrt: sign(x)·√|x|. Left out along with
-    mean and scale, or "auto": log1p where a training row lies more than 10 standard deviations from the mean, else
-    none; it is then part of the run."""
+    mean and scale, or "auto": log1p where a training row lies more than 10 standard deviations from the mean, or all
+    are alike, else none; it is then part of the run."""
     mean: Annotated[float | None, Measured] = None
     """Subtracted after the transform; left out, or "auto": the column's mean, measured on training rows at the first
     start."""

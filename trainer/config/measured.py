@@ -125,7 +125,8 @@ def odd_columns(config: Config, statistics: Statistics) -> list[str]:
 
 def _complete_feature(feature: DenseFeature, measured: dict[Transform, Moments]) -> DenseFeature:
     transform: Transform = next(iter(measured))
-    if measured[transform].reach > HEAVY_TAIL and "log1p" in measured:
+    # A column that does not vary yet, such as a count of what users did before the log's first day, will some day.
+    if "log1p" in measured and (measured[transform].reach > HEAVY_TAIL or not measured[transform].deviation):
         transform = "log1p"
 
     scale = measured[transform].deviation or 1.0  # a constant column is 0 everywhere, whatever it is divided by

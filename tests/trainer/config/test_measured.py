@@ -79,6 +79,17 @@ def test_a_heavy_tail_is_taken_as_logarithms(tmp_path: Path, high: float, transf
     assert (feature.transform, feature.mean) == (transform, mean)
 
 
+def test_a_column_that_does_not_vary_yet_is_taken_as_logarithms(tmp_path: Path) -> None:
+    """Nothing is known of what will come: a count in thousands as it is would break a model that has only seen 0."""
+    values = config_values(tmp_path)
+    values["features"]["dense"] = [{"column": "age"}, {"column": "age", "transform": "none"}]
+    open_one = {"none": Moments(0.0, 0.0, 9, 9, 0, 0), "log1p": Moments(0.0, 0.0, 9, 9, 0, 0)}
+    fixed = {"none": Moments()}
+    found = complete(parse_config(values, "test"), Statistics(dense=(open_one, fixed), labels=STATISTICS.labels))  # type: ignore[arg-type]
+    chosen = [(feature.transform, feature.mean, feature.scale) for feature in found.features.dense]
+    assert chosen == [("log1p", 0.0, 1.0), ("none", 0.0, 1.0)]
+
+
 def test_later_starts_take_the_numbers_of_the_run(tmp_path: Path) -> None:
     config = make_config(tmp_path)
     before = complete(config, STATISTICS)
