@@ -20,8 +20,8 @@ class Batch(Pipelineable):
     """float32"""
     labels_BT: torch.Tensor
     """float32; 0 where missing, never NaN"""
-    label_mask_BT: torch.Tensor
-    """bool; False if the label is missing or the row is padding"""
+    label_weights_BT: torch.Tensor
+    """float32; 0 if the label is missing, the row outside its space, or padding; else 1, or the label's own weight"""
     weights_B: torch.Tensor
     """float32; 0 for padding rows"""
     row_ids_B: torch.Tensor

@@ -89,7 +89,9 @@ def measure(reading: Reading) -> Statistics:
             values[entry.name].append(read_exactly(flat.values))
 
         for index, labels_R in enumerate(rows.labels_RT.T):
-            of_group = moments(labels_R.astype(np.float64), rows.weights_R)
+            own_R = rows.label_weights_T[index]
+            weights_R = rows.weights_R if own_R is None else rows.weights_R * own_R
+            of_group = moments(labels_R.astype(np.float64), weights_R)
             labels[index] = join(labels[index], of_group)
 
     boundaries = {entry.name: _quantiles(values[entry.name], entry.asked_quantiles or 0) for entry in bucketed}

@@ -71,7 +71,7 @@ class Ranker(nn.Module):
 
         logits_BH = (self.first_logit_H + self.logit_scale_H * logits_BH).float()
         logits_BT = task_logits(logits_BH, self.factors)
-        weights_BT = batch.weights_B[:, None] * batch.label_mask_BT
+        weights_BT = batch.weights_B[:, None] * batch.label_weights_BT
         loss_T = loss_sums(logits_BT, batch.labels_BT, weights_BT, self.is_binary_T)
         num_rows = batch.weights_B.shape[0]
         loss = (loss_T * self.loss_weight_T).sum() / num_rows

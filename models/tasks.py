@@ -1,12 +1,21 @@
 """The `[[tasks]]` of a config: a label to predict, with the weight and scale of its loss."""
 
 import math
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
+from data.conditions import Condition, parse_condition
 from data.features import Missing, Transform
 from data.settings import Settings
+
+_EXAMPLE = "write comparisons of columns, as in click == 1 and tab in (1, 4)"
+
+
+def _condition(text: str | None) -> str | None:
+    if text is not None:
+        parse_condition(text, _EXAMPLE)
+    return text
 
 
 class TaskConfig(Settings):
@@ -24,6 +33,12 @@ class TaskConfig(Settings):
     """Column of the label; null = missing, which trains and evaluates nothing for this task."""
     missing: Missing = "error"
     """A file that lacks the column: an error, or null in all of its rows."""
+    where: Annotated[str | None, AfterValidator(_condition)] = None
+    """The task's space: in rows that do not fit it, as in "click == 1" or "tab in (1, 4) and age >= 18", the task has
+    no label, so that it trains and evaluates nothing. Columns of the dataset; null fits no comparison."""
+    weight_column: str | None = None
+    """Column of non-negative weights of this task's label, by which its loss and metrics are multiplied, besides those
+    of `data.weight`."""
     threshold: float | None = None
     """For a binary task on a number: a value of at least this much is a positive."""
     transform: Transform = "none"
@@ -76,6 +91,11 @@ class TaskConfig(Settings):
             raise ValueError(f"task {self.name!r} is the product of {list(self.of)}; name two tasks or more, each once")
         if self.negative_rate is not None or self.test_negative_rate is not None:
             raise ValueError(f"negative_rate of task {self.name!r}: a product has none; remove it")
+
+    @property
+    def space(self) -> Condition | None:
+        """`where`, read."""
+        return parse_condition(self.where, _EXAMPLE) if self.where is not None else None
 
     @property
     def first_logit(self) -> float:

@@ -36,7 +36,7 @@ def build_columns(config: Config, vocabularies: dict[str, Vocabulary] | None = N
 
 
 def _label_of(task: TaskConfig) -> Label:
-    return Label(task.label, task.binary, task.missing, task.threshold, task.transform)
+    return Label(task.label, task.binary, task.missing, task.threshold, task.transform, task.weight_column, task.space)
 
 
 def open_dataset(

@@ -11,8 +11,9 @@ import numpy as np
 import pyarrow as pa
 
 from data.columns.bad_values import BadRows, BadValueError, without_rows
+from data.columns.conditions import problem_in_condition, rows_where
 from data.columns.ids import Jagged, Table, decode_ids
-from data.columns.numbers import Float32, Label, decode_dense, decode_label, decode_weights
+from data.columns.numbers import Column, Float32, Label, decode_dense, decode_label, decode_weights
 from data.columns.types import (
     Where,
     as_plain,
@@ -25,6 +26,7 @@ from data.columns.types import (
     problem_as_weights,
 )
 from data.columns.vocabulary import Vocabulary
+from data.conditions import comparisons
 from data.features import Features, SparseFeature
 from data.hashing import Int64
 
@@ -53,7 +55,7 @@ class Columns:
         """Those of them that a file need not have: null will do for all that read them."""
         readers = [(entry.columns, entry.missing) for entry in self.features.sparse]
         readers += [(entry.columns, entry.missing) for entry in self.features.dense]
-        readers += [([label.column], label.missing) for label in self.labels]
+        readers += [(label.columns, label.missing) for label in self.labels]
         strict = {name for names, missing in readers if missing == "error" for name in names}
         return {name for names, _ in readers for name in names} - strict - {self.weight}
 
@@ -71,8 +73,18 @@ class Columns:
         for dense in self.features.dense:
             find: Problem = partial(problem_as_vectors, size=dense.size) if dense.size else problem_as_number
             uses += [(name, problem_as_time if dense.since else find) for name in dense.columns]
-        numbers = [label.column for label in self.labels] + ([self.weight] if self.weight else [])
-        return uses + [(name, problem_as_number) for name in numbers]
+        for label in self.labels:
+            uses += _uses_of_label(label)
+        return [*uses, (self.weight, problem_as_number)] if self.weight else uses
+
+
+def _uses_of_label(label: Label) -> list[tuple[str, Problem]]:
+    numbers = [label.column, label.weight] if label.weight else [label.column]
+    uses: list[tuple[str, Problem]] = [(name, problem_as_number) for name in numbers]
+    if label.where:
+        compared = dict.fromkeys(entry.key for entry in comparisons(label.where))
+        uses += [(name, partial(problem_in_condition, condition=label.where, name=name)) for name in compared]
+    return uses
 
 
 def _uses_of_ids(feature: SparseFeature) -> list[tuple[str, Problem]]:
@@ -96,7 +108,9 @@ class Rows:
     dense_RD: Float32
     """Each column contiguous, as those of `labels_RT` are."""
     labels_RT: Float32
-    """NaN = missing"""
+    """NaN = missing, or outside the label's space"""
+    label_weights_T: tuple[Float32 | None, ...]
+    """Of the labels that have weights of their own."""
     weights_R: Float32
     row_ids_R: Int64
     """Number of each row in the whole dataset, as stored; -1 for rows that are in none."""
@@ -116,7 +130,8 @@ class Rows:
 
     @cached_property
     def addresses(self) -> Int64:
-        """Of the arrays, for compiled code: values, offsets and weights of each feature, then all others in order.
+        """Of the arrays, for compiled code: values, offsets and weights of each feature, weights of each label, then
+        all others in order.
 
         0 in place of offsets: every row holds just one id; in place of weights: all are 1.
         """
@@ -125,7 +140,9 @@ class Rows:
         weights = [0 if entry.weights is None else entry.weights.ctypes.data for entry in self.ids]
         others = (self.dense_RD.T, self.labels_RT.T, self.weights_R, self.row_ids_R)
         assert all(array.flags.c_contiguous for array in others)
-        return np.array([*values, *offsets, *weights, *(array.ctypes.data for array in others), len(self)], np.int64)
+        of_labels = [0 if array is None else array.ctypes.data for array in self.label_weights_T]
+        addresses = [*values, *offsets, *weights, *of_labels, *(array.ctypes.data for array in others)]
+        return np.array([*addresses, len(self)], np.int64)
 
 
 def decode(table: pa.Table, columns: Columns, where: Where, chosen: Int64 | None = None) -> Rows:
@@ -153,21 +170,32 @@ def decode(table: pa.Table, columns: Columns, where: Where, chosen: Int64 | None
         first += entry.width
 
     labels_TR = np.empty((len(columns.labels), num_rows), np.float32)
+    label_weights: list[Float32 | None] = []
     for index, label in enumerate(columns.labels):
         decode_label(column(label.column), label, chosen, where, labels_TR[index])
+        if label.where:
+            labels_TR[index][~rows_where(label.where, column)[chosen]] = np.nan
+        label_weights.append(_weights(column, label.weight, chosen, where) if label.weight else None)
 
     weights_R = np.ones(num_rows, np.float32)
     if columns.weight:
-        decode_weights(column(columns.weight), columns.weight, chosen, where, weights_R)
+        weights_R = _weights(column, columns.weight, chosen, where)
 
     return Rows(
         ids=tuple(ids),
         dense_RD=dense_DR.T,
         labels_RT=labels_TR.T,
+        label_weights_T=tuple(label_weights),
         weights_R=weights_R,
         row_ids_R=np.full(num_rows, -1, np.int64),
         not_finite=tuple(not_finite),
     )
+
+
+def _weights(column: Column, name: str, chosen: Int64, where: Where) -> Float32:
+    weights_R = np.empty(len(chosen), np.float32)
+    decode_weights(column(name), name, chosen, where, weights_R)
+    return weights_R
 
 
 def decode_good(table: pa.Table, columns: Columns, where: Where, chosen: Int64) -> Rows:

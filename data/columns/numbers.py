@@ -15,6 +15,7 @@ from data.columns.bad_values import BadValueError, mask_of
 from data.columns.times import days_between
 from data.columns.types import Where, as_plain, spread
 from data.compiled import compiled
+from data.conditions import Condition, comparisons
 from data.features import DenseFeature, Missing, Transform
 from data.hashing import Int64
 
@@ -41,6 +42,17 @@ class Label:
     threshold: float | None = None
     """Values of at least so much are 1, others 0."""
     transform: Transform = "none"
+    weight: str | None = None
+    """A column of weights of this label's own."""
+    where: Condition | None = None
+    """Rows in which it does not hold have no such label."""
+
+    @property
+    def columns(self) -> list[str]:
+        """What it reads."""
+        weight = [self.weight] if self.weight else []
+        compared = [entry.key for entry in comparisons(self.where)] if self.where else []
+        return [self.column, *weight, *compared]
 
 
 def read_numbers(array: pa.Array) -> Floats:

@@ -28,7 +28,7 @@ Bool = NDArray[np.bool_]
 PADDING = -1
 """In place of a part: rows that hold no ids and no labels, and weigh 0."""
 _DENSE, _LABELS, _WEIGHTS, _ROW_IDS, _NUM_ROWS = range(-5, 0)
-"""Where `Rows.addresses` says what follows the ids."""
+"""Where `Rows.addresses` says what follows the ids and the labels' weights."""
 
 
 class Span(NamedTuple):
@@ -70,7 +70,7 @@ def assemble(
     num_sparse = len(columns.features.sparse)
     num_dense = columns.features.dense_width
     num_tasks = len(columns.labels)
-    nothing = np.zeros(3 * num_sparse + 5, np.int64)
+    nothing = np.zeros(3 * num_sparse + num_tasks + 5, np.int64)
     addresses = np.stack([nothing, *(part.addresses for part in parts)])[1:]
     runs = _cut_runs(np.array(spans, np.int64), rows_per_lane)
 
@@ -91,7 +91,7 @@ def assemble(
 
     dense_KBD = empty(num_batches, batch_rows, num_dense)
     labels_KBT = empty(num_batches, batch_rows, num_tasks)
-    mask_KBT = empty(num_batches, batch_rows, num_tasks, dtype=torch.bool)
+    label_weights_KBT = empty(num_batches, batch_rows, num_tasks)
     weights_KB = empty(num_batches, batch_rows)
     row_ids_KB = empty(num_batches, batch_rows, dtype=torch.int64)
     _gather_numbers(
@@ -99,7 +99,7 @@ def assemble(
         runs,
         dense_KBD.numpy(),
         labels_KBT.numpy(),
-        mask_KBT.numpy(),
+        label_weights_KBT.numpy(),
         weights_KB.numpy(),
         row_ids_KB.numpy(),
     )
@@ -113,7 +113,7 @@ def assemble(
         KeyedJaggedTensor(keys, values, weights, lengths)
         for values, weights, lengths in zip(all_values, all_weights, all_lengths, strict=True)
     ]
-    others = (dense_KBD, labels_KBT, mask_KBT, weights_KB, row_ids_KB)
+    others = (dense_KBD, labels_KBT, label_weights_KBT, weights_KB, row_ids_KB)
     return list(map(Batch, sparse, *(tensor.unbind() for tensor in others)))
 
 
@@ -228,7 +228,7 @@ def _gather_numbers(  # noqa: PLR0913 - an array for each tensor of a batch
     runs: Int64,
     dense_KBD: Float32,
     labels_KBT: Float32,
-    mask_KBT: Bool,
+    label_weights_KBT: Float32,
     weights_KB: Float32,
     row_ids_KB: Int64,
 ) -> None:
@@ -238,7 +238,7 @@ def _gather_numbers(  # noqa: PLR0913 - an array for each tensor of a batch
         if part == PADDING:
             dense_KBD[batch, place : place + count] = 0
             labels_KBT[batch, place : place + count] = 0
-            mask_KBT[batch, place : place + count] = False
+            label_weights_KBT[batch, place : place + count] = 0
             weights_KB[batch, place : place + count] = 0
             row_ids_KB[batch, place : place + count] = -1
             continue
@@ -256,11 +256,16 @@ def _gather_numbers(  # noqa: PLR0913 - an array for each tensor of a batch
             for index in range(count):
                 dense_KBD[batch, place + index, column] = dense[start + index]
 
-        # From here on the mask says which labels are missing: a NaN would survive a product with weight 0.
+        # From here on a weight of 0 says which labels are missing: a NaN would survive a product with it.
         for task in range(num_tasks):
             labels = float32_at(of_part[_LABELS] + 4 * num_rows * task)
+            own_weights = of_part[_DENSE - num_tasks + task]
             for index in range(count):
                 label = labels[start + index]
                 is_known = label == label
                 labels_KBT[batch, place + index, task] = label if is_known else np.float32(0)
-                mask_KBT[batch, place + index, task] = is_known
+                label_weights_KBT[batch, place + index, task] = np.float32(is_known)
+            if own_weights != 0:
+                weights_of_label = float32_at(own_weights)
+                for index in range(count):
+                    label_weights_KBT[batch, place + index, task] *= weights_of_label[start + index]

@@ -308,7 +308,7 @@ def test_the_account_equals_an_independent_count(tmp_path: Path, shape: str, lan
     for index, batch in enumerate(taken[:20]):  # each row is counted with its own batch
         of_batch = sum(int((entry.samples_N == index * 1000).sum()) for entry in of_first_pass)
         assert of_batch == int((batch.row_ids_B < 0).sum()) == int((batch.weights_B == 0).sum())
-        assert not batch.label_mask_BT[batch.row_ids_B < 0].any()
+        assert not batch.label_weights_BT[batch.row_ids_B < 0].any()
         assert not batch.sparse.lengths()[batch.row_ids_B < 0].any()
 
 

@@ -7,6 +7,7 @@ blocks, lanes, order, world size and where one resumes.
 import datetime
 import decimal
 import math
+import operator
 import random
 import zoneinfo
 from collections.abc import Callable
@@ -28,6 +29,7 @@ from data.batch import Batch
 from data.columns.decode import Columns
 from data.columns.numbers import Label
 from data.columns.vocabulary import Vocabulary
+from data.conditions import parse_condition
 from data.discovery.dataset import read_manifest
 from data.features import PART_SIZES, DenseFeature, Features, SparseFeature
 from data.hashing import stable_seed
@@ -156,11 +158,17 @@ def number_as_stored(value: float, kind: pa.DataType) -> Any:
     return float(value) if pa.types.is_floating(kind) else int(value)
 
 
+Tree = tuple[Any, ...]
+"""A condition: ("not", tree), ("and", trees), ("or", trees), or (sign, column, values)."""
+
+
 class Case(NamedTuple):
     """A dataset, and how it is read."""
 
     sources: dict[str, Source]
     columns: Columns
+    spaces: list[Tree | None]
+    """Of each label, as its `where` says it."""
     files: list[list[int]]
     """Rows of each row group."""
     compression: str
@@ -249,6 +257,48 @@ def draw_dense(draw: st.DrawFn, sources: Sources) -> DenseFeature:
     return DenseFeature(**keys, column=sources.add(NUMBERS, ("", "struct"), lacking=lacking))
 
 
+def trees(sources: Sources) -> st.SearchStrategy[Tree]:
+    """Conditions on new columns."""
+
+    @st.composite
+    def comparison(draw: st.DrawFn) -> Tree:
+        kind = draw(st.sampled_from([*NUMBERS, "text", *MOMENTS]))
+        of_kind = {"text": st.sampled_from(TEXTS), "date": st.dates(DAY, datetime.date(2025, 1, 1))}
+        of_kind["time"] = st.datetimes(EPOCH, datetime.datetime(2040, 1, 1)).map(
+            lambda time: time.replace(microsecond=0)
+        )
+        values = draw(st.lists(of_kind.get(kind, st.sampled_from([0, 1, 3, 0.5, -1])), min_size=1, max_size=2))
+        sign = "in" if len(values) > 1 else draw(st.sampled_from(["=", "!=", "<", "<=", ">", ">="]))
+        return sign, sources.add((kind,)), values
+
+    return st.recursive(
+        comparison(),
+        lambda inner: (
+            inner.map(lambda tree: ("not", tree))
+            | st.tuples(st.sampled_from(["and", "or"]), st.lists(inner, min_size=2, max_size=3))
+        ),
+        max_leaves=3,
+    )
+
+
+def as_text(tree: Tree) -> str:
+    """As a user writes it."""
+    if tree[0] == "not":
+        return f"not ({as_text(tree[1])})"
+    if tree[0] in ("and", "or"):
+        return "(" + f" {tree[0]} ".join(map(as_text, tree[1])) + ")"
+    sign, column, values = tree
+    words = [
+        f'"{value}"'
+        if isinstance(value, str)
+        else value.isoformat()
+        if isinstance(value, datetime.date)
+        else repr(value)
+        for value in values
+    ]
+    return f'"{column}" {sign} ' + (f"({', '.join(words)})" if sign == "in" else words[0])
+
+
 @st.composite
 def cases(draw: st.DrawFn) -> Case:
     sources = Sources(draw)
@@ -257,6 +307,15 @@ def cases(draw: st.DrawFn) -> Case:
     labels = [Label(sources.add(("bool",)), binary=True)]
     labels += [
         Label(sources.add(NUMBERS, lacking=True), binary=False, missing="null") for _ in range(draw(st.integers(0, 2)))
+    ]
+    spaces = [draw(st.none() | trees(sources)) for _ in labels]
+    labels = [
+        replace(
+            label,
+            weight=sources.add(("small",), nulls=False) if draw(st.booleans()) else None,
+            where=parse_condition(as_text(tree), "") if tree else None,
+        )
+        for label, tree in zip(labels, spaces, strict=True)
     ]
     weight = sources.add(("small",), nulls=False) if draw(st.booleans()) else None
     sources.add(("text",), lacking=True)  # read by nothing
@@ -267,6 +326,7 @@ def cases(draw: st.DrawFn) -> Case:
     return Case(
         sources=sources,
         columns=Columns(features, TABLE_ROWS, tuple(labels), weight, {"vocabulary": VOCABULARY}),
+        spaces=spaces,
         files=draw(st.lists(groups, min_size=1, max_size=4).filter(lambda files: sum(map(sum, files)) > 0)),
         compression=draw(st.sampled_from(["zstd", "snappy", "none"])),
         page_bytes=draw(st.sampled_from([16, 1 << 20])),
@@ -315,7 +375,7 @@ class Row(NamedTuple):
     """Empty where no feature has weights."""
     dense: tuple[float, ...]
     labels: tuple[float, ...]
-    mask: tuple[bool, ...]
+    label_weights: tuple[float, ...]
     weight: float
     number: int
     """In the dataset."""
@@ -430,16 +490,51 @@ def slow_dense(row: dict[str, Any], feature: DenseFeature) -> list[float]:
     return [slow_number(value, feature)]
 
 
+COMPARE = {
+    "=": operator.eq,
+    "in": operator.eq,
+    "!=": operator.ne,
+    "<": operator.lt,
+    "<=": operator.le,
+    ">": operator.gt,
+    ">=": operator.ge,
+}
+
+
+def slow_condition(row: dict[str, Any], tree: Tree) -> bool:
+    if tree[0] == "not":
+        return not slow_condition(row, tree[1])
+    if tree[0] in ("and", "or"):
+        verdicts = [slow_condition(row, part) for part in tree[1]]
+        return all(verdicts) if tree[0] == "and" else any(verdicts)
+
+    sign, column, values = tree
+    found = row.get(column)
+    if found is None:
+        return False
+    if isinstance(found, datetime.date) and isinstance(values[0], datetime.datetime):
+        found = slow_moment(found)
+    if isinstance(found, bytes):
+        found = found.decode()
+    return any(COMPARE[sign](found, value) for value in values)
+
+
 def slow_row(case: Case, row: dict[str, Any], number: int) -> Row:
     features = case.columns.features
     pairs = [slow_ids(row, feature) for feature in features.sparse]
-    labels = [look_up(row, label.column) for label in case.columns.labels]
+    labels = [
+        look_up(row, label.column) if tree is None or slow_condition(row, tree) else None
+        for label, tree in zip(case.columns.labels, case.spaces, strict=True)
+    ]
     return Row(
         ids=tuple(tuple(key for key, _ in bag) for bag in pairs),
         id_weights=tuple(tuple(weight for _, weight in bag) for bag in pairs) if features.is_weighted else (),
         dense=tuple(value for entry in features.dense for value in slow_dense(row, entry)),
         labels=tuple(0.0 if label is None else float(label) for label in labels),
-        mask=tuple(label is not None for label in labels),
+        label_weights=tuple(
+            0.0 if value is None else float(row[label.weight]) if label.weight else 1.0
+            for value, label in zip(labels, case.columns.labels, strict=True)
+        ),
         weight=float(row[case.columns.weight]) if case.columns.weight else 1.0,
         number=number,
     )
@@ -494,7 +589,7 @@ def slow_batches(case: Case, root: Path, ranks: list[range]) -> list[list[list[R
         id_weights=((),) * len(case.columns.features.sparse) if case.columns.features.is_weighted else (),
         dense=(0.0,) * case.columns.features.dense_width,
         labels=(0.0,) * len(case.columns.labels),
-        mask=(False,) * len(case.columns.labels),
+        label_weights=(0.0,) * len(case.columns.labels),
         weight=0.0,
         number=-1,
     )
@@ -520,9 +615,11 @@ def rows_of(batch: Batch) -> list[Row]:
     weights = batch.sparse.weights_or_none()
     ids = bags_of(batch, batch.sparse.values())
     id_weights = [()] * num_rows if weights is None else bags_of(batch, weights)
-    others = (batch.dense_BD, batch.labels_BT, batch.label_mask_BT)
-    dense, labels, mask = ([tuple(row) for row in tensor.tolist()] for tensor in others)
-    return list(map(Row, ids, id_weights, dense, labels, mask, batch.weights_B.tolist(), batch.row_ids_B.tolist()))
+    others = (batch.dense_BD, batch.labels_BT, batch.label_weights_BT)
+    dense, labels, label_weights = ([tuple(row) for row in tensor.tolist()] for tensor in others)
+    return list(
+        map(Row, ids, id_weights, dense, labels, label_weights, batch.weights_B.tolist(), batch.row_ids_B.tolist())
+    )
 
 
 def bags_of(batch: Batch, values: torch.Tensor) -> list[tuple[tuple[Any, ...], ...]]:

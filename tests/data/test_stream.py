@@ -154,7 +154,7 @@ def rows_of(batch: Batch) -> list[Row]:
     values, offsets, num_rows = batch.sparse.values().tolist(), batch.sparse.offsets().tolist(), len(batch.weights_B)
     bags = [tuple(values[begin:end]) for begin, end in pairwise(offsets)]
     ids = zip(*(bags[start : start + num_rows] for start in range(0, len(bags), num_rows)), strict=True)
-    others = (batch.dense_BD, batch.labels_BT, batch.label_mask_BT)
+    others = (batch.dense_BD, batch.labels_BT, batch.label_weights_BT)
     dense, labels, mask = ([tuple(row) for row in tensor.tolist()] for tensor in others)
     return list(map(Row, dense, labels, mask, batch.weights_B.tolist(), ids))
 

@@ -32,7 +32,7 @@ def make_batch(labels: list[list[float | None]] = LABELS, weights: list[float] =
         sparse=KeyedJaggedTensor(["user"], torch.tensor(rows), lengths=torch.ones(len(rows), dtype=torch.int32)),
         dense_BD=torch.tensor([[row / 4 - 0.5] for row in rows], dtype=torch.float64),
         labels_BT=torch.tensor([[label or 0.0 for label in row] for row in labels], dtype=torch.float64),
-        label_mask_BT=torch.tensor([[label is not None for label in row] for row in labels]),
+        label_weights_BT=torch.tensor([[float(label is not None) for label in row] for row in labels]),
         weights_B=torch.tensor(weights, dtype=torch.float64),
         row_ids_B=torch.tensor(rows),
     )
@@ -87,7 +87,7 @@ def test_missing_labels_and_zero_weights_train_nothing(ranker: Ranker) -> None:
     """Row 4 weighs nothing, row 5 has no labels: their values do not matter, and their users get no gradient."""
     changed = make_batch()
     changed.labels_BT[4] = torch.tensor([1.0, 99.0, 1.0])
-    changed.labels_BT[~changed.label_mask_BT] = 7.0
+    changed.labels_BT[changed.label_weights_BT == 0] = 7.0
     changed.dense_BD[4:] = 5.0
     found, expected = gradients(ranker, changed), gradients(ranker, make_batch())
     for name, gradient in expected.items():
@@ -99,7 +99,7 @@ def test_missing_labels_and_zero_weights_train_nothing(ranker: Ranker) -> None:
 @pytest.mark.parametrize("task", range(3))
 def test_a_task_without_labels_leaves_its_tower_alone(ranker: Ranker, task: int) -> None:
     batch = make_batch()
-    batch.label_mask_BT[:, task] = False
+    batch.label_weights_BT[:, task] = 0
     towers = {name: gradient for name, gradient in gradients(ranker, batch).items() if "towers" in name}
     assert len(towers) == 4
     for name, gradient in towers.items():

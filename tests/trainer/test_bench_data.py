@@ -91,7 +91,7 @@ def test_the_plain_loop_makes_the_rows_of_the_stream(reading: Reading) -> None:
     ours = set()
     batches = stream(reading, range(4), 0)
     for batch in islice(batches, 8):
-        tensors = (batch.dense_BD, batch.labels_BT, batch.label_mask_BT)
+        tensors = (batch.dense_BD, batch.labels_BT, batch.label_weights_BT)
         ours |= rows_of(batch.sparse.to_dict(), *tensors)
     batches.close()
 

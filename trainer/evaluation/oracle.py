@@ -53,8 +53,8 @@ def oracle_metrics(
 
 
 def _has_oracle(manifest: Manifest, task: TaskConfig) -> bool:
-    """Whether all files of the dataset hold the true mean of what the task learns, as a float."""
-    if task.threshold is not None or task.transform != "none":
+    """Whether all files of the dataset hold the true mean of what the task learns in all rows, as a float."""
+    if task.threshold is not None or task.transform != "none" or task.where or task.weight_column:
         return False
     name = ORACLE_PREFIX + task.label
     for _, schema in manifest.schemas:

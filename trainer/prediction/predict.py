@@ -140,7 +140,7 @@ def _unlabelled(batches: Iterator[Batch], num_tasks: int, errors: World) -> Iter
     while (batch := errors.raise_on_all_ranks(lambda: next(batches, None))) is not None:
         num_rows = len(batch.row_ids_B)
         missing_BT = torch.zeros(num_rows, num_tasks, dtype=torch.bool)
-        yield replace(batch, labels_BT=missing_BT.float(), label_mask_BT=missing_BT)
+        yield replace(batch, labels_BT=missing_BT.float(), label_weights_BT=missing_BT.float())
 
 
 def _write(step: StepOutput, is_binary_T: torch.Tensor, files: list[LaneFile]) -> None:

@@ -81,7 +81,7 @@ def batches(config: Config, world: World) -> Iterator[Batch]:
             ),
             dense_BD=torch.zeros(rows, 0),
             labels_BT=labels_BT,
-            label_mask_BT=torch.ones(rows, 1, dtype=torch.bool),
+            label_weights_BT=torch.ones(rows, 1),
             weights_B=torch.ones(rows),
             row_ids_B=torch.arange(rows),
         )
