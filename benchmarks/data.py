@@ -23,6 +23,7 @@ from benchmarks.schemas import SCHEMAS
 from data.discovery.dataset import read_manifest
 from data.order import OrderName
 from data.reading import Reading
+from data.settings import Settings
 from data.statistics import measure
 from data.stream import stream
 from trainer.config.measured import complete, with_block_rows
@@ -33,6 +34,12 @@ from trainer.process.host import peak_bytes
 
 THREADS = (1, 2)
 ORDERS: tuple[OrderName, ...] = ("shuffled", "stored")
+
+
+PLAIN_SPARSE = {"column", "table", "name", "hash", "missing", "pooling"}
+PLAIN_DENSE = {"column", "transform", "mean", "scale", "missing"}
+PLAIN_TASK = {"name", "kind", "label", "missing", "auxiliary", "weight", "label_mean", "label_scale"}
+"""Keys that the loops read, or that are nothing to them."""
 
 
 def bench_config(config: Config, rounds: int, rows: int) -> list[dict[str, Any]]:
@@ -47,18 +54,22 @@ def bench_config(config: Config, rounds: int, rows: int) -> list[dict[str, Any]]
 
 
 def _check_plain(config: Config) -> None:
-    """Raises ConfigError if a feature is beyond the loops that the stream is compared with."""
-    odd = [
-        feature.name
-        for feature in config.features.sparse
-        if feature.cross or feature.parts or feature.weights or feature.vocabulary or "." in feature.column
-    ]
-    odd += [feature.column for feature in config.features.dense if feature.since or feature.size]
-    if odd:
-        raise ConfigError(
-            f"features: {odd[0]!r} has a cross, parts, weights, a vocabulary, a path, since or size, which the loops "
-            "to compare with do not know; measure without it"
-        )
+    """Raises ConfigError if a recipe is beyond the loops that the stream is compared with."""
+    read = {
+        entry.column: _recipe(entry, PLAIN_DENSE - ({"transform"} if entry.transform == "sqrt" else set()))
+        for entry in config.features.dense
+    }
+    read |= {entry.name: _recipe(entry, PLAIN_SPARSE) for entry in config.features.sparse}
+    read |= {entry.name: _recipe(entry, PLAIN_TASK) for entry in config.tasks}
+    for name, keys in read.items():
+        if keys or "." in name:
+            what = f"has {', '.join(keys)}" if keys else "is a path"
+            raise ConfigError(f"{name!r} {what}, which the loops to compare with do not know; measure without it")
+
+
+def _recipe(entry: Settings, plain: set[str]) -> list[str]:
+    """The keys that say more than what the loops read."""
+    return list(entry.model_dump(exclude_defaults=True, exclude=plain))
 
 
 def bench_schema(name: str, rounds: int, rows: int) -> list[dict[str, Any]]:

@@ -5,11 +5,14 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
+from data.profile.vocabularies import read_vocabulary
 from tests.ranks import run_on_ranks
 from tests.trainer.datasets import config_values, make_config
 from tests.trainer.training import train_or_explain
@@ -218,3 +221,43 @@ def test_what_would_meet_other_rows_is_refused(dataset: Path, source: Path, tmp_
     messages = run_on_ranks(2, train_or_explain, config)
     assert all(expected in str(message) for message in messages), messages
     assert not (tmp_path / "run" / "config.toml").exists()
+
+
+VOCABULARY = [
+    {"column": "user", "table": "user"},
+    {"column": "video", "table": "video", "vocabulary": "auto", "unknown_rows": 2},
+]
+
+
+def _with_vocabulary(folder: Path, run: Path, rows: int, **sections: Any) -> Config:
+    features = {"sparse": sections.pop("sparse", VOCABULARY)}
+    tables = [{"name": "user", "rows": 50, "dim": 8}, {"name": "video", "rows": rows, "dim": 4}]
+    return make_config(folder, run={"dir": str(run)}, features=features, tables=tables, **sections)
+
+
+def test_ids_of_a_vocabulary_keep_their_rows(dataset: Path, tmp_path: Path) -> None:
+    """New ids follow, as far as the table has rows; a file of ids has to begin with the source's."""
+    first, then = tmp_path / "first", tmp_path / "then"
+    run_on_ranks(1, _train, _with_vocabulary(dataset, first, 64, train={"samples": 256}))
+    table = pq.read_table(dataset / "train")
+    videos = [f"w{row % 40}" if row % 2 else name for row, name in enumerate(table["video"].to_pylist())]
+    (tmp_path / "data").mkdir()
+    for use in ("train", "test"):
+        pq.write_table(table.set_column(table.column_names.index("video"), "video", [videos]), tmp_path / "data" / use)
+    init = {"from": str(first)}
+    run_on_ranks(2, _begin, _with_vocabulary(tmp_path / "data", then, 64, init=init))
+
+    known, grown = (read_vocabulary(str(run / "vocabularies" / "video.parquet"), 2) for run in (first, then))
+    assert (len(known), len(grown)) == (30, 50)  # the odd ones of w0 … w39
+    assert grown.values[:30].equals(known.values)
+    before, now = read_weights(first, 256), read_weights(then, 0)
+    assert torch.equal(before[VIDEO], now[VIDEO])
+
+    run_on_ranks(1, _begin, _with_vocabulary(tmp_path / "data", tmp_path / "small", 66, init={"from": str(then)}))
+    assert len(read_vocabulary(str(tmp_path / "small" / "vocabularies" / "video.parquet"), 2)) == 50
+
+    pq.write_table(pa.table({"value": known.values[::-1]}), tmp_path / "ids.parquet")
+    by_file = [VOCABULARY[0], {**VOCABULARY[1], "vocabulary": str(tmp_path / "ids.parquet")}]
+    config = _with_vocabulary(dataset, tmp_path / "other", 64, sparse=by_file, init=init)
+    (message,) = run_on_ranks(1, train_or_explain, config)
+    assert "the vocabulary of table 'video' does not begin with that of" in str(message)

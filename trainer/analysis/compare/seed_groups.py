@@ -94,7 +94,10 @@ def read_run(path: str, test_set: Manifest | None = None) -> Run:
             f"{path}: not evaluated on {test_set.uri}; do that first: adatt evaluate {path} --data {test_set.uri}"
         )
     if not points:
-        raise ConfigError(f"{path}: no evaluation to compare (no evaluations/*.parquet); train it to a milestone first")
+        raise ConfigError(
+            f"{path}: no evaluation to compare (no evaluations/*.parquet); train it to a milestone "
+            "first, or compare what evaluate.next_window has measured with --windows"
+        )
 
     same_but_seed = _identity(directory, config)
     return Run(str(directory.path), config.model.head, config.run.seed, same_but_seed, points)
