@@ -71,7 +71,7 @@ def test_the_records_hold_what_scripts_read(reading: Reading) -> None:
         ("sparse", {"cross": ["user", "video"], "name": "odd"}),
         ("sparse", {"column": "video", "name": "odd", "vocabulary": "auto"}),
         ("sparse", {"column": "user", "name": "odd", "boundaries": "quantiles:3"}),
-        ("dense", {"column": "odd", "transform": "sqrt"}),
+        ("dense", {"column": "weight", "transform": "sqrt"}),
         ("dense", {"column": "odd", "size": 3}),
     ],
 )
@@ -84,7 +84,7 @@ def test_what_the_loops_do_not_know_is_refused(tmp_path: Path, kind: str, keys: 
     odd = pa.array([[1.0, 2.0, 3.0]] * table.num_rows)
     pq.write_table(table.append_column("odd", odd), tmp_path / "one.parquet")
     values["data"]["train"] = str(tmp_path / "one.parquet")
-    with pytest.raises(ConfigError, match=r"^'odd' has .*, which the loops to compare with do not know"):
+    with pytest.raises(ConfigError, match=r"^'(odd|weight)' has .*, which the loops to compare with do not know"):
         bench_config(parse_config(values, "test"), 1, 64)
 
 
