@@ -8,10 +8,12 @@ from data.counts import count_heading
 from trainer.evaluation.auc import margin
 from trainer.run.records import Evaluation
 from trainer.sharding.plan import Placement
-from trainer.warm_start.weights import Taken
+from trainer.warm_start.weights import WHOLE_TABLE, Taken
 
 MOST_VALUES_SHOWN = 20
 """Of a column of `evaluate.by`, in a terminal."""
+MOST_TABLES_SHOWN = 10
+"""Of those that a warm start takes as they are."""
 EVALUATION_TITLES = {
     "ne": "NE",
     "oracle_ne": "oracle NE",
@@ -47,6 +49,10 @@ def taken_table(source: str, checkpoint: str, parts: list[Taken]) -> Table:
     table = Table(title=f"taken from {source} at {int(checkpoint):,} samples")
     for name in ("part", "taken", "not taken"):
         table.add_column(name)
+    whole = [part for part in parts if part.taken == WHOLE_TABLE]
+    if len(whole) > MOST_TABLES_SHOWN:
+        table.add_row(f"{len(whole)} tables", WHOLE_TABLE, "")
+        parts = [part for part in parts if part.taken != WHOLE_TABLE]
     for part in parts:
         table.add_row(part.what, part.taken, part.note)
     return table

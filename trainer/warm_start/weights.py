@@ -23,6 +23,7 @@ from trainer.warm_start.choice import TableChoice, choose_tables, input_columns,
 from trainer.warm_start.source import Source
 
 _TABLES = "features.embeddings.embedding_bags"
+WHOLE_TABLE = "all rows"
 _LONGEST_LIST = 3
 """Weights of the head that a note names; the others are counted."""
 
@@ -65,7 +66,7 @@ def take_weights(config: Config, source: Source, sharded: ShardedModel) -> list[
 
 
 def _table_line(table: TableChoice) -> Taken:
-    taken = "–" if not table.taken else "all rows" if table.taken == table.rows else f"{table.taken:,} rows"
+    taken = "–" if not table.taken else WHOLE_TABLE if table.taken == table.rows else f"{table.taken:,} rows"
     return Taken(f"table {table.name}", taken, table.note)
 
 
