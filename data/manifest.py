@@ -15,7 +15,7 @@ import pyarrow as pa
 from pyarrow import fs
 
 from data.discovery.fields import types_named
-from data.discovery.listing import first_names
+from data.discovery.listing import first_names, shown_names
 from data.discovery.partitions import key_array, keys_of
 from data.discovery.schema import SCHEMA_FILE, Column, parse_schema
 from data.discovery.source import Source
@@ -61,12 +61,16 @@ class Manifest:
     """Other files that lie in the dataset's folder, which are not read."""
     unread: tuple[str, ...] = ()
     """The first of them."""
+    num_waiting: int = 0
+    """Folders that do not hold the file of `Source.complete` yet, whose files are in none of the above."""
+    waiting: tuple[str, ...] = ()
+    """The first of them."""
     other_schemas: tuple[tuple[str, pa.Schema], ...] = field(default=(), repr=False)
     """Those that differ from the first, each with the first of `files` that has it."""
     layouts: tuple[int, ...] = field(default=(), repr=False)
     """Of each file, which of `schemas` it has; not known of datasets that were opened by earlier versions."""
     history: tuple[str, ...] = field(default=(), repr=False)
-    """Fingerprints that it had before it grew."""
+    """Fingerprints that it had before it grew, or files of it were repaired."""
 
     @cached_property
     def filesystem(self) -> fs.FileSystem:
@@ -80,7 +84,7 @@ class Manifest:
 
     @property
     def fingerprints(self) -> tuple[str, ...]:
-        """Its own, and those that it had before it grew."""
+        """Its own, and those that it had before."""
         return (self.fingerprint, *self.history)
 
     @property
@@ -109,6 +113,14 @@ class Manifest:
         if not self.num_unread:
             return None
         return f"dataset {self.uri}: only *.parquet is read, not {first_names(self.unread, self.num_unread)}"
+
+    @property
+    def waiting_note(self) -> str | None:
+        """Which windows are not complete yet, in a line; None if all are."""
+        if not self.num_waiting:
+            return None
+        what = "1 window waits" if self.num_waiting == 1 else f"{self.num_waiting:,} windows wait"
+        return f"{what} for {self.source.complete!r}: {shown_names(self.waiting, self.num_waiting)}"
 
     @cached_property
     def schemas(self) -> list[tuple[str, pa.Schema]]:
@@ -204,6 +216,14 @@ def file_change(name: str, old: FileState | None, new: FileState | None) -> str:
         return f"the contents of {name} changed (same number of rows and row groups)"
     noun = "row group" if new[1] == 1 else "row groups"
     return f"{name} has {new[0]:,} rows in {new[1]:,} {noun}, had {old[0]:,} in {old[1]:,}"
+
+
+def way_out(old: FileState | None, new: FileState | None) -> str:
+    """What to do about a training file that has changed, for messages."""
+    if old is not None and new is not None and old[:2] == new[:2]:
+        ways = "restore it, train in another folder, or, if its rows are the same, accept it with --accept-changed-data"
+        return f"; {ways}"
+    return "; restore it, or train in another folder"
 
 
 def as_before(before: Manifest, now: Manifest) -> Manifest:

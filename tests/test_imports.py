@@ -24,7 +24,7 @@ LAYERS = (
     ("trainer.warm_start",),
     ("trainer.evaluation", "trainer.logging", "trainer.prediction"),
     ("trainer.data_faults", "trainer.milestones"),
-    ("trainer.train", "trainer.session", "trainer.inputs", "trainer.open_run", "trainer.announce"),
+    ("trainer.train", "trainer.session", "trainer.inputs", "trainer.open_run", "trainer.announce", "trainer.growth"),
     ("trainer.analysis", "trainer.proposal"),
     ("benchmarks",),
     ("trainer.cli", "trainer.__main__"),

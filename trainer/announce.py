@@ -2,13 +2,14 @@
 
 from dataclasses import asdict
 
+from data.discovery.listing import first_names
 from data.reading import Reading
 from trainer.inputs import Inputs
 from trainer.logging.tables import plan_table, taken_table
 from trainer.logging.train_log import TrainLog
 from trainer.milestones import missed_milestones
 from trainer.open_run import Loaded
-from trainer.run.records import ConfigChangeEvent, DamagedCheckpointEvent, WarmStartEvent
+from trainer.run.records import ChangedDataEvent, ConfigChangeEvent, DamagedCheckpointEvent, WarmStartEvent
 
 
 def announce(inputs: Inputs, loaded: Loaded, log: TrainLog) -> None:
@@ -35,9 +36,7 @@ def announce(inputs: Inputs, loaded: Loaded, log: TrainLog) -> None:
     for file, reason in inputs.train.manifest.left_out:
         log.warn(f"{file} is left out: {reason}")
 
-    for key, before, now in inputs.changes:
-        log.event(ConfigChangeEvent, samples, key=key, before=before, now=now)
-        log.print(f"{key} is {now} from here on; it was {before}")
+    _announce_changes(inputs, samples, log)
 
     for text in inputs.remarks:
         log.warn(text)
@@ -53,6 +52,16 @@ def announce(inputs: Inputs, loaded: Loaded, log: TrainLog) -> None:
 
     if inputs.train.dropped_rows:
         log.print(_dropped_rows(inputs.train, inputs.end))
+
+
+def _announce_changes(inputs: Inputs, samples: int, log: TrainLog) -> None:
+    for key, before, now in inputs.changes:
+        log.event(ConfigChangeEvent, samples, key=key, before=before, now=now)
+        log.print(f"{key} is {now} from here on; it was {before}")
+
+    if inputs.accepted:
+        log.event(ChangedDataEvent, samples, files=inputs.accepted)
+        log.print(f"accepted with new contents and the same rows: {first_names(inputs.accepted, kind='training file')}")
 
 
 def _dropped_rows(reading: Reading, end: int) -> str:

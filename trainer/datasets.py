@@ -56,8 +56,9 @@ def open_dataset(
         return manifest
 
     manifest = world.on_rank_zero(read)
-    if world.is_rank_zero and manifest.unread_note:
-        tell("note", manifest.unread_note)
+    for note in (manifest.unread_note, manifest.waiting_note):
+        if world.is_rank_zero and note:
+            tell("note", note)
 
     return own_copy(manifest, source, world, on_bad_file)
 

@@ -10,12 +10,8 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 
-from data.discovery.growth import grown
-from data.discovery.listing import first_names
-from data.manifest import Manifest, as_before
 from data.reading import Reading
 from data.statistics import measure
-from data.storage.manifest_file import load_manifest
 from trainer.batches import open_stream
 from trainer.config.compatibility import Change, differences
 from trainer.config.measured import complete, complete_from, is_complete, odd_columns, with_block_rows
@@ -34,6 +30,7 @@ from trainer.datasets import (
 from trainer.distributed.watchdog import HangWatchdog
 from trainer.distributed.world import World
 from trainer.evaluation.by_value import check_first_values
+from trainer.growth.known_data import known_data
 from trainer.run.directory import RunDirectory
 from trainer.run.origin import Origin, origin_of
 from trainer.run.shared_storage import check_shared
@@ -60,6 +57,8 @@ class Inputs:
     """By which checkpoints and records of this run are recognised."""
     changes: list[Change]
     """What this start may and does change in the config of the run."""
+    accepted: list[str]
+    """Files of the training data whose new contents are accepted."""
     remarks: list[str]
     """What is odd about the data, a line each: columns that teach nothing. Found at the first start only."""
 
@@ -75,8 +74,7 @@ def check_inputs(config: Config, world: World, watchdog: HangWatchdog, lock: Exi
     run_exists, changes = world.on_rank_zero(partial(_check_folder, run, config, lock))
     check_shared(run.path, world)
 
-    train, test = _open_datasets(config, world, run)
-    world.on_rank_zero(lambda: run.check_data(train.manifest, test.manifest if test else None))
+    train, test, accepted = _open_datasets(config, world, run)
     source = None
     if run_exists:
         vocabularies = world.on_rank_zero(lambda: kept_vocabularies(run))
@@ -111,6 +109,7 @@ def check_inputs(config: Config, world: World, watchdog: HangWatchdog, lock: Exi
         source=source,
         origin=origin,
         changes=changes,
+        accepted=accepted,
         remarks=remarks,
     )
 
@@ -150,41 +149,21 @@ def _check_folder(run: RunDirectory, config: Config, lock: ExitStack) -> tuple[b
     return True, differences(before, complete_from(config, before))
 
 
-def _open_datasets(config: Config, world: World, run: RunDirectory) -> tuple[Reading, Reading | None]:
-    train = open_dataset(config.data.train_source, config, world, config.data.on_bad_file, trains=True)
-    if config.data.on_bad_file == "skip":
-        # Files may have become unreadable since the first start, or readable: the run keeps those of its first start.
-        before = world.on_rank_zero(partial(_as_at_first_start, run, train))
-        train = replace(before, source=train.source, root=train.root)  # each rank's own copy
-
-    if config.data.order == "chronological" and not config.data.repeat:
-        with_growth = world.on_rank_zero(partial(_as_grown, run, train, config.data.lanes))
-        train = replace(with_growth, source=train.source, root=train.root)
+def _open_datasets(config: Config, world: World, run: RunDirectory) -> tuple[Reading, Reading | None, list[str]]:
+    """Training and test data as the run knows them, and the training files whose new contents are accepted."""
+    own = open_dataset(config.data.train_source, config, world, config.data.on_bad_file, trains=True)
+    known = world.on_rank_zero(partial(known_data, config, run, own))
+    if world.is_rank_zero and known.growth:
+        tell("note", known.growth)
+    train = replace(known.manifest, source=own.source, root=own.root)  # each rank's own copy
 
     source = config.data.test_source
     if source is None:
-        return train_reading(config, train), None
+        return train_reading(config, train), None, known.accepted
     test = open_dataset(source, config, world)
     check_same_kinds(train, test, config)
-    return train_reading(config, train), test_reading(config, test, world.size, {})
-
-
-def _as_grown(run: RunDirectory, now: Manifest, lanes: int) -> Manifest:
-    recorded = run.manifests["train"]
-    if not recorded.exists():
-        return now
-    known = load_manifest(recorded)
-    manifest = grown(known, now, run.newest_checkpoint, lanes)
-    if manifest.num_rows > known.num_rows:
-        names = list(dict.fromkeys(manifest.window_names[len(known.files) :]))
-        rows = manifest.num_rows - known.num_rows
-        tell("note", f"data.train has grown by {rows:,} rows in {first_names(names, kind='window')}")
-    return manifest
-
-
-def _as_at_first_start(run: RunDirectory, now: Manifest) -> Manifest:
-    recorded = run.manifests["train"]
-    return as_before(load_manifest(recorded), now) if recorded.exists() else now
+    world.on_rank_zero(partial(run.check_test, test))
+    return train_reading(config, train), test_reading(config, test, world.size, {}), known.accepted
 
 
 def _completed(config: Config, run: RunDirectory, train: Reading, world_size: int) -> tuple[Config, Origin, list[str]]:

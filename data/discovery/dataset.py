@@ -66,7 +66,14 @@ def read_manifest(
     if cached and is_new:
         save_cached(manifest, cached, listing)
 
-    return replace(manifest, num_unread=len(listed.unread), unread=listed.unread[:SHOWN])
+    return replace(
+        manifest,
+        source=source,
+        num_unread=len(listed.unread),
+        unread=listed.unread[:SHOWN],
+        num_waiting=len(found.waiting),
+        waiting=found.waiting[:SHOWN],
+    )
 
 
 def listing_digest(source: Source) -> str:

@@ -15,7 +15,7 @@ import pyarrow as pa
 from data.discovery.footer import same_columns
 from data.discovery.windows import number_windows
 from data.errors import DataError
-from data.manifest import Manifest, digest_of, file_change, file_states
+from data.manifest import Manifest, digest_of, file_change, file_states, way_out
 
 
 def grown(known: Manifest, now: Manifest, samples: int, lanes: int) -> Manifest:
@@ -40,7 +40,7 @@ def grown(known: Manifest, now: Manifest, samples: int, lanes: int) -> Manifest:
             raise refused(name, ", but not later than all that was known; move it into a later window, or remove it")
     for name in sorted(before.keys() & after.keys()):
         if before[name] != after[name]:
-            raise refused(name, "; restore it, or train in another folder")
+            raise refused(name, way_out(before[name], after[name]))
 
     unread_now = {name for name, _ in now.left_out}
     gone = sorted(before.keys() - after.keys() - unread_now)
@@ -71,7 +71,7 @@ def _appended(known: Manifest, now: Manifest, new: list[str]) -> Manifest:
     groups = np.flatnonzero(is_new)
     groups = groups[np.argsort(place_of_file[now.file[groups]], kind="stable")]
 
-    schemas, layouts = _schemas(known, now, new)
+    schemas, layouts = schemas_with(known, now, new)
     digests = (*known.digests, *(now.digests[now.files.index(name)] for name in new))
     files = (*known.files, *new)
     return replace(
@@ -90,18 +90,24 @@ def _appended(known: Manifest, now: Manifest, new: list[str]) -> Manifest:
     )
 
 
-def _schemas(known: Manifest, now: Manifest, new: list[str]) -> tuple[list[tuple[str, pa.Schema]], tuple[int, ...]]:
-    """The further schemas of all files, and which of all schemas each file has."""
+def schemas_with(
+    known: Manifest, now: Manifest, names: list[str]
+) -> tuple[list[tuple[str, pa.Schema]], tuple[int, ...]]:
+    """The further schemas, and which of all schemas each file has, where some files are those of `now`.
+
+    Those that are not known follow behind the others.
+    """
     schemas = [known.schema, *(schema for _, schema in known.other_schemas)]
     others = list(known.other_schemas)
     schemas_now = [now.schema, *(schema for _, schema in now.other_schemas)]
-    layouts = list(known.layouts or [0] * len(known.files))
-    for name in new:
-        schema = schemas_now[now.layouts[now.files.index(name)]]
+    layout_now = dict(zip(now.files, now.layouts, strict=True))
+    layouts = dict(zip(known.files, known.layouts or [0] * len(known.files), strict=True))
+    for name in names:
+        schema = schemas_now[layout_now[name]]
         found = next((index for index, other in enumerate(schemas) if same_columns(schema, other)), None)
         if found is None:
             found = len(schemas)
             schemas.append(schema)
             others.append((name, schema))
-        layouts.append(found)
-    return others, tuple(layouts)
+        layouts[name] = found
+    return others, tuple(layouts.values())

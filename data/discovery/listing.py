@@ -88,11 +88,14 @@ def below(root: str, info: fs.FileInfo) -> str:
 def first_names(names: tuple[str, ...] | list[str], count: int | None = None, kind: str = "other file") -> str:
     """`7 other files: a, b, c, …`; `count` is given where `names` are the first of more."""
     count = count or len(names)
-    shown = ", ".join(map(_printable, names[:SHOWN]))
-    if count > SHOWN:
-        shown += ", …"
     plural = "s" if count > 1 else ""
-    return f"{count:,} {kind}{plural}: {shown}"
+    return f"{count:,} {kind}{plural}: {shown_names(names, count)}"
+
+
+def shown_names(names: tuple[str, ...] | list[str], count: int) -> str:
+    """`a, b, c, …`: the first of so many."""
+    shown = ", ".join(map(_printable, names[:SHOWN]))
+    return f"{shown}, …" if count > SHOWN else shown
 
 
 def _printable(name: str) -> str:

@@ -42,6 +42,8 @@ class Found:
     root: str
     """The folder that all of its files lie in, or the one file that it is."""
     listing: Listing
+    waiting: tuple[str, ...] = ()
+    """Folders below the root that do not hold the file of `Source.complete` yet; their files are not listed."""
 
 
 def source_of(uris: str | Sequence[str] | Source, where: str | None = None, complete: str | None = None) -> Source:
@@ -63,16 +65,20 @@ def find(source: Source) -> Found:
         _refuse_twice(source, root, files, is_local=isinstance(filesystem, fs.LocalFileSystem))
     if source.where:
         files = _wanted(source, root, files)
+    waiting: list[str] = []
     if source.complete:
-        files = _complete(source, source.complete, filesystem, files)
-    names = tuple(sorted(name.removeprefix(root).lstrip("/") for name in unread))
-    return Found(filesystem, root, Listing(files, names))
+        files, waiting = _complete(source, source.complete, filesystem, files)
+    return Found(filesystem, root, Listing(files, _names_below(root, unread)), _names_below(root, waiting))
+
+
+def _names_below(root: str, paths: list[str]) -> tuple[str, ...]:
+    return tuple(sorted(path.removeprefix(root).lstrip("/") for path in paths))
 
 
 def _complete(
     source: Source, marker: str, filesystem: fs.FileSystem, files: tuple[fs.FileInfo, ...]
-) -> tuple[fs.FileInfo, ...]:
-    """The files in whose folders the marker lies; raises DataError if there are none."""
+) -> tuple[tuple[fs.FileInfo, ...], list[str]]:
+    """The files in whose folders the marker lies, and the other folders; raises DataError if there are no files."""
     folders = list(dict.fromkeys(info.path.rpartition("/")[0] for info in files))
     paths = [f"{folder}/{marker}" for folder in folders]
     found = retried(filesystem, lambda: filesystem.get_file_info(paths))
@@ -81,7 +87,8 @@ def _complete(
         raise DataError(
             f"dataset {source}: none of its {len(folders):,} folders holds {marker!r} yet, as data.complete asks"
         )
-    return tuple(info for info in files if info.path.rpartition("/")[0] in whole)
+    complete = tuple(info for info in files if info.path.rpartition("/")[0] in whole)
+    return complete, [folder for folder in folders if folder not in whole]
 
 
 def find_root(source: Source) -> str:

@@ -31,6 +31,14 @@ def train_command(
         list[str] | None,
         typer.Option(metavar="KEY", help="Go on with another value of a key, such as optimizer.dense.learning_rate."),
     ] = None,
+    accept_changed_data: Annotated[
+        bool,
+        typer.Option("--accept-changed-data", help="Go on with training files that hold the same rows in other bytes."),
+    ] = False,
+    follow: Annotated[
+        float | None,
+        typer.Option(metavar="MINUTES", help="At the end, look every MINUTES whether the log has grown, and go on."),
+    ] = None,
 ) -> None:
     """Train a run, or resume it if run.dir holds a checkpoint of the same config.
 
@@ -41,11 +49,22 @@ def train_command(
 
     go_on_unread()
     allowed = [f"run.allow_change={json.dumps(allow_change)}"] if allow_change else []
-    options = {"command": "train", "--profile": profile, "--allow-change": allow_change}
-    with joined(config_at(config, [*(changes or []), *allowed]), options) as (loaded, world):
+    accepted = ["run.accept_changed_data=true"] if accept_changed_data else []
+    options = {
+        "command": "train",
+        "--profile": profile,
+        "--allow-change": allow_change,
+        "--accept-changed-data": accept_changed_data,
+        "--follow": follow,
+    }
+    with joined(config_at(config, [*(changes or []), *allowed, *accepted]), options) as (loaded, world):
+        from trainer.growth.follow import follow as train_and_follow
         from trainer.train import train
 
-        train(loaded, world, profile=profile)
+        if follow is None:
+            train(loaded, world, profile=profile)
+        else:
+            train_and_follow(loaded, world, follow, profile=profile)
 
 
 def evaluate_command(

@@ -41,6 +41,9 @@ class RunConfig(Settings):
     allow_change: tuple[Annotated[str, AfterValidator(check_change)], ...] = Field(default=(), exclude=True)
     """Keys that this start may have other values of than the run before it, as by `adatt train --allow-change KEY`:
     learning rates and their schedules, weight decay, clip_norm, task weights, dropout."""
+    accept_changed_data: bool = Field(default=False, exclude=True)
+    """true: files of the training data that hold the same rows as before in other bytes are accepted at this start, as
+    by `adatt train --accept-changed-data`: repaired, or written anew. Their rows are not compared."""
     hang_seconds: float = Field(default=900, gt=0)
     """A rank that does not join, or makes no progress for this long, is reported with where it hangs, and the run ends
     (exit 1). More than the longest wait for a save, and than the time between the starts of the first and last node."""

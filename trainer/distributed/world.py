@@ -9,6 +9,7 @@ from typing import Any, Literal, TypeVar
 
 import torch
 import torch.distributed as dist
+from torch.distributed.distributed_c10d import _world  # there is no public way to the groups of a process
 
 from data.errors import ExpectedError
 from trainer.errors import DISK_FULL, ConfigError, RunError, file_error
@@ -17,6 +18,7 @@ from trainer.process.host import keep_freed_memory
 Result = TypeVar("Result")
 EXPECTED_ERRORS = (ExpectedError, RunError)
 """End a run with one line; whatever else is raised is a bug, and ends its rank with a traceback."""
+OWN_GROUP = "World.with_own_group"
 DeviceName = Literal["auto", "cpu", "cuda"]
 
 
@@ -34,7 +36,7 @@ class World:
 
     def with_own_group(self) -> "World":
         """These ranks in a process group of their own, apart from other collectives under way. Collective."""
-        return replace(self, group=dist.new_group(backend="gloo"))
+        return replace(self, group=dist.new_group(backend="gloo", group_desc=OWN_GROUP))
 
     @property
     def name(self) -> str:
@@ -160,6 +162,19 @@ def start_world(world: World, store: dist.Store | None) -> Iterator[None]:
     barrier()
     yield
     dist.destroy_process_group()  # not after an error: the other ranks may be elsewhere
+
+
+@contextmanager
+def leaving_own_groups() -> Iterator[None]:
+    """Context that leaves the groups of `World.with_own_group`, with their threads and sockets, at a good end.
+
+    Collective: enter it on all ranks.
+    """
+    before = set(_world.pg_map)
+    yield
+    for group in list(_world.pg_map):
+        if group not in before and group.group_desc == OWN_GROUP:
+            dist.destroy_process_group(group)
 
 
 def barrier() -> None:

@@ -73,7 +73,7 @@ class SignalListener(ABC):
         """Call it in the main thread."""
         receiver, sender = os.pipe()
         os.set_blocking(sender, False)
-        heard = [number for number in END_SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
+        heard = heard_signals()
         before = [(number, signal.signal(number, self._in_main_thread)) for number in heard]
         descriptor = signal.set_wakeup_fd(sender)
         thread = threading.Thread(target=self._receive_all, args=(receiver, heard), name="signals", daemon=True)
@@ -156,6 +156,11 @@ class Interruption(SignalListener):
 
     def _on_second(self, number: int) -> None:
         os._exit(self.tell(number))
+
+
+def heard_signals() -> list[signal.Signals]:
+    """Those of `END_SIGNALS` that are not ignored, as they are under nohup, or once the process has been asked to end."""
+    return [number for number in END_SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
 
 
 def say(line: str) -> None:

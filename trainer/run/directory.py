@@ -135,25 +135,25 @@ class RunDirectory:
 
         return True
 
-    def check_data(self, train: Manifest, test: Manifest | None) -> None:
-        """Raises DataError if a dataset is not the one that the run began with; writes nothing.
+    def check_test(self, test: Manifest | None) -> None:
+        """Raises DataError if the test set is not the one that the run began with; it may be named or left out."""
+        known = self.manifests["test"]
+        if test is None:
+            return
+        if not known.exists():
+            self.check_recorded("test")
+            return
+        change = manifest_change(load_manifest(known), test)
+        if change:
+            what = f"data.test = {test.uri!r} has changed since the run in {str(self.path)!r} began"
+            raise DataError(f"{what}: {change}; restore it, or train in another folder")
 
-        The test set may be named, or left out, at any start.
-        """
-        for use, now in (("train", train), ("test", test)):
-            known = self.manifests[use]
-            if now is None:
-                continue
-            if not known.exists():
-                self._check_nothing_saved(known, use)
-                continue
-            change = manifest_change(load_manifest(known), now)
-            if change:
-                what = f"data.{use} = {now.uri!r} has changed since the run in {str(self.path)!r} began"
-                raise DataError(f"{what}: {change}; restore it, or train in another folder")
+    def check_recorded(self, use: str) -> None:
+        """Raises DataError if a run has checkpoints but no record any more of the data that they have seen."""
+        manifest = self.manifests[use]
+        if manifest.exists():
+            return
 
-    def _check_nothing_saved(self, manifest: Path, use: str) -> None:
-        """DataError if a run has checkpoints but no record any more of the data that they were trained on."""
         if any(self.checkpoints.glob("*")) and (use == "train" or self.read_config().data.test is not None):
             raise DataError(
                 f"{manifest}: is missing, so nothing tells which rows the checkpoints of the run have seen; restore it "

@@ -30,7 +30,7 @@ class Origin:
     """None: of before there were ids, or a first start."""
     config: dict[str, Any]
     fingerprints: dict[str, tuple[str, ...]]
-    """Of the datasets, as far as the run's folder tells them; also those before one has grown."""
+    """Of the datasets, as far as the run's folder tells them; also those that one had before it grew."""
 
     def check_starts(self, path: Path, segments: Iterable[RunStart]) -> None:
         """Raises ConfigError if the records of starts at `path` are of another run."""

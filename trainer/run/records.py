@@ -194,6 +194,13 @@ class ConfigChangeEvent(Event):
     now: str = ""
 
 
+class ChangedDataEvent(Event):
+    """From this start on, files of the training data have other contents, with the same rows, as was asked for."""
+
+    event: Literal["changed_data"] = "changed_data"
+    files: list[str] = []
+
+
 class TakenPart(BaseModel):
     """A table, the head or the optimizer: how much of it is the source's, and what is not."""
 
@@ -213,6 +220,7 @@ class WarmStartEvent(Event):
 
 EVENTS: dict[str, type[Event]] = {
     "bad_values": BadValuesEvent,
+    "changed_data": ChangedDataEvent,
     "config_change": ConfigChangeEvent,
     "checkpoint": CheckpointEvent,
     "damaged_checkpoint": DamagedCheckpointEvent,

@@ -11,7 +11,7 @@ from xml.etree.ElementTree import Element
 
 from trainer.analysis.report.html import Content, element, folded, paragraph, table
 from trainer.analysis.report.run_records import RunRecords
-from trainer.run.records import BadValuesEvent, CheckpointEvent, Event, SkippedRowsEvent
+from trainer.run.records import BadValuesEvent, ChangedDataEvent, CheckpointEvent, Event, SkippedRowsEvent
 from trainer.run.starts import RunStart
 
 LONGEST_SERIES = 3
@@ -161,12 +161,19 @@ def _many_unreadable(events: list[SkippedRowsEvent]) -> str:
     row_groups = {(event.file, event.row_group) for event in events}
     files = sorted({event.file for event in events})
 
+    rows = f"{num_rows:,} rows of {_count(len(row_groups), 'row group')}"
+    return f"{rows} left out, which cannot be read: {_first(files)}"
+
+
+def _first(files: list[str]) -> str:
     names = ", ".join(files[:NAMED_FILES])
     more = len(files) - NAMED_FILES
-    if more > 0:
-        names += f" and {more} files more"
+    return f"{names} and {more} files more" if more > 0 else names
 
-    return f"{num_rows:,} rows of {_count(len(row_groups), 'row group')} left out, which cannot be read: {names}"
+
+def _changed_data(event: ChangedDataEvent) -> str:
+    count = _count(len(event.files), "training file")
+    return f"{count} accepted with new contents and the same rows: {_first(event.files)}"
 
 
 def _one_bad(event: BadValuesEvent) -> str:
@@ -182,6 +189,7 @@ def _many_bad(events: list[BadValuesEvent]) -> str:
 # By the kinds of `trainer.run.records.EVENTS`, whose model each function takes.
 _ONE: dict[str, Callable[[Any], str]] = {
     "warm_start": lambda event: f"Begins with weights of {event.source} at {int(event.checkpoint):,} samples",
+    "changed_data": _changed_data,
     "config_change": lambda event: f"{event.key} is {event.now} from here on; it was {event.before}",
     "checkpoint": lambda event: f"Checkpoint, saved in {event.seconds:.2f} s",
     "skipped_batch": lambda event: f"Batch of {event.batch:,} samples left out: {NOT_FINITE}",
