@@ -57,8 +57,8 @@ def _groups_of(manifest: Manifest, file: int) -> slice:
 def _moved(now: Manifest, name: str) -> DataError:
     return DataError(
         f"data.train = {now.uri!r} has changed since the run began: {_shown(now, name)} has as many rows and row "
-        "groups as before, but other numbers of rows in them, so that rows would change places; write it with the same row "
-        "groups, restore it, or train in another folder"
+        "groups as before, but other numbers of rows in them, so that rows would change places; write it with the same "
+        "row groups, restore it, or train in another folder"
     )
 
 

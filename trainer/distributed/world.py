@@ -164,16 +164,10 @@ def start_world(world: World, store: dist.Store | None) -> Iterator[None]:
     dist.destroy_process_group()  # not after an error: the other ranks may be elsewhere
 
 
-@contextmanager
-def leaving_own_groups() -> Iterator[None]:
-    """Context that leaves the groups of `World.with_own_group`, with their threads and sockets, at a good end.
-
-    Collective: enter it on all ranks.
-    """
-    before = set(_world.pg_map)
-    yield
+def leave_own_groups() -> None:
+    """Leaves all groups of `World.with_own_group`, with their threads and sockets. Collective: call on all ranks."""
     for group in list(_world.pg_map):
-        if group not in before and group.group_desc == OWN_GROUP:
+        if group.group_desc == OWN_GROUP:
             dist.destroy_process_group(group)
 
 

@@ -22,7 +22,7 @@ from trainer.console import make_console, tell
 from trainer.datasets import open_manifest
 from trainer.distributed.preemption import Stopped, StopRequest
 from trainer.distributed.watchdog import HangWatchdog
-from trainer.distributed.world import World, leaving_own_groups
+from trainer.distributed.world import World, leave_own_groups
 from trainer.errors import ConfigError
 from trainer.growth.known_data import known_data, may_grow
 from trainer.process.signals import heard_signals
@@ -42,9 +42,7 @@ def follow(config: Config, world: World, minutes: float, *, profile: bool = Fals
     check_follow(config, minutes)
     while True:
         heard = heard_signals()
-        with leaving_own_groups():
-            train(config, world, profile=profile)
-        gc.collect()  # models lie in reference cycles: two of them would be in memory
+        train(config, world, profile=profile)
         profile = False
 
         # Signals are ignored after the first: one that came when there was nothing left to train must end this.
@@ -84,6 +82,8 @@ def _wait(config: Config, world: World, minutes: float) -> bool:
 
     with HangWatchdog(world, _get_default_store(), config.run.hang_seconds) as watchdog:
         with request.listening():
+            leave_own_groups()
+            gc.collect()  # models lie in reference cycles: two of them would be in memory
             watchdog.beat("look at the training data")
             while not world.on_rank_zero(lookout.has_grown):
                 if not is_told:

@@ -159,7 +159,7 @@ class Interruption(SignalListener):
 
 
 def heard_signals() -> list[signal.Signals]:
-    """Those of `END_SIGNALS` that are not ignored, as they are under nohup, or once the process has been asked to end."""
+    """Those of `END_SIGNALS` that are not ignored, as under nohup, or once the process has been asked to end."""
     return [number for number in END_SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
 
 
