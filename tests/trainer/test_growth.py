@@ -56,14 +56,15 @@ def test_day_by_day_is_all_at_once(days: Path, tmp_path: Path) -> None:
     assert reached == [192, 256, 711 // 64 * 64, 718 // 64 * 64, 958 // 64 * 64]
 
 
-def test_a_day_counts_once_it_is_complete(days: Path, tmp_path: Path) -> None:
+def test_a_day_counts_once_it_is_complete(days: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     log = tmp_path / "log"
     for day in (24, 25):
         add(days, log, day)
     marker = log / "dt=2022-04-25" / "_SUCCESS"
     marker.unlink()
     config = config_of(days, log, tmp_path / "run")
-    run_on_ranks(1, _train, config)
+    run_on_ranks(2, _train, config)
+    assert capfd.readouterr().err.count("note: 1 window waits for '_SUCCESS': dt=2022-04-25\n") == 1
     assert RunDirectory(tmp_path / "run").newest_checkpoint == 203 // 64 * 64
     marker.touch()
     run_on_ranks(2, _train, config)

@@ -177,3 +177,18 @@ def test_credentials_are_refused_and_not_shown(uri: str) -> None:
         open_uri(uri)
     assert "hunter2" not in str(error.value)
     assert "AKIA" not in str(error.value)
+
+
+def test_folders_that_are_not_complete_wait(logs: Path, tmp_path: Path) -> None:
+    source = source_of(str(logs), complete="_DONE")
+    (logs / "dt=2022-04-25" / "tab=1" / "_DONE").touch()
+    for cached in (False, True):
+        manifest = read_manifest(source, tmp_path / "cache")
+        assert rows(manifest) == [1], cached
+        shown = "dt=2022-04-25/tab=0, dt=2022-04-26/tab=0, dt=2022-04-26/tab=1, …"
+        assert manifest.waiting_note == f"5 windows wait for '_DONE': {shown}"
+
+    for folder in logs.glob("*/*"):
+        (folder / "_DONE").touch()
+    assert read_manifest(source, tmp_path / "cache").waiting_note is None
+    assert read(logs).waiting_note is None

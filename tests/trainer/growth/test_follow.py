@@ -21,7 +21,7 @@ from trainer.analysis.audit.audit import audit_run
 from trainer.cli.app import run as run_command
 from trainer.config.compatibility import plain
 from trainer.config.run_config import Config
-from trainer.distributed.preemption import STOPPED, Stopped
+from trainer.distributed.preemption import STOPPED, Stopped, StopRequest
 from trainer.distributed.world import World
 from trainer.errors import ConfigError
 from trainer.growth import follow as follow_module
@@ -174,6 +174,29 @@ def wait_for(told: Path, lines: int) -> None:
     deadline = time.monotonic() + 60
     while (not told.exists() or told.read_text().count("\n") < lines) and time.monotonic() < deadline:
         time.sleep(0.02)
+
+
+def _follow_when_asked_late(world: World, config: Config) -> str:
+    """The signal comes while the last checkpoint is being saved: no step is left that could hear of it."""
+
+    def train(config: Config, world: World, *, profile: bool) -> None:  # noqa: ARG001
+        with StopRequest(60).listening() as request:
+            if world.rank == 1:
+                os.kill(os.getpid(), signal.SIGTERM)
+                while not request.requested:
+                    time.sleep(0.01)
+
+    follow_module.train = train
+    try:
+        follow_module.follow(config, world, EVERY_MINUTES)
+    except Stopped:
+        return "stopped"
+    return ""
+
+
+def test_a_signal_at_the_end_of_a_round_is_not_lost(days: Path, tmp_path: Path) -> None:
+    config = config_of(days, days / "all", tmp_path / "run")
+    assert run_on_ranks(2, _follow_when_asked_late, config) == ["stopped"] * 2
 
 
 WRONG: list[tuple[float, dict[str, Any], str]] = [

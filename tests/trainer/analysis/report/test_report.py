@@ -180,6 +180,7 @@ def write_history(folder: Path) -> None:
         ("checkpoint", "11:02:00", 102_400, {"pinned": False, "seconds": 0.31}),
         ("checkpoint", "11:04:00", 204_800, {"pinned": False, "seconds": 0.29}),
         ("damaged_checkpoint", "11:10:03", 102_400, {"problem": "204800: <model.pt> is cut short"}),
+        ("changed_data", "11:10:04", 102_400, {"files": [f"day_{day}.parquet" for day in range(1, 8)]}),
         ("skipped_batch", "11:12:00", 150_000, {"batch": 4096}),
         (
             "skipped_rows",
@@ -421,6 +422,8 @@ def test_the_timeline_tells_what_happened(runs: list[Path]) -> None:
         "2026-11-24 11:02:00 102,400 Checkpoint, saved in 0.31 s",
         "102,400 Restart on from checkpoint 102,400, on 2 ranks: saved up to 901,120 samples, finished",
         "Damaged checkpoint set aside: 204800: <model.pt> is cut short",
+        "102,400 7 training files accepted with new contents and the same rows: day_1.parquet, day_2.parquet, "
+        "day_3.parquet, day_4.parquet, day_5.parquet and 2 files more",
         "150,000 Batch of 4,096 samples left out: a loss or gradient was not finite",
         "160,000 97 rows left out: row group 3 of day_07.parquet cannot be read (bad page)",
         "170,000 3 rows of row group 4 of day_07.parquet left out for a bad value: click is not 0, 1 or null",
