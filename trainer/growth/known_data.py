@@ -65,9 +65,11 @@ def _growth(known: Manifest, manifest: Manifest) -> str | None:
 
 
 def _check_unchanged(known: Manifest, now: Manifest, run: RunDirectory) -> None:
-    """Raises DataError with the first file that differs."""
+    """Raises DataError with the first file that differs, among those that could always be read."""
     old, new = file_states(known), file_states(now)
-    name = next((name for name in sorted({*old, *new}) if old.get(name) != new.get(name)), None)
+    unreadable = {name for name, _ in (*known.left_out, *now.left_out)}
+    readable = sorted({*old, *new} - unreadable)
+    name = next((name for name in readable if old.get(name) != new.get(name)), None)
     if name is None:
         return
 

@@ -41,7 +41,8 @@ class Run(NamedTuple):
         """What a start says of the data: an error, or its notes; "" where there is nothing to say."""
         run = self.config.run.model_copy(update={"accept_changed_data": accept})
         try:
-            now = read_manifest(self.config.data.train_source, cache=None)
+            data = self.config.data
+            now = read_manifest(data.train_source, cache=None, on_bad_file=data.on_bad_file)
             known = known_data(self.config.model_copy(update={"run": run}), self.directory, now)
         except DataError as error:
             return str(error)
@@ -51,10 +52,10 @@ class Run(NamedTuple):
         return "; ".join([*filter(None, [now.waiting_note, known.growth]), *accepted])
 
 
-def make_run(log: Path, folder: Path, order: str = "chronological", trained: int = 0) -> Run:
+def make_run(log: Path, folder: Path, order: str = "chronological", trained: int = 0, **data: str) -> Run:
     """It has recorded the data as it is, and is trained so far."""
     directory = RunDirectory(folder)
-    run = Run(config_of(log.parent, log, folder, data={"order": order}, train={"samples": 64}), directory)
+    run = Run(config_of(log.parent, log, folder, data={"order": order, **data}, train={"samples": 64}), directory)
     directory.manifests["train"].parent.mkdir(parents=True)
     assert run.look() == ""
     (directory.checkpoints / str(trained)).mkdir(parents=True)
@@ -263,3 +264,16 @@ def test_a_log_that_has_grown_may_be_repeated(log: Path, tmp_path: Path) -> None
     repeating = Run(run.config.model_copy(update={"data": data}), run.directory)
     assert repeating.look() == ""
     assert load_manifest(run.directory.manifests["train"]).files == known.files
+
+
+@pytest.mark.parametrize("order", ["chronological", "shuffled"])
+def test_a_file_that_cannot_be_read_is_left_out_all_the_same(log: Path, tmp_path: Path, order: str) -> None:
+    run = make_run(log, tmp_path / "run", order, on_bad_file="skip")
+    known = load_manifest(run.directory.manifests["train"])
+    file(log, 8).write_bytes(file(log, 8).read_bytes()[:-9])
+    assert run.look() == ""
+    rewritten(9)(log)
+    assert run.look().endswith(REPAIRED)
+    assert run.look(accept=True) == "accepted: dt=2022-04-9/part-0.parquet"
+    assert load_manifest(run.directory.manifests["train"]).files == known.files
+    assert run.look() == ""
