@@ -43,15 +43,17 @@ def known_data(config: Config, run: RunDirectory, now: Manifest) -> KnownData:
     accepted: list[str] = []
     if config.run.accept_changed_data:
         known, accepted = repaired(known, now)
+    unreadable: set[str] = set()
     if config.data.on_bad_file == "skip":
         # Files may have become unreadable since the first start, or readable: the run keeps those of its first start.
+        unreadable = {name for name, _ in (*known.left_out, *now.left_out)}
         now = as_before(known, now)
 
     if may_grow(config):
         manifest = grown(known, now, run.newest_checkpoint, config.data.lanes)
         return KnownData(manifest, accepted, _growth(known, manifest))
 
-    _check_unchanged(known, now, run)
+    _check_unchanged(known, now, unreadable, run)
     is_now = known.fingerprint == now.fingerprint
     return KnownData(replace(now, history=known.history) if is_now else known, accepted)
 
@@ -64,10 +66,9 @@ def _growth(known: Manifest, manifest: Manifest) -> str | None:
     return f"data.train has grown by {rows:,} rows in {first_names(names, kind='window')}"
 
 
-def _check_unchanged(known: Manifest, now: Manifest, run: RunDirectory) -> None:
-    """Raises DataError with the first file that differs, among those that could always be read."""
+def _check_unchanged(known: Manifest, now: Manifest, unreadable: set[str], run: RunDirectory) -> None:
+    """Raises DataError with the first file that differs, among those that can be read."""
     old, new = file_states(known), file_states(now)
-    unreadable = {name for name, _ in (*known.left_out, *now.left_out)}
     readable = sorted({*old, *new} - unreadable)
     name = next((name for name in readable if old.get(name) != new.get(name)), None)
     if name is None:

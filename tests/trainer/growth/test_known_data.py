@@ -277,3 +277,14 @@ def test_a_file_that_cannot_be_read_is_left_out_all_the_same(log: Path, tmp_path
     assert run.look(accept=True) == "accepted: dt=2022-04-9/part-0.parquet"
     assert load_manifest(run.directory.manifests["train"]).files == known.files
     assert run.look() == ""
+
+
+def test_a_file_that_was_left_out_is_new_to_a_run_that_wants_all(log: Path, tmp_path: Path) -> None:
+    whole = file(log, 8).read_bytes()
+    file(log, 8).write_bytes(whole[:-9])
+    run = make_run(log, tmp_path / "run", "shuffled", on_bad_file="skip")
+    file(log, 8).write_bytes(whole)
+    assert run.look() == ""
+    data = run.config.data.model_copy(update={"on_bad_file": "fail"})
+    wants_all = Run(run.config.model_copy(update={"data": data}), run.directory)
+    assert "dt=2022-04-8/part-0.parquet is new" in wants_all.look()
