@@ -27,6 +27,7 @@ from trainer.datasets import (
     test_reading,
     train_reading,
 )
+from trainer.distributed.clocks import check_clocks
 from trainer.distributed.watchdog import HangWatchdog
 from trainer.distributed.world import World
 from trainer.evaluation.by_value import check_first_values
@@ -72,6 +73,7 @@ def check_inputs(config: Config, world: World, watchdog: HangWatchdog, lock: Exi
     check_lanes(config, world)
     run = RunDirectory(config.run.dir)
     run_exists, changes = world.on_rank_zero(partial(_check_folder, run, config, lock))
+    check_clocks(world)
     check_shared(run.path, world)
 
     train, test, accepted = _open_datasets(config, world, run)
