@@ -38,7 +38,7 @@ class TaskConfig(Settings):
     no label, so that it trains and evaluates nothing. Columns of the dataset; null fits no comparison."""
     weight_column: str | None = None
     """Column of non-negative weights of this task's label, by which its loss and metrics are multiplied, besides those
-    of `data.weight`."""
+    of `data.weight`. What it holds in rows without the label does not matter."""
     threshold: float | None = None
     """For a binary task on a number: a value of at least this much is a positive."""
     transform: Transform = "none"

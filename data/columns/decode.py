@@ -175,7 +175,7 @@ def decode(table: pa.Table, columns: Columns, where: Where, chosen: Int64 | None
         decode_label(column(label.column), label, chosen, where, labels_TR[index])
         if label.where:
             labels_TR[index][~rows_where(label.where, column)[chosen]] = np.nan
-        label_weights.append(_weights(column, label.weight, chosen, where) if label.weight else None)
+        label_weights.append(_label_weights(column, label, chosen, where, labels_TR[index]) if label.weight else None)
 
     weights_R = np.ones(num_rows, np.float32)
     if columns.weight:
@@ -195,6 +195,17 @@ def decode(table: pa.Table, columns: Columns, where: Where, chosen: Int64 | None
 def _weights(column: Column, name: str, chosen: Int64, where: Where) -> Float32:
     weights_R = np.empty(len(chosen), np.float32)
     decode_weights(column(name), name, chosen, where, weights_R)
+    return weights_R
+
+
+def _label_weights(column: Column, label: Label, chosen: Int64, where: Where, labels_R: Float32) -> Float32:
+    """A row without the label has a weight of 0, whatever the column holds: what is not known there is null."""
+    assert label.weight is not None
+    is_known_R = ~np.isnan(labels_R)
+    weights_R = np.zeros(len(chosen), np.float32)
+    known = np.empty(int(is_known_R.sum()), np.float32)
+    decode_weights(column(label.weight), label.weight, chosen[is_known_R], where, known)
+    weights_R[is_known_R] = known
     return weights_R
 
 

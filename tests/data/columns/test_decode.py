@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from data.columns.decode import Columns, Rows, decode
 from data.columns.ids import Jagged
 from data.columns.numbers import Label
+from data.conditions import parse_condition
 from data.errors import DataError
 from data.features import DenseFeature, Features, SparseFeature
 from data.hashing import fold
@@ -563,3 +564,13 @@ def test_a_regression_may_learn_a_transformed_label() -> None:
     assert math.isnan(found[3])
     with pytest.raises(DataError, match=r"^row 0: label 'x' is inf; a label is a finite number or null"):
         labels_of(pa.array([math.inf]), Label("x", binary=False, transform="sqrt"))
+
+
+def test_a_label_needs_its_weight_in_rows_that_have_it_alone() -> None:
+    label = Label("y", True, weight="w", where=parse_condition("tab = 'a'", ""))
+    arrays = {"y": pa.array([1, 0, None, 1]), "tab": pa.array(["a", "b", "a", "a"])}
+    rows = decoded(columns_of(labels=(label,)), w=pa.array([2.0, None, None, 0.5]), **arrays)
+    assert rows.label_weights_T[0] is not None
+    assert rows.label_weights_T[0].tolist() == [2.0, 0.0, 0.0, 0.5]
+    with pytest.raises(DataError, match="row 3: weight 'w' is None"):
+        decoded(columns_of(labels=(label,)), w=pa.array([2.0, None, None, None]), **arrays)
