@@ -95,6 +95,10 @@ def _fill_from(part: Part, before: Part | None, keys: tuple[str, ...]) -> Part:
     return _fill(part, {key: getattr(before, key) for key in keys})
 
 
+def _space(task: TaskConfig) -> str:
+    return f" and fits where = {task.where!r}" if task.where is not None else ""
+
+
 def odd_columns(config: Config, statistics: Statistics) -> list[str]:
     """A line for each column that has nothing to learn from or with, and for each label that one value rules, as far as
     the rows were measured.
@@ -102,7 +106,7 @@ def odd_columns(config: Config, statistics: Statistics) -> list[str]:
     lines = []
     for task, moments in zip(config.tasks, statistics.labels, strict=True):
         if moments.count == 0:
-            lines.append(f"task {task.name!r}: no measured training row has its label {task.label!r}")
+            lines.append(f"task {task.name!r}: no measured training row has its label {task.label!r}{_space(task)}")
         elif moments.low == moments.high:
             lines.append(
                 f"task {task.name!r}: its label {task.label!r} is {moments.low:g} in all measured training rows"

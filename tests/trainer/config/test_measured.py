@@ -108,6 +108,12 @@ def test_columns_without_anything_to_learn_are_told(tmp_path: Path) -> None:
     ]
 
 
+def test_a_space_that_no_row_fits_is_told(tmp_path: Path) -> None:
+    tasks = [{"name": "click", "kind": "binary", "label": "click", "where": "age > 500"}]
+    (line,) = odd_columns(make_config(tmp_path, tasks=tasks), Statistics(({"none": RARE},), (Moments(),)))
+    assert line == "task 'click': no measured training row has its label 'click' and fits where = 'age > 500'"
+
+
 @pytest.mark.parametrize(("high", "count", "odd"), [(1e30, 8_000, True), (1e30, 900, False), (12.0, 8_000, False)])
 def test_a_label_that_one_value_rules_is_told(tmp_path: Path, high: float, count: int, odd: bool) -> None:
     watch_B = np.append(np.random.default_rng(7).exponential(size=count - 1), high)
