@@ -201,5 +201,7 @@ def _quiet_libraries() -> None:
     warnings.filterwarnings(
         "ignore", message="find_unused_parameters=True was specified"
     )  # trainer.build_model says why
+    # Told of the module that calls: torch.distributed.checkpoint hands out no other kind of table.
+    warnings.filterwarnings("ignore", message="Please use DTensor instead")
     for category in (FutureWarning, DeprecationWarning):
         warnings.filterwarnings("ignore", category=category, module=r"(torch|torchrec|fbgemm_gpu)\.")
