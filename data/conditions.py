@@ -145,5 +145,6 @@ class _Parser:
 
     def _word(self, what: str) -> str:
         if not self.left or self.left[0] in {*"(),", *_SIGNS}:
-            raise ValueError(f"{self._text!r} has {self.left[0] if self.left else 'its end'} where {what} should be")
+            found = self.left[0] if self.left else "its end"
+            raise ValueError(f"{self._text!r} has {found} where {what} should be; {self._example}")
         return self.left.pop(0)

@@ -9,7 +9,7 @@ from data.conditions import Condition, parse_condition
 from data.features import Missing, Transform
 from data.settings import Settings
 
-_EXAMPLE = "write comparisons of columns, as in click == 1 and tab in (1, 4)"
+_EXAMPLE = "write comparisons of columns, as in click == 1 and tab in (1, 4), with quotes around what holds a space"
 
 
 def _condition(text: str | None) -> str | None:

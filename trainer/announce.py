@@ -3,7 +3,7 @@
 from dataclasses import asdict
 
 from data.discovery.listing import first_names
-from data.reading import Reading
+from trainer.growth.known_data import may_grow
 from trainer.inputs import Inputs
 from trainer.logging.tables import plan_table, taken_table
 from trainer.logging.train_log import TrainLog
@@ -51,7 +51,7 @@ def announce(inputs: Inputs, loaded: Loaded, log: TrainLog) -> None:
         log.print(f"resumed at {samples:,} of {inputs.end:,} samples")
 
     if inputs.train.dropped_rows:
-        log.print(_dropped_rows(inputs.train, inputs.end))
+        log.print(_dropped_rows(inputs))
 
 
 def _announce_changes(inputs: Inputs, samples: int, log: TrainLog) -> None:
@@ -64,7 +64,10 @@ def _announce_changes(inputs: Inputs, samples: int, log: TrainLog) -> None:
         log.print(f"accepted with new contents and the same rows: {first_names(inputs.accepted, kind='training file')}")
 
 
-def _dropped_rows(reading: Reading, end: int) -> str:
-    passes = -(-end // (reading.batches_per_epoch * reading.global_batch_size))
+def _dropped_rows(inputs: Inputs) -> str:
+    reading = inputs.train
+    if may_grow(inputs.config):
+        return f"{reading.dropped_rows} rows do not fill a last global batch yet: they wait for the next window"
+    passes = -(-inputs.end // (reading.batches_per_epoch * reading.global_batch_size))
     times = "1 pass" if passes == 1 else f"{passes} passes"
     return f"{reading.dropped_rows} rows of each pass do not fill a last global batch and are left out ({times})"

@@ -56,7 +56,7 @@ def problem_in_condition(kind: pa.DataType, condition: Condition, name: str) -> 
     for comparison in comparisons(condition):
         for word in comparison.values:
             if comparison.key == name and not _fits(word, plain_type(kind)):
-                return f"is {kind}, but is compared with {word.text!r}; compare it with one of its own values"
+                return f"is {kind}, but a task's where compares it with {word.text!r}; name one of its own values"
     return None
 
 

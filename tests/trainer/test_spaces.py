@@ -102,9 +102,12 @@ def _explain(world: World, dataset: Path, run: str, tasks: list[dict[str, Any]])
 
 
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
-    "no condition": ({"where": "click =="}, "'click ==' has its end where a value should be"),
+    "no condition": ({"where": "click =="}, "'click ==' has its end where a value should be; write comparisons"),
     "no column": ({"where": "clik == 1"}, "no column 'clik', which the config names"),
-    "text with a number's column": ({"where": "age == old"}, "column 'age' is float, but is compared with 'old'"),
+    "text with a number's column": (
+        {"where": "age == old"},
+        "column 'age' is float, but a task's where compares it with 'old'",
+    ),
     "of without a product": ({"of": ["click"]}, "only products have it"),
     "one factor": ({"kind": "product", "of": ["click"]}, "is the product of ['click']; name two tasks or more"),
     "no such factor": ({"kind": "product", "of": ["click", "watched"]}, "did you mean 'watch'?"),

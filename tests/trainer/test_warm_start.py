@@ -20,6 +20,7 @@ from trainer.checkpoint.safe_load import SafePlanner, SafeReader
 from trainer.config.load import parse_config
 from trainer.config.run_config import Config
 from trainer.distributed.world import World
+from trainer.errors import ConfigError
 from trainer.run.directory import RunDirectory
 from trainer.run.records import WarmStartEvent, read_events
 from trainer.session import start
@@ -188,7 +189,7 @@ def test_frozen_tables_stay_as_they_are(dataset: Path, source: Path, tmp_path: P
 
 
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
-    "no run": ({"init": {"from": "nowhere"}}, "nowhere: no run here (no config.toml)"),
+    "no run": ({"init": {"from": "nowhere"}}, "no run is there; name a folder that"),
     "grown and hashed": (
         {"tables": [{"name": "user", "rows": 50, "dim": 8}, {"name": "video", "rows": 65, "dim": 4}]},
         "init.tables: table 'video' has 65 rows here, 64 in",
@@ -261,3 +262,12 @@ def test_ids_of_a_vocabulary_keep_their_rows(dataset: Path, tmp_path: Path) -> N
     config = _with_vocabulary(dataset, tmp_path / "other", 64, sparse=by_file, init=init)
     (message,) = run_on_ranks(1, train_or_explain, config)
     assert "the vocabulary of table 'video' does not begin with that of" in str(message)
+
+
+def test_errors_name_the_key(dataset: Path, source: Path, tmp_path: Path) -> None:
+    run = {"dir": str(tmp_path / "run")}
+    config = make_config(dataset, run=run, init={"from": str(source), "checkpoint": "best:lik"})
+    (message,) = run_on_ranks(1, train_or_explain, config)
+    assert "init.checkpoint = best:lik: no task 'lik'" in str(message)
+    with pytest.raises(ConfigError, match=r"init.from: '.*/run' is this run's own folder"):
+        make_config(dataset, run=run, init={"from": run["dir"]})

@@ -13,16 +13,17 @@ from trainer.run.records import read_evaluations
 _BEST = "best:"
 
 
-def checkpoint_name(text: str, run: RunDirectory, config: Config) -> str:
+def checkpoint_name(text: str, run: RunDirectory, config: Config, option: str = "--checkpoint") -> str:
     """The name of a checkpoint's folder; a count means the batch boundary at which its event falls.
 
     Raises CheckpointError if the run has none there. Of a text that is neither, and of a run without any, as it is.
+    `option`: where the text comes from, for messages.
     """
     names = list_folders(run.checkpoints)
     if text in names or not names:
         return text
     if text.startswith(_BEST):
-        return _best(text, names, run)
+        return _best(text, names, run, option)
 
     try:
         count = parse_count(text)
@@ -32,20 +33,20 @@ def checkpoint_name(text: str, run: RunDirectory, config: Config) -> str:
     samples = _boundary(text, count, run, config)
     if str(samples) not in names:
         raise CheckpointError(
-            f"--checkpoint {text}: no checkpoint of {run.path} at {samples:,} samples; there are {', '.join(names)}"
+            f"{option} {text}: no checkpoint of {run.path} at {samples:,} samples; there are {', '.join(names)}"
         )
 
     return str(samples)
 
 
-def _best(text: str, names: list[str], run: RunDirectory) -> str:
+def _best(text: str, names: list[str], run: RunDirectory, option: str) -> str:
     """The checkpoint with the lowest NE (MSE) of a task on the run's test set; of equal ones the first."""
     task = text.removeprefix(_BEST)
     records = [record for record in read_evaluations(run.evaluations) if record.by is None]
     tasks = list(dict.fromkeys(record.task for record in records))
     if task not in tasks:
         there = f"there are {', '.join(tasks)}" if tasks else "nothing has been evaluated yet"
-        raise CheckpointError(f"--checkpoint {text}: no task {task!r} in {run.evaluations}; {there}")
+        raise CheckpointError(f"{option} {text}: no task {task!r} in {run.evaluations}; {there}")
 
     values = {
         str(record.samples): record.main
@@ -53,9 +54,7 @@ def _best(text: str, names: list[str], run: RunDirectory) -> str:
         if record.task == task and record.main is not None and str(record.samples) in names
     }
     if not values:
-        raise CheckpointError(
-            f"--checkpoint {text}: no checkpoint has a metric of {task!r}; there are {', '.join(names)}"
-        )
+        raise CheckpointError(f"{option} {text}: no checkpoint has a metric of {task!r}; there are {', '.join(names)}")
     return min(values, key=lambda name: (values[name], int(name)))
 
 

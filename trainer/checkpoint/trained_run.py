@@ -43,9 +43,9 @@ class TrainedRun:
         self.world.on_rank_zero(lambda: check_same_kinds(load_manifest(self.run.manifests["train"]), manifest, config))
         return manifest
 
-    def find_checkpoint(self, text: str) -> State:
-        """The checkpoint that `--checkpoint` names, verified; raises CheckpointError if there is none."""
-        name = self.world.on_rank_zero(lambda: checkpoint_name(text, self.run, self.config))
+    def find_checkpoint(self, text: str, option: str = "--checkpoint") -> State:
+        """The checkpoint that an option names, verified; raises CheckpointError if there is none."""
+        name = self.world.on_rank_zero(lambda: checkpoint_name(text, self.run, self.config, option))
         return self.checkpoints.find(name)
 
     def load(self, state: State) -> ShardedModel:

@@ -146,6 +146,8 @@ def _check_milestones(config: "Config") -> None:
 def _check_init(config: "Config") -> None:
     if config.init is None:
         return
+    if config.init.source == config.run.dir:
+        raise ValueError(f"init.from: {config.run.dir!r} is this run's own folder, from which it goes on by itself")
     names = [table.name for table in config.tables]
     for key in ("tables", "freeze"):
         for pattern in getattr(config.init, key):

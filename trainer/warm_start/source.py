@@ -22,6 +22,7 @@ from trainer.config.warm_start import InitConfig
 from trainer.datasets import check_same_kinds
 from trainer.distributed.world import World
 from trainer.errors import ConfigError
+from trainer.run.directory import RunDirectory
 from trainer.run.vocabularies import Vocabularies
 
 
@@ -45,8 +46,14 @@ class Source:
 
 def open_source(init: InitConfig, world: World) -> Source:
     """The run that `init` names; raises an ExpectedError if there is none. Collective: call on all ranks."""
+    world.on_rank_zero(lambda: _check_run(init.source))
     trained = open_trained_run(init.source, world)
-    return Source(trained, trained.find_checkpoint(init.checkpoint))
+    return Source(trained, trained.find_checkpoint(init.checkpoint, "init.checkpoint ="))
+
+
+def _check_run(path: str) -> None:
+    if not RunDirectory(path).config_file.exists():
+        raise ConfigError(f"init.from = {path!r}: no run is there; name a folder that `adatt train` wrote")
 
 
 def inherited(config: Config, source: Source) -> Config:
