@@ -8,8 +8,9 @@ every rank and leaves it time to save, and this process ends with the exit code 
 
 Variables: `PROCESSES`, ranks on this node; `GRACE_SECONDS`, how long ranks have to end after a signal before they are
 killed (default 130: a little more than that of `checkpoint.grace_seconds`, so that a rank can say that it has failed
-to). Several nodes: `NNODES`, and either `RDZV_ENDPOINT=HOST:PORT` (with torchrun's `RDZV_BACKEND`, `RDZV_ID`,
-`RDZV_CONF`) or `MASTER_ADDR`, `MASTER_PORT`, `NODE_RANK`.
+to); `STOPPED_CODE`, exit code in place of 75, for a scheduler that starts again after certain codes only. Several
+nodes: `NNODES`, and either `RDZV_ENDPOINT=HOST:PORT` (with torchrun's `RDZV_BACKEND`, `RDZV_ID`, `RDZV_CONF`) or
+`MASTER_ADDR`, `MASTER_PORT`, `NODE_RANK`.
 
 Elastic: `MAX_RESTARTS` times, on each node, all ranks start again from the last checkpoint when one is lost.
 `NNODES=MIN:MAX` is a range: a job that loses nodes goes on with those that are left, at least MIN, and takes in those
@@ -31,6 +32,10 @@ RANKED_COMMANDS = (["train"], ["evaluate"], ["predict"], ["bench", "train"])
 
 ELASTIC_RESTARTS = 3
 """Default of MAX_RESTARTS for a range of nodes: enough for some lost nodes, few for a program that always fails."""
+
+
+STOPPED = 75
+"""How ranks end that were stopped on request, after saving."""
 
 
 def uses_ranks(arguments: list[str]) -> bool:
@@ -139,6 +144,7 @@ def launch(environment: Mapping[str, str], arguments: list[str], module: str = "
         environment = _with_processes(environment)
         launcher_arguments = torchrun_arguments(environment, arguments, module)
         grace_seconds = _whole_number(environment, "GRACE_SECONDS", 130, at_least=1)
+        stopped_code = _whole_number(environment, "STOPPED_CODE", STOPPED, at_least=1)
     except ValueError as error:
         sys.stderr.write(f"error: {error}\n")
         return 2
@@ -146,7 +152,8 @@ def launch(environment: Mapping[str, str], arguments: list[str], module: str = "
     from launch.agent import run_ranks
 
     os.environ.setdefault("OMP_NUM_THREADS", str(threads_per_process(int(environment["PROCESSES"]))))
-    return exit_code(run_ranks(launcher_arguments, grace_seconds))
+    code = exit_code(run_ranks(launcher_arguments, grace_seconds))
+    return stopped_code if code == STOPPED else code
 
 
 def main() -> None:

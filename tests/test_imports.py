@@ -25,7 +25,7 @@ LAYERS = (
     ("trainer.evaluation", "trainer.logging", "trainer.prediction"),
     ("trainer.data_faults", "trainer.milestones"),
     ("trainer.train", "trainer.session", "trainer.inputs", "trainer.open_run", "trainer.announce", "trainer.growth"),
-    ("trainer.analysis", "trainer.proposal"),
+    ("trainer.analysis", "trainer.proposal", "trainer.launching"),
     ("benchmarks",),
     ("trainer.cli", "trainer.__main__"),
 )

@@ -16,6 +16,7 @@ from typer.exceptions import Abort, Exit, TyperException
 from data.errors import ExpectedError
 from trainer.cli.benchmarks import bench
 from trainer.cli.datasets import importers, synth_command
+from trainer.cli.launching import launch_command
 from trainer.cli.profiles import init_command, inspect_command, stats_command
 from trainer.cli.runs import audit_command, compare_command, report_command
 from trainer.cli.training import evaluate_command, predict_command, train_command
@@ -42,6 +43,7 @@ app.command("synth")(synth_command)
 app.command("init")(init_command)
 app.command("inspect")(inspect_command)
 app.command("stats")(stats_command)
+app.command("launch")(launch_command)
 app.add_typer(importers, name="import")
 app.add_typer(bench, name="bench")
 

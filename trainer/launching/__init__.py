@@ -1,0 +1,1 @@
+"""A config becomes a job of a scheduler: files for Slurm, Kubernetes and Docker Compose."""
