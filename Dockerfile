@@ -5,11 +5,14 @@ ARG BASE=python:3.11-slim-bookworm
 FROM ${BASE} AS dependencies
 ARG DEVICE=cpu
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
-RUN apt-get update && apt-get install --yes --no-install-recommends make
+# A base image of another day brings other packages: none is pinned.
+# hadolint ignore=DL3008
+RUN apt-get update && apt-get install --yes --no-install-recommends make && rm -rf /var/lib/apt/lists/*
 WORKDIR /build
 COPY Makefile setup.cfg pyproject.toml ./
 # The packages that setup.cfg lists stay empty here: what is installed are their dependencies. A pip.conf may be given
 # as a secret: it is seen by this one command and leaves no trace in the image.
+# hadolint ignore=SC2046,DL4006
 RUN --mount=type=secret,id=pip,target=/etc/pip.conf \
     mkdir -p $(sed -n '/^packages =/,/^[^ ]/s/^ \+//p' setup.cfg | tr . /) && \
     make setup VENV=/opt/adatt DEVICE=${DEVICE} INSTALL="'.[${DEVICE}]'"
@@ -21,6 +24,7 @@ RUN --mount=type=secret,id=pip,target=/etc/pip.conf \
 
 FROM ${BASE}
 # tini is process 1: it hands signals on, which the kernel keeps from a process 1 that has no handler, and reaps orphans.
+# hadolint ignore=DL3008
 RUN apt-get update && apt-get install --yes --no-install-recommends tini && rm -rf /var/lib/apt/lists/*
 RUN useradd --uid 10001 --no-create-home adatt && install --directory --owner=adatt /adatt/datasets /adatt/runs
 COPY --from=dependencies /opt/adatt /opt/adatt

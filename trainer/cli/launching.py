@@ -40,8 +40,8 @@ ResourceOption = Annotated[
     Literal["job", "jobset", "trainjob", "pytorchjob"] | None,
     typer.Option(
         metavar="RESOURCE",
-        help="Of Kubernetes: job (left out; needs nothing installed), jobset (restarts all nodes together), trainjob or "
-        "pytorchjob (Kubeflow Trainer, Kubeflow Training Operator).",
+        help="Of Kubernetes: job (left out; needs nothing installed), jobset (restarts all nodes together), trainjob "
+        "or pytorchjob (Kubeflow Trainer, Kubeflow Training Operator).",
     ),
 ]
 ImageOption = Annotated[
@@ -100,16 +100,16 @@ def launch_command(  # noqa: PLR0913 - one parameter for each option
 ) -> None:
     """Write the file that starts a training on a cluster; nothing is started.
 
-    \b
-    adatt launch slurm my.toml --nodes 16 --processes 8 --gpu --out train.sbatch
-        sbatch train.sbatch
-    adatt launch kubernetes my.toml --nodes 16 --image registry/adatt:cuda --out job.yaml
-        kubectl apply --filename job.yaml
-    adatt launch compose my.toml --nodes 2 --out compose.yaml
-        docker compose --file compose.yaml --project-directory . up
+    The config stays the same everywhere, and the time that the scheduler leaves for a save comes from its
+    checkpoint.grace_seconds. What each file asks for, and how the job ends: docs/operations.md. Then:
 
-    The config stays the same; how long the scheduler waits for a save comes from its checkpoint.grace_seconds. What
-    each file asks for, and how it ends: docs/operations.md. Files for two nodes are in the folder launch.
+    \b
+    slurm       adatt launch slurm my.toml --nodes 16 --processes 8 --gpu --out train.sbatch
+                sbatch train.sbatch
+    kubernetes  adatt launch kubernetes my.toml --nodes 16 --image HOST/adatt --out job.yaml
+                kubectl apply --filename job.yaml
+    compose     adatt launch compose my.toml --nodes 2 --out compose.yaml
+                docker compose --file compose.yaml --project-directory . up
     """
     from data.storage.files import replace_text
     from trainer.config.load import load_config
