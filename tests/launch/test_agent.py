@@ -122,6 +122,12 @@ def test_no_rank_starts_again_after_a_told_end(start: Start) -> None:
     assert stopped.lines("signals", 0) == []
 
 
+def test_another_code_for_a_stop(start: Start) -> None:
+    stopped, wrong = (start(behaviour, STOPPED_CODE="138") for behaviour in ("end 75", "end 2"))
+    assert stopped.end() == (138, "")
+    assert wrong.end() == (2, "")
+
+
 def test_a_lost_rank_starts_all_again_with_a_store_of_their_own(start: Start) -> None:
     launcher, unable = start("lose one", MAX_RESTARTS="1"), start("lose one")
     assert launcher.end() == (0, "a rank failed or was lost (-9): all start again, 1 of 1\n")
