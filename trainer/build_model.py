@@ -15,7 +15,8 @@ from trainer.distributed.world import World
 from trainer.errors import ConfigError
 from trainer.sharding.init_weights import initialise_dense, initialise_tables
 from trainer.sharding.optimizers import Optimizer, fused_params
-from trainer.sharding.plan import FusedSharder, Placement, placements, plan_tables, process_group
+from trainer.sharding.options import FusedSharder
+from trainer.sharding.plan import Placement, placements, plan_tables, process_group
 from trainer.step_guard import GuardedPipeline
 
 
@@ -60,9 +61,9 @@ def build_sharded_model(config: Config, world: World, total_samples: int, *, sav
     ranker = build_model(config, tables_on=torch.device("meta"))
     global_batch_size = config.data.global_batch_size
     table_optimizer = fused_params(config.optimizer.sparse, global_batch_size)
-    sharder = FusedSharder(config.sharding.allow, table_optimizer)
+    sharder = FusedSharder(config.tables, config.sharding.allow, table_optimizer)
     plan = plan_tables(ranker, sharder, world, global_batch_size // world.size, saves=saves)
-    placed = placements(plan, config.tables, config.sharding.allow)
+    placed = placements(plan, sharder)
     model = DistributedModelParallel(
         module=ranker,
         env=ShardingEnv.from_process_group(process_group()),

@@ -22,6 +22,7 @@ FREE_KEYS = (
     "data.bad_row_groups",
     "data.on_bad_value",
     "data.bad_values_per_million",
+    "tables.*.sharding",
     "train.samples",
     "train.patience",
     "train.on_non_finite",
@@ -51,6 +52,11 @@ _REASONS = {
 """Why other keys may not, by how they begin."""
 
 
+def is_free(key: str) -> bool:
+    """Whether a key may change from one start to the next without being asked for; its list entries have numbers."""
+    return re.sub(r"\.\d+(?=\.)", ".*", key) in (*FREE_SECTIONS, *FREE_KEYS)
+
+
 def may_change(key: str) -> bool:
     """Whether a key may change from one start to the next when that is asked for."""
     return _LEARNING.fullmatch(key) is not None
@@ -60,7 +66,7 @@ def check_change(key: str) -> str:
     """The key; raises ValueError, with the reason, if it may not change whoever asks."""
     if may_change(key):
         return key
-    if key in FREE_KEYS or key.partition(".")[0] in FREE_SECTIONS:
+    if is_free(key) or key.partition(".")[0] in FREE_SECTIONS:
         raise ValueError(f"{key} may change without being asked for")
     reason = next((text for begin, text in _REASONS.items() if key.startswith(begin)), "there is no such key")
     raise ValueError(f"{key} may not change in a run: {reason}; train in another folder")

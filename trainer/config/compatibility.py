@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from trainer.config.changes import FREE_KEYS, FREE_SECTIONS, may_change
+from trainer.config.changes import is_free, may_change
 from trainer.config.run_config import Config
 
 Change = tuple[str, str, str]
@@ -34,7 +34,7 @@ def difference(before: dict[str, Any], now: dict[str, Any]) -> Change | None:
 
 def _differences(before: Any, now: Any, path: str = "") -> list[Change]:
     """Of every leaf that differs and is not free to change."""
-    if path in (*FREE_SECTIONS, *FREE_KEYS) or before == now:
+    if is_free(path) or before == now:
         return []
 
     if isinstance(before, dict) and isinstance(now, dict):

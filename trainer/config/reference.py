@@ -11,19 +11,18 @@ from data.features import DenseFeature, SparseFeature
 from data.reading import DataConfig
 from models.heads import HEADS
 from models.heads.base import HeadConfig
-from models.tables import TableConfig
 from models.tasks import TaskConfig
 from trainer.config.changes import FREE_KEYS, FREE_SECTIONS
 from trainer.config.run_config import CheckpointConfig, EvaluateConfig, LogConfig, RunConfig, TrainConfig
 from trainer.config.warm_start import InitConfig
-from trainer.sharding.settings import DenseOptimizerConfig, ShardingConfig, SparseOptimizerConfig
+from trainer.sharding.settings import DenseOptimizerConfig, ShardedTableConfig, ShardingConfig, SparseOptimizerConfig
 
 SECTIONS: dict[str, type[BaseModel]] = {
     "[run]": RunConfig,
     "[data]": DataConfig,
     "[[features.sparse]]": SparseFeature,
     "[[features.dense]]": DenseFeature,
-    "[[tables]]": TableConfig,
+    "[[tables]]": ShardedTableConfig,
     "[[tasks]]": TaskConfig,
     "[model]": HeadConfig,
     "[init]": InitConfig,

@@ -16,7 +16,6 @@ from data.settings import Count, Settings
 from data.storage.paths import local_path
 from models.heads import AnyHeadConfig
 from models.products import head_tasks
-from models.tables import TableConfig
 from models.tasks import TaskConfig
 from trainer.clock import Milestone, parse_milestone
 from trainer.config.changes import check_change
@@ -24,7 +23,7 @@ from trainer.config.rules import RULES
 from trainer.config.samples import parse_samples
 from trainer.config.warm_start import InitConfig
 from trainer.distributed.world import DeviceName
-from trainer.sharding.settings import OptimizerConfig, ShardingConfig
+from trainer.sharding.settings import OptimizerConfig, ShardedTableConfig, ShardingConfig
 
 
 class RunConfig(Settings):
@@ -113,7 +112,7 @@ class Config(Settings):
     run: RunConfig
     data: DataConfig
     features: Features
-    tables: tuple[TableConfig, ...]
+    tables: tuple[ShardedTableConfig, ...]
     tasks: tuple[TaskConfig, ...] = Field(min_length=1)
     model: AnyHeadConfig
     init: InitConfig | None = None

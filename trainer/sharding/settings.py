@@ -1,4 +1,7 @@
-"""The `[optimizer]` and `[sharding]` sections of a config. They need no torchrec, so that audits work without it."""
+"""The `[[tables]]`, `[optimizer]` and `[sharding]` sections of a config.
+
+They need no torchrec, so that audits work without it.
+"""
 
 import math
 from typing import Any, Literal, get_args
@@ -6,11 +9,20 @@ from typing import Any, Literal, get_args
 from pydantic import Field, field_validator
 
 from data.settings import Count, Settings
+from models.tables import TableConfig
 
 Decay = Literal["none", "linear", "cosine"]
 ShardingType = Literal["table_wise", "row_wise", "table_row_wise"]
 FALLBACK: ShardingType = "table_wise"
 """Fits a table of any number of rows."""
+
+
+class ShardedTableConfig(TableConfig):
+    """An embedding table, and how it is spread over ranks."""
+
+    sharding: Literal["auto"] | ShardingType = "auto"
+    """auto: the planner chooses from sharding.allow. Any other: this table is placed so, whatever sharding.allow says.
+    May change between starts."""
 
 
 class Schedule(Settings):

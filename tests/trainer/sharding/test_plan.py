@@ -140,7 +140,7 @@ def test_tables_of_few_rows_train_alike_on_any_ranks(size: int) -> None:
     expected = run_on_ranks(1, train_some, configs, timeout_s=600)[0]
     found = run_on_ranks(size, train_some, configs, timeout_s=600)[0]
     for one, many in zip(expected, found, strict=True):
-        _assert_alike(one, many)
+        assert_alike(one, many)
     of_all = found[-1].sharding
     assert of_all["sum-1-4"] == of_all[f"mean-{size - 1}-4"] == "table_wise"
     assert of_all[f"sum-{size}-4"] == of_all[f"mean-{2 * size}-8"] == "table_row_wise"
@@ -153,7 +153,7 @@ def test_tables_of_few_rows_on_two_nodes() -> None:
     expected = run_on_ranks(1, train_some, configs, timeout_s=600)[0]
     found = run_on_ranks(4, _train_some_on_two_nodes, configs, timeout_s=600)[0]
     for one, many in zip(expected, found, strict=True):
-        _assert_alike(one, many)
+        assert_alike(one, many)
     assert found[1].sharding == {
         "three": "table_wise", "one": "table_wise", "five": "table_wise", "ten": "row_wise"
     }  # fmt: skip
@@ -210,7 +210,7 @@ def test_any_name_of_a_table_or_feature_trains_alike_on_two_ranks() -> None:
     one, two = (run_on_ranks(size, train_some, [config], timeout_s=600)[0][0] for size in (1, 2))
     assert len(one.tables) == len(one.state) == len(NAMES)
     assert list(one.sharding) == NAMES
-    _assert_alike(one, two)
+    assert_alike(one, two)
 
 
 def test_small_tables_of_odd_names_resume_and_evaluate_on_other_ranks(dataset: Path, tmp_path: Path) -> None:
@@ -251,7 +251,8 @@ def evaluate_parts(world: World, folder: str) -> list[float]:
     return [record["log_loss"] or record["mse"] for record in evaluation_records(folder, "latest", None, world)]
 
 
-def _assert_alike(one: Trained, many: Trained) -> None:
+def assert_alike(one: Trained, many: Trained) -> None:
+    """Losses, weights and the optimizer's state."""
     told = str(many.sharding)
     np.testing.assert_allclose(many.losses, one.losses, rtol=1e-5, err_msg=told)
     for expected, found in ((one.tables, many.tables), (one.state, many.state)):

@@ -112,7 +112,10 @@ def head_identity(config: Config) -> str:
     values = plain(config)
     for place in SAME_HEAD:
         section, _, key = place.partition(".")
-        if key:
+        if key.startswith("*."):
+            for entry in values[section]:
+                entry.pop(key.removeprefix("*."), None)
+        elif key:
             values.get(section, {}).pop(key, None)
         else:
             values.pop(section, None)

@@ -1,0 +1,97 @@
+"""The ways to place each table that the planner may choose from, with all the memory that they take."""
+
+from typing import Any
+
+from fbgemm_gpu.split_embedding_configs import EmbOptimType
+from torch import nn
+from torchrec.distributed.embedding_types import EmbeddingComputeKernel
+from torchrec.distributed.embeddingbag import EmbeddingBagCollectionSharder
+from torchrec.distributed.planner import Topology
+from torchrec.distributed.planner.enumerators import EmbeddingEnumerator
+from torchrec.distributed.planner.types import ParameterConstraints, ShardingOption, Storage
+from torchrec.distributed.types import ModuleSharder
+
+from models.tables import table_key
+from trainer.sharding.memory import state_bytes, weight_bytes
+from trainer.sharding.settings import FALLBACK, ShardedTableConfig
+
+
+class FusedSharder(EmbeddingBagCollectionSharder):
+    """Offers the planner what any table may be placed by, on every device, each with the fused kernel only."""
+
+    def __init__(
+        self, tables: tuple[ShardedTableConfig, ...], allow: tuple[str, ...], fused_params: dict[str, Any]
+    ) -> None:
+        super().__init__(fused_params=fused_params)
+        self.tables = tables
+        self.allow = allow
+        self.named = {table_key(table.name): table.sharding for table in tables if table.sharding != "auto"}
+        self.optimizer: EmbOptimType = fused_params["optimizer"]
+
+    def may_place(self, key: str, sharding: str) -> bool:
+        """Whether the config asks for a table to be placed so."""
+        named = self.named.get(key)
+        return sharding in self.allow if named is None else sharding == named
+
+    def sharding_types(self, compute_device_type: str) -> list[str]:  # noqa: ARG002
+        """The config's choice and what it falls back on; torchrec's list for CPUs lacks row-wise, which works there."""
+        return list(dict.fromkeys((*self.allow, FALLBACK, *self.named.values())))
+
+    def compute_kernels(self, sharding_type: str, compute_device_type: str) -> list[str]:  # noqa: ARG002
+        """Fused: the optimizer runs in the backward pass."""
+        return [EmbeddingComputeKernel.FUSED.value]
+
+
+class Enumerator(EmbeddingEnumerator):
+    """Offers a table that names its sharding no other, and the others what `sharding.allow` says.
+
+    Splits that leave a rank with an empty shard are not among them. A split by rows gives every rank ceil(rows / ranks)
+    rows, so that none may be left for the last ones (3, 5, 6 or 9 rows on 4 ranks). fbgemm's backward pass on CPUs
+    tells tables apart by where their rows begin: it takes one without rows and the next for the same table, and
+    updates wrong rows in silence; a rank without any row looks for a GPU (see `docs/architecture.md`).
+    """
+
+    def __init__(
+        self, topology: Topology, batch_size: int, tables: tuple[ShardedTableConfig, ...], *, saves: bool
+    ) -> None:
+        constraints = {table_key(table.name): _constraints(table) for table in tables}
+        super().__init__(topology, batch_size, constraints)
+        self._on_gpu = topology.compute_device == "cuda"
+        self._saves = saves
+
+    def enumerate(self, module: nn.Module, sharders: list[ModuleSharder[nn.Module]]) -> list[ShardingOption]:
+        """The options in torchrec's order, which decides between equals."""
+        (sharder,) = sharders
+        assert isinstance(sharder, FusedSharder)
+        options = [option for option in super().enumerate(module, sharders) if _fills_all_shards(option)]
+
+        # A table for which no allowed way is left is not split: it lies on one rank, whatever sharding.allow says.
+        tables_asked = {option.name for option in options if sharder.may_place(option.name, option.sharding_type)}
+        chosen = []
+        for option in options:
+            falls_back = option.name not in tables_asked and option.sharding_type == FALLBACK
+            if falls_back or sharder.may_place(option.name, option.sharding_type):
+                chosen.append(option)
+
+        for option in chosen:
+            for shard in option.shards:
+                assert shard.storage is not None
+                rows, dim = shard.size
+                shard.storage += self._storage_beside_weights(rows, dim, sharder.optimizer)
+
+        return chosen
+
+    def _storage_beside_weights(self, rows: int, dim: int, optimizer: EmbOptimType) -> Storage:
+        """Of a shard: the optimizer's state, and the copy in the host's memory that a save makes of both."""
+        state = state_bytes(rows, dim, optimizer)
+        copy = weight_bytes(rows, dim) + state if self._saves else 0
+        return Storage(hbm=state, ddr=copy) if self._on_gpu else Storage(hbm=0, ddr=state + copy)
+
+
+def _fills_all_shards(option: ShardingOption) -> bool:
+    return all(shard.size[0] > 0 for shard in option.shards)
+
+
+def _constraints(table: ShardedTableConfig) -> ParameterConstraints:
+    named: list[str] | None = None if table.sharding == "auto" else [table.sharding]
+    return ParameterConstraints(sharding_types=named, compute_kernels=[EmbeddingComputeKernel.FUSED.value])
