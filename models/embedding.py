@@ -3,7 +3,7 @@
 Shapes: B rows, S sparse features, E width of a table, D dense features, F = sum of the sparse features' E, + D.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 import torch
 from torch import nn
@@ -30,10 +30,12 @@ class FeatureLayer(nn.Module):
         features: Features,
         device: torch.device,
         frozen: Collection[str] = (),
+        rows_held: Mapping[str, int] | None = None,
     ) -> None:
-        """`frozen`: tables that are not trained."""
+        """`frozen`: tables that are not trained; `rows_held`: by table, more rows than it has, of which no id reads."""
         super().__init__()
         self.tables = tables
+        self.rows_held = {table.name: table.rows for table in tables} | dict(rows_held or {})
         table_of = {table.name: table for table in tables}
         self.keys = [feature.name for feature in features.sparse]
         poolings = [feature.pooling or table_of[feature.table].pooling for feature in features.sparse]
@@ -42,7 +44,7 @@ class FeatureLayer(nn.Module):
         dims = [table_of[feature.table].dim for feature in features.sparse]
         self.is_weighted = features.is_weighted
         self.width = sum(dims) + features.dense_width
-        configs = [_bag_config(table, features) for table in tables]
+        configs = [_bag_config(table, self.rows_held[table.name], features) for table in tables]
         self.embeddings = EmbeddingBagCollection(tables=configs, is_weighted=features.is_weighted, device=device)
 
     def forward(self, sparse: KeyedJaggedTensor, dense_BD: torch.Tensor) -> torch.Tensor:
@@ -65,12 +67,12 @@ class FeatureLayer(nn.Module):
         return torch.cat([*parts, dense_BD], dim=1)
 
 
-def _bag_config(table: TableConfig, features: Features) -> EmbeddingBagConfig:
+def _bag_config(table: TableConfig, rows: int, features: Features) -> EmbeddingBagConfig:
     """A table as torchrec takes it. It always sums: `FeatureLayer` divides where means are wanted."""
     names = [feature.name for feature in features.sparse if feature.table == table.name]
     return EmbeddingBagConfig(
         name=table_key(table.name),
-        num_embeddings=table.rows,
+        num_embeddings=rows,
         embedding_dim=table.dim,
         feature_names=names,
         pooling=PoolingType.SUM,

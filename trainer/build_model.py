@@ -16,6 +16,7 @@ from trainer.errors import ConfigError
 from trainer.sharding.init_weights import initialise_dense, initialise_tables
 from trainer.sharding.optimizers import Optimizer, fused_params
 from trainer.sharding.options import FusedSharder
+from trainer.sharding.padding import rows_held
 from trainer.sharding.plan import Placement, placements, plan_tables, process_group
 from trainer.step_guard import GuardedPipeline
 
@@ -30,10 +31,10 @@ class ShardedModel:
     placements: list[Placement]
 
 
-def build_model(config: Config, tables_on: torch.device) -> Ranker:
-    """The unsharded model, dense weights drawn from the seed."""
+def build_model(config: Config, tables_on: torch.device, held: dict[str, int] | None = None) -> Ranker:
+    """The unsharded model, dense weights drawn from the seed; `held`: rows of tables that hold more than they have."""
     frozen = [table.name for table in config.tables if config.init is not None and config.init.freezes(table.name)]
-    features = FeatureLayer(config.tables, config.features, tables_on, frozen)
+    features = FeatureLayer(config.tables, config.features, tables_on, frozen, held)
     head = config.model.build(features.width, len(config.head_tasks))
     ranker = Ranker(features, head, config.tasks, bf16=config.train.precision == "bf16")
     initialise_dense(ranker.head, config.run.seed)
@@ -58,12 +59,13 @@ def build_sharded_model(config: Config, world: World, total_samples: int, *, sav
     if config.train.precision == "bf16" and world.device.type != "cuda":
         raise ConfigError("train.precision = 'bf16' needs a GPU; use 'float32' on a CPU")
 
-    ranker = build_model(config, tables_on=torch.device("meta"))
+    held = rows_held(config.tables, world)
+    ranker = build_model(config, torch.device("meta"), held)
     global_batch_size = config.data.global_batch_size
     table_optimizer = fused_params(config.optimizer.sparse, global_batch_size)
     sharder = FusedSharder(config.tables, config.sharding.allow, table_optimizer)
     plan = plan_tables(ranker, sharder, world, global_batch_size // world.size, saves=saves)
-    placed = placements(plan, sharder)
+    placed = placements(plan, sharder, held)
     model = DistributedModelParallel(
         module=ranker,
         env=ShardingEnv.from_process_group(process_group()),

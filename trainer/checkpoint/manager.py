@@ -16,13 +16,15 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.distributed.checkpoint as dcp
 from torchrec.distributed.model_parallel import DistributedModelParallel
 
 from data.errors import one_line
+from models.embedding import FeatureLayer
+from models.ranker import Ranker
 from trainer.build_model import ShardedModel
 from trainer.checkpoint.ownership import ForeignError, check_owner
 from trainer.checkpoint.safe_load import SafePlanner, SafeReader
@@ -40,6 +42,7 @@ from trainer.checkpoint.storage import (
     record_files,
     thin_out,
 )
+from trainer.checkpoint.true_rows import without_padding
 from trainer.console import tell
 from trainer.distributed.world import World
 from trainer.errors import CheckpointError, RunError
@@ -78,7 +81,8 @@ class Checkpoints:
         final = self._folder / str(state.samples)
 
         if self._world.on_rank_zero(lambda: _make_way(final, pinned=state.pinned)):
-            staged = self._stager.stage(tensors_of(sharded.model, sharded.optimizer))
+            tensors = tensors_of(sharded.model, sharded.optimizer)
+            staged = self._stager.stage(without_padding(tensors, features_of(sharded.model)))
             self._writing = self._thread.submit(self._write, staged, final, state, keep, on_saved)
 
         self.stall_seconds += time.perf_counter() - begin
@@ -140,7 +144,7 @@ class Checkpoints:
     def load(self, state: State, model: DistributedModelParallel, optimizer: Optimizer | None) -> None:
         """Loads weights, and optimizer state where one is given."""
         tensors = tensors_of(model, optimizer)
-        self.read(state, tensors, SafePlanner())
+        self.read(state, without_padding(tensors, features_of(model)), SafePlanner())
 
         model.load_state_dict(tensors["model"])
         if optimizer is not None:
@@ -225,11 +229,16 @@ def _make_way(final: Path, *, pinned: bool) -> bool:
 
 
 def tensors_of(model: DistributedModelParallel, optimizer: Optimizer | None) -> dict[str, Any]:
-    """What a checkpoint holds: `model`, and `optimizer` where one is given."""
+    """What a checkpoint holds, besides padding of tables: `model`, and `optimizer` where one is given."""
     state: dict[str, Any] = {"model": model.state_dict()}
     if optimizer is not None:
         state["optimizer"] = optimizer.combined.state_dict()
     return state
+
+
+def features_of(model: DistributedModelParallel) -> FeatureLayer:
+    """The part of a sharded model that has the tables."""
+    return cast(Ranker, model.module).features
 
 
 def _cause(error: BaseException) -> str:

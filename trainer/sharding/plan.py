@@ -56,7 +56,6 @@ def plan_tables(
     kernels = KernelConfig(compute_device=world.device.type)
     topology = TopologyFactory.create_topology(cluster, kernel_config=kernels)
 
-    _check_splits(sharder, world)
     planner = EmbeddingShardingPlanner(
         topology=topology,
         batch_size=batch_size,
@@ -75,19 +74,6 @@ def plan_tables(
     return world.on_rank_zero(plan)
 
 
-def _check_splits(sharder: FusedSharder, world: World) -> None:
-    """Raises ConfigError if a table names a split by rows that leaves a rank without any."""
-    ranks_of_split = {"row_wise": world.size, "table_row_wise": world.local_size}
-    for table in sharder.tables:
-        ranks = ranks_of_split.get(table.sharding, 1)
-        rows_per_rank = -(-table.rows // ranks)
-        if rows_per_rank * (ranks - 1) >= table.rows:
-            raise ConfigError(
-                f"tables: {table.name!r} has {table.rows} rows, too few for sharding = {table.sharding!r}: it puts "
-                f"{rows_per_rank} on each of {ranks} ranks, and none is left for the last; use 'auto' or 'table_wise'"
-            )
-
-
 def _explain_lack(sharder: FusedSharder, world: World, budget: Budget, *, saves: bool) -> str:
     """What does not fit, and the ways out."""
     ways = ["fewer rows or a smaller dim", "more nodes"]
@@ -104,7 +90,7 @@ def _explain_lack(sharder: FusedSharder, world: World, budget: Budget, *, saves:
     return f"tables: they do not fit on {world.size} ranks: {lack}; use {', or '.join(ways)}"
 
 
-def placements(plan: ShardingPlan, sharder: FusedSharder) -> list[Placement]:
+def placements(plan: ShardingPlan, sharder: FusedSharder, rows_held: dict[str, int]) -> list[Placement]:
     """The plan as rows of a table; asserts that every one of them is trained as the config says, on every rank."""
     (module_plan,) = plan.plan.values()
     placed = []
@@ -119,7 +105,8 @@ def placements(plan: ShardingPlan, sharder: FusedSharder) -> list[Placement]:
         assert is_asked or (table.sharding == "auto" and sharding == FALLBACK), f"{table.name}: sharding {sharding}"
         rows = [shard.shard_sizes[0] for shard in entry.sharding_spec.shards]
         assert min(rows) > 0, f"{table.name}: {sharding} leaves a shard empty, rows {rows}"
-        assert sum(rows) == table.rows, f"{table.name}: {sum(rows)} of {table.rows} rows are placed"
+        held = rows_held[table.name]
+        assert sum(rows) == held, f"{table.name}: {sum(rows)} of {held} rows are placed"
         placed.append(
             Placement(
                 table=table.name,

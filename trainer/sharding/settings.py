@@ -21,8 +21,8 @@ class ShardedTableConfig(TableConfig):
     """An embedding table, and how it is spread over ranks."""
 
     sharding: Literal["auto"] | ShardingType = "auto"
-    """auto: the planner chooses from sharding.allow. Any other: this table is placed so, whatever sharding.allow says.
-    May change between starts."""
+    """auto: the planner chooses from sharding.allow. Any other: this table is placed so, whatever sharding.allow says;
+    by rows also if it has fewer than there are ranks. May change between starts."""
 
 
 class Schedule(Settings):

@@ -16,8 +16,9 @@ from models.per_layer_state import State as Weights
 from models.ranker import Ranker
 from models.tables import table_key
 from trainer.build_model import ShardedModel
-from trainer.checkpoint.manager import tensors_of
+from trainer.checkpoint.manager import features_of, tensors_of
 from trainer.checkpoint.safe_load import SafePlanner
+from trainer.checkpoint.true_rows import without_padding
 from trainer.config.run_config import Config
 from trainer.warm_start.choice import TableChoice, choose_tables, input_columns, input_width
 from trainer.warm_start.source import Source
@@ -48,11 +49,13 @@ def take_weights(config: Config, source: Source, sharded: ShardedModel) -> list[
     tables = choose_tables(config, source.config, source.name)
     own = tensors_of(sharded.model, sharded.optimizer)
     states = own["optimizer"]["state"]
+    stored = without_padding(own, features_of(sharded.model))
+    stored_states = stored["optimizer"]["state"]
     notes: list[str] = []
 
     with_sparse = config.init.optimizer and config.optimizer.sparse.name == source.config.optimizer.sparse.name
     with_dense = config.init.optimizer and config.optimizer.dense.name == source.config.optimizer.dense.name
-    _read_tables(source, own["model"], states if with_sparse else {}, tables)
+    _read_tables(source, stored["model"], stored_states if with_sparse else {}, tables)
     sharded.model.load_state_dict(own["model"])
 
     head = _take_head(config, source, sharded, states if with_dense else {})

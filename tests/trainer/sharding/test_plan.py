@@ -22,6 +22,8 @@ from tests.ranks import run_on_ranks
 from tests.trainer.datasets import make_config
 from tests.trainer.training import evaluation_records
 from trainer.build_model import build_sharded_model
+from trainer.checkpoint.manager import features_of, tensors_of
+from trainer.checkpoint.true_rows import without_padding
 from trainer.config.load import parse_config
 from trainer.config.run_config import Config
 from trainer.distributed.world import World
@@ -98,24 +100,28 @@ def _train(world: World, config: Config) -> Trained:
     outcomes = [sharded.pipeline.progress(feed) for _ in range(STEPS)]
     losses = [float(world.sum(output.loss_T.clone())) for output in outcomes]
     sharding = {placement.table: placement.sharding for placement in sharded.placements}
-    state = sharded.model.fused_optimizer.state_dict()["state"]
-    sums = {name: value for parameter in state.values() for name, value in parameter.items()}
-    return Trained(losses, whole(world, sharded.model.state_dict()), whole(world, sums), sharding)
+    kept = without_padding(tensors_of(sharded.model, sharded.optimizer), features_of(sharded.model))
+    sums = {name: value for parameter in kept["optimizer"]["state"].values() for name, value in parameter.items()}
+    return Trained(losses, whole(world, kept["model"]), whole(world, sums), sharding)
 
 
 def whole(world: World, tensors: dict[str, Any]) -> dict[str, Array]:
     """Every sharded tensor in one piece."""
+    sharded = {name: tensor for name, tensor in tensors.items() if isinstance(tensor, ShardedTensor)}
     mine = {
-        name: [(shard.metadata.shard_offsets[0], shard.tensor.detach().numpy()) for shard in tensor.local_shards()]
-        for name, tensor in tensors.items()
-        if isinstance(tensor, ShardedTensor)
+        name: [(shard.metadata.shard_offsets, shard.tensor.detach().numpy()) for shard in tensor.local_shards()]
+        for name, tensor in sharded.items()
     }
-    pieces: dict[str, list[tuple[int, Array]]] = {name: [] for name in mine}
+    sizes: dict[str, list[int]] = {}
+    for of_rank in world.gather({name: list(tensor.size()) for name, tensor in sharded.items()}):
+        sizes |= of_rank
+    pieces = {name: np.full(size, np.nan, dtype=np.float32) for name, size in sizes.items()}
     for of_rank in world.gather(mine):
         for name, shards in of_rank.items():
-            pieces.setdefault(name, []).extend(shards)
-    by_first_row = {name: sorted(found, key=lambda piece: piece[0]) for name, found in pieces.items()}
-    return {name: np.concatenate([rows for _, rows in found]) for name, found in by_first_row.items()}
+            for offsets, values in shards:
+                place = tuple(slice(begin, begin + num) for begin, num in zip(offsets, values.shape, strict=True))
+                pieces[name][place] = values
+    return pieces
 
 
 def small_tables(size: int) -> list[Config]:

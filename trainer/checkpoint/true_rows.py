@@ -1,0 +1,59 @@
+"""Tensors of a checkpoint without the rows that tables hold beyond their own (`trainer.sharding.padding`).
+
+So a checkpoint has the same shapes whatever ranks and plan wrote it. The shards are views: what is read into them is in
+the model.
+"""
+
+from dataclasses import replace
+from typing import Any
+
+from torch.distributed._shard.metadata import ShardMetadata
+from torch.distributed._shard.sharded_tensor import Shard, ShardedTensor
+
+from models.embedding import FeatureLayer
+from models.tables import table_key
+
+
+def without_padding(tensors: dict[str, Any], features: FeatureLayer) -> dict[str, Any]:
+    """The same structure; `tensors` are those of a whole model, and of its optimizer where it is there."""
+    true_rows = {
+        f"features.embeddings.embedding_bags.{table_key(table.name)}.weight": table.rows
+        for table in features.tables
+        if features.rows_held[table.name] > table.rows
+    }
+    model = dict(tensors["model"])
+    for name, rows in true_rows.items():
+        model[name] = _first_rows(model[name], rows, model[name].size()[0])
+    if "optimizer" not in tensors:
+        return {"model": model}
+
+    states = dict(tensors["optimizer"]["state"])
+    for name, rows in true_rows.items():
+        held = tensors["model"][name].size()[0]
+        state = states[f"sparse.{name}"]
+        states[f"sparse.{name}"] = {key: _first_rows(value, rows, held) for key, value in state.items()}
+    return {"model": model, "optimizer": tensors["optimizer"] | {"state": states}}
+
+
+def _first_rows(tensor: ShardedTensor, rows: int, held: int) -> ShardedTensor:
+    """The first `rows` of every `held` rows; shards that hold none of them are left out."""
+    metadata = tensor.metadata()
+    shards = [
+        Shard(shard.tensor[: shorter.shard_sizes[0]], shorter)
+        for shard in tensor.local_shards()
+        if (shorter := _cut(shard.metadata, rows, held)) is not None
+    ]
+    of_all_ranks = [shorter for shard in metadata.shards_metadata if (shorter := _cut(shard, rows, held)) is not None]
+    size = type(metadata.size)([metadata.size[0] // held * rows, *metadata.size[1:]])
+    return ShardedTensor._init_from_local_shards_and_global_metadata(
+        shards, replace(metadata, shards_metadata=of_all_ranks, size=size), process_group=tensor._process_group
+    )
+
+
+def _cut(shard: ShardMetadata, rows: int, held: int) -> ShardMetadata | None:
+    block, first = divmod(shard.shard_offsets[0], held)
+    kept = min(shard.shard_sizes[0], rows - first)
+    if kept <= 0:
+        return None
+    offsets = [block * rows + first, *shard.shard_offsets[1:]]
+    return replace(shard, shard_offsets=offsets, shard_sizes=[kept, *shard.shard_sizes[1:]])
