@@ -10,6 +10,7 @@ from trainer.logging.train_log import TrainLog
 from trainer.milestones import missed_milestones
 from trainer.open_run import Loaded
 from trainer.run.records import ChangedDataEvent, ConfigChangeEvent, DamagedCheckpointEvent, WarmStartEvent
+from trainer.sharding.settings import algorithm_remarks
 
 
 def announce(inputs: Inputs, loaded: Loaded, log: TrainLog) -> None:
@@ -18,6 +19,9 @@ def announce(inputs: Inputs, loaded: Loaded, log: TrainLog) -> None:
     placements = loaded.sharded.placements
     log.describe(placements)
     log.print(plan_table(placements))
+    for text in algorithm_remarks(inputs.config.tables, inputs.config.optimizer.sparse):
+        log.print(text)
+
     num_parameters = sum(parameter.numel() for parameter in loaded.head.parameters())
     num_rows = inputs.train.manifest.num_rows
     batch = inputs.train.global_batch_size

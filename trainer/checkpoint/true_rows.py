@@ -16,23 +16,24 @@ from models.tables import table_key
 
 def without_padding(tensors: dict[str, Any], features: FeatureLayer) -> dict[str, Any]:
     """The same structure; `tensors` are those of a whole model, and of its optimizer where it is there."""
-    true_rows = {
-        f"features.embeddings.embedding_bags.{table_key(table.name)}.weight": table.rows
-        for table in features.tables
-        if features.rows_held[table.name] > table.rows
-    }
     model = dict(tensors["model"])
-    for name, rows in true_rows.items():
-        model[name] = _first_rows(model[name], rows, model[name].size()[0])
-    if "optimizer" not in tensors:
-        return {"model": model}
+    without = {"model": model}
+    states: dict[str, Any] = {}
+    if "optimizer" in tensors:
+        states = dict(tensors["optimizer"]["state"])
+        without["optimizer"] = tensors["optimizer"] | {"state": states}
 
-    states = dict(tensors["optimizer"]["state"])
-    for name, rows in true_rows.items():
-        held = tensors["model"][name].size()[0]
-        state = states[f"sparse.{name}"]
-        states[f"sparse.{name}"] = {key: _first_rows(value, rows, held) for key, value in state.items()}
-    return {"model": model, "optimizer": tensors["optimizer"] | {"state": states}}
+    for table in features.tables:
+        held = features.rows_held[table.name]
+        if held == table.rows:
+            continue
+
+        name = f"features.embeddings.embedding_bags.{table_key(table.name)}.weight"
+        model[name] = _first_rows(model[name], table.rows, held)
+        state = states.get(f"sparse.{name}", {})
+        states |= {f"sparse.{name}": {key: _first_rows(value, table.rows, held) for key, value in state.items()}}
+
+    return without
 
 
 def _first_rows(tensor: ShardedTensor, rows: int, held: int) -> ShardedTensor:

@@ -62,6 +62,11 @@ def may_change(key: str) -> bool:
     return _LEARNING.fullmatch(key) is not None
 
 
+def reason_against(key: str) -> str:
+    """Why a table's key may not change, where that is not plain to see; else nothing."""
+    return "each of them keeps an optimizer state of its own" if key.endswith(".column_shards") else ""
+
+
 def check_change(key: str) -> str:
     """The key; raises ValueError, with the reason, if it may not change whoever asks."""
     if may_change(key):

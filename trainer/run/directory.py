@@ -39,7 +39,7 @@ from data.storage.files import open_unlinked, replace_text
 from data.storage.manifest_file import load_manifest, save_manifest
 from data.storage.parsing import parse_toml
 from data.storage.paths import local_path
-from trainer.config.changes import may_change
+from trainer.config.changes import may_change, reason_against
 from trainer.config.compatibility import differences, plain
 from trainer.config.load import parse_config
 from trainer.config.measured import complete_from
@@ -100,8 +100,10 @@ class RunDirectory:
             ways_out = "name another folder, remove this one to start over, or resume with its own config"
             if may_change(key):
                 ways_out = f"allow it (--allow-change {key}), or resume with its own config"
+            reason = reason_against(key)
+            why = f" ({reason})" if reason else ""
             raise ConfigError(
-                f"run.dir = {str(self.path)!r} holds a run of another config: {key} was {old}, now {new}; "
+                f"run.dir = {str(self.path)!r} holds a run of another config: {key} was {old}, now {new}{why}; "
                 f"{ways_out} {self.config_file}"
             )
 

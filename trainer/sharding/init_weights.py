@@ -5,7 +5,7 @@ A table's rows are drawn in blocks, each from its own seed, so that a rank draws
 
 import torch
 from torch import nn
-from torch.distributed._shard.sharded_tensor import ShardedTensor
+from torch.distributed._shard.sharded_tensor import Shard, ShardedTensor
 from torchrec.distributed.model_parallel import DistributedModelParallel
 
 from data.hashing import stable_seed
@@ -33,21 +33,22 @@ def initialise_tables(model: DistributedModelParallel, tables: tuple[TableConfig
             continue
         table = table_of[name.split(".")[-2]]
         for shard in tensor.local_shards():
-            first = shard.metadata.shard_offsets[0]
-            rows = shard.metadata.shard_sizes[0]
-            _draw_rows(shard.tensor, first, rows, table.init, (seed, "table", table.name))
+            _draw_rows(shard, table, seed)
 
 
-def _draw_rows(weight_RD: torch.Tensor, first: int, rows: int, scale: float, key: tuple[object, ...]) -> None:
-    """Fills the shard that holds rows first … first + rows of a table."""
+def _draw_rows(shard: Shard, table: TableConfig, seed: int) -> None:
+    """Fills a shard of some rows, and some columns, of a table."""
+    first, first_column = shard.metadata.shard_offsets
+    rows, width = shard.metadata.shard_sizes
+    columns = slice(first_column, first_column + width)
     for block in range(first // BLOCK_ROWS, -(-(first + rows) // BLOCK_ROWS)):
-        generator = torch.Generator().manual_seed(stable_seed(*key, block))
-        values = torch.empty(BLOCK_ROWS, weight_RD.shape[1])
-        values.uniform_(-scale, scale, generator=generator)
+        generator = torch.Generator().manual_seed(stable_seed(seed, "table", table.name, block))
+        values = torch.empty(BLOCK_ROWS, table.dim)
+        values.uniform_(-table.init, table.init, generator=generator)
 
         # The whole block is drawn, whatever of it the shard holds: so a row has the same weights under every plan.
         block_begin = block * BLOCK_ROWS
         begin = max(first, block_begin)
         end = min(first + rows, block_begin + BLOCK_ROWS)
-        drawn = values[begin - block_begin : end - block_begin]
-        weight_RD.detach()[begin - first : end - first].copy_(drawn)
+        drawn = values[begin - block_begin : end - block_begin, columns]
+        shard.tensor.detach()[begin - first : end - first].copy_(drawn)

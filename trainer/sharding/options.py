@@ -15,6 +15,14 @@ from models.tables import table_key
 from trainer.sharding.memory import state_bytes, weight_bytes
 from trainer.sharding.settings import FALLBACK, ShardedTableConfig
 
+_TORCHREC_NAMES = {"grid": "grid_shard"}
+"""Of what a config calls otherwise."""
+
+
+def torchrec_name(sharding: str) -> str:
+    """What torchrec calls a way to place a table."""
+    return _TORCHREC_NAMES.get(sharding, sharding)
+
 
 class FusedSharder(EmbeddingBagCollectionSharder):
     """Offers the planner what any table may be placed by, on every device, each with the fused kernel only."""
@@ -25,7 +33,9 @@ class FusedSharder(EmbeddingBagCollectionSharder):
         super().__init__(fused_params=fused_params)
         self.tables = tables
         self.allow = allow
-        self.named = {table_key(table.name): table.sharding for table in tables if table.sharding != "auto"}
+        self.named = {
+            table_key(table.name): torchrec_name(table.sharding) for table in tables if table.sharding != "auto"
+        }
         self.optimizer: EmbOptimType = fused_params["optimizer"]
 
     def may_place(self, key: str, sharding: str) -> bool:
@@ -93,5 +103,9 @@ def _fills_all_shards(option: ShardingOption) -> bool:
 
 
 def _constraints(table: ShardedTableConfig) -> ParameterConstraints:
-    named: list[str] | None = None if table.sharding == "auto" else [table.sharding]
-    return ParameterConstraints(sharding_types=named, compute_kernels=[EmbeddingComputeKernel.FUSED.value])
+    named = None if table.sharding == "auto" else [torchrec_name(table.sharding)]
+    return ParameterConstraints(
+        sharding_types=named,
+        compute_kernels=[EmbeddingComputeKernel.FUSED.value],
+        min_partition=table.dim // table.column_shards if table.column_shards > 1 else None,
+    )

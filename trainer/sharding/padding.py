@@ -17,7 +17,7 @@ from trainer.sharding.settings import ShardedTableConfig
 
 def rows_held(tables: tuple[ShardedTableConfig, ...], world: World) -> dict[str, int]:
     """By table the rows that it holds; more than it has only where a shard would be empty without."""
-    ranks_of_split = {"row_wise": world.size, "table_row_wise": world.local_size}
+    ranks_of_split = {"row_wise": world.size, "table_row_wise": world.local_size, "grid": world.local_size}
     return {table.name: padded_rows(table.rows, ranks_of_split.get(table.sharding, 1)) for table in tables}
 
 

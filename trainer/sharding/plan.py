@@ -12,7 +12,7 @@ from torchrec.distributed.embedding_types import EmbeddingComputeKernel
 from torchrec.distributed.planner import EmbeddingShardingPlanner
 from torchrec.distributed.planner.storage_reservations import FixedPercentageStorageReservation
 from torchrec.distributed.planner.types import KernelConfig, PlannerError, TopologyFactory, TrainerConfig
-from torchrec.distributed.types import ShardingPlan
+from torchrec.distributed.types import ShardingPlan, ShardMetadata
 
 from data.discovery.listing import shown_names
 from models.ranker import Ranker
@@ -21,7 +21,7 @@ from trainer.distributed.world import World
 from trainer.errors import ConfigError
 from trainer.sharding.memory import Budget, describe_lack, table_budget, weight_bytes
 from trainer.sharding.options import Enumerator, FusedSharder
-from trainer.sharding.settings import FALLBACK
+from trainer.sharding.settings import FALLBACK, ShardedTableConfig
 
 
 @dataclass(frozen=True)
@@ -103,16 +103,13 @@ def placements(plan: ShardingPlan, sharder: FusedSharder, rows_held: dict[str, i
         assert kernel == EmbeddingComputeKernel.FUSED.value, f"{table.name}: kernel {kernel}"
         is_asked = sharder.may_place(key, sharding)
         assert is_asked or (table.sharding == "auto" and sharding == FALLBACK), f"{table.name}: sharding {sharding}"
-        rows = [shard.shard_sizes[0] for shard in entry.sharding_spec.shards]
-        assert min(rows) > 0, f"{table.name}: {sharding} leaves a shard empty, rows {rows}"
-        held = rows_held[table.name]
-        assert sum(rows) == held, f"{table.name}: {sum(rows)} of {held} rows are placed"
+        _check_shards(table, entry.sharding_spec.shards, rows_held[table.name])
         placed.append(
             Placement(
                 table=table.name,
                 rows=table.rows,
                 dim=table.dim,
-                sharding=sharding,
+                sharding=sharding if table.sharding == "auto" else table.sharding,
                 ranks=tuple(entry.ranks or ()),
                 bytes=weight_bytes(table.rows, table.dim),
                 note="" if is_asked else "too few rows to split",
@@ -120,6 +117,15 @@ def placements(plan: ShardingPlan, sharder: FusedSharder, rows_held: dict[str, i
         )
 
     return placed
+
+
+def _check_shards(table: ShardedTableConfig, shards: list[ShardMetadata], rows_held: int) -> None:
+    """Asserts that the shards are the whole table, none of them empty, with as many parts of its columns as asked."""
+    rows = [shard.shard_sizes[0] for shard in shards]
+    assert min(rows) > 0, f"{table.name}: a shard is empty, rows {rows}"
+    parts = {shard.shard_offsets[1] for shard in shards}
+    assert len(parts) == table.column_shards, f"{table.name}: column shards begin at {parts}"
+    assert sum(rows) == rows_held * len(parts), f"{table.name}: {sum(rows)} of {rows_held} rows are placed"
 
 
 def process_group() -> dist.ProcessGroup:

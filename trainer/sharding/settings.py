@@ -4,15 +4,16 @@ They need no torchrec, so that audits work without it.
 """
 
 import math
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Self, get_args
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from data.settings import Count, Settings
 from models.tables import TableConfig
 
 Decay = Literal["none", "linear", "cosine"]
 ShardingType = Literal["table_wise", "row_wise", "table_row_wise"]
+ColumnShardingType = Literal["column_wise", "table_column_wise", "grid"]
 FALLBACK: ShardingType = "table_wise"
 """Fits a table of any number of rows."""
 
@@ -20,9 +21,33 @@ FALLBACK: ShardingType = "table_wise"
 class ShardedTableConfig(TableConfig):
     """An embedding table, and how it is spread over ranks."""
 
-    sharding: Literal["auto"] | ShardingType = "auto"
+    sharding: Literal["auto", ShardingType, ColumnShardingType] = "auto"
     """auto: the planner chooses from sharding.allow. Any other: this table is placed so, whatever sharding.allow says;
-    by rows also if it has fewer than there are ranks. May change between starts."""
+    by rows also if it has fewer than there are ranks. column_wise: its columns lie on some ranks, in `column_shards`
+    parts; table_column_wise: on ranks of one node; grid: each part by rows over a node. May change between starts."""
+    column_shards: int = Field(default=1, gt=0)
+    """Parts of the columns, for a sharding that splits them. With rowwise_adagrad every part keeps a state of its own:
+    another algorithm, the same on any ranks, whose checkpoints only go on with as many parts."""
+
+    @model_validator(mode="after")
+    def _check_columns(self) -> Self:
+        by_columns = self.sharding in get_args(ColumnShardingType)
+        if by_columns and self.column_shards == 1:
+            raise ValueError(
+                f"table {self.name!r}: sharding = {self.sharding!r} needs column_shards, such as 2: the parts decide "
+                "what is trained, so that they may not follow from the number of ranks"
+            )
+        if not by_columns and self.column_shards > 1:
+            raise ValueError(
+                f"table {self.name!r}: sharding = {self.sharding!r} splits no columns, but column_shards is "
+                f"{self.column_shards}; remove it, or name {', '.join(get_args(ColumnShardingType))}"
+            )
+        if self.dim % (4 * self.column_shards):
+            raise ValueError(
+                f"table {self.name!r}: dim = {self.dim} does not make {self.column_shards} column shards of a multiple "
+                "of 4 each; use another number of either"
+            )
+        return self
 
 
 class Schedule(Settings):
@@ -97,7 +122,20 @@ class ShardingConfig(Settings):
             raise ValueError(
                 f"{list(value)} holds another algorithm: by columns every shard keeps an optimizer state of its own, "
                 "data_parallel leaves the fused optimizer, and neither can go on from a checkpoint of the others. Use "
-                f"{', '.join(get_args(ShardingType))}"
+                f"{', '.join(get_args(ShardingType))}; for columns name tables.sharding and tables.column_shards"
             )
 
         return tuple(value) if isinstance(value, list) else value
+
+
+def algorithm_remarks(tables: tuple[ShardedTableConfig, ...], optimizer: SparseOptimizerConfig) -> list[str]:
+    """What is trained by another algorithm than the name of the optimizer says, a line for each table."""
+    if optimizer.name != "rowwise_adagrad":
+        return []
+
+    return [
+        f"table {table.name!r} is trained by another algorithm: each of the {table.column_shards} column shards keeps "
+        f"an optimizer state of its own; its checkpoints go on with column_shards = {table.column_shards} only"
+        for table in tables
+        if table.column_shards > 1
+    ]

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from data.features import SparseFeature
 from trainer.config.run_config import Config
 from trainer.errors import ConfigError
+from trainer.sharding.settings import ShardedTableConfig
 
 _WAYS = ("cross", "seed", "hashes", "unknown_rows", "edges", "parts", "timezone")
 """Keys of a feature that decide which row an id has, besides `hash` and `vocabulary`."""
@@ -46,6 +47,7 @@ def _choose(config: Config, source: Config, index: int, name: str) -> TableChoic
         return _fresh(config, table.name, table.rows, note or "")
 
     _check_ways(config, source, table.name, name)
+    _check_column_shards(config, before, table, name)
     if table.rows == before.rows:
         return TableChoice(table.name, table.rows, table.rows, "")
 
@@ -80,6 +82,22 @@ def _check_ways(config: Config, source: Config, table: str, name: str) -> None:
                     f"init.tables: feature {feature.name!r} of table {table!r} has {key} = {here!r} here, {there!r} in "
                     f"{name}: ids would meet other rows; set it alike, or leave the table out of init.tables"
                 )
+
+
+def _check_column_shards(config: Config, before: ShardedTableConfig, table: ShardedTableConfig, name: str) -> None:
+    """Raises ConfigError if the state of rowwise_adagrad lies otherwise in the source: one number a row and shard."""
+    assert config.init is not None
+    if not config.init.optimizer or config.optimizer.sparse.name != "rowwise_adagrad":
+        return
+
+    what = f"init.tables: table {table.name!r} has"
+    way_out = "set init.optimizer = false, or leave the table out of init.tables"
+    if before.column_shards != table.column_shards:
+        shards = f"column_shards = {table.column_shards} here, {before.column_shards} in {name}"
+        raise ConfigError(f"{what} {shards}, and each of them a state of its own; {way_out}")
+    if table.column_shards > 1 and table.rows != before.rows:
+        rows = f"{table.rows:,} rows here, {before.rows:,} in {name}"
+        raise ConfigError(f"{what} {rows}, and its column shards have states that do not grow; {way_out}")
 
 
 def _readers(config: Config, table: str) -> list[SparseFeature]:

@@ -117,3 +117,14 @@ def test_the_state_is_as_large_as_computed() -> None:
     found = run_on_ranks(1, _state_sizes, configs)[0]
     assert found == [state_bytes(100, 8, kind) for kind in optimizers.values()]
     assert state_bytes(100, 8, EmbOptimType.ADAM) == 2 * 100 * 8 * 4
+
+
+def test_table_that_names_a_placement_for_which_there_is_no_memory() -> None:
+    config = tables_config([TABLES[0] | {"sharding": "table_wise"}, TABLES[1]])
+    told = run_on_ranks(2, _refused, config, 15 * MEBIBYTE, True)
+    assert told == [told[0]] * 2
+    assert (
+        """; use fewer rows or a smaller dim, or more nodes, or sharding = "auto" for 'big' (table_wise)""" in told[0]
+    )
+    by_rows = tables_config([TABLES[0] | {"sharding": "row_wise"}, TABLES[1]])
+    assert run_on_ranks(2, _refused, by_rows, 15 * MEBIBYTE, True) == [None, None]

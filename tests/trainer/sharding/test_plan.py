@@ -64,12 +64,12 @@ def table(name: str, rows: int, dim: int = 4, pooling: str = "sum") -> dict[str,
     return {"name": name, "rows": rows, "dim": dim, "pooling": pooling, "init": 0.5}
 
 
-def batches(config: Config, world: World) -> Iterator[Batch]:
+def batches(config: Config, world: World, steps: int = STEPS) -> Iterator[Batch]:
     """This rank's share of random global batches: up to three ids for each feature."""
     rows = GLOBAL_BATCH // world.size
     mine = slice(world.rank * rows, (world.rank + 1) * rows)
     random = np.random.Generator(np.random.Philox(5))
-    for _ in range(STEPS):
+    for _ in range(steps):
         bags = [random.integers(0, table.rows, (GLOBAL_BATCH, 3))[mine] for table in config.tables]
         lengths = [random.integers(0, 4, GLOBAL_BATCH)[mine] for _ in config.tables]
         present = [np.arange(3) < length[:, None] for length in lengths]
@@ -113,7 +113,7 @@ def whole(world: World, tensors: dict[str, Any]) -> dict[str, Array]:
         for name, tensor in sharded.items()
     }
     sizes: dict[str, list[int]] = {}
-    for of_rank in world.gather({name: list(tensor.size()) for name, tensor in sharded.items()}):
+    for of_rank in world.gather({name: list(tensor.metadata().size) for name, tensor in sharded.items()}):
         sizes |= of_rank
     pieces = {name: np.full(size, np.nan, dtype=np.float32) for name, size in sizes.items()}
     for of_rank in world.gather(mine):
