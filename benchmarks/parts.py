@@ -67,21 +67,21 @@ def bench_parts(
     for _ in range(ahead + _READY_BATCHES):
         next(feed)
 
-    reading_seconds = _timed(lambda: next(feed), world, repeats=max(ahead // 2, 8))
-    limit = _row_bytes(config, held) / _copy_rate(world)
+    reading_seconds = timed(lambda: next(feed), world, repeats=max(ahead // 2, 8))
+    limit = _row_bytes(config, held) / copy_rate(world)
     seconds: dict[str, float] = {
         "reading_seconds": reading_seconds,
-        "lookup_seconds": _timed(look_up, world),
+        "lookup_seconds": timed(look_up, world),
         "lookup_limit_seconds": limit,
-        "update_seconds": _timed(update, world, prepare=look_up),
+        "update_seconds": timed(update, world, prepare=look_up),
         "update_limit_seconds": 2 * limit,
-        "exchange_limit_seconds": _timed(_exchange(config, world, held), world) if world.size > 1 else 0.0,
-        "head_seconds": _timed(run_head, world),
+        "exchange_limit_seconds": timed(_exchange(config, world, held), world) if world.size > 1 else 0.0,
+        "head_seconds": timed(run_head, world),
     }
     return {**seconds, "bottleneck": max(PARTS, key=lambda part: seconds[f"{part}_seconds"])}
 
 
-def _timed(
+def timed(
     function: Callable[[], object], world: World, repeats: int = 1, prepare: Callable[[], object] = lambda: None
 ) -> float:
     """The median over rounds of the slowest rank; what `prepare` does is not counted."""
@@ -109,11 +109,11 @@ def _row_bytes(config: Config, batch: Batch) -> float:
     return sum(4 * dim * ids for dim, ids in zip(_dims(config), ids_S, strict=True))
 
 
-def _copy_rate(world: World) -> float:
+def copy_rate(world: World) -> float:
     """Bytes per second that a copy reads or writes, all ranks copying at once."""
     source = torch.ones(_COPY_BYTES // 4, device=world.device)
     target = torch.ones_like(source)
-    return 2 * _COPY_BYTES / _timed(lambda: target.copy_(source), world)
+    return 2 * _COPY_BYTES / timed(lambda: target.copy_(source), world)
 
 
 def _exchange(config: Config, world: World, batch: Batch) -> Callable[[], None]:

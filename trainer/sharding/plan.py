@@ -5,14 +5,16 @@ makes data parallel would be trained by the dense optimizer instead, and differe
 """
 
 from dataclasses import dataclass
+from typing import cast
 
 import torch.distributed as dist
 from fbgemm_gpu.split_embedding_configs import EmbOptimType
+from torch import nn
 from torchrec.distributed.embedding_types import EmbeddingComputeKernel
 from torchrec.distributed.planner import EmbeddingShardingPlanner
 from torchrec.distributed.planner.storage_reservations import FixedPercentageStorageReservation
 from torchrec.distributed.planner.types import KernelConfig, PlannerError, TopologyFactory, TrainerConfig
-from torchrec.distributed.types import ShardingPlan, ShardMetadata
+from torchrec.distributed.types import ModuleSharder, ShardingPlan, ShardMetadata
 
 from data.discovery.listing import shown_names
 from models.ranker import Ranker
@@ -39,6 +41,17 @@ class Placement:
     """Why it lies as `sharding.allow` does not say."""
 
 
+@dataclass(frozen=True)
+class Ranks:
+    """The ranks that tables are spread over: those of a training, or imagined ones."""
+
+    size: int
+    local_size: int
+    """Of one node."""
+    device_type: str
+    """cpu or cuda."""
+
+
 def plan_tables(
     model: Ranker, sharder: FusedSharder, world: World, batch_size: int, *, saves: bool = True
 ) -> ShardingPlan:
@@ -47,15 +60,29 @@ def plan_tables(
     `saves`: whether checkpoints will be written, for which tables are copied.
     """
     budget = table_budget(world)
+    ranks = Ranks(world.size, world.local_size, world.device.type)
+
+    def plan() -> ShardingPlan:
+        try:
+            return spread_tables(model, sharder, ranks, budget, batch_size, saves=saves)
+        except PlannerError as error:
+            raise ConfigError(_explain_lack(sharder, world.size, budget, saves=saves)) from error
+
+    return world.on_rank_zero(plan)
+
+
+def spread_tables(
+    model: nn.Module, sharder: FusedSharder, ranks: Ranks, budget: Budget, batch_size: int, *, saves: bool
+) -> ShardingPlan:
+    """The plan of the tables in `model`; raises PlannerError if they do not fit. No rank needs to be there."""
     cluster = TrainerConfig(
-        world_size=world.size,
-        local_world_size=world.local_size,
+        world_size=ranks.size,
+        local_world_size=ranks.local_size,
         hbm_cap_bytes=budget.gpu,
         ddr_cap_bytes=budget.host,
     )
-    kernels = KernelConfig(compute_device=world.device.type)
+    kernels = KernelConfig(compute_device=ranks.device_type)
     topology = TopologyFactory.create_topology(cluster, kernel_config=kernels)
-
     planner = EmbeddingShardingPlanner(
         topology=topology,
         batch_size=batch_size,
@@ -64,17 +91,10 @@ def plan_tables(
         stats=[],
         debug=False,
     )
-
-    def plan() -> ShardingPlan:
-        try:
-            return planner.plan(model, [sharder])
-        except PlannerError as error:
-            raise ConfigError(_explain_lack(sharder, world, budget, saves=saves)) from error
-
-    return world.on_rank_zero(plan)
+    return planner.plan(model, [cast(ModuleSharder[nn.Module], sharder)])
 
 
-def _explain_lack(sharder: FusedSharder, world: World, budget: Budget, *, saves: bool) -> str:
+def _explain_lack(sharder: FusedSharder, size: int, budget: Budget, *, saves: bool) -> str:
     """What does not fit, and the ways out."""
     ways = ["fewer rows or a smaller dim", "more nodes"]
     named = [f"{table.name!r} ({table.sharding})" for table in sharder.tables if table.sharding != "auto"]
@@ -87,7 +107,7 @@ def _explain_lack(sharder: FusedSharder, world: World, budget: Budget, *, saves:
         ways.append('optimizer.sparse.name = "rowwise_adagrad", which keeps one number a row')
 
     lack = describe_lack(sharder.tables, sharder.optimizer, budget, copied=saves)
-    return f"tables: they do not fit on {world.size} ranks: {lack}; use {', or '.join(ways)}"
+    return f"tables: they do not fit on {size} ranks: {lack}; use {', or '.join(ways)}"
 
 
 def placements(plan: ShardingPlan, sharder: FusedSharder, rows_held: dict[str, int]) -> list[Placement]:

@@ -1,0 +1,1 @@
+"""What a training would take: memory, time, reading, before there are machines for it."""
