@@ -17,6 +17,7 @@ from data.errors import ExpectedError
 from trainer.cli.benchmarks import bench
 from trainer.cli.datasets import importers, synth_command
 from trainer.cli.launching import launch_command
+from trainer.cli.planning import plan_command
 from trainer.cli.profiles import init_command, inspect_command, stats_command
 from trainer.cli.runs import audit_command, compare_command, report_command
 from trainer.cli.training import evaluate_command, predict_command, train_command
@@ -39,6 +40,7 @@ app.command("predict")(predict_command)
 app.command("audit")(audit_command)
 app.command("compare")(compare_command)
 app.command("report")(report_command)
+app.command("plan")(plan_command)
 app.command("synth")(synth_command)
 app.command("init")(init_command)
 app.command("inspect")(inspect_command)

@@ -6,7 +6,8 @@ GPUs, all figures of one GPU in its SXM form, without sparsity; a link's bytes a
     h200   NVIDIA H200 data sheet; DGX H200 user guide (as DGX H100)
     a100   NVIDIA A100 data sheet, 80 GB; DGX A100 user guide (8 GPUs, 2 TB of memory, a 200 Gb/s adapter each)
 
-`A100_P4D` is the machine of the published runs (`trainer.planning.published`): 40 GB, four 100 Gb/s adapters for 8 GPUs.
+`A100_P4D` is the machine of the published runs (`trainer.planning.published`): 40 GB, and four 100 Gb/s adapters for
+8 GPUs.
 
 No GPU has been measured here. Efficiencies are assumptions, from below what is commonly reported of such kernels; the
 cost of a step's launches is fitted to one published run, and the others say how far off the whole is.
@@ -80,7 +81,7 @@ VALUE_SECONDS = 25e-9
 """Of a value that is read and decoded on one thread: docs/benchmarks.md, "Reading" and "What bounds a step", where
 0.8 µs a row of 36 values and 35 to 43 ms for 2,048 rows of 800 ids were measured."""
 _GPU_EFFICIENCY = Efficiency(products=0.5, lookup=0.5, update=0.35, streaming=0.7, links=0.6)
-_LAUNCH_SECONDS = 6.5e-3
+_LAUNCH_SECONDS = 6.95e-3
 """Fitted to the published run with 256 rows a rank (7.2 ms a step), where hardly anything else takes time."""
 
 _H100 = Device(
