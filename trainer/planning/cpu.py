@@ -1,21 +1,38 @@
 """This machine as a device: its figures are measured now, with as many processes at work as it would have ranks."""
 
-from benchmarks.rates import Rates, measure_rates
+import statistics
+
+from benchmarks.rates import Rates, Shape, measure_rates
+from trainer.config.run_config import Config
 from trainer.planning.devices import VALUE_SECONDS, Device, Efficiency
+from trainer.planning.workload import Workload
 from trainer.sharding.memory import host_memory
 
-_PRODUCTS = 0.8
-"""Of a large product's rate, by a head's: docs/benchmarks.md, "Heads", at batch 4,096."""
-_UPDATE_MOVES = 3
-"""Times that an id's row goes through memory: its gradient is read, the row read and written."""
 _NETWORK_RATE = 1.25e9
 """Bytes per second between nodes: 10 Gb/s, which is not measured."""
 _STEP_SECONDS = 5e-3
+"""What a step takes beside its parts, as in the runs of docs/benchmarks.md, "Plans"."""
 
 
-def measure_cpu(local_size: int) -> Device:
+def measure_cpu(config: Config, work: Workload, local_size: int) -> Device:
     """A rank of a node of `local_size` ranks like this machine."""
-    return cpu_device(measure_rates(local_size), local_size, host_memory())
+    return cpu_device(measure_rates(local_size, shape_of(config, work)), local_size, host_memory())
+
+
+def shape_of(config: Config, work: Workload) -> Shape:
+    """A head and tables as the config's: its middle table, and the mean width and number of ids."""
+    num_features = len(config.features.sparse) or 1
+    dims = sum(work.features_of[table.name] * table.dim for table in config.tables)
+    ids = sum(work.ids_per_row.values())
+    return Shape(
+        head=config.model,
+        inputs=work.inputs,
+        tasks=len(config.head_tasks),
+        table_rows=int(statistics.median([table.rows for table in config.tables] or [1])),
+        dim=max(4, round(dims / num_features / 4) * 4),
+        bags=config.data.global_batch_size,
+        ids_per_bag=max(1, round(ids / num_features)),
+    )
 
 
 def cpu_device(rates: Rates, local_size: int, memory: int) -> Device:
@@ -27,25 +44,14 @@ def cpu_device(rates: Rates, local_size: int, memory: int) -> Device:
         memory=0,
         host_memory=memory,
         memory_rate=rates.copied,
-        flops={"float32": rates.flops},
+        flops={"float32": rates.head_flops},
         link_rate=rates.exchanged,
         network_rate=_NETWORK_RATE,
         host_link_rate=rates.copied,
-        efficiency=Efficiency(
-            products=_PRODUCTS,
-            lookup=_share(1, rates.lookup_byte_seconds, rates.copied),
-            update=_share(_UPDATE_MOVES, rates.update_byte_seconds, rates.copied),
-            streaming=1.0,
-            links=1.0,
-        ),
+        efficiency=Efficiency(products=1.0, lookup=1.0, update=1.0, streaming=1.0, links=1.0),
         step_seconds=_STEP_SECONDS,
-        lookup_row_seconds=max(rates.lookup_row_seconds, 0.0),
-        update_row_seconds=max(rates.update_row_seconds, 0.0),
+        lookup_seconds=rates.lookup_seconds,
+        update_seconds=rates.update_seconds,
         reading_seconds=VALUE_SECONDS,
         measured=f"{rates.processes} processes at once, {rates.threads} threads each",
     )
-
-
-def _share(moves: int, byte_seconds: float, rate: float) -> float:
-    """Of `rate`, by what takes `byte_seconds` for a byte that moves so many times."""
-    return moves / (byte_seconds * rate) if byte_seconds > 0 else 1.0

@@ -62,10 +62,10 @@ class Device:
     efficiency: Efficiency
     step_seconds: float
     """What a step takes beside all its parts: launches, Python."""
-    lookup_row_seconds: float = 0.0
-    """Of each id that is looked up, beside its bytes."""
-    update_row_seconds: float = 0.0
-    """Of each id whose gradient is added, beside its bytes."""
+    lookup_seconds: float | None = None
+    """Of each id that is looked up, if measured; None: it follows from its bytes."""
+    update_seconds: float | None = None
+    """Of each id whose gradient is added, likewise."""
     reading_seconds: float = 0.0
     """Of each value that is read and decoded, on one thread."""
     measured: str = ""

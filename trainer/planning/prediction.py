@@ -87,14 +87,18 @@ def reading_seconds(work: Workload, rows: float, device: Device) -> float:
 
 def lookup_seconds(load: RankLoad, device: Device) -> float:
     """Ids to sums."""
+    if device.lookup_seconds is not None:
+        return load.ids * device.lookup_seconds
     moved = load.row_bytes + load.pooled_bytes + load.ids * ID_BYTES
-    return load.ids * device.lookup_row_seconds + moved / (device.memory_rate * device.efficiency.lookup)
+    return moved / (device.memory_rate * device.efficiency.lookup)
 
 
 def update_seconds(load: RankLoad, device: Device) -> float:
     """Gradients of sums to rows of tables: every id reads a gradient, and reads and writes a row."""
+    if device.update_seconds is not None:
+        return load.ids * device.update_seconds
     moved = 3 * load.row_bytes + load.ids * ID_BYTES
-    return load.ids * device.update_row_seconds + moved / (device.memory_rate * device.efficiency.update)
+    return moved / (device.memory_rate * device.efficiency.update)
 
 
 def exchange_seconds(loads: list[RankLoad], tables: list[PlacedTable], work: Workload, cluster: Cluster) -> float:
@@ -118,7 +122,7 @@ def transfer_seconds(link_bytes: float, network_bytes: float, cluster: Cluster) 
 
 
 def head_seconds(work: Workload, rows: float, device: Device) -> float:
-    """Forward and backward; on a CPU the head's parts stay in its cache, and their bytes count with the products."""
+    """Forward and backward; on a CPU the rate is measured on the head itself, bytes of activations included."""
     flops = rows * work.head.training_flops
     products = flops / (device.flops[work.precision] * device.efficiency.products)
     if not device.overlaps:

@@ -38,7 +38,9 @@ def plan_sizes(
     devices: dict[int, Device] = {}
     for _, local in places:
         if local not in devices:
-            devices[local] = measure_cpu(local) if device == "cpu" else replace(GPUS[device], local_size=local)
+            devices[local] = (
+                measure_cpu(config, work, local) if device == "cpu" else replace(GPUS[device], local_size=local)
+            )
     return [size_training(config, work, Cluster(devices[local], size, local)) for size, local in places]
 
 

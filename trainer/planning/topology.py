@@ -70,5 +70,5 @@ def check_ranks(config: Config, size: int) -> None:
     if config.data.lanes % size:
         raise ConfigError(
             f"--world-size {size} does not divide data.lanes = {config.data.lanes}: every rank serves the same number "
-            f"of lanes; choose a divisor, or give --set data.lanes={size}"
+            f"of lanes; choose a divisor, or other lanes"
         )

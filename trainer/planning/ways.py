@@ -68,7 +68,8 @@ def ways_out(config: Config, need: Need, cluster: Cluster) -> list[str]:
         ways.append('"row_wise" in sharding.allow')
     if need.whole > has:
         ways += _smaller(need, has)
-    ways += _more_ranks(config, need, cluster)
+    if need.largest <= room(cluster) // cluster.size or _SPLIT & set(config.sharding.allow):
+        ways += _more_ranks(config, need, cluster)
     if cluster.device.type == "cuda" and need.whole <= cluster.size * cluster.budget.host // 2:
         ways.append("the tables in the hosts' memory (UVM), which this program does not train yet")
     return ways
