@@ -67,7 +67,10 @@ class Rates:
 
 
 def measure_rates(ranks: int, shape: Shape) -> Rates:
-    """Figures of one of `ranks` ranks that share this machine; threads: its cores by rank, or OMP_NUM_THREADS if less."""
+    """Figures of one of `ranks` ranks that share this machine.
+
+    Each has its share of the cores as threads, or OMP_NUM_THREADS if that is less.
+    """
     processes = min(ranks, MOST_PROCESSES)
     cores = len(os.sched_getaffinity(0))
     threads = min(torch.get_num_threads(), max(1, cores // ranks))

@@ -39,8 +39,8 @@ def plan_command(  # noqa: PLR0913 - one parameter for each option
 
     Tables are placed by the planner that the training itself would ask, on described ranks. The time of a step is a
     model of its parts: reading, lookup, exchange of embeddings (all-to-all), head, all-reduce of its gradients, update
-    of tables, dense optimizer, overhead. The longest one is the bottleneck. On GPUs, published trainings are shown beside
-    what the same model says of them; docs/benchmarks.md has its errors on CPUs.
+    of tables, dense optimizer, overhead. The longest one is the bottleneck. For GPUs, published trainings are shown
+    beside what the same model says of them; docs/benchmarks.md has its errors on CPUs.
 
     What does not fit is told with by how much, and what would.
 
