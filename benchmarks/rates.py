@@ -25,7 +25,6 @@ from trainer.process.host import keep_freed_memory
 
 MOST_PROCESSES = 8
 """Measured at once; of more ranks, each is taken to have its share of what these have."""
-_TABLES = 4
 _MOST_ROWS, _MOST_BAGS, _MOST_IDS = 500_000, 4096, 50
 """Of the tables that are measured: the cost of an id hardly changes beyond."""
 _SKEW = 3
@@ -43,6 +42,8 @@ class Shape:
     tasks: int
     table_rows: int
     dim: int
+    features_of_tables: tuple[int, ...]
+    """A table for each: ids of several features of one table cost less than half of as many of as many tables."""
     bags: int
     """Rows of all ranks: what a rank pools for each table that it has."""
     ids_per_bag: int
@@ -129,15 +130,17 @@ def _id_seconds(shape: Shape, world: World) -> tuple[float, float]:
     num_bags = min(shape.bags, _MOST_BAGS)
     per_bag = min(shape.ids_per_bag, _MOST_IDS)
     bags = SplitTableBatchedEmbeddingBagsCodegen(
-        [(rows, shape.dim, EmbeddingLocation.HOST, ComputeDevice.CPU)] * _TABLES,
+        [(rows, shape.dim, EmbeddingLocation.HOST, ComputeDevice.CPU)] * len(shape.features_of_tables),
+        feature_table_map=[table for table, count in enumerate(shape.features_of_tables) for _ in range(count)],
         optimizer=EmbOptimType.EXACT_ROWWISE_ADAGRAD,
     )
     for weights in bags.split_embedding_weights():
         torch.nn.init.uniform_(weights, -0.05, 0.05)
 
-    ids = (rows * torch.rand(_TABLES * num_bags * per_bag) ** _SKEW).long()
+    features = sum(shape.features_of_tables)
+    ids = (rows * torch.rand(features * num_bags * per_bag) ** _SKEW).long()
     offsets = torch.arange(0, len(ids) + 1, per_bag)
-    gradient = torch.ones(num_bags, _TABLES * shape.dim)
+    gradient = torch.ones(num_bags, features * shape.dim)
     pooled: list[torch.Tensor] = []
 
     def look_up() -> None:

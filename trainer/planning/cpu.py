@@ -10,6 +10,8 @@ from trainer.sharding.memory import host_memory
 
 _NETWORK_RATE = 1.25e9
 """Bytes per second between nodes: 10 Gb/s, which is not measured."""
+_TABLES = 4
+"""That are measured."""
 _STEP_SECONDS = 5e-3
 """What a step takes beside its parts, as in the runs of docs/benchmarks.md, "Plans"."""
 
@@ -30,9 +32,16 @@ def shape_of(config: Config, work: Workload) -> Shape:
         tasks=len(config.head_tasks),
         table_rows=int(statistics.median([table.rows for table in config.tables] or [1])),
         dim=max(4, round(dims / num_features / 4) * 4),
+        features_of_tables=features_of_tables(work),
         bags=config.data.global_batch_size,
         ids_per_bag=max(1, round(ids / num_features)),
     )
+
+
+def features_of_tables(work: Workload) -> tuple[int, ...]:
+    """Numbers of features of a few tables that stand for all: evenly spaced among the sorted ones."""
+    counts = sorted(count for count in work.features_of.values() if count) or [1]
+    return tuple(counts[(2 * place + 1) * len(counts) // (2 * _TABLES)] for place in range(_TABLES))
 
 
 def cpu_device(rates: Rates, local_size: int, memory: int) -> Device:
