@@ -59,7 +59,7 @@ def build_sharded_model(config: Config, world: World, total_samples: int, *, sav
     if config.train.precision == "bf16" and world.device.type != "cuda":
         raise ConfigError("train.precision = 'bf16' needs a GPU; use 'float32' on a CPU")
 
-    held = rows_held(config.tables, world)
+    held = rows_held(config.tables, world.size, world.local_size)
     ranker = build_model(config, torch.device("meta"), held)
     global_batch_size = config.data.global_batch_size
     table_optimizer = fused_params(config.optimizer.sparse, global_batch_size)

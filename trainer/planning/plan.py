@@ -14,7 +14,9 @@ from trainer.planning.topology import Cluster
 from trainer.planning.ways import gib, lack, need_of, ways_out
 from trainer.planning.workload import Workload
 from trainer.sharding.optimizers import fused_params
-from trainer.sharding.plan import FusedSharder, Placement, placements, spread_tables
+from trainer.sharding.options import FusedSharder
+from trainer.sharding.padding import rows_held
+from trainer.sharding.plan import Placement, placements, spread_tables
 
 
 @dataclass(frozen=True)
@@ -97,9 +99,10 @@ class TooBig:
 
 def size_training(config: Config, work: Workload, cluster: Cluster) -> Size | TooBig:
     """By the planner that a training on such ranks would ask, on tables without memory."""
-    ranker = build_model(config, tables_on=torch.device("meta"))
+    rows_of_tables = rows_held(config.tables, cluster.size, cluster.ranks.local_size)
+    ranker = build_model(config, torch.device("meta"), rows_of_tables)
     table_optimizer = fused_params(config.optimizer.sparse, config.data.global_batch_size)
-    sharder = FusedSharder(config.sharding.allow, table_optimizer)
+    sharder = FusedSharder(config.tables, config.sharding.allow, table_optimizer)
     rows = config.data.global_batch_size // cluster.size
     try:
         plan = spread_tables(ranker, sharder, cluster.ranks, cluster.budget, rows, saves=True)
@@ -116,7 +119,7 @@ def size_training(config: Config, work: Workload, cluster: Cluster) -> Size | To
     return Size(
         cluster=cluster,
         work=work,
-        placements=placements(plan, config.tables, config.sharding.allow),
+        placements=placements(plan, sharder, rows_of_tables),
         tables=tables,
         loads=loads,
         memory=rank_memory(held, loads, tables, work, cluster),

@@ -23,7 +23,9 @@ from trainer.planning.placed import placed_tables
 from trainer.planning.prediction import predict_step
 from trainer.planning.topology import Cluster
 from trainer.planning.workload import Workload
-from trainer.sharding.plan import FusedSharder, spread_tables
+from trainer.sharding.options import FusedSharder
+from trainer.sharding.plan import spread_tables
+from trainer.sharding.settings import ShardedTableConfig
 
 _DIM = 128
 _ROWS = [
@@ -81,9 +83,10 @@ def check_published() -> list[Checked]:
 
 def predict(run: PublishedRun) -> float:
     """Samples per second, by the same planner and the same model as any training."""
-    tables = tuple(TableConfig(name=f"table_{index}", rows=rows, dim=_DIM) for index, rows in enumerate(_ROWS))
+    tables = tuple(ShardedTableConfig(name=f"table_{index}", rows=rows, dim=_DIM) for index, rows in enumerate(_ROWS))
     cluster = Cluster(A100_P4D, run.gpus, run.gpus)
-    sharder = FusedSharder(("table_wise", "row_wise", "table_row_wise"), {"optimizer": _OPTIMIZERS[run.optimizer]})
+    allow = ("table_wise", "row_wise", "table_row_wise")
+    sharder = FusedSharder(tables, allow, {"optimizer": _OPTIMIZERS[run.optimizer]})
     rows = run.global_batch_size // run.gpus
     plan = spread_tables(_Tables(tables), sharder, cluster.ranks, cluster.budget, rows, saves=False)
     _, seconds = predict_step(placed_tables(plan, tables), dlrm(tables, run.global_batch_size), cluster)

@@ -11,13 +11,14 @@ gradient, so no optimizer touches them; checkpoints do not hold them (`trainer.c
                               rank 3   –
 """
 
-from trainer.distributed.world import World
 from trainer.sharding.settings import ShardedTableConfig
 
 
-def rows_held(tables: tuple[ShardedTableConfig, ...], world: World) -> dict[str, int]:
-    """By table the rows that it holds; more than it has only where a shard would be empty without."""
-    ranks_of_split = {"row_wise": world.size, "table_row_wise": world.local_size, "grid": world.local_size}
+def rows_held(tables: tuple[ShardedTableConfig, ...], size: int, local_size: int) -> dict[str, int]:
+    """By table the rows that it holds on so many ranks, `local_size` of them on a node; more than it has only where a
+    shard would be empty without.
+    """
+    ranks_of_split = {"row_wise": size, "table_row_wise": local_size, "grid": local_size}
     return {table.name: padded_rows(table.rows, ranks_of_split.get(table.sharding, 1)) for table in tables}
 
 

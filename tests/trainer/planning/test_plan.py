@@ -25,7 +25,9 @@ from trainer.planning.topology import Cluster
 from trainer.planning.workload import activation_bytes, workload_of
 from trainer.sharding.memory import host_memory
 from trainer.sharding.optimizers import fused_params
-from trainer.sharding.plan import FusedSharder, Placement, placements, plan_tables
+from trainer.sharding.options import FusedSharder
+from trainer.sharding.padding import rows_held
+from trainer.sharding.plan import Placement, placements, plan_tables
 
 INDUSTRIAL = "configs/industrial.toml"
 RATES = Rates(
@@ -47,9 +49,9 @@ def _sized(size: int, device: str = "h100") -> Size | TooBig:
 def _placed_by_training(world: World, config: Config) -> list[Placement]:
     ranker = build_model(config, torch.device("meta"))
     params = fused_params(config.optimizer.sparse, config.data.global_batch_size)
-    sharder = FusedSharder(config.sharding.allow, params)
+    sharder = FusedSharder(config.tables, config.sharding.allow, params)
     plan = plan_tables(ranker, sharder, world, config.data.global_batch_size // world.size)
-    return placements(plan, config.tables, config.sharding.allow)
+    return placements(plan, sharder, rows_held(config.tables, world.size, world.local_size))
 
 
 def test_it_is_the_plan_that_a_training_gets() -> None:
