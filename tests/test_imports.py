@@ -1,6 +1,7 @@
 """Which part of the program may use which: arrows point one way only, as docs/architecture.md draws them."""
 
 import ast
+from configparser import ConfigParser
 from functools import cache
 from pathlib import Path
 
@@ -119,3 +120,11 @@ def test_folders_and_modules_stay_small() -> None:
     assert max(figures.modules.values()) <= 16
     assert max(figures.module_lines) <= 300
     assert max(figures.function_lines) <= 60
+
+
+def test_an_installation_has_all_packages() -> None:
+    """An image is not installed in place: a folder that setup.cfg does not name would not be there."""
+    config = ConfigParser()
+    config.read(ROOT / "setup.cfg")
+    named = set(config["options"]["packages"].split())
+    assert named == {_name(path) for path in MODULES if path.name == "__init__.py"}
