@@ -13,7 +13,7 @@ _NETWORK_RATE = 1.25e9
 _TABLES = 4
 """That are measured."""
 _STEP_SECONDS = 5e-3
-"""What a step takes beside its parts, as in the runs of docs/benchmarks.md, "Plans"."""
+"""What a step takes beside its parts: a guess, not measured."""
 
 
 def measure_cpu(config: Config, work: Workload, local_size: int) -> Device:
