@@ -3,12 +3,25 @@
 dt >= 2022-04-25 and dt < 2022-05-05          tab in (1, 4) or not country = 'AT'
 """
 
+import operator
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 _TOKEN = re.compile(r"""\s*(?:([(),])|(==|!=|<>|<=|>=|[=<>])|"([^"]*)"|'([^']*)'|([^\s(),<>=!"']+))""")
 _SIGNS = {"=": "=", "==": "=", "!=": "!=", "<>": "!=", "<": "<", "<=": "<=", ">": ">", ">=": ">="}
+
+COMPARE: dict[str, Callable[[Any, Any], Any]] = {
+    "=": operator.eq,
+    "in": operator.eq,
+    "!=": operator.ne,
+    "<": operator.lt,
+    "<=": operator.le,
+    ">": operator.gt,
+    ">=": operator.ge,
+}
+"""What the sign of a comparison asks of a value and the one beside it."""
 
 
 @dataclass(frozen=True)

@@ -3,10 +3,8 @@
 Shapes: N rows of a table.
 """
 
-import operator
 from collections.abc import Callable
 from datetime import UTC, date, datetime
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -16,18 +14,9 @@ from pyarrow import types
 
 from data.columns.numbers import Column
 from data.columns.types import is_number, is_text, is_time, plain_type
-from data.conditions import AnyOf, Comparison, Condition, Not, Word, comparisons
+from data.conditions import COMPARE, AnyOf, Comparison, Condition, Not, Word, comparisons
 
 Bool = NDArray[np.bool_]
-_OPERATORS: dict[str, Callable[[Any, Any], Any]] = {
-    "=": operator.eq,
-    "in": operator.eq,
-    "!=": operator.ne,
-    "<": operator.lt,
-    "<=": operator.le,
-    ">": operator.gt,
-    ">=": operator.ge,
-}
 _FUNCTIONS: dict[str, Callable[[pa.Array, pa.Scalar], pa.Array]] = {
     "=": pc.equal,
     "in": pc.equal,
@@ -83,7 +72,7 @@ def _compare(array: pa.Array, sign: str, word: Word) -> Bool:
     is_known = array.is_valid().to_numpy(zero_copy_only=False)
     values = array.cast(pa.float64()) if types.is_decimal(array.type) else array
     numbers = values.fill_null(0).to_numpy(zero_copy_only=False)
-    return np.asarray(is_known & _OPERATORS[sign](numbers, _number(word)), np.bool_)
+    return np.asarray(is_known & COMPARE[sign](numbers, _number(word)), np.bool_)
 
 
 def _number(word: Word) -> int | float:

@@ -4,25 +4,14 @@ A bare value is a whole number, a date or else text, and a quoted one is text. N
 `dt=__HIVE_DEFAULT_PARTITION__`, fits no comparison.
 """
 
-import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date
-from typing import Any
 
-from data.conditions import AnyOf, Comparison, Condition, Not, Word, comparisons, parse_condition
+from data.conditions import COMPARE, AnyOf, Comparison, Condition, Not, Word, comparisons, parse_condition
 from data.discovery.partitions import as_date, as_integer
 from data.errors import DataError
 
-_COMPARE: dict[str, Callable[[Any, Any], bool]] = {
-    "=": operator.eq,
-    "in": operator.eq,
-    "!=": operator.ne,
-    "<": operator.lt,
-    "<=": operator.le,
-    ">": operator.gt,
-    ">=": operator.ge,
-}
 _EXAMPLE = "write comparisons of keys, as in dt >= 2022-04-25 and dt < 2022-05-05"
 Value = int | date | str
 Keys = Mapping[str, str | None]
@@ -87,4 +76,4 @@ def _compare(keys: Keys, comparison: Comparison, value: Value) -> Verdict:
     if found is None:
         kind = "a number" if isinstance(value, int) else "a date"
         raise DataError(f"where: {key!r} is compared with {kind}, {value}, but a folder is called '{key}={text}'")
-    return _COMPARE[comparison.sign](found, value)
+    return COMPARE[comparison.sign](found, value)
