@@ -35,7 +35,7 @@ from trainer.errors import RunError
 from trainer.evaluation.evaluator import Evaluator
 from trainer.process.host import peak_bytes
 from trainer.run.vocabularies import Vocabularies, find_vocabularies
-from trainer.step_guard import GuardedPipeline
+from trainer.step.pipeline import GuardedPipeline
 
 WARM_UP_BATCHES = 10
 BLOCKS = 6

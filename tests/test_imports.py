@@ -20,7 +20,7 @@ LAYERS = (
     ("trainer.distributed",),
     ("trainer.sharding",),
     ("trainer.config",),
-    ("trainer.build_model", "trainer.batches", "trainer.step_guard"),
+    ("trainer.build_model", "trainer.batches", "trainer.step"),
     ("trainer.checkpoint", "trainer.run", "trainer.datasets"),
     ("trainer.warm_start",),
     ("trainer.evaluation", "trainer.logging", "trainer.prediction"),

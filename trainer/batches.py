@@ -28,7 +28,7 @@ class TrainBatches(Iterator[Batch]):
     """A stream's batches, and batches of padding once it cannot be read any more.
 
     A rank that left at once would leave the others waiting for it. It goes on until the next meeting of all ranks
-    (`trainer.step_guard`), after which all raise its error (`trainer.data_faults`).
+    (`trainer.step`), after which all raise its error (`trainer.data_faults`).
     """
 
     def __init__(self, batches: BatchStream, reading: Reading, lanes: int) -> None:

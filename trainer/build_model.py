@@ -18,7 +18,8 @@ from trainer.sharding.optimizers import Optimizer, fused_params
 from trainer.sharding.options import FusedSharder
 from trainer.sharding.padding import rows_held
 from trainer.sharding.plan import Placement, placements, plan_tables, process_group
-from trainer.step_guard import GuardedPipeline
+from trainer.step.guard import StepGuard
+from trainer.step.pipeline import GuardedPipeline
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,12 @@ class ShardedModel:
     optimizer: Optimizer
     pipeline: GuardedPipeline
     placements: list[Placement]
+
+    def guard_with(self, guard: StepGuard) -> None:
+        """Has every training step judged by `guard`, and not applied where it is unsound."""
+        self.pipeline.guard_with(guard)
+        if guard.on_device is not None:
+            self.optimizer.skip_where(guard.on_device.found_inf)
 
 
 def build_model(config: Config, tables_on: torch.device, held: dict[str, int] | None = None) -> Ranker:
@@ -75,7 +82,7 @@ def build_sharded_model(config: Config, world: World, total_samples: int, *, sav
         data_parallel_wrapper=_same_sums_after_a_resume(),
     )
     initialise_tables(model, config.tables, config.run.seed)
-    optimizer = Optimizer(config.optimizer, model, total_samples)
+    optimizer = Optimizer(config.optimizer, model, total_samples, fused=world.runs_ahead)
     pipeline = GuardedPipeline(model, optimizer.combined, world.device, execute_all_batches=True)
 
     return ShardedModel(model, optimizer, pipeline, placed)

@@ -85,3 +85,7 @@ class LoopSchedule:
     def next_stop(self, samples: int) -> int:
         """Where the pipeline has to be empty next: at an evaluation, or the end."""
         return min(self.evaluation.next(samples), self.window.next(samples))
+
+    def needs_account(self, samples: int) -> bool:
+        """Whether something is said or kept at `samples`, so that all before must be accounted for."""
+        return any(due(samples) for due in (self.evaluation, self.window, self.log, self.checkpoint))

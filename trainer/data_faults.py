@@ -15,7 +15,7 @@ from trainer.distributed.world import World
 from trainer.errors import RunError
 from trainer.logging.train_log import TrainLog
 from trainer.run.records import BadValuesEvent, SkippedBatchEvent, SkippedRowsEvent
-from trainer.step_guard import Verdict
+from trainer.step.verdict import Verdict
 
 NAMED_ROW_GROUPS = 8
 """So many row groups of a batch are named in a message; the rest are counted."""

@@ -36,7 +36,8 @@ from trainer.open_run import Loaded, Opened, load_newest, open_run
 from trainer.run.directory import RunDirectory
 from trainer.run.records import CheckpointEvent, read_evaluations
 from trainer.run.starts import End, StartLog
-from trainer.step_guard import StepGuard
+from trainer.step.guard import StepGuard
+from trainer.step.verdict import StepResult, Verdict
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,15 @@ class Components:
         if in_vain >= patience:
             self.log.print(f"no task has improved for {in_vain} milestones (train.patience): the training ends here")
         return in_vain >= patience
+
+    def account_for(self, steps: list[StepResult]) -> Verdict:
+        """Accounts for steps in their order; returns the newest verdict. Collective: call on all ranks."""
+        verdict = Verdict()
+        for begin, output, verdict in steps:
+            self.faults.handle(verdict, begin)
+            if not verdict.unsound:
+                self.log.update(output)
+        return verdict
 
     def note_saved(self, state: State, seconds: float) -> None:
         """Records that a checkpoint is complete, `seconds` after its save began. Call it on rank 0."""
@@ -119,7 +129,8 @@ def _components(
     batches = TrainBatches(stored, inputs.train, len(world.lanes(inputs.train.lanes)))
 
     guard = StepGuard(world, stop, watchdog, batches, config.checkpoint.every_minutes)
-    guard.attach(loaded.head, sharded.pipeline)
+    guard.watch(loaded.head)
+    sharded.guard_with(guard)
 
     log = TrainLog(config, world, run, opened.state, loaded.clock.samples, inputs.end)
     stack.callback(log.close)

@@ -55,12 +55,11 @@ def run_loop(components: Components) -> None:
             # Dropout depends on the samples and the rank alone: a resumed run draws what an uninterrupted one does.
             torch.manual_seed(stable_seed(seed, "step", clock.samples, components.world.rank))
 
-            output, verdict = components.sharded.pipeline.train_step(batches)
-            components.faults.handle(verdict, clock.samples)
+            settle = schedule.needs_account(clock.samples + clock.batch)
+            steps = components.sharded.pipeline.train_step(batches, clock.samples, settle=settle)
+            verdict = components.account_for(steps)
             clock.advance()
 
-            if not verdict.unsound:
-                log.update(output)
             if schedule.log(clock.samples):
                 log.write(clock.samples, learning_rate, components.batches.times)
 

@@ -1,6 +1,6 @@
 """Requests to stop a training: Ctrl-C, a closed terminal, SIGTERM or SIGUSR1 as a scheduler sends them.
 
-Nothing is done but to take note. All ranks agree on a step (`trainer.step_guard`), save, and end with exit code 75.
+Nothing is done but to take note. All ranks agree on a step (`trainer.step`), save, and end with exit code 75.
 """
 
 import os

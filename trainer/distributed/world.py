@@ -53,6 +53,11 @@ class World:
         """Memory of this rank's GPU; None on a CPU."""
         return torch.cuda.get_device_properties(self.device).total_memory if self.device.type == "cuda" else None
 
+    @property
+    def runs_ahead(self) -> bool:
+        """Whether the host prepares the next step while the device computes, and learns of a step one step later."""
+        return self.device.type == "cuda"
+
     def lanes(self, lanes: int) -> range:
         """The lanes that this rank serves."""
         share = lanes // self.size

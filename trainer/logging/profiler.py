@@ -9,7 +9,7 @@ from torch.profiler import ProfilerActivity, profile, schedule, tensorboard_trac
 
 from trainer.distributed.world import World
 from trainer.logging.train_log import TrainLog
-from trainer.step_guard import GuardedPipeline
+from trainer.step.pipeline import GuardedPipeline
 
 SKIPPED_STEPS, WARM_UP_STEPS, RECORDED_STEPS = 5, 2, 3
 

@@ -39,9 +39,11 @@ def fused_params(config: SparseOptimizerConfig, global_batch_size: int) -> dict[
     }
 
 
-def build_dense_optimizer(config: DenseOptimizerConfig, model: DistributedModelParallel) -> KeyedOptimizer:
-    """Optimizer of the parameters that no fused optimizer owns."""
-    options: dict[str, Any] = {"lr": config.learning_rate, "weight_decay": config.weight_decay}
+def build_dense_optimizer(
+    config: DenseOptimizerConfig, model: DistributedModelParallel, *, fused: bool
+) -> KeyedOptimizer:
+    """Optimizer of the parameters that no fused optimizer owns; `fused`: one kernel, which obeys `found_inf`."""
+    options: dict[str, Any] = {"lr": config.learning_rate, "weight_decay": config.weight_decay, "fused": fused or None}
     parameters = dict(in_backward_optimizer_filter(model.named_parameters()))
     optimizer = KeyedOptimizerWrapper(parameters, lambda values: _DENSE[config.name](values, **options))
     if config.clip_norm is None:
@@ -52,8 +54,11 @@ def build_dense_optimizer(config: DenseOptimizerConfig, model: DistributedModelP
 class Optimizer:
     """Both optimizers under their schedules; `combined` is what the pipeline steps and a checkpoint keeps."""
 
-    def __init__(self, config: OptimizerConfig, model: DistributedModelParallel, total_samples: int) -> None:
-        dense = build_dense_optimizer(config.dense, model)
+    def __init__(
+        self, config: OptimizerConfig, model: DistributedModelParallel, total_samples: int, *, fused: bool = False
+    ) -> None:
+        """`fused`: the dense optimizer is torch's fused one, as `skip_where` needs it."""
+        dense = build_dense_optimizer(config.dense, model, fused=fused)
         self._dense = dense
         self.combined = CombinedOptimizer([("sparse", model.fused_optimizer), ("dense", dense)])
         self._parts: list[tuple[DenseOptimizerConfig | SparseOptimizerConfig, Any]] = [
@@ -62,6 +67,13 @@ class Optimizer:
         ]
         self._total_samples = total_samples
         self._allocate_state()
+
+    def skip_where(self, found_inf: torch.Tensor) -> None:
+        """Has the dense optimizer change nothing in steps at which `found_inf`, a number on the device, is not 0."""
+        innermost: Any = self._dense
+        while isinstance(innermost, KeyedOptimizer):
+            innermost = innermost._optimizer  # type: ignore[attr-defined]
+        innermost.found_inf = found_inf
 
     @torch.no_grad()
     def _allocate_state(self) -> None:
