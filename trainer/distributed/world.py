@@ -1,5 +1,6 @@
 """The ranks of this run. The one place that chooses the device."""
 
+import logging
 import socket
 import warnings
 from collections.abc import Callable, Iterator
@@ -202,7 +203,8 @@ def choose_device(device: DeviceName = "auto", local_rank: int = 0) -> torch.dev
 
 
 def _quiet_libraries() -> None:
-    """Silences what torchrec and torch say about their own use of each other."""
+    """Silences what torchrec and torch say about themselves, and their own use of each other."""
+    logging.getLogger("torchrec").setLevel(logging.ERROR)  # it warns of every group that it makes
     warnings.filterwarnings(
         "ignore", message="find_unused_parameters=True was specified"
     )  # trainer.build_model says why
