@@ -26,7 +26,7 @@ from trainer.batches import open_stream
 from trainer.build_model import ShardedModel, build_model, build_sharded_model
 from trainer.checkpoint.manager import Checkpoints
 from trainer.checkpoint.state import State
-from trainer.checkpoint.storage import read_state
+from trainer.checkpoint.storage import LocalFolder, read_state
 from trainer.config.measured import complete, with_block_rows
 from trainer.config.run_config import Config
 from trainer.datasets import as_configured, check_lanes, end_of_training, open_dataset, test_reading, train_reading
@@ -134,7 +134,7 @@ def _bench_saving(
     """
     with _folder_beside_run(config, world) as folder:
         written: list[float] = []
-        checkpoints = Checkpoints(folder, world)
+        checkpoints = Checkpoints(LocalFolder(folder), world)
         for samples in (1, 2):  # the first one makes the buffers
             state = State(samples=samples, **_STATE)
             meet(world)

@@ -48,7 +48,7 @@ def announce(inputs: Inputs, loaded: Loaded, log: TrainLog) -> None:
     for table in loaded.crowded:
         (log.warn if table.is_bad else log.print)(str(table))
 
-    for text in missed_milestones(inputs.config, inputs.run, samples, inputs.end):
+    for text in missed_milestones(inputs.config, inputs.run, loaded.checkpoints.found, samples, inputs.end):
         log.warn(text)
 
     if samples:

@@ -13,6 +13,8 @@ from functools import partial
 from data.reading import Reading
 from data.statistics import measure
 from trainer.batches import open_stream
+from trainer.checkpoint.places import check_places, checkpoint_folder, run_copy
+from trainer.checkpoint.run_copy import RunCopy
 from trainer.config.compatibility import Change, differences
 from trainer.config.measured import complete, complete_from, is_complete, odd_columns, with_block_rows
 from trainer.config.run_config import Config
@@ -34,7 +36,6 @@ from trainer.evaluation.by_value import check_first_values
 from trainer.growth.known_data import known_data
 from trainer.run.directory import RunDirectory
 from trainer.run.origin import Origin, origin_of
-from trainer.run.shared_storage import check_shared
 from trainer.run.vocabularies import find_vocabularies, kept_vocabularies, with_digests
 from trainer.warm_start.source import Source, check_kinds, grown_vocabularies, inherited, open_source
 
@@ -48,6 +49,8 @@ class Inputs:
     run: RunDirectory
     run_exists: bool
     """Whether the folder held a run already; it is locked then."""
+    records: RunCopy | None
+    """What is kept of the run beside its checkpoints, where they are not in its folder."""
     train: Reading
     test: Reading | None
     end: int
@@ -72,9 +75,10 @@ def check_inputs(config: Config, world: World, watchdog: HangWatchdog, lock: Exi
     watchdog.beat("reading of the datasets")
     check_lanes(config, world)
     run = RunDirectory(config.run.dir)
-    run_exists, changes = world.on_rank_zero(partial(_check_folder, run, config, lock))
+    check_places(run, config, world)
+    records = run_copy(run, config)
+    run_exists, changes = world.on_rank_zero(partial(_check_folder, run, config, records, lock))
     check_clocks(world)
-    check_shared(run.path, world)
 
     train, test, accepted = _open_datasets(config, world, run)
     source = None
@@ -105,6 +109,7 @@ def check_inputs(config: Config, world: World, watchdog: HangWatchdog, lock: Exi
         config=config,
         run=run,
         run_exists=run_exists,
+        records=records,
         train=train,
         test=test,
         end=end_of_training(config, train),
@@ -138,15 +143,22 @@ def check_first_batch(reading: Reading, world: World, samples: int) -> None:
         batches.close()
 
 
-def _check_folder(run: RunDirectory, config: Config, lock: ExitStack) -> tuple[bool, list[Change]]:
+def _check_folder(
+    run: RunDirectory, config: Config, records: RunCopy | None, lock: ExitStack
+) -> tuple[bool, list[Change]]:
     """Whether the folder holds a run already, which is locked then, and what changes in its config.
 
     To lock a new one would make its folder.
     """
     run.check(config)
-    if not run.config_file.exists():
+    is_behind = records is not None and records.is_ahead(config)
+    if not is_behind and not run.config_file.exists():
         return False, []
     lock.enter_context(run.locked())
+    if records is not None and is_behind:
+        records.restore()
+        run.check(config)
+        tell("note", f"run.dir = {str(run.path)!r} has the records of this run from checkpoint.dir now")
     before = run.read_config()
     return True, differences(before, complete_from(config, before))
 
@@ -164,7 +176,7 @@ def _open_datasets(config: Config, world: World, run: RunDirectory) -> tuple[Rea
         return train_reading(config, train), None, known.accepted
     test = open_dataset(source, config, world)
     check_same_kinds(train, test, config)
-    world.on_rank_zero(partial(run.check_test, test))
+    world.on_rank_zero(lambda: run.check_test(test, checkpoint_folder(run, config).names()))
     return train_reading(config, train), test_reading(config, test, world.size, {}), known.accepted
 
 

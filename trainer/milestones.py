@@ -3,7 +3,6 @@
 import math
 from collections.abc import Iterator
 
-from trainer.checkpoint.storage import list_folders
 from trainer.clock import Due, Milestone
 from trainer.config.run_config import Config
 from trainer.run.directory import RunDirectory
@@ -25,10 +24,13 @@ def with_pending_milestones(config: Config, run: RunDirectory, end: int) -> Conf
     return config.model_copy(update={"evaluate": config.evaluate.model_copy(update={"at_samples": kept})})
 
 
-def missed_milestones(config: Config, run: RunDirectory, samples: int, end: int) -> Iterator[str]:
-    """A line for each milestone that lies before `samples`, where the run goes on, and has never been evaluated."""
+def missed_milestones(config: Config, run: RunDirectory, saved: list[str], samples: int, end: int) -> Iterator[str]:
+    """A line for each milestone that lies before `samples`, where the run goes on, and has never been evaluated.
+
+    `saved`: names of the run's checkpoints.
+    """
     due = Due(batch=config.data.global_batch_size, end=end)
-    names = list_folders(run.checkpoints)
+    names = [name for name in saved if int(name) <= samples]
 
     for milestone in config.evaluate.at_samples:
         boundary = due.boundary(milestone.samples)

@@ -11,8 +11,10 @@ from data.collisions import Crowding, crowded_tables
 from models.heads.base import Head
 from models.ranker import Ranker
 from trainer.build_model import ShardedModel, build_sharded_model
+from trainer.checkpoint.folder import CheckpointFolder
 from trainer.checkpoint.manager import Checkpoints
 from trainer.checkpoint.ownership import check_writer
+from trainer.checkpoint.places import checkpoint_folder
 from trainer.checkpoint.state import State
 from trainer.clock import Clock
 from trainer.config.compatibility import plain
@@ -66,12 +68,13 @@ def load_newest(inputs: Inputs, world: World, watchdog: HangWatchdog) -> Loaded:
     watchdog.beat("sharding of the model")
     config = inputs.config
     sharded = build_sharded_model(config, world, inputs.end)
-    checkpoints = Checkpoints(inputs.run.checkpoints, world, inputs.origin)
+    folder = checkpoint_folder(inputs.run, config)
+    checkpoints = Checkpoints(folder, world, inputs.origin, inputs.records)
     clock = Clock(inputs.train.global_batch_size)
 
     watchdog.beat("loading of a checkpoint")
     state, problems = checkpoints.newest()
-    world.on_rank_zero(lambda: _check_starts(inputs, state))
+    world.on_rank_zero(lambda: _check_starts(inputs, folder, state))
 
     if state is not None:
         checkpoints.load(state, sharded.model, sharded.optimizer)
@@ -95,13 +98,13 @@ def load_newest(inputs: Inputs, world: World, watchdog: HangWatchdog) -> Loaded:
     return Loaded(sharded, checkpoints, clock, state, problems, taken, crowded)
 
 
-def _check_starts(inputs: Inputs, state: State | None) -> None:
+def _check_starts(inputs: Inputs, folder: CheckpointFolder, state: State | None) -> None:
     """Raises an ExpectedError if the recorded starts are of another run, or do not lead to the checkpoint `state`."""
     run = inputs.run
     starts = read_starts(run.segments)
     inputs.origin.check_starts(run.segments, starts)
     if state is not None:
-        check_writer(run.checkpoints / str(state.samples), state, starts)
+        check_writer(folder.where(str(state.samples)), state, starts)
 
 
 def open_run(inputs: Inputs, loaded: Loaded, world: World, lock: ExitStack) -> Opened:
@@ -117,8 +120,6 @@ def open_run(inputs: Inputs, loaded: Loaded, world: World, lock: ExitStack) -> O
         fingerprints["test"] = inputs.test.manifest.fingerprint
 
     identity = world.on_rank_zero(lambda: _prepare_folder(inputs, samples, lock))
-    loaded.checkpoints.clear_after(samples)
-
     starts = StartLog(inputs.run.segments, identity)
     writer = loaded.state.segment if loaded.state is not None else None
 
@@ -126,6 +127,10 @@ def open_run(inputs: Inputs, loaded: Loaded, world: World, lock: ExitStack) -> O
         return starts.start(samples, world.size, train.fingerprint, writer, trace=config.run.trace)
 
     segment = world.on_rank_zero(record_start)
+    if inputs.records is not None:
+        records = inputs.records
+        world.on_rank_zero(lambda: records.claim(identity))
+    loaded.checkpoints.clear_after(samples)
     plan = {placement.table: placement.sharding for placement in loaded.sharded.placements}
     state = State(
         samples=samples,

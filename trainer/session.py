@@ -105,6 +105,8 @@ def start(config: Config, world: World, *, profile: bool = False) -> Iterator[Co
 
         watchdog.beat("start of the run's records")
         opened = open_run(inputs, loaded, world, stack)
+        if inputs.records is not None and world.is_rank_zero:
+            stack.callback(inputs.records.keep_last)  # once all records are written
         components = _components(inputs, loaded, opened, world, watchdog, stack)
         if profile:
             stack.enter_context(profiled(loaded.sharded.pipeline, inputs.run.profile, world, components.log))

@@ -8,13 +8,16 @@ from data.storage.paths import full_path
 from data.storage.uris import refuse_credentials
 
 
-def open_uri(uri: str) -> tuple[fs.FileSystem, str]:
-    """The filesystem behind a URI or local path, and the path on it; DataError if there is none."""
+def open_uri(uri: str, what: str = "dataset") -> tuple[fs.FileSystem, str]:
+    """The filesystem behind a URI or local path, and the path on it; DataError if there is none.
+
+    `what` it is of, for messages.
+    """
     if "://" not in uri:
         try:
             return fs.LocalFileSystem(), full_path(uri).absolute().as_posix()
         except ValueError as error:
-            raise DataError(f"dataset {error}") from error
+            raise DataError(f"{what} {error}") from error
 
     try:
         refuse_credentials(uri)
@@ -23,8 +26,6 @@ def open_uri(uri: str) -> tuple[fs.FileSystem, str]:
     try:
         filesystem, root = fs.FileSystem.from_uri(uri)
     except (pa.ArrowException, ValueError, OSError) as error:
-        raise DataError(
-            f"dataset {uri}: {one_line(error)}; give a local path or a URI that pyarrow.fs opens"
-        ) from error
+        raise DataError(f"{what} {uri}: {one_line(error)}; give a local path or a URI that pyarrow.fs opens") from error
 
     return filesystem, root.rstrip("/")

@@ -25,10 +25,13 @@ def retried(filesystem: fs.FileSystem, attempt: Callable[[], Result]) -> Result:
     for seconds in WAITS_SECONDS:
         try:
             return attempt()
-        except _FINAL:
-            raise
         except OSError as error:
-            if any(text in str(error) for text in _FINAL_TEXTS):
+            if is_final(error):
                 raise
         time.sleep(seconds)
     return attempt()
+
+
+def is_final(error: OSError) -> bool:
+    """Whether a store will answer the same next time: something is not there, or not allowed."""
+    return isinstance(error, _FINAL) or any(text in str(error) for text in _FINAL_TEXTS)

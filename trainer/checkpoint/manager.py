@@ -10,12 +10,10 @@ What the folder holds, and how it is read without running its code: `trainer.che
 """
 
 import pickle
-import shutil
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -26,31 +24,21 @@ from data.errors import one_line
 from models.embedding import FeatureLayer
 from models.ranker import Ranker
 from trainer.build_model import ShardedModel
+from trainer.checkpoint.folder import CheckpointFolder, index_of
 from trainer.checkpoint.ownership import ForeignError, check_owner
-from trainer.checkpoint.safe_load import SafePlanner, SafeReader
+from trainer.checkpoint.run_copy import RunCopy, TakenOverError
+from trainer.checkpoint.safe_load import METADATA_FILE, SafePlanner
 from trainer.checkpoint.staging import Stager
 from trainer.checkpoint.state import FileRecord, State
-from trainer.checkpoint.storage import (
-    check_files,
-    check_index,
-    clear_after,
-    discard,
-    list_folders,
-    partial_of,
-    pin,
-    publish,
-    record_files,
-    thin_out,
-)
 from trainer.checkpoint.true_rows import without_padding
 from trainer.console import tell
 from trainer.distributed.world import World
-from trainer.errors import CheckpointError, RunError
+from trainer.errors import CheckpointError, ConfigError, RunError
 from trainer.run.origin import Origin
 from trainer.sharding.optimizers import Optimizer
 
-FULL_BYTES = 1 << 20
-"""A disk with less space is called full."""
+_FAILURES = (CheckpointError, ConfigError, RunError)
+"""Of a save, after which training goes on."""
 OnSaved = Callable[[State, float], None]
 """Called with what was saved and the seconds it took."""
 
@@ -58,9 +46,15 @@ OnSaved = Callable[[State, float], None]
 class Checkpoints:
     """The checkpoints of a run. Every public method but `warnings` is collective: call it on all ranks."""
 
-    def __init__(self, folder: Path, world: World, origin: Origin | None = None) -> None:
-        """`origin`: what those that are read must have in common with the run; None: they may be of any."""
+    def __init__(
+        self, folder: CheckpointFolder, world: World, origin: Origin | None = None, records: RunCopy | None = None
+    ) -> None:
+        """`origin`: what those that are read must have in common with the run; None: they may be of any.
+
+        `records`: of the run, which are kept beside them.
+        """
         self._folder = folder
+        self._records = records
         self._world = world
         self._origin = origin
         self._background = world.with_own_group()
@@ -68,6 +62,8 @@ class Checkpoints:
         self._stager = Stager(world.device)
         self._writing: Future[None] | None = None
         self._warnings: list[str] = []
+        self.found: list[str] = []
+        """Names of the checkpoints when they were last looked for."""
         self.stall_seconds = 0.0
         """Time that training has waited for saves since the start."""
 
@@ -78,25 +74,33 @@ class Checkpoints:
         """
         begin = time.perf_counter()
         problem = self.finish()
-        final = self._folder / str(state.samples)
+        name = str(state.samples)
+        prefix = self._world.on_rank_zero(lambda: None if self._folder.has(name) else self._folder.begin(name))
 
-        if self._world.on_rank_zero(lambda: _make_way(final, pinned=state.pinned)):
+        if prefix is None and state.pinned:
+            self._writing = self._thread.submit(self._background.on_rank_zero, lambda: self._folder.pin(name))
+        elif prefix is not None:
             tensors = tensors_of(sharded.model, sharded.optimizer)
             staged = self._stager.stage(without_padding(tensors, features_of(sharded.model)))
-            self._writing = self._thread.submit(self._write, staged, final, state, keep, on_saved)
+            self._writing = self._thread.submit(self._write, staged, prefix, state, keep, on_saved)
 
         self.stall_seconds += time.perf_counter() - begin
         return problem
 
     def finish(self) -> str | None:
-        """Waits for the save under way; what went wrong with it, in words, alike on all ranks."""
+        """Waits for the save under way; what went wrong with it, in words, alike on all ranks.
+
+        Raises TakenOverError on all ranks if another start goes on with the run.
+        """
         writing = self._writing
         self._writing = None
 
         try:
             if writing is not None:
                 writing.result()
-        except (CheckpointError, RunError) as error:
+        except TakenOverError:
+            raise
+        except _FAILURES as error:
             return str(error)
 
         return None
@@ -124,11 +128,11 @@ class Checkpoints:
         """The checkpoint called `name`, or the newest whole one for 'latest', verified."""
         names = self._names()
         if not names:
-            raise CheckpointError(f"{self._folder}: no checkpoint here; train the run first")
+            raise CheckpointError(f"{self._folder.where()}: no checkpoint here; train the run first")
 
         if name != "latest":
             if name not in names:
-                raise CheckpointError(f"{self._folder}: no checkpoint {name!r}; there are {', '.join(names)}")
+                raise CheckpointError(f"{self._folder.where()}: no checkpoint {name!r}; there are {', '.join(names)}")
             return self._verify(name)
 
         state, problems = self.newest()
@@ -152,80 +156,78 @@ class Checkpoints:
 
     def read(self, state: State, tensors: dict[str, Any], planner: SafePlanner) -> None:
         """Reads some tensors of a checkpoint into those given, in place."""
-        path = self._folder / str(state.samples)
+        name = str(state.samples)
+        reader = self._folder.reader(name, index_of(state) or METADATA_FILE)
         try:
-            dcp.load(tensors, storage_reader=SafeReader(path), planner=planner)
+            dcp.load(tensors, storage_reader=reader, planner=planner)
         except dcp.CheckpointException as error:
-            raise CheckpointError(f"{path}: does not fit this model ({_cause(error)})") from error
+            where = self._folder.where(name)
+            if isinstance(_first_failure(error), OSError):
+                raise RunError(f"{where}: cannot be read ({_cause(error)}); start again when it can") from error
+            raise CheckpointError(f"{where}: does not fit this model ({_cause(error)})") from error
 
     def clear_after(self, samples: int) -> None:
         """Makes room for what follows a resume: damaged checkpoints step aside, half-written ones go."""
-        self._world.on_rank_zero(lambda: clear_after(self._folder, samples))
+        self._world.on_rank_zero(lambda: self._folder.clear_after(samples))
 
     def _names(self) -> list[str]:
-        return self._world.on_rank_zero(lambda: list_folders(self._folder))
+        self.found = self._world.on_rank_zero(self._folder.names)
+        return self.found
 
     def _verify(self, name: str) -> State:
         """What a whole checkpoint says of itself; CheckpointError names the file that is damaged."""
-        path = self._folder / name
-        state = self._world.on_rank_zero(lambda: self._read(path))
+        state = self._world.on_rank_zero(lambda: self._read(name))
         share = sorted(state.files)[self._world.rank :: self._world.size]
-        self._world.raise_on_all_ranks(lambda: check_files(path, state, share))
+        self._world.raise_on_all_ranks(lambda: self._folder.check_files(name, state, share))
         return state
 
-    def _read(self, path: Path) -> State:
+    def _read(self, name: str) -> State:
         """On rank 0, before it is read as a whole."""
-        state = check_index(path)
+        state = self._folder.check_index(name)
         if self._origin is not None:
-            check_owner(path, state, self._origin)
+            check_owner(self._folder.where(name), state, self._origin)
         return state
 
-    def _write(self, staged: dict[str, Any], final: Path, state: State, keep: int, on_saved: OnSaved) -> None:
+    def _write(self, staged: dict[str, Any], prefix: str, state: State, keep: int, on_saved: OnSaved) -> None:
         """In the background thread of every rank; CheckpointError on all ranks where it fails on one."""
         begin = time.perf_counter()
         world = self._background
-        partial = partial_of(final)
+        name = str(state.samples)
+        folder = self._folder
 
         try:
             torch.serialization.set_crc32_options(compute_crc32=False)  # five times as slow as our own digests
-            dcp.save(staged, storage_writer=dcp.FileSystemWriter(partial), process_group=world.group)
-            files = world.gather(world.raise_on_all_ranks(lambda: record_files(partial, world.rank)))
+            writer = folder.writer(name, prefix)
+            dcp.save(staged, storage_writer=writer, process_group=world.group)
+            files = world.gather(world.raise_on_all_ranks(lambda: folder.written(writer, name, world.rank)))
             all_files: dict[str, FileRecord] = {}
             for of_rank in files:
                 all_files |= of_rank
             complete = replace(state, files=all_files)
-            world.on_rank_zero(lambda: publish(final, complete))
-        except (dcp.CheckpointException, CheckpointError) as error:
-            full = shutil.disk_usage(final.parent).free < FULL_BYTES  # torch's writer tells it in words of its own
-            cause = "no space left on device" if full else _cause(error)
-            world.on_rank_zero(lambda: discard(partial))
-            raise CheckpointError(f"{final}: not saved ({cause})") from error
+            world.on_rank_zero(lambda: self._publish(name, complete))
+        except (dcp.CheckpointException, *_FAILURES) as error:
+            world.on_rank_zero(lambda: folder.abandon(name, prefix))
+            if isinstance(error, TakenOverError):
+                raise
+            cause = folder.why_failed(name, _cause(error))
+            raise CheckpointError(f"{folder.where(name)}: not saved ({cause})") from error
 
         if world.is_rank_zero:
             self._follow_up(lambda: on_saved(state, time.perf_counter() - begin))
-            self._follow_up(lambda: thin_out(final.parent, keep))
+            self._follow_up(lambda: folder.thin_out(keep))
+
+    def _publish(self, name: str, state: State) -> None:
+        """The records first: whoever goes on from the checkpoint needs them up to it."""
+        if self._records is not None:
+            self._records.keep()
+        self._folder.publish(name, state)
 
     def _follow_up(self, function: Callable[[], None]) -> None:
         """What comes after a checkpoint is there does not undo it."""
         try:
             function()
-        except (CheckpointError, RunError, OSError) as error:
+        except (*_FAILURES, OSError) as error:
             self._warnings.append(one_line(error))
-
-
-def _make_way(final: Path, *, pinned: bool) -> bool:
-    """Whether there is something to write; pins what is there already."""
-    if final.exists():
-        if pinned:
-            pin(final)
-        return False
-
-    partial = partial_of(final)
-    discard(partial)
-    if partial.is_symlink() or partial.exists():  # torch's writer would fill it, wherever it leads
-        raise CheckpointError(f"{partial}: is in the way of a checkpoint and cannot be removed; remove it")
-
-    return True
 
 
 def tensors_of(model: DistributedModelParallel, optimizer: Optimizer | None) -> dict[str, Any]:
@@ -241,11 +243,16 @@ def features_of(model: DistributedModelParallel) -> FeatureLayer:
     return cast(Ranker, model.module).features
 
 
+def _first_failure(error: BaseException) -> BaseException:
+    """Of any rank."""
+    if isinstance(error, dcp.CheckpointException):
+        return next(iter(error.failures.values()))[0]
+    return error
+
+
 def _cause(error: BaseException) -> str:
     """The first failure of any rank, in one line."""
-    cause = error
-    if isinstance(error, dcp.CheckpointException):
-        cause, _ = next(iter(error.failures.values()))
+    cause = _first_failure(error)
     if isinstance(cause, pickle.UnpicklingError):  # torch's own message advises to read it all the same
         return "it holds something that is not plain data, and was not read"
     return one_line(cause)

@@ -1,7 +1,5 @@
 """Whether a checkpoint belongs to its run, and follows from the recorded starts."""
 
-from pathlib import Path
-
 from trainer.checkpoint.state import State
 from trainer.config.compatibility import difference, plain
 from trainer.config.load import parse_config
@@ -14,14 +12,14 @@ class ForeignError(CheckpointError):
     """A checkpoint of another run: not damaged, so that no other one is taken in its place."""
 
 
-def check_owner(path: Path, state: State, origin: Origin) -> None:
+def check_owner(path: str, state: State, origin: Origin) -> None:
     """Raises ForeignError if the checkpoint at `path` belongs to another run."""
     reason = _difference(path, state, origin)
     if reason:
         raise ForeignError(f"{path}: is a checkpoint of another run ({reason}); move it out of this run's folder")
 
 
-def _difference(path: Path, state: State, origin: Origin) -> str | None:
+def _difference(path: str, state: State, origin: Origin) -> str | None:
     config = plain(parse_config(state.config, f"{path}: config"))
     change = difference(config, origin.config)
     if change:
@@ -35,7 +33,7 @@ def _difference(path: Path, state: State, origin: Origin) -> str | None:
     return origin.other_identity(state.run)
 
 
-def check_writer(path: Path, state: State, starts: list[RunStart]) -> None:
+def check_writer(path: str, state: State, starts: list[RunStart]) -> None:
     """Raises CheckpointError if the checkpoint at `path` does not follow from the recorded starts."""
     writer = state.segment
     advice = "restore that file from a copy"

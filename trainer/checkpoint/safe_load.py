@@ -3,22 +3,40 @@
 import io
 import pickle
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
 import torch
 from torch.distributed.checkpoint import DefaultLoadPlanner, FileSystemReader
+from torch.distributed.checkpoint.filesystem import FileSystem, FileSystemBase, _StorageInfo
 from torch.distributed.checkpoint.metadata import Metadata, StorageMeta
 from torch.distributed.checkpoint.planner import ReadItem
 
 METADATA_FILE = ".metadata"
+_ONE_REQUEST_BYTES = 1 << 26
 
 
 class SafeReader(FileSystemReader):
     """Reads the pickled index through an allow-list; the tensors themselves are read with `weights_only`."""
 
+    def __init__(self, path: str | Path, files: FileSystemBase | None = None, index: str = METADATA_FILE) -> None:
+        """`files`: where it is not a disk."""
+        super().__init__(path)
+        if files is not None:
+            self.fs = cast(FileSystem, files)
+            self.path = files.init_path(path)
+        self._asks_once = files is not None
+        self._index = index
+
+    def _slice_file(self, file: IO[bytes], sinfo: _StorageInfo) -> IO[bytes]:
+        """A tensor's bytes; from a store in one request where they are few, as `torch.load` jumps to and fro."""
+        if not self._asks_once or sinfo.length > _ONE_REQUEST_BYTES:
+            return super()._slice_file(file, sinfo)
+        file.seek(sinfo.offset)
+        return io.BytesIO(file.read(sinfo.length))
+
     def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:  # noqa: ARG002
         """The index; raises pickle.UnpicklingError if it names anything but its own parts."""
-        with (Path(self.path) / METADATA_FILE).open("rb") as file:
+        with self.fs.create_stream(self.fs.concat_path(self.path, self._index), "rb") as file:
             metadata = _IndexUnpickler(file).load()
 
         if not isinstance(metadata, Metadata):

@@ -2,7 +2,7 @@
 
 from data.counts import parse_count
 from data.storage.manifest_file import load_manifest
-from trainer.checkpoint.storage import list_folders
+from trainer.checkpoint.places import checkpoint_folder
 from trainer.clock import Due
 from trainer.config.run_config import Config
 from trainer.datasets import end_of_training, train_reading
@@ -19,7 +19,7 @@ def checkpoint_name(text: str, run: RunDirectory, config: Config, option: str = 
     Raises CheckpointError if the run has none there. Of a text that is neither, and of a run without any, as it is.
     `option`: where the text comes from, for messages.
     """
-    names = list_folders(run.checkpoints)
+    names = checkpoint_folder(run, config).names()
     if text in names or not names:
         return text
     if text.startswith(_BEST):

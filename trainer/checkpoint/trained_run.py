@@ -7,6 +7,7 @@ from data.manifest import Manifest
 from data.storage.manifest_file import load_manifest
 from trainer.build_model import ShardedModel, build_sharded_model
 from trainer.checkpoint.manager import Checkpoints
+from trainer.checkpoint.places import checkpoint_folder
 from trainer.checkpoint.selection import checkpoint_name
 from trainer.checkpoint.state import State
 from trainer.config.run_config import Config
@@ -61,4 +62,5 @@ def open_trained_run(path: str, world: World) -> TrainedRun:
     config = world.on_rank_zero(run.read_config)
     origin = world.on_rank_zero(lambda: origin_of(run, config))
     vocabularies = world.on_rank_zero(lambda: kept_vocabularies(run))
-    return TrainedRun(run, config, world, Checkpoints(run.checkpoints, world, origin), vocabularies)
+    checkpoints = Checkpoints(checkpoint_folder(run, config), world, origin)
+    return TrainedRun(run, config, world, checkpoints, vocabularies)

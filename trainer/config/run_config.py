@@ -13,7 +13,8 @@ from pydantic import (
 from data.features import Features
 from data.reading import DataConfig
 from data.settings import Count, Settings
-from data.storage.paths import local_path
+from data.storage.paths import full_path, local_path
+from data.storage.uris import refuse_credentials
 from models.heads import AnyHeadConfig
 from models.products import head_tasks
 from models.tasks import TaskConfig
@@ -24,6 +25,12 @@ from trainer.config.samples import parse_samples
 from trainer.config.warm_start import InitConfig
 from trainer.distributed.world import DeviceName
 from trainer.sharding.settings import OptimizerConfig, ShardedTableConfig, ShardingConfig
+
+
+def _place(text: str) -> str:
+    """A URI without credentials, or a path."""
+    refuse_credentials(text)
+    return text if "://" in text else str(full_path(text))
 
 
 class RunConfig(Settings):
@@ -86,8 +93,11 @@ class EvaluateConfig(Settings):
 
 
 class CheckpointConfig(Settings):
-    """When to save, besides the milestones and the end."""
+    """Where to save, and when, besides the milestones and the end."""
 
+    dir: Annotated[str, AfterValidator(_place)] | None = None
+    """Where checkpoints are: a path, or a URI such as "s3://bucket/july", as of datasets; left out: in run.dir. With it
+    nodes need no run.dir in common: the run's records are kept there too, and put into a run.dir that lacks them."""
     every_samples: Count | None = Field(default=None, gt=0)
     """Samples between checkpoints; left out: only at milestones and at the end."""
     every_minutes: float = Field(default=15, ge=0)

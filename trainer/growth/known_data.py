@@ -10,6 +10,7 @@ from data.discovery.repair import repaired
 from data.errors import DataError
 from data.manifest import Manifest, as_before, file_change, file_states, way_out
 from data.storage.manifest_file import load_manifest
+from trainer.checkpoint.places import checkpoint_folder
 from trainer.config.run_config import Config
 from trainer.run.directory import RunDirectory
 
@@ -36,7 +37,7 @@ def known_data(config: Config, run: RunDirectory, now: Manifest) -> KnownData:
     """
     recorded = run.manifests["train"]
     if not recorded.exists():
-        run.check_recorded("train")
+        run.check_recorded("train", checkpoint_folder(run, config).names())
         return KnownData(now, [])
 
     known = load_manifest(recorded)
@@ -50,7 +51,8 @@ def known_data(config: Config, run: RunDirectory, now: Manifest) -> KnownData:
         now = as_before(known, now)
 
     if may_grow(config):
-        manifest = grown(known, now, run.newest_checkpoint, config.data.lanes)
+        saved = checkpoint_folder(run, config).names()
+        manifest = grown(known, now, int(saved[-1]) if saved else 0, config.data.lanes)
         return KnownData(manifest, accepted, _growth(known, manifest))
 
     _check_unchanged(known, now, unreadable, run)

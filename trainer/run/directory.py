@@ -14,7 +14,7 @@ RUN/segments.jsonl       one record per start: from where, how far, on how many 
 RUN/events.jsonl         what happened besides: checkpoints, rows and batches left out
 RUN/vocabularies/<table>.parquet     the ids of tables with a vocabulary, in the order of their rows
 RUN/manifests/           row groups of the training and the test set as they were at the first start
-RUN/checkpoints/<samples>/
+RUN/checkpoints/<samples>/           unless checkpoint.dir names another place
 RUN/tensorboard/
 RUN/trace/               with run.trace: the rows that each rank handed out
 """
@@ -137,26 +137,29 @@ class RunDirectory:
 
         return True
 
-    def check_test(self, test: Manifest | None) -> None:
-        """Raises DataError if the test set is not the one that the run began with; it may be named or left out."""
+    def check_test(self, test: Manifest | None, saved: list[str]) -> None:
+        """Raises DataError if the test set is not the one that the run began with; it may be named or left out.
+
+        `saved`: names of the run's checkpoints.
+        """
         known = self.manifests["test"]
         if test is None:
             return
         if not known.exists():
-            self.check_recorded("test")
+            self.check_recorded("test", saved)
             return
         change = manifest_change(load_manifest(known), test)
         if change:
             what = f"data.test = {test.uri!r} has changed since the run in {str(self.path)!r} began"
             raise DataError(f"{what}: {change}; restore it, or train in another folder")
 
-    def check_recorded(self, use: str) -> None:
+    def check_recorded(self, use: str, saved: list[str]) -> None:
         """Raises DataError if a run has checkpoints but no record any more of the data that they have seen."""
         manifest = self.manifests[use]
         if manifest.exists():
             return
 
-        if any(self.checkpoints.glob("*")) and (use == "train" or self.read_config().data.test is not None):
+        if saved and (use == "train" or self.read_config().data.test is not None):
             raise DataError(
                 f"{manifest}: is missing, so nothing tells which rows the checkpoints of the run have seen; restore it "
                 "from a copy"
@@ -233,12 +236,6 @@ class RunDirectory:
             ) from error
         except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise ConfigError(f"{self.config_file}: cannot be read ({error})") from error
-
-    @property
-    def newest_checkpoint(self) -> int:
-        """Samples of the newest checkpoint, whole or not; 0: there is none."""
-        names = [path.name for path in self.checkpoints.glob("*")]
-        return max((int(name) for name in names if name.isdecimal()), default=0)
 
     def vocabulary_file(self, table: str) -> Path:
         """The ids of a table in the order of their rows."""

@@ -57,16 +57,19 @@ def _check_copy(
         )
 
 
-def check_shared(folder: Path, world: World) -> None:
-    """Raises ConfigError if `folder`, a run's, is not one folder for all ranks. It is left as it was. Collective."""
-    if world.size == 1:
+def check_shared(folder: Path, world: World, key: str = "run.dir") -> None:
+    """Raises ConfigError if `folder`, of a config's `key`, is not one folder for all ranks.
+
+    It is left as it was. Collective: call on all ranks.
+    """
+    if world.size == 1 and key == "run.dir":  # whose lock is about to be written
         return
-    with _token(folder, world) as (name, place):
-        world.raise_on_all_ranks(lambda: _look(folder, name, world.name, place))
+    with _token(folder, world, key) as (name, place):
+        world.raise_on_all_ranks(lambda: _look(folder, name, world.name, place, key))
 
 
 @contextmanager
-def _token(folder: Path, world: World) -> Iterator[tuple[str, str]]:
+def _token(folder: Path, world: World, key: str) -> Iterator[tuple[str, str]]:
     """A file that rank 0 has put into `folder`: its name, and where that is. Collective."""
     made: list[Path] = []
     name = f"{TOKEN}{secrets.token_hex(8)}.partial"
@@ -80,7 +83,7 @@ def _token(folder: Path, world: World) -> Iterator[tuple[str, str]]:
             (folder / name).open("x").close()
         except OSError as error:
             remove()
-            raise _not_writable(folder, world.name, error.strerror) from error
+            raise _not_writable(key, folder, world.name, error.strerror) from error
 
         return name, f"{str(folder)!r} of {world.name}"
 
@@ -97,22 +100,22 @@ def _token(folder: Path, world: World) -> Iterator[tuple[str, str]]:
         world.on_rank_zero(remove)
 
 
-def _look(folder: Path, name: str, own_name: str, place: str) -> None:
+def _look(folder: Path, name: str, own_name: str, place: str, key: str) -> None:
     deadline = time.monotonic() + SEEN_SECONDS
     while not (folder / name).exists():
         if time.monotonic() > deadline:
             raise ConfigError(
-                f"run.dir = {str(folder)!r} of {own_name} is not {place}: what is written there is not seen here; "
+                f"{key} = {str(folder)!r} of {own_name} is not {place}: what is written there is not seen here; "
                 "name a folder that all nodes share"
             )
 
         time.sleep(0.1)
 
     if not os.access(folder, os.W_OK | os.X_OK):
-        raise _not_writable(folder, own_name, "permission denied, or mounted for reading")
+        raise _not_writable(key, folder, own_name, "permission denied, or mounted for reading")
 
 
-def _not_writable(folder: Path, name: str, reason: str | None) -> ConfigError:
+def _not_writable(key: str, folder: Path, name: str, reason: str | None) -> ConfigError:
     return ConfigError(
-        f"run.dir = {str(folder)!r} cannot be written by {name} ({reason}); name another folder, or fix its permissions"
+        f"{key} = {str(folder)!r} cannot be written by {name} ({reason}); name another folder, or fix its permissions"
     )

@@ -124,14 +124,19 @@ class StartLog:
 def read_starts(path: Path) -> list[RunStart]:
     """The starts recorded at `path`, oldest first; none where there is no file. Raises ConfigError if it is damaged."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         return []
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read ({error}); restore it from a copy") from error
 
+    return parse_starts(text, str(path))
+
+
+def parse_starts(text: str, path: str) -> list[RunStart]:
+    """The starts that the text of a file records, oldest first; raises ConfigError if it is damaged."""
     starts = []
-    for number, line in enumerate(lines):
+    for number, line in enumerate(text.splitlines()):
         try:
             starts.append(RunStart.model_validate_json(line, strict=True, by_alias=True, by_name=False))
         except ValidationError as error:
@@ -157,7 +162,7 @@ def explain(error: ValidationError) -> str:
     return f"{key}: {message}, not {value[:LONGEST_SHOWN]}"
 
 
-def _damaged(path: Path, number: int, what: str) -> ConfigError:
+def _damaged(path: str, number: int, what: str) -> ConfigError:
     return ConfigError(f"{path}: line {number + 1} is not the record of a start ({what}); restore the file from a copy")
 
 

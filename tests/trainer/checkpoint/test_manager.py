@@ -18,7 +18,7 @@ from tests.ranks import run_on_ranks
 from tests.trainer.datasets import make_config
 from trainer.checkpoint.manager import Checkpoints
 from trainer.checkpoint.state import State
-from trainer.checkpoint.storage import STATE_FILE, read_state, record_file
+from trainer.checkpoint.storage import STATE_FILE, LocalFolder, read_state, record_file
 from trainer.config.run_config import Config
 from trainer.distributed.world import World
 from trainer.errors import CheckpointError
@@ -193,7 +193,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], Any], str]] = {
 def _newest(world: World, folders: list[str]) -> list[tuple[int | None, list[str]]]:
     results = []
     for folder in folders:
-        state, problems = Checkpoints(Path(folder), world).newest()
+        state, problems = Checkpoints(LocalFolder(Path(folder)), world).newest()
         results.append((state.samples if state is not None else None, problems))
     return results
 
@@ -225,7 +225,7 @@ def test_unreadable_files_are_damage(trained: Config) -> None:
 
 
 def _newest_as_nobody(world: World, folder: str) -> tuple[int | None, list[str]]:
-    checkpoints = Checkpoints(Path(folder), world)
+    checkpoints = Checkpoints(LocalFolder(Path(folder)), world)
     os.seteuid(65534)
     try:
         state, problems = checkpoints.newest()
@@ -268,7 +268,7 @@ def _load(world: World, config: Config, name: str) -> str:
     from trainer.build_model import build_sharded_model
 
     sharded = build_sharded_model(config, world, config.train.samples)
-    checkpoints = Checkpoints(RunDirectory(config.run.dir).checkpoints, world)
+    checkpoints = Checkpoints(LocalFolder(RunDirectory(config.run.dir).checkpoints), world)
     try:
         checkpoints.load(checkpoints.find(name), sharded.model, sharded.optimizer)
     except CheckpointError as error:

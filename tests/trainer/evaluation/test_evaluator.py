@@ -209,13 +209,14 @@ def _fusion_of_all_rows(world: World, path: str) -> list[Any]:
     from data.stream import stream
     from trainer.build_model import build_sharded_model
     from trainer.checkpoint.manager import Checkpoints
+    from trainer.checkpoint.storage import LocalFolder
     from trainer.datasets import open_dataset, test_reading
 
     run = RunDirectory(path)
     config = run.read_config()
     reading = test_reading(config, open_dataset(config.data.test, config, world), world.size, {})
     sharded = build_sharded_model(config, world, 640)
-    checkpoints = Checkpoints(run.checkpoints, world)
+    checkpoints = Checkpoints(LocalFolder(run.checkpoints), world)
     checkpoints.load(checkpoints.find("640"), sharded.model, None)
     ranker: Any = sharded.model.eval().module
     sums: list[torch.Tensor] = []

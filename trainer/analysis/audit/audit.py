@@ -20,7 +20,7 @@ from trainer.analysis.audit.intervals import Cover, count, intervals_of_epoch
 from trainer.analysis.audit.lineage import Lineage, read_lineage
 from trainer.analysis.audit.trace_check import Trace, compare
 from trainer.checkpoint.ownership import check_owner, check_writer
-from trainer.checkpoint.storage import list_folders, read_state
+from trainer.checkpoint.places import checkpoint_folder
 from trainer.datasets import end_of_training, train_reading
 from trainer.errors import CheckpointError, ConfigError
 from trainer.run.directory import RunDirectory
@@ -151,15 +151,15 @@ def _broken_origins(run: RunDirectory, origin: Origin, starts: list[RunStart]) -
         if not origin.is_own(start.run):
             yield f"start {start.segment} is of another run (its id is {start.run!r}, not {origin.identity!r})"
 
-    for name in list_folders(run.checkpoints):
-        path = run.checkpoints / name
+    folder = checkpoint_folder(run, run.read_config())
+    for name in folder.names():
         try:
-            state = read_state(path)
-            check_owner(path, state, origin)
-            check_writer(path, state, starts)
+            state = folder.state(name)
+            check_owner(folder.where(name), state, origin)
+            check_writer(folder.where(name), state, starts)
         except CheckpointError as error:
             # A run that is being trained deletes its oldest checkpoints meanwhile.
-            if path.exists():
+            if name in folder.names():
                 yield f"checkpoint {error}"
 
 
