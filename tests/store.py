@@ -1,6 +1,7 @@
 """An object store with the protocol of S3, on this machine: moto's server, which may answer badly now and then.
 
 `python -m tests.store PORT_FILE FAIL_EVERY`: each so many requests one is throttled (503), broken off, or fails (500).
+Who signs as READER may not write, who signs as STRANGER or not at all may do nothing.
 """
 
 import itertools
@@ -17,6 +18,7 @@ import boto3
 
 BUCKET = "logs"
 SECRET = "hunter2"
+READER, STRANGER = "reader", "stranger"
 
 
 class Store:
@@ -31,6 +33,7 @@ class Store:
             "AWS_EC2_METADATA_DISABLED": "true",
         }
         self._counts = counts
+        self._down = counts.with_name("down")
         self.client = boto3.client(
             "s3",
             endpoint_url=self.environment["AWS_ENDPOINT_URL"],
@@ -53,6 +56,19 @@ class Store:
             if entry["Key"].endswith("/"):  # the mark of a folder
                 continue
             self.client.download_file(BUCKET, entry["Key"], str(folder / Path(entry["Key"]).name))
+
+    def go_down(self, *, at: str = "") -> None:
+        """From here on answers badly to all, or to requests for objects whose path holds `at`."""
+        self._down.write_text(at)
+
+    def come_back(self) -> None:
+        """Answers well again."""
+        self._down.unlink()
+
+    def names(self, prefix: str = "") -> list[str]:
+        """All objects below a prefix."""
+        pages = self.client.get_paginator("list_objects_v2").paginate(Bucket=BUCKET, Prefix=prefix)
+        return [entry["Key"] for page in pages for entry in page.get("Contents", [])]
 
     @property
     def failures(self) -> int:
@@ -84,11 +100,16 @@ class Failing:
         self._application = application
         self._every = every
         self._counts = counts
+        self._down = counts.with_name("down")
         self._requests = itertools.count(1)
         self._kinds = itertools.cycle(["throttled", "cut", "broken"])
 
     def __call__(self, environment: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         is_boto = "Boto3" in environment.get("HTTP_USER_AGENT", "")
+        if not is_boto and _is_refused(environment):
+            return _error(start_response, "403 Forbidden", "AccessDenied")
+        if not is_boto and self._down.exists() and self._down.read_text() in environment["PATH_INFO"]:
+            return _error(start_response, "503 Slow Down", "SlowDown")
         if is_boto or not self._every or next(self._requests) % self._every:
             return self._application(environment, start_response)
 
@@ -98,9 +119,20 @@ class Failing:
         if kind == "cut" and environment["REQUEST_METHOD"] == "GET":
             body = b"".join(self._application(environment, start_response))
             return _cut(body)
-        status, code = ("503 Slow Down", "SlowDown") if kind == "throttled" else ("500 Error", "InternalError")
-        start_response(status, [("Content-Type", "application/xml")])
-        return [f"<Error><Code>{code}</Code><Message>later</Message></Error>".encode()]
+        if kind == "throttled":
+            return _error(start_response, "503 Slow Down", "SlowDown")
+        return _error(start_response, "500 Error", "InternalError")
+
+
+def _is_refused(environment: dict[str, Any]) -> bool:
+    signed = environment.get("HTTP_AUTHORIZATION", "")
+    is_reading = environment["REQUEST_METHOD"] in ("GET", "HEAD")
+    return not signed or f"={STRANGER}/" in signed or (f"={READER}/" in signed and not is_reading)
+
+
+def _error(start_response: Callable[..., Any], status: str, code: str) -> list[bytes]:
+    start_response(status, [("Content-Type", "application/xml")])
+    return [f"<Error><Code>{code}</Code><Message>later</Message></Error>".encode()]
 
 
 def _cut(body: bytes) -> Iterator[bytes]:

@@ -201,7 +201,9 @@ class RunDirectory:
             self._make(self.vocabularies)
             write_vocabulary(vocabulary, self.vocabulary_file(table))
         replace_text(self.config_file, tomli_w.dumps(plain(config)))
-        for folder in (self.checkpoints, self.manifests["train"].parent, *([self.trace] * config.run.trace)):
+        own_checkpoints = [self.checkpoints] if config.checkpoint.dir is None else []
+        traces = [self.trace] if config.run.trace else []
+        for folder in (self.manifests["train"].parent, *own_checkpoints, *traces):
             self._make(folder)
 
         for use, manifest in (("train", train), ("test", test)):
