@@ -29,7 +29,7 @@ def announce(inputs: Inputs, loaded: Loaded, log: TrainLog) -> None:
 
     for problem in loaded.problems:
         log.event(DamagedCheckpointEvent, samples, problem=problem)
-        log.warn(f"{problem}; set aside, the checkpoint before it is taken")
+        log.warn(f"{problem}; the checkpoint before it is taken")
 
     if loaded.taken and inputs.config.init is not None:
         init = inputs.config.init

@@ -154,6 +154,8 @@ def _check_folder(
     is_behind = records is not None and records.is_ahead(config)
     if not is_behind and not run.config_file.exists():
         return False, []
+    if records is not None and is_behind:
+        lock.push(records.undo)
     lock.enter_context(run.locked())
     if records is not None and is_behind:
         records.restore()

@@ -13,7 +13,7 @@ from models.ranker import Ranker
 from trainer.build_model import ShardedModel, build_sharded_model
 from trainer.checkpoint.folder import CheckpointFolder
 from trainer.checkpoint.manager import Checkpoints
-from trainer.checkpoint.ownership import check_writer
+from trainer.checkpoint.ownership import check_writer, lost_samples
 from trainer.checkpoint.places import checkpoint_folder
 from trainer.checkpoint.state import State
 from trainer.clock import Clock
@@ -74,7 +74,7 @@ def load_newest(inputs: Inputs, world: World, watchdog: HangWatchdog) -> Loaded:
 
     watchdog.beat("loading of a checkpoint")
     state, problems = checkpoints.newest()
-    world.on_rank_zero(lambda: _check_starts(inputs, folder, state))
+    problems += world.on_rank_zero(lambda: _check_starts(inputs, folder, state, checkpoints.found))
 
     if state is not None:
         checkpoints.load(state, sharded.model, sharded.optimizer)
@@ -98,13 +98,28 @@ def load_newest(inputs: Inputs, world: World, watchdog: HangWatchdog) -> Loaded:
     return Loaded(sharded, checkpoints, clock, state, problems, taken, crowded)
 
 
-def _check_starts(inputs: Inputs, folder: CheckpointFolder, state: State | None) -> None:
-    """Raises an ExpectedError if the recorded starts are of another run, or do not lead to the checkpoint `state`."""
+def _check_starts(inputs: Inputs, folder: CheckpointFolder, state: State | None, found: list[str]) -> list[str]:
+    """What is wrong with the names that were found, a line each.
+
+    Raises an ExpectedError if the recorded starts are of another run, or do not lead to the checkpoint `state`.
+    """
     run = inputs.run
     starts = read_starts(run.segments)
     inputs.origin.check_starts(run.segments, starts)
     if state is not None:
         check_writer(folder.where(str(state.samples)), state, starts)
+
+    lost = lost_samples(starts, found)
+    if lost is None:
+        return []
+    if not found and inputs.records is None and run.read_config().checkpoint.dir is None:
+        return []  # removed by someone who wants to begin anew
+    if not found:
+        raise CheckpointError(
+            f"{folder.where()}: no checkpoint is here, but the run has saved one at {lost:,} samples; set "
+            f"checkpoint.dir to where it is, or remove {run.path} to begin anew"
+        )
+    return [f"{folder.where(str(lost))}: was saved, and is gone"]
 
 
 def open_run(inputs: Inputs, loaded: Loaded, world: World, lock: ExitStack) -> Opened:

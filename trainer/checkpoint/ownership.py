@@ -33,6 +33,14 @@ def _difference(path: str, state: State, origin: Origin) -> str | None:
     return origin.other_identity(state.run)
 
 
+def lost_samples(starts: list[RunStart], found: list[str]) -> int | None:
+    """Samples of the newest checkpoint that was saved, if it is not among those that are found."""
+    ranges = surviving(starts)
+    saved = ranges[-1].end if ranges else 0
+    is_there = saved == 0 or str(saved) in found
+    return None if is_there else saved
+
+
 def check_writer(path: str, state: State, starts: list[RunStart]) -> None:
     """Raises CheckpointError if the checkpoint at `path` does not follow from the recorded starts."""
     writer = state.segment

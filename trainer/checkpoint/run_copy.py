@@ -10,6 +10,7 @@ checkpoint becomes visible, and at the end.
 import json
 import os
 import secrets
+import shutil
 import socket
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -66,6 +67,8 @@ class RunCopy:
         self._copied: dict[Path, tuple[int, int]] = {}
         """Time of modification (ns) and bytes of each file as it was copied."""
         self._lock = Lock()
+        self._is_new_here = False
+        """Whether RUN has its records from the copy alone, and this start has not begun."""
 
     def is_ahead(self, config: Config) -> bool:
         """Whether RUN lacks starts that the copy knows: nothing, or less, was done on this node.
@@ -91,6 +94,7 @@ class RunCopy:
 
     def restore(self) -> None:
         """Puts the records into RUN, in place of those that are there."""
+        self._is_new_here = not self._run.config_file.exists()
         for name in self._names():
             path = self._run.path.joinpath(*PurePosixPath(name).parts)
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -98,12 +102,18 @@ class RunCopy:
             with replaced(path) as file:
                 file.write(data)
 
+    def undo(self, kind: type[BaseException] | None, *_: object) -> None:
+        """At the end of a start: one that has failed before it began leaves no records where there were none."""
+        if kind is not None and self._is_new_here:
+            shutil.rmtree(self._run.path, ignore_errors=True)
+
     def claim(self, identity: str) -> None:
         """Copies the records, and says that from here on this start writes there."""
         owner = Owner(identity, self._token, socket.gethostname(), datetime.now(UTC).isoformat(timespec="seconds"))
         with answering(self._files.where(OWNER_FILE)):
             self._copy()
             self._files.write(OWNER_FILE, json.dumps(asdict(owner)).encode())
+        self._is_new_here = False
 
     def keep_last(self) -> None:
         """At the end of a start, however it ends."""

@@ -4,6 +4,7 @@ The store speaks the protocol of S3 over HTTP (`tests.store`).
 """
 
 import json
+import os
 import shutil
 import signal
 from collections.abc import Callable, Iterator
@@ -15,10 +16,16 @@ import pytest
 import tomli_w
 
 import data.storage.retries
+from data.storage.stored_files import StoredFiles
 from tests.commands import started_command
 from tests.jobs import Ended, announced, free_port, run_job
+from tests.ranks import run_on_ranks
 from tests.store import BUCKET, READER, STRANGER, Store, running_store
 from tests.trainer.datasets import config_values, write_dataset
+from trainer.checkpoint.manager import Checkpoints
+from trainer.checkpoint.store import StoreFolder
+from trainer.distributed.world import World
+from trainer.errors import CheckpointError
 
 FAIL_EVERY = 41
 SAMPLES = 1_536
@@ -135,17 +142,17 @@ def trained(dataset: Path, store: Store, tmp_path_factory: pytest.TempPathFactor
     return folder / "run"
 
 
-def _copied(store: Store, trained: Path, tmp_path: Path) -> tuple[Path, str]:
-    """The run, and its checkpoints in another place of the store, whose prefix it is."""
-    prefix = tmp_path.name
-    for name in store.names("trained/"):
-        store.client.copy_object(
-            Bucket=BUCKET, Key=name.replace("trained", prefix, 1), CopySource={"Bucket": BUCKET, "Key": name}
-        )
-    return shutil.copytree(trained, tmp_path / "run"), prefix
+def _copy(store: Store, prefix: str, to: str) -> None:
+    for name in store.names(f"{prefix}/"):
+        source = {"Bucket": BUCKET, "Key": name}
+        store.client.copy_object(Bucket=BUCKET, Key=name.replace(prefix, to, 1), CopySource=source)
 
 
-def _edit(store: Store, key: str, change: Callable[[bytes], bytes]) -> None:
+def _edit(store: Store, key: str, change: Callable[[bytes], bytes] | None) -> None:
+    """Changes an object; None: removes it."""
+    if change is None:
+        store.client.delete_object(Bucket=BUCKET, Key=key)
+        return
     body = store.client.get_object(Bucket=BUCKET, Key=key)["Body"].read()
     store.client.put_object(Bucket=BUCKET, Key=key, Body=change(body))
 
@@ -162,27 +169,170 @@ DAMAGES: dict[str, tuple[str, Callable[[bytes], bytes] | None, str]] = {
     "missing index": (".metadata", None, "cannot be read (No such file or directory)"),
     "altered index": (".metadata", _altered, "its content has changed"),
     "altered state": ("state.json", _altered, "damaged"),
-    "empty state": ("state.json", lambda data: b"", "damaged"),
-    "missing state": ("state.json", None, "was saved, and is gone"),
+    "empty state": ("state.json", lambda _: b"", "damaged"),
 }
 
 
-@pytest.mark.parametrize("damage", list(DAMAGES))
-def test_damage_is_named_and_the_older_checkpoint_taken(
-    dataset: Path, store: Store, trained: Path, tmp_path: Path, damage: str
-) -> None:
-    run, prefix = _copied(store, trained, tmp_path)
-    suffix, change, message = DAMAGES[damage]
-    (key,) = [name for name in store.names(f"{prefix}/{NEWER}/") if name.endswith(suffix)]
-    if change is None:
-        store.client.delete_object(Bucket=BUCKET, Key=key)
-    else:
+def _newest(world: World, environment: dict[str, str], prefixes: list[str]) -> list[tuple[int | None, list[str]]]:
+    os.environ.update(environment)
+    _hurry()
+    results = []
+    for prefix in prefixes:
+        folder = StoreFolder(StoredFiles(f"s3://{BUCKET}/{prefix}"))
+        state, problems = Checkpoints(folder, world).newest()
+        results.append((state.samples if state is not None else None, problems))
+    return results
+
+
+@pytest.mark.usefixtures("trained")
+def test_damage_is_named_and_the_older_checkpoint_taken(store: Store) -> None:
+    prefixes = [f"damaged/{number}" for number in range(len(DAMAGES))]
+    for prefix, (suffix, change, _) in zip(prefixes, DAMAGES.values(), strict=True):
+        _copy(store, "trained", prefix)
+        (key,) = [name for name in store.names(f"{prefix}/{NEWER}/") if name.endswith(suffix)]
         _edit(store, key, change)
-    config = _config(dataset, tmp_path, f"s3://{BUCKET}/{prefix}")
-    (ended,) = _train(config, store, run)
+
+    for found in run_on_ranks(2, _newest, store.environment, prefixes):
+        for (name, (suffix, _, message)), (samples, problems) in zip(DAMAGES.items(), found, strict=True):
+            assert samples == int(OLDER), name
+            (problem,) = problems
+            assert message in problem, name
+            assert f"/{NEWER}/" in problem, name
+            assert f"{suffix}: " in problem, name
+
+
+@pytest.mark.parametrize(
+    ("suffix", "message"),
+    [(".distcp", "cannot be read (No such file or directory)"), ("state.json", "was saved, and is gone")],
+)
+def test_a_resume_takes_the_older_and_saves_the_newer_again(
+    dataset: Path, store: Store, trained: Path, tmp_path: Path, suffix: str, message: str
+) -> None:
+    run = shutil.copytree(trained, tmp_path / "run")
+    prefix = f"resumed/{suffix}"
+    _copy(store, "trained", prefix)
+    (key,) = [name for name in store.names(f"{prefix}/{NEWER}/") if name.endswith(suffix)]
+    _edit(store, key, None)
+
+    (ended,) = _train(_config(dataset, tmp_path, f"s3://{BUCKET}/{prefix}"), store, run)
     assert ended.code == 0, ended.err
     output = " ".join((ended.out + ended.err).split())
     assert message in output
     assert f"resumed at {int(OLDER):,} of" in output
-    assert f"{prefix}/{NEWER}/state.json" in store.names(prefix)  # saved again
-    assert (f"{prefix}/{NEWER}/broken.json" in store.names(prefix)) == (damage != "missing state")
+    saved = [name.removeprefix(f"{prefix}/{NEWER}/") for name in store.names(f"{prefix}/{NEWER}/")]
+    assert "state.json" in saved
+    assert ("broken.json" in saved) == (suffix == ".distcp")
+
+
+@pytest.mark.usefixtures("trained")
+def test_what_is_not_complete_is_never_taken_and_goes(store: Store) -> None:
+    """A save that was killed, and a deletion that was cut short."""
+    _copy(store, "trained", "thinned")
+    for name in (f"thinned/{NEWER}/state.json", "thinned/512/state.json"):
+        store.client.delete_object(Bucket=BUCKET, Key=name)
+    store.client.put_object(Bucket=BUCKET, Key="thinned/2048/aaaa__0_0.distcp", Body=b"half")
+    assert run_on_ranks(1, _thin_out, store.environment, "thinned") == [[OLDER]]
+    folders = {name.split("/")[1] for name in store.names("thinned/") if not name.endswith("/")}
+    assert folders == {OLDER, "run", "owner.json"}
+
+
+def _thin_out(world: World, environment: dict[str, str], prefix: str) -> list[str]:  # noqa: ARG001
+    os.environ.update(environment)
+    _hurry()
+    folder = StoreFolder(StoredFiles(f"s3://{BUCKET}/{prefix}"))
+    names = folder.names()
+    folder.thin_out(3)
+    return names
+
+
+@pytest.mark.usefixtures("trained")
+def test_a_deletion_begins_with_the_state(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cut short at any request, it leaves nothing that is taken for a checkpoint."""
+    for name, value in store.environment.items():
+        monkeypatch.setenv(name, value)
+    _copy(store, "trained", "deleted")
+    folder = StoreFolder(StoredFiles(f"s3://{BUCKET}/deleted"))
+
+    def fail(_: str) -> None:
+        raise OSError("cut off")
+
+    monkeypatch.setattr(folder.files, "delete_folder", fail)
+    with pytest.raises(CheckpointError, match="cut off"):
+        folder.delete("512")
+    assert folder.names() == [OLDER, NEWER]
+
+
+@pytest.mark.usefixtures("trained")
+@pytest.mark.parametrize(
+    ("sections", "message"),
+    [
+        ({"model": {"levels": [[8], [8]]}}, "holds the checkpoints of a run of another config: model.levels"),
+        ({"data": {"train": "train-2"}}, "data.train = "),
+        ({"run": {"seed": 18}}, "holds the checkpoints of a run of another config: run.seed was 17, now 18"),
+    ],
+)
+def test_another_run_is_refused(
+    dataset: Path, store: Store, tmp_path: Path, sections: dict[str, Any], message: str
+) -> None:
+    if "train-2" in str(sections):
+        write_dataset(tmp_path / "train-2", 2_500, seed=3)
+        sections = {"data": {"train": str(tmp_path / "train-2")}}
+    before = store.names("trained/")
+    ended = _train(
+        _config(dataset, tmp_path, f"s3://{BUCKET}/trained", **sections), store, tmp_path / "a", tmp_path / "b"
+    )
+    assert _codes(ended) == [2, 2]
+    (line,) = [line for line in ended[0].err.splitlines() if line.startswith("error:")]
+    assert message in line
+    assert store.names("trained/") == before
+    assert not (tmp_path / "a").exists()
+
+
+@pytest.mark.parametrize(
+    ("place", "environment", "message"),
+    [
+        ("s3://no-such-bucket/run", {}, "bucket"),
+        (f"s3://{BUCKET}/run", {"AWS_ACCESS_KEY_ID": STRANGER}, "ACCESS_DENIED"),
+        (f"s3://{BUCKET}/run", {"AWS_ACCESS_KEY_ID": READER}, "ACCESS_DENIED"),
+        (f"s3://{BUCKET}/run", {"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": ""}, "ACCESS_DENIED"),
+        ("nowhere://run", {}, "give a local path or a URI that pyarrow.fs opens"),
+    ],
+)
+def test_a_place_that_cannot_be_used_is_an_error_of_all_ranks(
+    dataset: Path, store: Store, tmp_path: Path, place: str, environment: dict[str, str], message: str
+) -> None:
+    config = _config(dataset, tmp_path, place)
+    ended = _train(config, store, tmp_path / "a", tmp_path / "b", environment=environment)
+    assert _codes(ended) == [2, 2]
+    (line,) = [line for line in ended[0].err.splitlines() if line.startswith("error:")]
+    assert line.startswith("error: checkpoint.dir")
+    assert message in line
+    assert not (tmp_path / "a").exists()
+
+
+def test_a_store_that_is_away_costs_a_save_and_the_end_is_told(dataset: Path, store: Store, tmp_path: Path) -> None:
+    """Each request for the second checkpoint fails, then those for the last: training goes on, and is resumed."""
+    prefix = "away"
+    config = _config(dataset, tmp_path, f"s3://{BUCKET}/{prefix}")
+    store.go_down(at=f"{prefix}/{OLDER}")
+    try:
+        first = _train(config, store, tmp_path / "a", tmp_path / "b")
+    finally:
+        store.come_back()
+    assert _codes(first) == [0, 0], first[0].err
+    assert f"{prefix}/{OLDER}: not saved" in " ".join(first[0].out.split())
+
+    config = _config(dataset, tmp_path, f"s3://{BUCKET}/{prefix}", train={"samples": 2_048})
+    store.go_down(at=f"{prefix}/2048")
+    try:
+        second = _train(config, store, tmp_path / "a", tmp_path / "b")
+    finally:
+        store.come_back()
+    assert _codes(second) == [1, 1]
+    assert f"{prefix}/2048: not saved" in second[0].err
+
+    third = _train(config, store, tmp_path / "c")
+    assert _codes(third) == [0], third[0].err
+    assert "resumed at 1,536" in third[0].out
+    (audited,) = run_job([["audit", str(tmp_path / "c"), "--json"]], [store.environment])
+    assert audited.code == 0, audited.out
