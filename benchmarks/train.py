@@ -4,6 +4,7 @@ The bound: samples/s if every rank did nothing but the head's forward and backwa
 matrix product, measured in the same run on all ranks at once, with the same number of threads.
 """
 
+import secrets
 import statistics
 import tempfile
 import time
@@ -21,12 +22,15 @@ from benchmarks.parts import bench_parts
 from benchmarks.random_rows import write_random_rows
 from data.batch import Batch
 from data.statistics import measure
+from data.storage.stored_files import StoredFiles
 from models.cost import head_cost
 from trainer.batches import open_stream
 from trainer.build_model import ShardedModel, build_model, build_sharded_model
+from trainer.checkpoint.folder import CheckpointFolder
 from trainer.checkpoint.manager import Checkpoints
 from trainer.checkpoint.state import State
-from trainer.checkpoint.storage import LocalFolder, read_state
+from trainer.checkpoint.storage import LocalFolder
+from trainer.checkpoint.store import StoreFolder
 from trainer.config.measured import complete, with_block_rows
 from trainer.config.run_config import Config
 from trainer.datasets import as_configured, check_lanes, end_of_training, open_dataset, test_reading, train_reading
@@ -128,13 +132,13 @@ def _bench(config: Config, world: World, batches: int) -> dict[str, Any]:
 def _bench_saving(
     config: Config, world: World, sharded: ShardedModel, feed: Iterator[Batch], batches: int, block_seconds: float
 ) -> dict[str, float]:
-    """What a save costs training, on the disk of the run: the wait for the copy, then slower steps while it is written.
+    """What a save costs training: the wait for the copy, then slower steps while it is written, to where the run's are.
 
     The limit is a plain copy of as many bytes from memory to memory, on all ranks at once.
     """
-    with _folder_beside_run(config, world) as folder:
+    with _checkpoint_folder(config, world) as folder:
         written: list[float] = []
-        checkpoints = Checkpoints(LocalFolder(folder), world)
+        checkpoints = Checkpoints(folder, world)
         for samples in (1, 2):  # the first one makes the buffers
             state = State(samples=samples, **_STATE)
             meet(world)
@@ -148,7 +152,7 @@ def _bench_saving(
                 raise RunError(problem)
             seconds = time.perf_counter() - begin
 
-        size = world.on_rank_zero(lambda: _checkpoint_bytes(folder / "2"))
+        size = world.on_rank_zero(lambda: _checkpoint_bytes(folder))
         part = min(size // world.size, _COPIED_BYTES)
         copied = torch.ones(part // 4)
         target = torch.ones_like(copied)
@@ -167,8 +171,26 @@ def _bench_saving(
     }
 
 
-def _checkpoint_bytes(path: Path) -> int:
-    return sum(record.bytes for record in read_state(path).files.values())
+@contextmanager
+def _checkpoint_folder(config: Config, world: World) -> Iterator[CheckpointFolder]:
+    """A place for checkpoints beside those of the run, which is empty again at the end. Collective."""
+    if config.checkpoint.dir is None:
+        with _folder_beside_run(config, world) as path:
+            yield LocalFolder(path)
+        return
+
+    files = StoredFiles(config.checkpoint.dir, "checkpoint.dir")
+    inner = files.below(world.on_rank_zero(lambda: f"bench-{secrets.token_hex(4)}"))
+    try:
+        yield LocalFolder(Path(inner.root)) if inner.is_local else StoreFolder(inner)
+    finally:
+        meet(world)
+        if world.is_rank_zero:
+            inner.delete_folder("")
+
+
+def _checkpoint_bytes(folder: CheckpointFolder) -> int:
+    return sum(record.bytes for record in folder.state("2").files.values())
 
 
 def _bench_evaluation(

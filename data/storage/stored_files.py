@@ -6,6 +6,7 @@ An object appears complete or not at all. On a disk, too, a file is replaced in 
 import io
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from copy import copy
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,14 @@ class StoredFiles:
     def is_local(self) -> bool:
         """Whether they are on a disk."""
         return isinstance(self.filesystem, fs.LocalFileSystem)
+
+    def below(self, name: str) -> "StoredFiles":
+        """Those in a folder."""
+        place, mark, options = self.uri.partition("?")
+        inner = copy(self)
+        inner.uri = f"{place.rstrip('/')}/{name}{mark}{options}"
+        inner.root = f"{self.root}/{name}"
+        return inner
 
     def where(self, name: str) -> str:
         """What messages call a file."""

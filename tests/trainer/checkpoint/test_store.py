@@ -23,9 +23,11 @@ from tests.ranks import run_on_ranks
 from tests.store import BUCKET, READER, STRANGER, Store, running_store
 from tests.trainer.datasets import config_values, write_dataset
 from trainer.checkpoint.manager import Checkpoints
+from trainer.checkpoint.run_copy import RunCopy, TakenOverError
 from trainer.checkpoint.store import StoreFolder
 from trainer.distributed.world import World
 from trainer.errors import CheckpointError
+from trainer.run.directory import RunDirectory
 
 FAIL_EVERY = 41
 SAMPLES = 1_536
@@ -336,3 +338,52 @@ def test_a_store_that_is_away_costs_a_save_and_the_end_is_told(dataset: Path, st
     assert "resumed at 1,536" in third[0].out
     (audited,) = run_job([["audit", str(tmp_path / "c"), "--json"]], [store.environment])
     assert audited.code == 0, audited.out
+
+    for folder, samples in (("c", 2_304), ("a", 2_432)):  # back on the node that has missed what the third did
+        config = _config(dataset, tmp_path, f"s3://{BUCKET}/{prefix}", train={"samples": samples})
+        (ended,) = _train(config, store, tmp_path / folder)
+        assert ended.code == 0, ended.err
+    assert "resumed at 2,304" in ended.out
+    (audited,) = run_job([["audit", str(tmp_path / "a"), "--json"]], [store.environment])
+    assert audited.code == 0, audited.out
+
+
+def test_a_start_that_another_has_overtaken_ends(store: Store, trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A node that was cut off may write no checkpoint, nor records, once the others have gone on without it."""
+    for name, value in store.environment.items():
+        monkeypatch.setenv(name, value)
+    files = StoredFiles(f"s3://{BUCKET}/overtaken")
+    older, newer = (RunCopy(files, RunDirectory(trained)) for _ in range(2))
+    older.claim("id")
+    older.keep()
+    newer.claim("id")
+    newer.keep()
+    with pytest.raises(TakenOverError, match="has been taken over by a start on host"):
+        older.keep()
+
+
+def test_a_folder_on_a_disk(dataset: Path, store: Store, tmp_path: Path) -> None:
+    """Another path works as a store does, with the layout of a disk."""
+    place = tmp_path / "place"
+    for samples, folders in ((1_024, "ab"), (SAMPLES, "c")):
+        config = _config(dataset, tmp_path, str(place), train={"samples": samples})
+        ended = _train(config, store, *(tmp_path / folder for folder in folders))
+        assert ended[0].code == 0, ended[0].err
+    assert "resumed at 1,024" in ended[0].out
+    assert sorted(path.name for path in (place / NEWER).iterdir()) == [".metadata", "__0_0.distcp", "state.json"]
+    (evaluated,) = run_job([["evaluate", str(tmp_path / "c"), "--json"]], [{}])
+    assert evaluated.code == 0, evaluated.err
+
+    config = _config(dataset, tmp_path, str(place), run={"seed": 18})
+    (refused,) = _train(config, store, tmp_path / "d")
+    assert refused.code == 2
+    assert "of a run of another config: run.seed was 17, now 18" in refused.err
+
+
+def test_a_place_without_the_checkpoints_does_not_begin_anew(
+    dataset: Path, store: Store, trained: Path, tmp_path: Path
+) -> None:
+    run = shutil.copytree(trained, tmp_path / "run")
+    (ended,) = _train(_config(dataset, tmp_path, f"s3://{BUCKET}/elsewhere"), store, run)
+    assert ended.code == 2
+    assert "no checkpoint is here, but the run has saved one at 1,536 samples; set checkpoint.dir" in ended.err
