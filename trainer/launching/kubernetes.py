@@ -88,7 +88,7 @@ def _shared(job: Job, image: str, path: str, claims: Claims) -> dict[str, object
         "more_variables": "",
         "gpu_limit": f"nvidia.com/gpu: {job.processes}" if job.process.gpu else "",
         "runs_folder": json.dumps(folder_inside(volumes.runs), ensure_ascii=False),
-        "runs_claim": claims.runs,
+        "runs_volume": _runs_volume(job, claims.runs),
         "data_mount": _data_mount(volumes.datasets) if volumes.datasets is not None else "",
         "data_volume": _DATA_VOLUME.format(claim=claims.datasets) if volumes.datasets is not None else "",
     }
@@ -102,6 +102,23 @@ _DATA_VOLUME = """\
   persistentVolumeClaim:
     claimName: {claim}
     readOnly: true"""
+
+
+def _runs_volume(job: Job, claim: str) -> str:
+    """The claim, or a folder of each pod where a store keeps all that the pods have in common."""
+    place = job.config.checkpoint.dir
+    keeps_all = place is not None and "://" in place and not job.config.run.trace
+    return _OWN_VOLUME if keeps_all else _RUNS_VOLUME.format(claim=claim)
+
+
+_RUNS_VOLUME = """\
+- name: runs # all nodes read and write it: ReadWriteMany
+  persistentVolumeClaim:
+    claimName: {claim}"""
+
+_OWN_VOLUME = """\
+- name: runs # each pod's own: what they share is in checkpoint.dir
+  emptyDir: {}"""
 
 
 def _data_mount(folder: str) -> str:

@@ -32,6 +32,12 @@ def folder_inside(folder: str) -> str:
 def volumes_of(config: Config) -> Volumes:
     """The first folder of each local path; ConfigError if one volume cannot hold them."""
     runs = _first_folder("run.dir", config.run.dir)
+    place = config.checkpoint.dir
+    if place is not None and "://" not in place.removeprefix("file://"):
+        raise ConfigError(
+            f"checkpoint.dir = {place!r} is a folder, and containers have none but those of data and run.dir; leave it "
+            "out, or name a store"
+        )
     sources = [config.data.train_source, config.data.test_source]
     uris = [uri.removeprefix("file://") for source in sources if source is not None for uri in source.uris]
     datasets = sorted({_first_folder("data", uri) for uri in uris if "://" not in uri})

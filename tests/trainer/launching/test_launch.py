@@ -191,6 +191,16 @@ def test_data_in_an_object_store_needs_no_volume() -> None:
 
 
 @pytest.mark.parametrize(
+    ("changes", "is_shared"), [([], True), (["run.trace=true"], True), (["checkpoint.dir=s3://logs/july"], False)]
+)
+def test_checkpoints_in_an_object_store_need_no_claim(changes: list[str], is_shared: bool) -> None:
+    (pod,) = pod_templates(launched(kind="kubernetes", changes=changes))
+    (volume,) = [volume for volume in pod["spec"]["volumes"] if volume["name"] == "runs"]
+    assert ("persistentVolumeClaim" in volume) == is_shared
+    assert ("emptyDir" in volume) == (not is_shared)
+
+
+@pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"nodes": 16}, "data.lanes = 8 cannot be shared by --nodes 16 x --processes 1 = 16 ranks; take 8 ranks"),
@@ -201,6 +211,7 @@ def test_data_in_an_object_store_needs_no_volume() -> None:
         ({"kind": "compose", "time": "1:00"}, "--time 1:00: not an option of compose"),
         ({"kind": "kubernetes", "runs": "My Runs"}, "--runs 'My Runs' is no name of a persistent volume claim"),
         ({"changes": ["run.dir=runs/a\nb"]}, "line break"),
+        ({"kind": "kubernetes", "changes": ["checkpoint.dir=saved"]}, "checkpoint.dir = 'saved' is a folder"),
         ({"kind": "compose", "changes": ["run.dir=datasets/run"]}, "run.dir and the data both lie in datasets"),
         ({"kind": "compose", "changes": ["run.dir=../runs/a"]}, "cannot be mounted into a container"),
         ({"kind": "compose", "changes": ["data.test=elsewhere/test"]}, "data.train and data.test lie in datasets and"),
