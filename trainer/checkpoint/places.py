@@ -55,11 +55,13 @@ def _check_store(files: StoredFiles, world: World) -> None:
     """Every node writes an object, and reads that of rank 0; they are removed again."""
     token = world.on_rank_zero(lambda: f"{TOKEN}{secrets.token_hex(8)}")
     own = f"{token}-{world.rank}"
+    written: list[str] = []
 
     def write() -> None:
         if world.local_rank == 0:
             with answering(files.uri):
                 files.write(own, b"")
+            written.append(own)
 
     def read() -> None:
         if world.local_rank == 0:
@@ -72,6 +74,6 @@ def _check_store(files: StoredFiles, world: World) -> None:
         world.raise_on_all_ranks(write)
         world.raise_on_all_ranks(read)
     finally:
-        if world.local_rank == 0:
+        for name in written:
             with suppress(OSError):
-                files.delete(own)
+                files.delete(name)

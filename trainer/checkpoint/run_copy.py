@@ -119,6 +119,8 @@ class RunCopy:
         """At the end of a start, however it ends."""
         try:
             self.keep()
+        except TakenOverError:  # has been told already, or the newer start has all that it needs
+            return
         except (ExpectedError, RunError) as error:
             tell("warning", str(error))
 
