@@ -111,4 +111,4 @@ def _finish_saving(components: Components) -> None:
     for text in components.checkpoints.warnings():
         components.log.warn(text)
     if problem:
-        raise RunError(f"{problem}; make room or fix its storage, and start again to resume from the checkpoint before it")
+        raise RunError(f"{problem}; make room or fix the storage, and start again to resume from the one before it")
