@@ -109,7 +109,7 @@ class Failing:
         if not is_boto and _is_refused(environment):
             return _error(start_response, "403 Forbidden", "AccessDenied")
         if not is_boto and self._down.exists() and self._down.read_text() in environment["PATH_INFO"]:
-            return _error(start_response, "503 Slow Down", "SlowDown")
+            return _error(start_response, "400 Bad Request", "Unavailable")  # clients would try a 503 again for long
         if is_boto or not self._every or next(self._requests) % self._every:
             return self._application(environment, start_response)
 

@@ -96,7 +96,7 @@ def test_a_count_without_a_checkpoint_is_told(folder: Path, tmp_path: Path, text
 def test_a_milestone_behind_the_run_is_told_with_what_can_be_done(folder: Path) -> None:
     run = RunDirectory(folder / "run")
     config = _config(folder, run.path, evaluate={"at_samples": ["100", "300", "0.5k", "550", "600"]})
-    told = list(missed_milestones(config, run, PASS, PASS))
+    told = list(missed_milestones(config, run, list_folders(run.checkpoints), PASS, PASS))
     assert [line.split(" lies")[0] for line in told] == ["milestone 100", "milestone 300", "milestone 0.5k"]
     command = f"`adatt evaluate {run.path} --checkpoint"
     assert told[0].endswith(
