@@ -1,12 +1,12 @@
 """Builds the model of a run from its config: planned, sharded over the ranks, with its optimizer and pipeline."""
 
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import nn
-from torchrec.distributed.model_parallel import DefaultDataParallelWrapper, DistributedModelParallel
-from torchrec.distributed.types import ModuleSharder, ShardingEnv
+from torchrec.distributed.model_parallel import DefaultDataParallelWrapper, DistributedModelParallel, DMPCollection
+from torchrec.distributed.types import ModuleSharder, ShardingEnv, ShardingPlan
 
 from models.embedding import FeatureLayer
 from models.ranker import Ranker
@@ -17,7 +17,8 @@ from trainer.sharding.init_weights import initialise_dense, initialise_tables
 from trainer.sharding.optimizers import Optimizer, fused_params
 from trainer.sharding.options import FusedSharder
 from trainer.sharding.padding import rows_held
-from trainer.sharding.plan import Placement, placements, plan_tables, process_group
+from trainer.sharding.plan import Placement, Ranks, placements, plan_tables, process_group
+from trainer.sharding.replicas import averaging, copies_of_tables, ranks_of_copy
 from trainer.step.guard import StepGuard
 from trainer.step.pipeline import GuardedPipeline
 
@@ -66,23 +67,35 @@ def build_sharded_model(config: Config, world: World, total_samples: int, *, sav
     if config.train.precision == "bf16" and world.device.type != "cuda":
         raise ConfigError("train.precision = 'bf16' needs a GPU; use 'float32' on a CPU")
 
-    held = rows_held(config.tables, world.size, world.local_size)
+    ranks = ranks_of_copy(config.sharding, world)
+    held = rows_held(config.tables, ranks.size, ranks.local_size)
     ranker = build_model(config, torch.device("meta"), held)
     global_batch_size = config.data.global_batch_size
     table_optimizer = fused_params(config.optimizer.sparse, global_batch_size)
     sharder = FusedSharder(config.tables, config.sharding.allow, table_optimizer)
-    plan = plan_tables(ranker, sharder, world, global_batch_size // world.size, saves=saves)
+    plan = plan_tables(ranker, sharder, world, ranks, global_batch_size // world.size, saves=saves)
     placed = placements(plan, sharder, held)
-    model = DistributedModelParallel(
-        module=ranker,
-        env=ShardingEnv.from_process_group(process_group()),
-        device=world.device,
-        plan=plan,
-        sharders=[cast(ModuleSharder[nn.Module], sharder)],
-        data_parallel_wrapper=_same_sums_after_a_resume(),
-    )
+    model = _shard(ranker, plan, sharder, world, ranks)
     initialise_tables(model, config.tables, config.run.seed)
     optimizer = Optimizer(config.optimizer, model, total_samples, fused=world.runs_ahead)
     pipeline = GuardedPipeline(model, optimizer.combined, world.device, execute_all_batches=True)
+    if isinstance(model, DMPCollection):
+        pipeline.averaging = averaging(model, config.sharding, global_batch_size, total_samples)
 
     return ShardedModel(model, optimizer, pipeline, placed)
+
+
+def _shard(
+    ranker: Ranker, plan: ShardingPlan, sharder: FusedSharder, world: World, ranks: Ranks
+) -> DistributedModelParallel:
+    """`ranks`: over which each copy of the tables is spread; all of them where there is one."""
+    parts: dict[str, Any] = {
+        "module": ranker,
+        "device": world.device,
+        "plan": plan,
+        "sharders": [cast(ModuleSharder[nn.Module], sharder)],
+        "data_parallel_wrapper": _same_sums_after_a_resume(),
+    }
+    if ranks.size == world.size:
+        return DistributedModelParallel(env=ShardingEnv.from_process_group(process_group()), **parts)
+    return copies_of_tables(parts, world, ranks)

@@ -1,4 +1,4 @@
-"""Tensors of a checkpoint without the rows that tables hold beyond their own (`trainer.sharding.padding`).
+"""Tensors of a checkpoint: of one copy of the tables, without the rows that they hold beyond their own.
 
 So a checkpoint has the same shapes whatever ranks and plan wrote it. The shards are views: what is read into them is in
 the model.
@@ -12,15 +12,19 @@ from torch.distributed._shard.sharded_tensor import Shard, ShardedTensor
 
 from models.embedding import FeatureLayer
 from models.tables import table_key
+from trainer.sharding.replicas import as_sharded_tensor
 
 
 def without_padding(tensors: dict[str, Any], features: FeatureLayer) -> dict[str, Any]:
     """The same structure; `tensors` are those of a whole model, and of its optimizer where it is there."""
-    model = dict(tensors["model"])
+    model = {name: as_sharded_tensor(value) for name, value in tensors["model"].items()}
     without = {"model": model}
     states: dict[str, Any] = {}
     if "optimizer" in tensors:
-        states = dict(tensors["optimizer"]["state"])
+        states = {
+            name: {key: as_sharded_tensor(value) for key, value in state.items()}
+            for name, state in tensors["optimizer"]["state"].items()
+        }
         without["optimizer"] = tensors["optimizer"] | {"state": states}
 
     for table in features.tables:

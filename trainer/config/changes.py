@@ -2,7 +2,7 @@
 
 import re
 
-FREE_SECTIONS = ("log", "checkpoint", "sharding")
+FREE_SECTIONS = ("log", "checkpoint")
 """May change between starts of a run: they do not touch what is trained."""
 FREE_KEYS = (
     "run.dir",
@@ -22,6 +22,7 @@ FREE_KEYS = (
     "data.bad_row_groups",
     "data.on_bad_value",
     "data.bad_values_per_million",
+    "sharding.allow",
     "tables.*.sharding",
     "train.samples",
     "train.patience",
@@ -36,7 +37,7 @@ FREE_KEYS = (
 
 _LEARNING = re.compile(
     r"optimizer\.(dense|sparse)\.(learning_rate|warmup_samples|decay|decay_to|weight_decay)"
-    r"|optimizer\.dense\.clip_norm|tasks\.\d+\.weight|model\.dropout"
+    r"|optimizer\.dense\.clip_norm|sharding\.(replicas|replica_sync_samples)|tasks\.\d+\.weight|model\.dropout"
 )
 """May change when that is asked for (`adatt train --allow-change KEY`): how the same weights go on to learn."""
 _REASONS = {
@@ -46,6 +47,7 @@ _REASONS = {
     "tables": "their rows and state fit no other",
     "tasks": "it decides what is learned",
     "model": "the head's weights fit no other",
+    "sharding": "copies of the tables are averaged by it",
     "optimizer": "its state fits no other",
     "init": "the run has begun from it",
 }

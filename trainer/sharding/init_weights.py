@@ -10,6 +10,7 @@ from torchrec.distributed.model_parallel import DistributedModelParallel
 
 from data.hashing import stable_seed
 from models.tables import TableConfig, table_key
+from trainer.sharding.replicas import as_sharded_tensor
 
 BLOCK_ROWS = 1 << 14
 
@@ -28,7 +29,8 @@ def initialise_dense(module: nn.Module, seed: int) -> None:
 def initialise_tables(model: DistributedModelParallel, tables: tuple[TableConfig, ...], seed: int) -> None:
     """Draws the rows of this rank's shards, uniform in ±init."""
     table_of = {table_key(table.name): table for table in tables}
-    for name, tensor in model.state_dict().items():
+    for name, value in model.state_dict().items():
+        tensor = as_sharded_tensor(value)
         if not isinstance(tensor, ShardedTensor):
             continue
         table = table_of[name.split(".")[-2]]

@@ -53,20 +53,20 @@ class Ranks:
 
 
 def plan_tables(
-    model: Ranker, sharder: FusedSharder, world: World, batch_size: int, *, saves: bool = True
+    model: Ranker, sharder: FusedSharder, world: World, ranks: Ranks, batch_size: int, *, saves: bool = True
 ) -> ShardingPlan:
     """The plan, the same on all ranks; raises ConfigError if the tables do not fit. Collective: call on all ranks.
 
+    `ranks`: over which a copy of the tables is spread.
     `saves`: whether checkpoints will be written, for which tables are copied.
     """
     budget = table_budget(world)
-    ranks = Ranks(world.size, world.local_size, world.device.type)
 
     def plan() -> ShardingPlan:
         try:
             return spread_tables(model, sharder, ranks, budget, batch_size, saves=saves)
         except PlannerError as error:
-            raise ConfigError(_explain_lack(sharder, world.size, budget, saves=saves)) from error
+            raise ConfigError(_explain_lack(sharder, ranks.size, budget, saves=saves)) from error
 
     return world.on_rank_zero(plan)
 

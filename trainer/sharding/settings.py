@@ -115,6 +115,13 @@ class ShardingConfig(Settings):
     """table_wise: one rank has the table. row_wise: its rows lie on all. table_row_wise: on the ranks of a node. A
     table with too few rows for every rank to get some is table_wise, whatever is allowed."""
 
+    replicas: int = Field(default=1, gt=0)
+    """Copies of all tables, each spread over ranks / replicas ranks and trained by their samples: TorchRec's 2D
+    parallelism, for GPUs. Embeddings travel among fewer ranks; each number of copies is another algorithm."""
+    replica_sync_samples: Count | None = Field(default=None, gt=0)
+    """Samples, over all ranks, between two averagings of the copies. They are averaged too before anything is
+    evaluated, logged or saved. None: after every batch."""
+
     @field_validator("allow", mode="before")
     @classmethod
     def _explain_refusal(cls, value: Any) -> Any:

@@ -9,6 +9,7 @@ from torchrec.distributed.train_pipeline import TrainPipelineSparseDist
 
 from data.batch import Batch
 from models.ranker import StepOutput
+from trainer.sharding.replicas import Averaging
 from trainer.step.guard import StepGuard
 from trainer.step.verdict import StepResult
 
@@ -18,6 +19,7 @@ class GuardedPipeline(TrainPipelineSparseDist[Batch, StepOutput]):
 
     guard: StepGuard | None = None
     profiler: profile | None = None
+    averaging: Averaging | None = None
 
     def guard_with(self, guard: StepGuard) -> None:
         """Has every training step judged by `guard`."""
@@ -38,6 +40,9 @@ class GuardedPipeline(TrainPipelineSparseDist[Batch, StepOutput]):
             verdict = self.guard.read()
             results.append(StepResult(begin, output, verdict))
             settle |= verdict.stop or verdict.save or verdict.failed
+
+        if self.averaging is not None:
+            self.averaging.after_step(samples, at_rest=settle)
         return results
 
     def progress(self, dataloader_iter: Iterator[Batch]) -> StepOutput:
