@@ -13,8 +13,9 @@ from models.ranker import Ranker
 from trainer.config.run_config import Config
 from trainer.distributed.world import World
 from trainer.errors import ConfigError
+from trainer.sharding.devices import check_device
 from trainer.sharding.init_weights import initialise_dense, initialise_tables
-from trainer.sharding.optimizers import Optimizer, fused_params
+from trainer.sharding.optimizers import Optimizer
 from trainer.sharding.options import FusedSharder
 from trainer.sharding.padding import rows_held
 from trainer.sharding.plan import Placement, Ranks, placements, plan_tables, process_group
@@ -60,10 +61,7 @@ def _same_sums_after_a_resume() -> DefaultDataParallelWrapper:
 
 def build_sharded_model(config: Config, world: World, total_samples: int, *, saves: bool = True) -> ShardedModel:
     """Plans, shards and initialises the model; `saves`: it will be saved. Collective: call on all ranks."""
-    if config.optimizer.sparse.name == "adam" and world.device.type != "cuda":
-        raise ConfigError(
-            "optimizer.sparse.name = 'adam' needs a GPU: fbgemm has no fused Adam for CPUs; use 'adagrad'"
-        )
+    check_device(config.tables, config.optimizer.sparse, world.device.type)
     if config.train.precision == "bf16" and world.device.type != "cuda":
         raise ConfigError("train.precision = 'bf16' needs a GPU; use 'float32' on a CPU")
 
@@ -71,13 +69,12 @@ def build_sharded_model(config: Config, world: World, total_samples: int, *, sav
     held = rows_held(config.tables, ranks.size, ranks.local_size)
     ranker = build_model(config, torch.device("meta"), held)
     global_batch_size = config.data.global_batch_size
-    table_optimizer = fused_params(config.optimizer.sparse, global_batch_size)
-    sharder = FusedSharder(config.tables, config.sharding.allow, table_optimizer)
+    sharder = FusedSharder(config.tables, config.sharding, config.optimizer.sparse, global_batch_size)
     plan = plan_tables(ranker, sharder, world, ranks, global_batch_size // world.size, saves=saves)
     placed = placements(plan, sharder, held)
     model = _shard(ranker, plan, sharder, world, ranks)
     initialise_tables(model, config.tables, config.run.seed)
-    optimizer = Optimizer(config.optimizer, model, total_samples, fused=world.runs_ahead)
+    optimizer = Optimizer(config.optimizer, config.tables, model, total_samples, fused_dense=world.runs_ahead)
     pipeline = GuardedPipeline(model, optimizer.combined, world.device, execute_all_batches=True)
     if isinstance(model, DMPCollection):
         pipeline.averaging = averaging(model, config.sharding, global_batch_size, total_samples)

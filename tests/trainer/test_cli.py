@@ -25,6 +25,8 @@ from trainer.config.load import parse_config
 from trainer.distributed.world import World
 from trainer.errors import ConfigError
 
+VIDEO_TABLE = {"name": "video", "rows": 64, "dim": 4}
+
 
 def command(*arguments: str) -> tuple[int, str, str]:
     """Exit code, standard output and standard error of a command line, run in a process of its own."""
@@ -166,6 +168,18 @@ BAD_CONFIG: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
     "adam for tables on a CPU": (
         {"optimizer": {"sparse": {"name": "adam"}}},
         ("optimizer.sparse.name = 'adam' needs a GPU",),
+    ),
+    "adam for one table on a CPU": (
+        {"tables": [{"name": "user", "rows": 50, "dim": 8, "optimizer": {"name": "adam"}}, VIDEO_TABLE]},
+        ("table 'user': optimizer.name = 'adam' needs a GPU",),
+    ),
+    "weight decay of tables on a CPU": (
+        {"optimizer": {"sparse": {"weight_decay": 0.1}}},
+        ("optimizer.sparse.weight_decay = 0.1 needs GPUs", "remove it"),
+    ),
+    "unknown key of a table's optimizer": (
+        {"tables": [{"name": "user", "rows": 50, "dim": 8, "optimizer": {"lr": 0.1}}, VIDEO_TABLE]},
+        ("unknown key 'tables.0.optimizer.lr'",),
     ),
     "oracle as feature": (
         {"features": {"dense": [{"column": "oracle_click"}], "sparse": [{"column": "user", "table": "user"}]}},

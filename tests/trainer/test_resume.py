@@ -25,6 +25,8 @@ from trainer.run.directory import RunDirectory
 from trainer.run.jsonl import read_records
 from trainer.train import train
 
+VIDEO_TABLE = {"name": "video", "rows": 64, "dim": 4}
+
 
 def _train(world: World, config: Config) -> str | None:
     try:
@@ -70,6 +72,14 @@ def test_new_milestones_and_a_longer_training_are_allowed(dataset: Path, trained
             {"optimizer": {"dense": {"learning_rate": 0.5, "decay": "none"}}},
             "optimizer.dense.learning_rate was 0.001, now 0.5",
         ),
+        (
+            {"tables": [{"name": "user", "rows": 50, "dim": 8, "optimizer": {"eps": 0.5}}, VIDEO_TABLE]},
+            "tables.0.optimizer.eps was not set, now 0.5; name",
+        ),
+        (
+            {"tables": [{"name": "user", "rows": 50, "dim": 8, "optimizer": {"learning_rate": 0.5}}, VIDEO_TABLE]},
+            "tables.0.optimizer.learning_rate was not set, now 0.5; allow it (--allow-change",
+        ),
         ({"train": {"samples": 320}}, "ends the run at 320, but it is at 640"),
     ],
 )
@@ -77,7 +87,7 @@ def test_other_changes_of_the_config_are_refused(
     dataset: Path, trained: Path, tmp_path: Path, sections: dict[str, Any], part: str
 ) -> None:
     folder = shutil.copytree(trained, tmp_path / "run")
-    sections = {name: dict(values) for name, values in sections.items()}
+    sections = {name: values if isinstance(values, list) else dict(values) for name, values in sections.items()}
     sections["run"] = {"dir": str(folder), **sections.get("run", {})}
     sections.setdefault("train", {"samples": 640})
     assert part in str(run_on_ranks(1, _train, make_config(dataset, **sections))[0])
@@ -119,6 +129,7 @@ def test_what_is_learned_how_fast_may_change_when_asked_for(
         ("data.lanes", "data.lanes may not change in a run: it decides which rows share a batch; train in another"),
         ("model.levels", "model.levels may not change in a run: the head's weights fit no other"),
         ("optimizer.sparse.name", "optimizer.sparse.name may not change in a run: its state fits no other"),
+        ("tables.0.optimizer.eps", "may not change in a run: their rows and state fit no other"),
         ("checkpoint.keep", "checkpoint.keep may change without being asked for"),
         ("optimiser.dense.learning_rate", "may not change in a run: there is no such key"),
     ],

@@ -31,6 +31,7 @@ Weights = dict[str, torch.Tensor]
 USER = "model.features.embeddings.embedding_bags.user.weight"
 VIDEO = "model.features.embeddings.embedding_bags.video.weight"
 USER_STATE = "optimizer.state.sparse.features.embeddings.embedding_bags.user.weight.user.momentum1"
+VIDEO_STATE = USER_STATE.replace("user", "video")
 
 
 def read_weights(run: Path, samples: int) -> Weights:
@@ -52,7 +53,7 @@ def _train(world: World, config: Config) -> None:
     train(config, world)
 
 
-def _begin(world: World, config: Config) -> None:
+def begin(world: World, config: Config) -> None:
     """Saves what a run begins with."""
     with start(config, world) as components:
         save(components, pinned=True)
@@ -70,7 +71,7 @@ def source(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def begun(dataset: Path, source: Path, run: Path, *, ranks: int = 1, **sections: Any) -> Weights:
     """What a run begins with that starts from `source`."""
     init = {"from": str(source), **sections.pop("init", {})}
-    run_on_ranks(ranks, _begin, make_config(dataset, run={"dir": str(run)}, init=init, **sections))
+    run_on_ranks(ranks, begin, make_config(dataset, run={"dir": str(run)}, init=init, **sections))
     return read_weights(run, 0)
 
 
@@ -122,7 +123,7 @@ def test_tables_without_the_head(dataset: Path, source: Path, tmp_path: Path) ->
     init = {"from": str(source)}
     values = config_values(dataset, run={"dir": str(tmp_path / "run")}, init=init)
     values["model"] = {"head": "mmoe", "levels": [[16], [8]], "experts": 3, "tower": [8]}
-    run_on_ranks(1, _begin, parse_config(values, "test"))
+    run_on_ranks(1, begin, parse_config(values, "test"))
     now = read_weights(tmp_path / "run", 0)
     before = read_weights(source, 1024)
     assert torch.equal(before[USER], now[USER])
@@ -247,7 +248,7 @@ def test_ids_of_a_vocabulary_keep_their_rows(dataset: Path, tmp_path: Path) -> N
     for use in ("train", "test"):
         pq.write_table(table.set_column(table.column_names.index("video"), "video", [videos]), tmp_path / "data" / use)
     init = {"from": str(first)}
-    run_on_ranks(2, _begin, _with_vocabulary(tmp_path / "data", then, 64, init=init))
+    run_on_ranks(2, begin, _with_vocabulary(tmp_path / "data", then, 64, init=init))
 
     known, grown = (read_vocabulary(str(run / "vocabularies" / "video.parquet"), 2) for run in (first, then))
     assert (len(known), len(grown)) == (30, 50)  # the odd ones of w0 … w39
@@ -255,7 +256,7 @@ def test_ids_of_a_vocabulary_keep_their_rows(dataset: Path, tmp_path: Path) -> N
     before, now = read_weights(first, 256), read_weights(then, 0)
     assert torch.equal(before[VIDEO], now[VIDEO])
 
-    run_on_ranks(1, _begin, _with_vocabulary(tmp_path / "data", tmp_path / "small", 66, init={"from": str(then)}))
+    run_on_ranks(1, begin, _with_vocabulary(tmp_path / "data", tmp_path / "small", 66, init={"from": str(then)}))
     assert len(read_vocabulary(str(tmp_path / "small" / "vocabularies" / "video.parquet"), 2)) == 50
 
     pq.write_table(pa.table({"value": known.values[::-1]}), tmp_path / "ids.parquet")

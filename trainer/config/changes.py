@@ -37,7 +37,8 @@ FREE_KEYS = (
 
 _LEARNING = re.compile(
     r"optimizer\.(dense|sparse)\.(learning_rate|warmup_samples|decay|decay_to|weight_decay)"
-    r"|optimizer\.dense\.clip_norm|sharding\.(replicas|replica_sync_samples)|tasks\.\d+\.weight|model\.dropout"
+    r"|tables\.\d+\.optimizer\.learning_rate|sharding\.(replicas|replica_sync_samples)"
+    r"|optimizer\.dense\.clip_norm|tasks\.\d+\.weight|model\.dropout"
 )
 """May change when that is asked for (`adatt train --allow-change KEY`): how the same weights go on to learn."""
 _REASONS = {

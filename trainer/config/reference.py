@@ -15,7 +15,13 @@ from models.tasks import TaskConfig
 from trainer.config.changes import FREE_KEYS, FREE_SECTIONS
 from trainer.config.run_config import CheckpointConfig, EvaluateConfig, LogConfig, RunConfig, TrainConfig
 from trainer.config.warm_start import InitConfig
-from trainer.sharding.settings import DenseOptimizerConfig, ShardedTableConfig, ShardingConfig, SparseOptimizerConfig
+from trainer.sharding.settings import (
+    DenseOptimizerConfig,
+    ShardedTableConfig,
+    ShardingConfig,
+    SparseOptimizerConfig,
+    TableOptimizerConfig,
+)
 
 SECTIONS: dict[str, type[BaseModel]] = {
     "[run]": RunConfig,
@@ -23,6 +29,7 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "[[features.sparse]]": SparseFeature,
     "[[features.dense]]": DenseFeature,
     "[[tables]]": ShardedTableConfig,
+    "[tables.optimizer]": TableOptimizerConfig,
     "[[tasks]]": TaskConfig,
     "[model]": HeadConfig,
     "[init]": InitConfig,
@@ -81,7 +88,8 @@ def _row(name: str, field: FieldInfo) -> str:
     if field.is_required():
         default = "required"
     else:
-        default = "–" if field.default in (None, "", PydanticUndefined) else f"`{_toml(field.default)}`"
+        is_left_out = field.default in (None, "", PydanticUndefined) or isinstance(field.default, BaseModel)
+        default = "–" if is_left_out else f"`{_toml(field.default)}`"
     meaning = " ".join((field.description or "").split()).replace("|", "\\|")
     return f"| `{name}` | {_kind(field.annotation)} | {default} | {meaning} |"
 
@@ -105,6 +113,9 @@ def _kind(annotation: Any) -> str:
         return f"list of {_kind(arguments[0])}"
     if origin is Union or str(origin) == "<class 'types.UnionType'>":
         return " or ".join(_kind(part) for part in arguments if part is not type(None))
+
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return "table"
 
     name = getattr(annotation, "__name__", "")
     return TYPE_NAMES.get(name, str(annotation))

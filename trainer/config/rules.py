@@ -158,21 +158,34 @@ def _check_init(config: "Config") -> None:
         if config.init.freezes(name) and not config.init.takes(name):
             raise ValueError(f"init.freeze: table {name!r} is not among init.tables, so it would never learn anything")
 
-    sparse = config.optimizer.sparse
-    if config.init.freeze and (sparse.name == "adam" or sparse.weight_decay):
-        raise ValueError(
-            "init.freeze leaves tables as they are by gradients of zero, which move them under optimizer.sparse with "
-            "adam or weight_decay; use another"
-        )
+    for table in config.tables:
+        if config.init.freezes(table.name) and config.optimizer.sparse.of(table).moves_by_zero:
+            raise ValueError(
+                f"init.freeze leaves table {table.name!r} as it is by gradients of zero, which move it under adam or "
+                "with weight_decay; use another optimizer for it"
+            )
+
+
+def _check_weight_decay(config: "Config") -> None:
+    for table in config.tables:
+        optimizer = config.optimizer.sparse.of(table)
+        if optimizer.weight_decay and optimizer.name in ("adagrad", "sgd"):
+            raise ValueError(
+                f"optimizer.sparse.weight_decay = {optimizer.weight_decay} would not be applied to table "
+                f"{table.name!r}: fbgemm's {optimizer.name} knows none; remove it, or use 'rowwise_adagrad' or 'adam'"
+            )
 
 
 def _check_skipping(config: "Config") -> None:
-    sparse = config.optimizer.sparse
-    if config.train.on_non_finite == "skip" and (sparse.name == "adam" or sparse.weight_decay):
-        raise ValueError(
-            'train.on_non_finite = "skip" leaves tables as they are by a gradient of zero, which moves them under '
-            'optimizer.sparse with adam or weight_decay; use another, or on_non_finite = "stop"'
-        )
+    if config.train.on_non_finite != "skip":
+        return
+    for table in config.tables:
+        if config.optimizer.sparse.of(table).moves_by_zero:
+            raise ValueError(
+                'train.on_non_finite = "skip" leaves tables as they are by a gradient of zero, which moves '
+                f"{table.name!r} under adam or with weight_decay; use another optimizer for it, or "
+                'on_non_finite = "stop"'
+            )
 
 
 RULES = (
@@ -186,6 +199,7 @@ RULES = (
     _check_groups,
     _check_milestones,
     _check_init,
+    _check_weight_decay,
     _check_skipping,
 )
 

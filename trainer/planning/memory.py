@@ -2,8 +2,6 @@
 
 from dataclasses import dataclass, fields
 
-from fbgemm_gpu.split_embedding_configs import EmbOptimType
-
 from trainer.planning.placed import PlacedTable, RankLoad, received
 from trainer.planning.topology import Cluster
 from trainer.planning.workload import ID_BYTES, NUMBER_BYTES, Workload
@@ -44,13 +42,13 @@ class Saved:
     state: list[int]
 
 
-def held_tables(tables: list[PlacedTable], size: int, optimizer: EmbOptimType) -> Saved:
+def held_tables(tables: list[PlacedTable], size: int) -> Saved:
     """By rank."""
     weights, state = [0] * size, [0] * size
     for table in tables:
         for rank, rows in table.shards:
             weights[rank] += weight_bytes(rows, table.dim)
-            state[rank] += state_bytes(rows, table.dim, optimizer)
+            state[rank] += state_bytes(rows, table.dim, table.optimizer)
     return Saved(weights, state)
 
 

@@ -4,10 +4,12 @@ from dataclasses import dataclass
 
 from torchrec.distributed.types import ShardingPlan
 
-from models.tables import TableConfig, table_key
+from models.tables import table_key
 from trainer.planning.topology import Cluster
 from trainer.planning.workload import ID_BYTES, Workload
 from trainer.sharding.memory import FLOAT_BYTES
+from trainer.sharding.options import FusedSharder
+from trainer.sharding.settings import SparseOptimizerName
 
 
 @dataclass(frozen=True)
@@ -20,6 +22,7 @@ class PlacedTable:
     sharding: str
     shards: tuple[tuple[int, int], ...]
     """(rank, rows)"""
+    optimizer: SparseOptimizerName = "rowwise_adagrad"
 
 
 @dataclass(frozen=True)
@@ -38,14 +41,15 @@ class RankLoad:
     """Of them, to other nodes."""
 
 
-def placed_tables(plan: ShardingPlan, tables: tuple[TableConfig, ...]) -> list[PlacedTable]:
+def placed_tables(plan: ShardingPlan, sharder: FusedSharder) -> list[PlacedTable]:
     """The tables as a plan spreads them."""
     (module_plan,) = plan.plan.values()
     placed = []
-    for table in tables:
+    for table in sharder.tables:
         entry = module_plan[table_key(table.name)]  # type: ignore[index]
         shards = tuple((shard.placement.rank(), shard.shard_sizes[0]) for shard in entry.sharding_spec.shards)
-        placed.append(PlacedTable(table.name, table.rows, table.dim, entry.sharding_type, shards))
+        optimizer = sharder.optimizer.of(table).name
+        placed.append(PlacedTable(table.name, table.rows, table.dim, entry.sharding_type, shards, optimizer))
     return placed
 
 

@@ -13,7 +13,6 @@ from trainer.planning.prediction import StepParts, predict_step
 from trainer.planning.topology import Cluster
 from trainer.planning.ways import gib, lack, need_of, ways_out
 from trainer.planning.workload import Workload
-from trainer.sharding.optimizers import fused_params
 from trainer.sharding.options import FusedSharder
 from trainer.sharding.padding import rows_held
 from trainer.sharding.plan import Placement, placements, spread_tables
@@ -101,18 +100,17 @@ def size_training(config: Config, work: Workload, cluster: Cluster) -> Size | To
     """By the planner that a training on such ranks would ask, on tables without memory."""
     rows_of_tables = rows_held(config.tables, cluster.size, cluster.ranks.local_size)
     ranker = build_model(config, torch.device("meta"), rows_of_tables)
-    table_optimizer = fused_params(config.optimizer.sparse, config.data.global_batch_size)
-    sharder = FusedSharder(config.tables, config.sharding.allow, table_optimizer)
+    sharder = FusedSharder(config.tables, config.sharding, config.optimizer.sparse, config.data.global_batch_size)
     rows = config.data.global_batch_size // cluster.size
     try:
         plan = spread_tables(ranker, sharder, cluster.ranks, cluster.budget, rows, saves=True)
     except PlannerError:
-        need = need_of(config, sharder.optimizer)
+        need = need_of(config)
         return TooBig(cluster, lack(config, need, cluster), ways_out(config, need, cluster))
 
-    tables = placed_tables(plan, config.tables)
+    tables = placed_tables(plan, sharder)
     loads = rank_loads(tables, work, cluster)
-    held = held_tables(tables, cluster.size, sharder.optimizer)
+    held = held_tables(tables, cluster.size)
     parts, seconds = predict_step(tables, work, cluster)
     copies = [weights + state for weights, state in zip(held.weights, held.state, strict=True)]
 

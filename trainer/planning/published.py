@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
-from fbgemm_gpu.split_embedding_configs import EmbOptimType
 from torchrec import EmbeddingBagCollection, EmbeddingBagConfig
 
 from models.cost import HeadCost
@@ -25,7 +24,12 @@ from trainer.planning.topology import Cluster
 from trainer.planning.workload import Workload
 from trainer.sharding.options import FusedSharder
 from trainer.sharding.plan import spread_tables
-from trainer.sharding.settings import ShardedTableConfig
+from trainer.sharding.settings import (
+    ShardedTableConfig,
+    ShardingConfig,
+    SparseOptimizerConfig,
+    SparseOptimizerName,
+)
 
 _DIM = 128
 _ROWS = [
@@ -44,7 +48,7 @@ class PublishedRun:
 
     gpus: int
     global_batch_size: int
-    optimizer: str
+    optimizer: SparseOptimizerName
     low: float
     """Samples per second."""
     high: float
@@ -58,7 +62,6 @@ RUNS = (
     PublishedRun(8, 65_536, "sgd", 5_373_952, 5_373_952),
     PublishedRun(8, 16_384, "adagrad", 930_000, 1_190_000, "settings not known"),
 )
-_OPTIMIZERS = {"sgd": EmbOptimType.EXACT_SGD, "adagrad": EmbOptimType.EXACT_ADAGRAD}
 
 
 @dataclass(frozen=True)
@@ -85,11 +88,11 @@ def predict(run: PublishedRun) -> float:
     """Samples per second, by the same planner and the same model as any training."""
     tables = tuple(ShardedTableConfig(name=f"table_{index}", rows=rows, dim=_DIM) for index, rows in enumerate(_ROWS))
     cluster = Cluster(A100_P4D, run.gpus, run.gpus)
-    allow = ("table_wise", "row_wise", "table_row_wise")
-    sharder = FusedSharder(tables, allow, {"optimizer": _OPTIMIZERS[run.optimizer]})
+    optimizer = SparseOptimizerConfig(name=run.optimizer)
+    sharder = FusedSharder(tables, ShardingConfig(), optimizer, run.global_batch_size)
     rows = run.global_batch_size // run.gpus
     plan = spread_tables(_Tables(tables), sharder, cluster.ranks, cluster.budget, rows, saves=False)
-    _, seconds = predict_step(placed_tables(plan, tables), dlrm(tables, run.global_batch_size), cluster)
+    _, seconds = predict_step(placed_tables(plan, sharder), dlrm(tables, run.global_batch_size), cluster)
     return run.global_batch_size / seconds
 
 

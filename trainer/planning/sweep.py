@@ -10,6 +10,7 @@ from trainer.planning.devices import GPUS, NAMES, Device
 from trainer.planning.plan import Size, TooBig, size_training
 from trainer.planning.topology import Cluster, check_ranks, local_size_of
 from trainer.planning.workload import workload_of
+from trainer.sharding.devices import check_device
 
 
 def parse_world_sizes(text: str) -> list[int]:
@@ -50,5 +51,4 @@ def _check_device(config: Config, device: str) -> None:
         return
     if config.train.precision == "bf16":
         raise ConfigError("train.precision = 'bf16' needs a GPU; choose another --device, or float32")
-    if config.optimizer.sparse.name == "adam":
-        raise ConfigError("optimizer.sparse.name = 'adam' needs a GPU; choose another --device, or 'adagrad'")
+    check_device(config.tables, config.optimizer.sparse, device)

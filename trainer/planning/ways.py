@@ -3,8 +3,6 @@
 import math
 from dataclasses import dataclass
 
-from fbgemm_gpu.split_embedding_configs import EmbOptimType
-
 from trainer.config.run_config import Config
 from trainer.planning.topology import Cluster
 from trainer.sharding.memory import state_bytes, weight_bytes
@@ -28,10 +26,11 @@ class Need:
         return self.weights + self.state
 
 
-def need_of(config: Config, optimizer: EmbOptimType) -> Need:
+def need_of(config: Config) -> Need:
     """Of a config's tables."""
+    optimizer = config.optimizer.sparse
     weights = {table.name: weight_bytes(table.rows, table.dim) for table in config.tables}
-    state = {table.name: state_bytes(table.rows, table.dim, optimizer) for table in config.tables}
+    state = {table.name: state_bytes(table.rows, table.dim, optimizer.of(table).name) for table in config.tables}
     largest = max(weights, key=lambda name: weights[name] + state[name])
     return Need(sum(weights.values()), sum(state.values()), weights[largest] + state[largest], largest)
 
@@ -80,7 +79,7 @@ def _smaller(need: Need, has: int) -> list[str]:
     if need.weights // 2 + need.state <= has:
         ways.append("float16 weights, which this program does not train yet")
     if need.state > need.weights // 8 and need.weights + need.weights // 16 <= has:
-        ways.append('optimizer.sparse.name = "rowwise_adagrad"')
+        ways.append('the optimizer "rowwise_adagrad"')
     return ways
 
 

@@ -5,15 +5,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from fbgemm_gpu.split_embedding_configs import EmbOptimType
-
-from models.tables import TableConfig
 from trainer.distributed.world import World
+from trainer.sharding.settings import ShardedTableConfig, SparseOptimizerConfig, SparseOptimizerName
 
 RESERVED_MEMORY = 0.15
 """Share of the memory that tables may not take: the dense part, activations, batches in flight."""
 FLOAT_BYTES = 4
-_STATE_PER_WEIGHT = {EmbOptimType.EXACT_SGD: 0, EmbOptimType.EXACT_ADAGRAD: 1, EmbOptimType.ADAM: 2}
+_STATE_PER_WEIGHT = {"sgd": 0, "adagrad": 1, "adam": 2}
 
 
 @dataclass(frozen=True)
@@ -39,11 +37,11 @@ def weight_bytes(rows: int, dim: int) -> int:
     return rows * dim * FLOAT_BYTES
 
 
-def state_bytes(rows: int, dim: int, optimizer: EmbOptimType) -> int:
+def state_bytes(rows: int, dim: int, optimizer: SparseOptimizerName) -> int:
     """What the fused optimizer keeps beside the weights."""
-    if optimizer == EmbOptimType.EXACT_ROWWISE_ADAGRAD:
+    if optimizer == "rowwise_adagrad":
         return rows * FLOAT_BYTES
-    return weight_bytes(rows, dim) * _STATE_PER_WEIGHT[optimizer]
+    return rows * dim * FLOAT_BYTES * _STATE_PER_WEIGHT[optimizer]
 
 
 def host_memory(root: Path = Path("/")) -> int:
@@ -82,11 +80,13 @@ def _limits_above(mount: Path, path: str, file: str) -> Iterator[int]:
             yield int(text)
 
 
-def describe_lack(tables: tuple[TableConfig, ...], optimizer: EmbOptimType, budget: Budget, copied: bool) -> str:
+def describe_lack(
+    tables: tuple[ShardedTableConfig, ...], optimizer: SparseOptimizerConfig, budget: Budget, copied: bool
+) -> str:
     """Which tables need how much, and what a rank has; `copied`: a save makes a copy in the host's memory."""
     needs = {table.name: weight_bytes(table.rows, table.dim) for table in tables}
     for table in tables:
-        needs[table.name] += state_bytes(table.rows, table.dim, optimizer)
+        needs[table.name] += state_bytes(table.rows, table.dim, optimizer.of(table).name)
 
     largest = sorted(needs, key=lambda name: -needs[name])[:3]
     listed = ", ".join(f"{name!r} {_gib(needs[name])}" for name in largest)

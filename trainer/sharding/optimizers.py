@@ -8,12 +8,20 @@ from typing import Any
 
 import torch
 from fbgemm_gpu.split_embedding_configs import EmbOptimType
+from fbgemm_gpu.split_table_batched_embeddings_ops_training import WeightDecayMode
 from torchrec.distributed.model_parallel import DistributedModelParallel
 from torchrec.optim.clipping import GradientClipping, GradientClippingOptimizer
 from torchrec.optim.keyed import CombinedOptimizer, KeyedOptimizer, KeyedOptimizerWrapper
 from torchrec.optim.optimizers import in_backward_optimizer_filter
 
-from trainer.sharding.settings import DenseOptimizerConfig, OptimizerConfig, SparseOptimizerConfig
+from models.tables import table_key
+from trainer.sharding.settings import (
+    DenseOptimizerConfig,
+    OptimizerConfig,
+    Schedule,
+    ShardedTableConfig,
+    SparseOptimizerConfig,
+)
 
 _DENSE: dict[str, type[torch.optim.Optimizer]] = {
     "adam": torch.optim.Adam,
@@ -30,12 +38,14 @@ _FUSED = {
 
 
 def fused_params(config: SparseOptimizerConfig, global_batch_size: int) -> dict[str, Any]:
-    """The table optimizer as fbgemm's embedding kernels take it."""
+    """The optimizer of a table as fbgemm's embedding kernels take it."""
+    is_rowwise = config.name == "rowwise_adagrad"  # the one for which fbgemm asks how, and else leaves it out
     return {
         "optimizer": _FUSED[config.name],
         "learning_rate": config.learning_rate,
         "eps": config.eps / global_batch_size,
         "weight_decay": config.weight_decay,
+        "weight_decay_mode": WeightDecayMode.L2 if is_rowwise else WeightDecayMode.NONE,
     }
 
 
@@ -55,16 +65,24 @@ class Optimizer:
     """Both optimizers under their schedules; `combined` is what the pipeline steps and a checkpoint keeps."""
 
     def __init__(
-        self, config: OptimizerConfig, model: DistributedModelParallel, total_samples: int, *, fused: bool = False
+        self,
+        config: OptimizerConfig,
+        tables: tuple[ShardedTableConfig, ...],
+        model: DistributedModelParallel,
+        total_samples: int,
+        *,
+        fused_dense: bool = False,
     ) -> None:
-        """`fused`: the dense optimizer is torch's fused one, as `skip_where` needs it."""
-        dense = build_dense_optimizer(config.dense, model, fused=fused)
+        """`fused_dense`: the dense optimizer is torch's fused one, as `skip_where` needs it."""
+        fused = model.fused_optimizer
+        dense = build_dense_optimizer(config.dense, model, fused=fused_dense)
         self._dense = dense
-        self.combined = CombinedOptimizer([("sparse", model.fused_optimizer), ("dense", dense)])
-        self._parts: list[tuple[DenseOptimizerConfig | SparseOptimizerConfig, Any]] = [
-            (config.sparse, model.fused_optimizer),
-            (config.dense, dense),
-        ]
+        self._dense_config = config.dense
+        self.combined = CombinedOptimizer([("sparse", fused), ("dense", dense)])
+        rates = learning_rates(config.sparse, tables, fused)
+        self._groups: list[tuple[Any, Schedule, float]]
+        self._groups = [(group, config.sparse, rate) for group, rate in zip(fused.param_groups, rates, strict=True)]
+        self._groups += [(group, config.dense, config.dense.learning_rate) for group in dense.param_groups]
         self._total_samples = total_samples
         self._allocate_state()
 
@@ -92,9 +110,19 @@ class Optimizer:
 
     def schedule(self, samples: float) -> float:
         """Sets the learning rates for a step whose middle lies at `samples`; returns the dense one."""
-        rate = 0.0
-        for config, optimizer in self._parts:
-            rate = config.learning_rate * config.factor(samples, self._total_samples)
-            for group in optimizer.param_groups:
-                group["lr"] = rate
-        return rate
+        for group, schedule, rate in self._groups:
+            group["lr"] = rate * schedule.factor(samples, self._total_samples)
+        return self._dense_config.learning_rate * self._dense_config.factor(samples, self._total_samples)
+
+
+def learning_rates(
+    config: SparseOptimizerConfig, tables: tuple[ShardedTableConfig, ...], fused: KeyedOptimizer
+) -> list[float]:
+    """The full rate of each group of tables on this rank. Torchrec groups only what is trained alike."""
+    table_of = {table_key(table.name): table for table in tables}
+    name_of = {parameter: name for name, parameter in fused.params.items()}
+    rates = []
+    for group in fused.param_groups:
+        key = name_of[group["params"][0]].split(".")[-2]
+        rates.append(config.of(table_of[key]).learning_rate)
+    return rates

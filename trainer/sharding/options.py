@@ -1,19 +1,27 @@
 """The ways to place each table that the planner may choose from, with all the memory that they take."""
 
-from typing import Any
+from typing import Any, cast
 
-from fbgemm_gpu.split_embedding_configs import EmbOptimType
+import torch
 from torch import nn
+from torchrec import EmbeddingBagCollection
 from torchrec.distributed.embedding_types import EmbeddingComputeKernel
-from torchrec.distributed.embeddingbag import EmbeddingBagCollectionSharder
+from torchrec.distributed.embeddingbag import EmbeddingBagCollectionSharder, ShardedEmbeddingBagCollection
 from torchrec.distributed.planner import Topology
 from torchrec.distributed.planner.enumerators import EmbeddingEnumerator
 from torchrec.distributed.planner.types import ParameterConstraints, ShardingOption, Storage
-from torchrec.distributed.types import ModuleSharder
+from torchrec.distributed.types import ModuleSharder, ParameterSharding, ShardingEnv
 
 from models.tables import table_key
 from trainer.sharding.memory import state_bytes, weight_bytes
-from trainer.sharding.settings import FALLBACK, ShardedTableConfig
+from trainer.sharding.optimizers import fused_params
+from trainer.sharding.settings import (
+    FALLBACK,
+    ShardedTableConfig,
+    ShardingConfig,
+    SparseOptimizerConfig,
+    SparseOptimizerName,
+)
 
 _TORCHREC_NAMES = {"grid": "grid_shard"}
 """Of what a config calls otherwise."""
@@ -28,15 +36,34 @@ class FusedSharder(EmbeddingBagCollectionSharder):
     """Offers the planner what any table may be placed by, on every device, each with the fused kernel only."""
 
     def __init__(
-        self, tables: tuple[ShardedTableConfig, ...], allow: tuple[str, ...], fused_params: dict[str, Any]
+        self,
+        tables: tuple[ShardedTableConfig, ...],
+        sharding: ShardingConfig,
+        optimizer: SparseOptimizerConfig,
+        global_batch_size: int,
     ) -> None:
-        super().__init__(fused_params=fused_params)
+        super().__init__()
         self.tables = tables
-        self.allow = allow
+        self.allow = sharding.allow
+        self.optimizer = optimizer
         self.named = {
             table_key(table.name): torchrec_name(table.sharding) for table in tables if table.sharding != "auto"
         }
-        self.optimizer: EmbOptimType = fused_params["optimizer"]
+        self._global_batch_size = global_batch_size
+
+    def shard(
+        self,
+        module: EmbeddingBagCollection,
+        params: dict[str, ParameterSharding],
+        env: ShardingEnv,
+        device: torch.device | None = None,
+        module_fqn: str | None = None,
+    ) -> ShardedEmbeddingBagCollection:
+        """The tables on their ranks, each with its own optimizer, for which torchrec looks in its weight."""
+        for table in self.tables:
+            weight = cast(Any, module.embedding_bags[table_key(table.name)].weight)
+            weight._optimizer_kwargs = [fused_params(self.optimizer.of(table), self._global_batch_size)]
+        return super().shard(module, params, env, device, module_fqn)
 
     def may_place(self, key: str, sharding: str) -> bool:
         """Whether the config asks for a table to be placed so."""
@@ -73,6 +100,7 @@ class Enumerator(EmbeddingEnumerator):
         """The options in torchrec's order, which decides between equals."""
         (sharder,) = sharders
         assert isinstance(sharder, FusedSharder)
+        optimizers = {table_key(table.name): sharder.optimizer.of(table).name for table in sharder.tables}
         options = [option for option in super().enumerate(module, sharders) if _fills_all_shards(option)]
 
         # A table for which no allowed way is left is not split: it lies on one rank, whatever sharding.allow says.
@@ -87,11 +115,11 @@ class Enumerator(EmbeddingEnumerator):
             for shard in option.shards:
                 assert shard.storage is not None
                 rows, dim = shard.size
-                shard.storage += self._storage_beside_weights(rows, dim, sharder.optimizer)
+                shard.storage += self._storage_beside_weights(rows, dim, optimizers[option.name])
 
         return chosen
 
-    def _storage_beside_weights(self, rows: int, dim: int, optimizer: EmbOptimType) -> Storage:
+    def _storage_beside_weights(self, rows: int, dim: int, optimizer: SparseOptimizerName) -> Storage:
         """Of a shard: the optimizer's state, and the copy in the host's memory that a save makes of both."""
         state = state_bytes(rows, dim, optimizer)
         copy = weight_bytes(rows, dim) + state if self._saves else 0

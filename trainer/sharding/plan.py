@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import cast
 
 import torch.distributed as dist
-from fbgemm_gpu.split_embedding_configs import EmbOptimType
 from torch import nn
 from torchrec.distributed.embedding_types import EmbeddingComputeKernel
 from torchrec.distributed.planner import EmbeddingShardingPlanner
@@ -103,8 +102,8 @@ def _explain_lack(sharder: FusedSharder, size: int, budget: Budget, *, saves: bo
     if not {"row_wise", "table_row_wise"} & set(sharder.allow):
         ways.append('"row_wise" in sharding.allow')
 
-    if sharder.optimizer in (EmbOptimType.EXACT_ADAGRAD, EmbOptimType.ADAM):
-        ways.append('optimizer.sparse.name = "rowwise_adagrad", which keeps one number a row')
+    if any(sharder.optimizer.of(table).name in ("adagrad", "adam") for table in sharder.tables):
+        ways.append('the optimizer "rowwise_adagrad", which keeps one number a row')
 
     lack = describe_lack(sharder.tables, sharder.optimizer, budget, copied=saves)
     return f"tables: they do not fit on {size} ranks: {lack}; use {', or '.join(ways)}"

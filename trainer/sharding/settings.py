@@ -14,8 +14,20 @@ from models.tables import TableConfig
 Decay = Literal["none", "linear", "cosine"]
 ShardingType = Literal["table_wise", "row_wise", "table_row_wise"]
 ColumnShardingType = Literal["column_wise", "table_column_wise", "grid"]
+SparseOptimizerName = Literal["rowwise_adagrad", "adagrad", "adam", "sgd"]
 FALLBACK: ShardingType = "table_wise"
 """Fits a table of any number of rows."""
+
+
+class TableOptimizerConfig(Settings):
+    """What a table's optimizer has of its own: `optimizer = {learning_rate = 0.05}`. The rest, and the schedule of all
+    tables, is in `[optimizer.sparse]`."""
+
+    name: SparseOptimizerName | None = None
+    learning_rate: float | None = Field(default=None, gt=0)
+    """Under the warm-up and decay of all tables."""
+    eps: float | None = Field(default=None, gt=0)
+    """In the same units."""
 
 
 class ShardedTableConfig(TableConfig):
@@ -28,6 +40,8 @@ class ShardedTableConfig(TableConfig):
     column_shards: int = Field(default=1, gt=0)
     """Parts of the columns, for a sharding that splits them. With rowwise_adagrad every part keeps a state of its own:
     another algorithm, the same on any ranks, whose checkpoints only go on with as many parts."""
+    optimizer: TableOptimizerConfig = TableOptimizerConfig()
+    """What this table has otherwise than `[optimizer.sparse]`."""
 
     @model_validator(mode="after")
     def _check_columns(self) -> Self:
@@ -90,7 +104,7 @@ class DenseOptimizerConfig(Schedule):
 class SparseOptimizerConfig(Schedule):
     """Fused optimizer of the tables."""
 
-    name: Literal["rowwise_adagrad", "adagrad", "adam", "sgd"] = "rowwise_adagrad"
+    name: SparseOptimizerName = "rowwise_adagrad"
     """rowwise_adagrad keeps one number of state per row, adagrad one and adam two per weight, sgd none."""
     learning_rate: float = Field(default=0.2, gt=0)
     eps: float = Field(default=0.05, gt=0)
@@ -98,7 +112,17 @@ class SparseOptimizerConfig(Schedule):
     trained loss is a mean over the batch, so the optimizer gets eps / data.global_batch_size. If it is small, the
     first step on a fresh row has full size whatever its gradient, and rounding drives runs on other ranks apart."""
     weight_decay: float = Field(default=0.0, ge=0)
-    """Added to the gradient of the rows that a batch touches."""
+    """rowwise_adagrad: added to the gradient of the rows that a batch touches; adam: decoupled. fbgemm has none for
+    the others, and none on CPUs."""
+
+    def of(self, table: ShardedTableConfig) -> Self:
+        """The optimizer of a table, with what it has of its own."""
+        return self.model_copy(update=table.optimizer.model_dump(exclude_none=True))
+
+    @property
+    def moves_by_zero(self) -> bool:
+        """Whether a gradient of zero changes the rows that a batch touches."""
+        return self.name == "adam" or self.weight_decay > 0
 
 
 class OptimizerConfig(Settings):
@@ -137,12 +161,9 @@ class ShardingConfig(Settings):
 
 def algorithm_remarks(tables: tuple[ShardedTableConfig, ...], optimizer: SparseOptimizerConfig) -> list[str]:
     """What is trained by another algorithm than the name of the optimizer says, a line for each table."""
-    if optimizer.name != "rowwise_adagrad":
-        return []
-
     return [
         f"table {table.name!r} is trained by another algorithm: each of the {table.column_shards} column shards keeps "
         f"an optimizer state of its own; its checkpoints go on with column_shards = {table.column_shards} only"
         for table in tables
-        if table.column_shards > 1
+        if table.column_shards > 1 and optimizer.of(table).name == "rowwise_adagrad"
     ]

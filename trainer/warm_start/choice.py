@@ -20,7 +20,9 @@ class TableChoice:
     taken: int
     """Its first rows that are taken; 0: it begins fresh."""
     note: str
-    """Why not all are."""
+    """Why not all are, or not their optimizer's state."""
+    with_state: bool = False
+    """Whether the optimizer's state of these rows is taken too."""
 
 
 def choose_tables(config: Config, source: Config, name: str) -> list[TableChoice]:
@@ -48,8 +50,9 @@ def _choose(config: Config, source: Config, index: int, name: str) -> TableChoic
 
     _check_ways(config, source, table.name, name)
     _check_column_shards(config, before, table, name)
+    with_state, notes = _state_of(config, source, table, before)
     if table.rows == before.rows:
-        return TableChoice(table.name, table.rows, table.rows, "")
+        return TableChoice(table.name, table.rows, table.rows, "; ".join(notes), with_state)
 
     has = f"init.tables: table {table.name!r} has {table.rows:,} rows here, {before.rows:,} in {name}"
     way_out = "give it as many rows, or leave it out of init.tables"
@@ -57,7 +60,22 @@ def _choose(config: Config, source: Config, index: int, name: str) -> TableChoic
         raise ConfigError(f"{has}; {way_out}")
     if any(feature.is_hashed for feature in _readers(config, table.name)):
         raise ConfigError(f"{has}, and its ids are hashed: each would meet another row; {way_out}")
-    return TableChoice(table.name, table.rows, before.rows, f"{table.rows - before.rows:,} new rows begin fresh")
+
+    notes.insert(0, f"{table.rows - before.rows:,} new rows begin fresh")
+    return TableChoice(table.name, table.rows, before.rows, "; ".join(notes), with_state)
+
+
+def _state_of(
+    config: Config, source: Config, table: ShardedTableConfig, before: ShardedTableConfig
+) -> tuple[bool, list[str]]:
+    """Whether the optimizer's state is taken, and why not, if that was asked for."""
+    assert config.init is not None
+    if not config.init.optimizer:
+        return False, []
+
+    old = source.optimizer.sparse.of(before).name
+    new = config.optimizer.sparse.of(table).name
+    return old == new, [] if old == new else [f"optimizer state: {old} in the source, {new} here"]
 
 
 def _fresh(config: Config, name: str, rows: int, note: str) -> TableChoice:
@@ -87,7 +105,7 @@ def _check_ways(config: Config, source: Config, table: str, name: str) -> None:
 def _check_column_shards(config: Config, before: ShardedTableConfig, table: ShardedTableConfig, name: str) -> None:
     """Raises ConfigError if the state of rowwise_adagrad lies otherwise in the source: one number a row and shard."""
     assert config.init is not None
-    if not config.init.optimizer or config.optimizer.sparse.name != "rowwise_adagrad":
+    if not config.init.optimizer or config.optimizer.sparse.of(table).name != "rowwise_adagrad":
         return
 
     what = f"init.tables: table {table.name!r} has"

@@ -51,19 +51,14 @@ def take_weights(config: Config, source: Source, sharded: ShardedModel) -> list[
     states = own["optimizer"]["state"]
     stored = without_padding(own, features_of(sharded.model))
     stored_states = stored["optimizer"]["state"]
-    notes: list[str] = []
-
-    with_sparse = config.init.optimizer and config.optimizer.sparse.name == source.config.optimizer.sparse.name
     with_dense = config.init.optimizer and config.optimizer.dense.name == source.config.optimizer.dense.name
-    _read_tables(source, stored["model"], stored_states if with_sparse else {}, tables)
+    _read_tables(source, stored["model"], stored_states, tables)
     sharded.model.load_state_dict(own["model"])
 
     head = _take_head(config, source, sharded, states if with_dense else {})
     sharded.optimizer.combined.load_state_dict(own["optimizer"])
 
-    if config.init.optimizer:
-        notes = [name for name, is_taken in (("sparse", with_sparse), ("dense", with_dense)) if not is_taken]
-    note = f"another optimizer in the source: {', '.join(notes)}" if notes else ""
+    note = "another one of the head in the source" if config.init.optimizer and not with_dense else ""
     taken = "state of what is taken" if config.init.optimizer else "–"
     return [*map(_table_line, tables), head, Taken("optimizer", taken, note)]
 
@@ -91,9 +86,10 @@ class _GrowingPlanner(SafePlanner):
 
 def _read_tables(source: Source, model: dict[str, Any], states: dict[str, Any], tables: list[TableChoice]) -> None:
     """Into the tensors of the model and of the optimizer."""
-    names = [f"{_TABLES}.{table_key(table.name)}.weight" for table in tables if table.taken]
-    weights = {name: model[name] for name in names}
-    optimizer = {f"sparse.{name}": states[f"sparse.{name}"] for name in names if states}
+    name_of = {table.name: f"{_TABLES}.{table_key(table.name)}.weight" for table in tables if table.taken}
+    weights = {name: model[name] for name in name_of.values()}
+    keys = [f"sparse.{name_of[table.name]}" for table in tables if table.with_state]
+    optimizer = {key: states[key] for key in keys}
     if weights:
         wanted = {"model": weights, "optimizer": {"state": optimizer}}
         source.trained.checkpoints.read(source.state, wanted, _GrowingPlanner())

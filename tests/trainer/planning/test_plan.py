@@ -24,10 +24,9 @@ from trainer.planning.published import check_published
 from trainer.planning.topology import Cluster
 from trainer.planning.workload import activation_bytes, workload_of
 from trainer.sharding.memory import host_memory
-from trainer.sharding.optimizers import fused_params
 from trainer.sharding.options import FusedSharder
 from trainer.sharding.padding import rows_held
-from trainer.sharding.plan import Placement, placements, plan_tables
+from trainer.sharding.plan import Placement, Ranks, placements, plan_tables
 
 INDUSTRIAL = "configs/industrial.toml"
 RATES = Rates(
@@ -48,9 +47,10 @@ def _sized(size: int, device: str = "h100") -> Size | TooBig:
 
 def _placed_by_training(world: World, config: Config) -> list[Placement]:
     ranker = build_model(config, torch.device("meta"))
-    params = fused_params(config.optimizer.sparse, config.data.global_batch_size)
-    sharder = FusedSharder(config.tables, config.sharding.allow, params)
-    plan = plan_tables(ranker, sharder, world, config.data.global_batch_size // world.size)
+    sharder = FusedSharder(config.tables, config.sharding, config.optimizer.sparse, config.data.global_batch_size)
+    plan = plan_tables(
+        ranker, sharder, world, Ranks(world.size, world.local_size, "cpu"), config.data.global_batch_size // world.size
+    )
     return placements(plan, sharder, rows_held(config.tables, world.size, world.local_size))
 
 

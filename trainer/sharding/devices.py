@@ -1,0 +1,21 @@
+"""What of a table's training needs a GPU."""
+
+from trainer.errors import ConfigError
+from trainer.sharding.settings import ShardedTableConfig, SparseOptimizerConfig
+
+
+def check_device(tables: tuple[ShardedTableConfig, ...], optimizer: SparseOptimizerConfig, device_type: str) -> None:
+    """Raises ConfigError, which names the table, if such devices cannot train one."""
+    if device_type == "cuda":
+        return
+
+    for table in tables:
+        if optimizer.of(table).name == "adam":
+            where = f"table {table.name!r}: optimizer.name" if table.optimizer.name else "optimizer.sparse.name"
+            raise ConfigError(f"{where} = 'adam' needs a GPU: fbgemm has no fused Adam for CPUs; use 'adagrad'")
+
+    if optimizer.weight_decay:
+        raise ConfigError(
+            f"optimizer.sparse.weight_decay = {optimizer.weight_decay} needs GPUs: fbgemm's kernels for CPUs leave it "
+            "out; remove it"
+        )
