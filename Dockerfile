@@ -7,7 +7,7 @@ ARG DEVICE=cpu
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 # A base image of another day brings other packages: none is pinned.
 # hadolint ignore=DL3008
-RUN apt-get update && apt-get install --yes --no-install-recommends make && rm -rf /var/lib/apt/lists/*
+RUN apt-get update && apt-get install --yes --no-install-recommends make && rm -rf /var/lib/apt/lists/* /var/cache/apt/*
 WORKDIR /build
 COPY Makefile setup.cfg pyproject.toml ./
 # The packages that setup.cfg lists stay empty here: what is installed are their dependencies. A pip.conf may be given
@@ -25,7 +25,7 @@ RUN --mount=type=secret,id=pip,target=/etc/pip.conf \
 FROM ${BASE}
 # tini is process 1: it hands signals on, which the kernel keeps from a process 1 that has no handler, and reaps orphans.
 # hadolint ignore=DL3008
-RUN apt-get update && apt-get install --yes --no-install-recommends tini && rm -rf /var/lib/apt/lists/*
+RUN apt-get update && apt-get install --yes --no-install-recommends tini && rm -rf /var/lib/apt/lists/* /var/cache/apt/*
 RUN useradd --uid 10001 --no-create-home adatt && install --directory --owner=adatt /adatt/datasets /adatt/runs
 COPY --from=dependencies /opt/adatt /opt/adatt
 RUN --mount=type=bind,from=program,source=/wheels,target=/wheels \

@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed-$(DEVICE)
 TORCHREC := $(shell sed -n 's/^ *\(torchrec==.*\)/\1/p' setup.cfg)
 
-.PHONY: setup train test faults lint format clean
+.PHONY: setup train test faults image-check slurm-check lint format clean
 
 setup: $(INSTALLED)
 
@@ -35,6 +35,14 @@ test: setup
 faults: setup
 	$(BIN)/python -m tests.faults
 	$(BIN)/python -m tests.faults.wrong_inputs 200
+
+# Builds the image, without a Docker engine, and runs it; takes a few minutes, and root.
+image-check: setup
+	$(BIN)/python -m tests.image
+
+# A real Slurm of two nodes on this machine runs the file that `adatt launch slurm` writes; a few minutes, and root.
+slurm-check: setup
+	$(BIN)/python -m tests.slurm
 
 lint: setup
 	$(BIN)/ruff check .

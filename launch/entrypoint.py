@@ -70,8 +70,8 @@ def _rendezvous(environment: Mapping[str, str]) -> list[str]:
     if fewest < most:
         raise ValueError(f"NNODES is a range, {fewest}:{most}; set RDZV_ENDPOINT=HOST:PORT, where the nodes meet")
 
-    if most == 1:  # a container's host name may not resolve inside it
-        where = ["--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0", "--local-addr", "localhost"]
+    if most == 1:  # in a container neither its host name nor localhost need resolve
+        where = ["--rdzv-backend", "c10d", "--rdzv-endpoint", "127.0.0.1:0", "--local-addr", "127.0.0.1"]
         return ["--nnodes", "1", *how_often, *where]
 
     if restarts:

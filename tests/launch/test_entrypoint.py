@@ -26,7 +26,7 @@ def test_other_commands_are_one_process(arguments: list[str]) -> None:
 
 
 def test_one_node_needs_no_variables() -> None:
-    where = ["--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0", "--local-addr", "localhost"]
+    where = ["--rdzv-backend", "c10d", "--rdzv-endpoint", "127.0.0.1:0", "--local-addr", "127.0.0.1"]
     for environment, restarts in ({}, "0"), ({"MAX_RESTARTS": "2"}, "2"):
         expected = [
             "--nproc-per-node",

@@ -1,0 +1,209 @@
+"""Builds the image and runs it: `make image-check`. Prints the table of docs/operations.md; exit 1 where a row fails.
+
+    python -m tests.image [FOLDER]
+
+FOLDER keeps the base, wheels and layers for the next time: by default $XDG_CACHE_HOME/adatt-image (about 5 GB).
+"""
+
+import configparser
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from tests.checks import Table, end_on_sigterm, missing_tools, run, skip, wait_until
+from tests.image.build import (
+    HOME,
+    SECRET,
+    Kitchen,
+    build_image,
+    fetch_wheels,
+    image_config,
+    layer_bytes,
+    make_base,
+    megabytes,
+    mounted_image,
+    open_kitchen,
+)
+from tests.image.container import Engine
+from trainer.run.jsonl import read_records
+
+TOOLS = {
+    "buildah": ["buildah"],
+    "debootstrap": ["debootstrap"],
+    "debian-archive-keyring": [],
+    "runc": ["runc"],
+}
+NOT_IN_THE_IMAGE = ("make", "gcc", "cc", "git", "curl", "hadolint", "ruff", "mypy", "pytest")
+SMALL = ("--set", "train.samples=60k", "--set", 'evaluate.at_samples=["30k","60k"]')
+LONG = ("--set", "run.dir=runs/stopped", "--set", "train.samples=60k", "--set", 'evaluate.at_samples=["60k"]')
+OWN_MOUNTS = "ADATT_OWN_MOUNTS"
+CONFIG = "configs/quickstart.toml"
+
+LOOK_AROUND = """
+cat /proc/1/comm
+id -u
+sed -n 's/^CapEff:\\t//p' /proc/self/status
+for place in / /etc /opt/adatt /adatt /adatt/configs; do
+    touch $place/written 2>&1 | grep -q 'Read-only file system' || echo "$place can be written to"
+done
+touch /tmp/written /adatt/runs/written && rm /adatt/runs/written
+"""
+
+
+def main() -> int:
+    """The exit code."""
+    end_on_sigterm()
+    if reason := missing_tools(TOOLS):
+        return skip(reason)
+
+    caches = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    cache = Path(sys.argv[1] if sys.argv[1:] else f"{caches}/adatt-image").expanduser().absolute()
+    kitchen = open_kitchen(cache)
+    if reason := kitchen.lacks():
+        return skip(reason)
+
+    _leave_no_mounts()
+    table = Table()
+    _build(table, kitchen)
+    with mounted_image(kitchen) as root, tempfile.TemporaryDirectory(prefix="adatt-image-") as folder:
+        _look_at(table, kitchen, root)
+        engine = Engine(root, image_config(kitchen), Path(folder))
+        engine.prepare()
+        for what, check in CHECKS.items():
+            with table.row(what) as seen:
+                seen.append(check(engine))
+
+    table.close()
+    return 0
+
+
+def _leave_no_mounts() -> None:
+    """Goes on in a namespace in which all mounts end with this process, however it ends."""
+    if os.environ.get(OWN_MOUNTS) is None:
+        os.environ[OWN_MOUNTS] = ""
+        os.execvp("unshare", ["unshare", "--mount", sys.executable, "-m", "tests.image", *sys.argv[1:]])
+
+
+def _build(table: Table, kitchen: Kitchen) -> None:
+    with table.row("`hadolint Dockerfile`") as seen:
+        hadolint = shutil.which("hadolint", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
+        assert hadolint, "no hadolint beside this Python: make setup"
+        run(hadolint, HOME / "Dockerfile")
+        seen.append("clean")
+    with table.row("base by debootstrap") as seen:
+        seen.append(make_base(kitchen))
+    with table.row("`pip download`") as seen:
+        seen.append(fetch_wheels(kitchen))
+    with table.row("build") as seen:
+        seen.append(build_image(kitchen))
+        base, *others = layer_bytes(kitchen)
+        seen.append(f"image {megabytes(base + sum(others))}, of which base {megabytes(base)}")
+
+
+def _look_at(table: Table, kitchen: Kitchen, root: Path) -> None:
+    with table.row("the secret `pip.conf`, in all layers of all stages") as seen:
+        assert run("grep", "--count", "^RUN --mount=type=secret", HOME / "Dockerfile").strip() == "2"
+        text = run(
+            "sh", "-c", f"grep --recursive --files-with-matches --fixed-strings {SECRET} '{kitchen.store}' || true"
+        )
+        assert not text, f"the secret is in {text}"
+        seen.append("not there")
+    with table.row("developers' tools") as seen:
+        tools = developers_tools(root)
+        assert not tools, f"the image has {', '.join(tools)}"
+        seen.append("none")
+
+
+def developers_tools(root: Path) -> list[str]:
+    """Packages of the extra `dev`, and programs, that the image holds."""
+    setup = configparser.ConfigParser()
+    setup.read(HOME / "setup.cfg")
+    lines = setup["options.extras_require"]["dev"].split()
+    names = [line.partition("==")[0].partition("[")[0].replace("-", "_") for line in lines]
+    packages = [name for name in names if list(root.glob(f"opt/adatt/lib/python3*/site-packages/{name}-*.dist-info"))]
+    folders = ("opt/adatt/bin", "usr/local/bin", "usr/bin", "usr/sbin")
+    return packages + [name for name in NOT_IN_THE_IMAGE if any((root / place / name).exists() for place in folders)]
+
+
+def _default_command(engine: Engine) -> str:
+    assert "Usage: adatt" in engine.run()
+    return "exit 0, the help"
+
+
+def _user_and_root(engine: Engine) -> str:
+    lines = engine.run(entrypoint=["tini", "--", "sh", "-c", LOOK_AROUND]).split("\n")
+    assert lines == ["tini", "10001", "0" * 16, ""], lines
+    return "process 1 is tini; user 10001, no capabilities; only `/tmp`, `datasets` and `runs` can be written to"
+
+
+def _synthesise(engine: Engine) -> str:
+    engine.run("synth", "datasets/quickstart", "--samples", "60k", "--test-samples", "20k")
+    files = [path for path in (engine.folder / "datasets").rglob("*") if path.is_file()]
+    assert files
+    assert {file.stat().st_uid for file in files} == {engine.user}
+    return f"exit 0; files belong to {engine.user}"
+
+
+def _train(engine: Engine) -> str:
+    output = engine.run("train", CONFIG, *SMALL)
+    results = read_records(engine.folder / "runs/quickstart/evaluations.jsonl")
+    clicks = [record for record in results if record["task"] == "click"]
+    last = f"{clicks[-1]['ne']:.4f}"
+    assert last in output, "no table of results"
+    assert "2 processes" in output or "2 ranks" in output, output[:2000]
+    return f"exit 0, result table: NE of `click` {last} at {clicks[-1]['samples']:,} samples"
+
+
+def _stop(engine: Engine) -> str:
+    log = engine.folder / "runs/stopped/train.jsonl"
+    with engine.started("train", CONFIG, *LONG) as process:
+        wait_until(lambda: process.ended or (log.exists() and log.stat().st_size > 0), "a step", 120)
+        process.stop()
+        assert (code := process.end()) == 75, f"ended with {code}:\n{process.output}"
+        return f"both ranks saved at {_saved(engine):,} samples and ended after {process.seconds:.1f} s: exit 75"
+
+
+def _saved(engine: Engine) -> int:
+    return max(
+        int(path.name) for path in (engine.folder / "runs/stopped/checkpoints").iterdir() if path.name.isdecimal()
+    )
+
+
+def _resume(engine: Engine) -> str:
+    saved = _saved(engine)
+    output = engine.run("train", CONFIG, *LONG)
+    assert f"{saved:,}" in output, output
+    audit = engine.run("audit", "runs/stopped")
+    print(audit)
+    return f"resumed at {saved:,}, exit 0"
+
+
+def _refuse(engine: Engine) -> str:
+    output = engine.run("train", CONFIG, "--set", "train.sample=60k", code=2)
+    assert len([line for line in output.splitlines() if line.startswith("error: ")]) == 1, output
+    return "exit 2, one `error:` line"
+
+
+def _stranger(engine: Engine) -> str:
+    (engine.folder / "runs").chmod(0o777)
+    output = engine.run("audit", "runs/quickstart", user=4711)
+    return "exit 0" if output else "nothing"
+
+
+CHECKS: dict[str, Callable[[Engine], str]] = {
+    "no command": _default_command,
+    "read-only root, by `runc`": _user_and_root,
+    "`synth datasets/quickstart --samples 60k`": _synthesise,
+    "`train configs/quickstart.toml`, 60k samples, `PROCESSES=2`": _train,
+    "SIGTERM to process 1 (`docker stop`)": _stop,
+    "the same command again": _resume,
+    "`--set train.sample=60k`": _refuse,
+    "a user unknown to the image: `--user 4711`": _stranger,
+}
+
+
+if __name__ == "__main__":
+    sys.exit(main())
