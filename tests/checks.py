@@ -14,6 +14,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+from trainer.analysis.audit.audit import audit_run
+from trainer.run.directory import RunDirectory
+from trainer.run.starts import read_starts
+
+TIME_LIMIT_SECONDS = 600
+"""Of one command."""
 ERROR_LINES = 40
 """Of the output of a command that has failed."""
 
@@ -53,11 +59,13 @@ def _reason(error: Exception) -> str:
     return "\n".join(lines) or repr(error)
 
 
-def run(*command: str | Path, environment: Mapping[str, str] | None = None, seconds: float = 600) -> str:
-    """Standard output of a command; raises SubprocessError if it fails, or takes longer."""
+def run(*command: str | Path, environment: Mapping[str, str] | None = None, folder: Path | None = None) -> str:
+    """Standard output of a command, run in a folder; raises SubprocessError if it fails, or takes too long."""
     variables = {**os.environ, **(environment or {})}
     words = [str(word) for word in command]
-    ended = subprocess.run(words, check=True, capture_output=True, text=True, env=variables, timeout=seconds)
+    ended = subprocess.run(
+        words, check=True, capture_output=True, text=True, env=variables, cwd=folder, timeout=TIME_LIMIT_SECONDS
+    )
     return ended.stdout
 
 
@@ -67,6 +75,16 @@ def wait_until(condition: Callable[[], bool], what: str, seconds: float) -> None
     while not condition():
         assert time.monotonic() < deadline, f"{what}: not after {seconds:.0f} s"
         time.sleep(0.2)
+
+
+def rows_once(folder: Path) -> str:
+    """What `adatt audit` counts in a run of at most one epoch; AssertionError unless every row was trained once."""
+    audit = audit_run(folder)
+    once = sum(epoch.trained_once for epoch in audit.epochs)
+    more = sum(epoch.trained_more for epoch in audit.epochs)
+    reached = read_starts(RunDirectory(folder).segments)[-1].reached
+    assert (once, more, audit.promises_broken) == (reached, 0, ()), f"{audit}, {reached:,} samples trained"
+    return f"`adatt audit`: {once:,} rows trained once, none twice"
 
 
 def missing_tools(packages: Mapping[str, Iterable[str]]) -> str | None:

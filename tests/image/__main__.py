@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.checks import Table, end_on_sigterm, missing_tools, run, skip, wait_until
+from tests.checks import Table, end_on_sigterm, missing_tools, rows_once, run, skip, wait_until
 from tests.image.build import (
     HOME,
     SECRET,
@@ -28,7 +28,9 @@ from tests.image.build import (
     open_kitchen,
 )
 from tests.image.container import Engine
+from trainer.run.directory import RunDirectory
 from trainer.run.jsonl import read_records
+from trainer.run.starts import read_starts
 
 TOOLS = {
     "buildah": ["buildah"],
@@ -38,7 +40,8 @@ TOOLS = {
 }
 NOT_IN_THE_IMAGE = ("make", "gcc", "cc", "git", "curl", "hadolint", "ruff", "mypy", "pytest")
 SMALL = ("--set", "train.samples=60k", "--set", 'evaluate.at_samples=["30k","60k"]')
-LONG = ("--set", "run.dir=runs/stopped", "--set", "train.samples=60k", "--set", 'evaluate.at_samples=["60k"]')
+STOPPED = ("--set", "run.dir=runs/stopped", "--set", "train.samples=60k", "--set", 'evaluate.at_samples=["60k"]')
+STRANGER = 4711
 OWN_MOUNTS = "ADATT_OWN_MOUNTS"
 CONFIG = "configs/quickstart.toml"
 
@@ -158,27 +161,22 @@ def _train(engine: Engine) -> str:
 
 
 def _stop(engine: Engine) -> str:
-    log = engine.folder / "runs/stopped/train.jsonl"
-    with engine.started("train", CONFIG, *LONG) as process:
-        wait_until(lambda: process.ended or (log.exists() and log.stat().st_size > 0), "a step", 120)
+    run_folder = RunDirectory(engine.folder / "runs/stopped")
+    with engine.started("train", CONFIG, *STOPPED) as process:
+        wait_until(lambda: process.ended or run_folder.train_log.exists(), "the first record of train.jsonl", 120)
         process.stop()
         assert (code := process.end()) == 75, f"ended with {code}:\n{process.output}"
-        return f"both ranks saved at {_saved(engine):,} samples and ended after {process.seconds:.1f} s: exit 75"
 
-
-def _saved(engine: Engine) -> int:
-    return max(
-        int(path.name) for path in (engine.folder / "runs/stopped/checkpoints").iterdir() if path.name.isdecimal()
-    )
+    start = read_starts(run_folder.segments)[-1]
+    assert (start.end, start.world_size) == ("stopped", 2), start
+    return f"both ranks saved at {start.reached:,} samples and ended within {process.seconds:.1f} s: exit 75"
 
 
 def _resume(engine: Engine) -> str:
-    saved = _saved(engine)
-    output = engine.run("train", CONFIG, *LONG)
-    assert f"{saved:,}" in output, output
-    audit = engine.run("audit", "runs/stopped")
-    print(audit)
-    return f"resumed at {saved:,}, exit 0"
+    output = engine.run("train", CONFIG, *STOPPED)
+    first, second = read_starts(engine.folder / "runs/stopped/segments.jsonl")
+    assert second.begin == first.reached > 0, output
+    return f"resumed at {second.begin:,}, exit 0; {rows_once(engine.folder / 'runs/stopped')}"
 
 
 def _refuse(engine: Engine) -> str:
@@ -189,8 +187,11 @@ def _refuse(engine: Engine) -> str:
 
 def _stranger(engine: Engine) -> str:
     (engine.folder / "runs").chmod(0o777)
-    output = engine.run("audit", "runs/quickstart", user=4711)
-    return "exit 0" if output else "nothing"
+    changes = ["run.dir=runs/stranger", "train.samples=2048", "evaluate.at_samples=[2048]"]
+    engine.run("train", CONFIG, *[word for change in changes for word in ("--set", change)], user=STRANGER)
+    files = [path for path in (engine.folder / "runs/stranger").rglob("*") if path.is_file()]
+    assert {file.stat().st_uid for file in files} == {STRANGER}
+    return "`train` of 2,048 samples: exit 0"
 
 
 CHECKS: dict[str, Callable[[Engine], str]] = {
@@ -200,8 +201,8 @@ CHECKS: dict[str, Callable[[Engine], str]] = {
     "`train configs/quickstart.toml`, 60k samples, `PROCESSES=2`": _train,
     "SIGTERM to process 1 (`docker stop`)": _stop,
     "the same command again": _resume,
-    "`--set train.sample=60k`": _refuse,
-    "a user unknown to the image: `--user 4711`": _stranger,
+    "a key that is wrong: `--set train.sample=60k`": _refuse,
+    f"a user unknown to the image: `--user {STRANGER}`": _stranger,
 }
 
 
