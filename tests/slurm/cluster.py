@@ -123,6 +123,8 @@ class Cluster:
 def _prepare_namespaces(folder: Path) -> None:
     """The loopback is up, and the nodes' names resolve."""
     run("ip", "link", "set", "lo", "up")
+    # glibc resolves no IPv4 name for Slurm where 127.0.0.1 is the only address.
+    run("ip", "address", "add", "192.0.2.1/32", "dev", "lo")
     hosts = folder / "hosts"
     hosts.write_text(f"127.0.0.1 localhost {os.uname().nodename} {' '.join(NODES)}\n")
     run("mount", "--bind", hosts, "/etc/hosts")

@@ -8,7 +8,7 @@ from typing import IO, Any, cast
 import torch
 from torch.distributed.checkpoint import DefaultLoadPlanner, FileSystemReader
 from torch.distributed.checkpoint.filesystem import FileSystem, FileSystemBase, _StorageInfo
-from torch.distributed.checkpoint.metadata import Metadata, StorageMeta
+from torch.distributed.checkpoint.metadata import _MEM_FORMAT_ENCODING, Metadata, StorageMeta
 from torch.distributed.checkpoint.planner import ReadItem
 
 METADATA_FILE = ".metadata"
@@ -79,6 +79,15 @@ _INDEX_PARTS = {
 
 class _IndexUnpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
+        if (module, name) == ("builtins", "getattr"):
+            return _memory_format
         if name in _INDEX_PARTS.get(module, ()):
             return super().find_class(module, name)
         raise pickle.UnpicklingError(f"names {module}.{name}, which is no part of an index")
+
+
+def _memory_format(kind: object, name: str) -> Any:
+    """Until 3.11.3, Python pickled the member of an enumeration as `getattr(enumeration, name)`: this one is known."""
+    if kind is _MEM_FORMAT_ENCODING and name in _MEM_FORMAT_ENCODING.__members__:
+        return _MEM_FORMAT_ENCODING[name]
+    raise pickle.UnpicklingError(f"names attribute {name!r} of {kind!r}, which is no part of an index")

@@ -7,12 +7,13 @@ import shutil
 import tempfile
 from collections.abc import Callable
 from dataclasses import replace
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch.distributed.checkpoint.metadata import BytesStorageMetadata, MetadataIndex
+from torch.distributed.checkpoint.metadata import BytesStorageMetadata, Metadata, MetadataIndex
 
 from tests.ranks import run_on_ranks
 from tests.trainer.datasets import make_config
@@ -143,6 +144,27 @@ def _renamed_older(path: Path) -> None:
     shutil.copytree(path.parent / OLDER, path)
 
 
+class _OldPickler(pickle.Pickler):
+    """Pickles members of enumerations as Python did until 3.11.3."""
+
+    def reducer_override(self, value: Any) -> Any:
+        return (getattr, (type(value), value.name)) if isinstance(value, Enum) else NotImplemented
+
+
+def _metadata_by_an_older_python(path: Path) -> None:
+    metadata = pickle.loads((path / ".metadata").read_bytes())
+    with (path / ".metadata").open("wb") as file:
+        _OldPickler(file).dump(metadata)
+    _seal(path)
+
+
+class _Reaching:
+    """Unpickled without care, it is an attribute of something that an index may name."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return getattr, (Metadata, "__init__")
+
+
 class _Hostile:
     """Unpickled without care, it makes a file."""
 
@@ -172,6 +194,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], Any], str]] = {
     "foreign pickle": (_pickled({"a": 1}, sealed=False), ".metadata"),
     "foreign pickle, sealed": (_pickled({"a": 1}, sealed=True), ".metadata"),
     "truncated metadata, sealed": (_both(_truncate(".metadata", 0.9), _seal), ".metadata"),
+    "metadata that asks for an attribute": (_pickled(_Reaching(), sealed=True), ".metadata"),
     "metadata that points outside": (_metadata_pointing_outside, ".metadata"),
     "missing state": (lambda path: (path / STATE_FILE).unlink(), STATE_FILE),
     "empty state": (_truncate(STATE_FILE, 0), STATE_FILE),
@@ -210,6 +233,13 @@ def test_damage_is_named_and_the_older_checkpoint_taken(trained: Config, tmp_pat
             assert len(problems) == 1, name
             assert f"{NEWER}/{file}" in problems[0], name
             assert "\n" not in problems[0], name
+
+
+def test_an_index_that_an_older_python_wrote_is_read(trained: Config, tmp_path: Path) -> None:
+    folder = shutil.copytree(Path(trained.run.dir) / "checkpoints", tmp_path / "checkpoints")
+    _metadata_by_an_older_python(folder / NEWER)
+    assert b"getattr" in (folder / NEWER / ".metadata").read_bytes()
+    assert run_on_ranks(1, _newest, [str(folder)]) == [[(int(NEWER), [])]]
 
 
 def test_unreadable_files_are_damage(trained: Config) -> None:
