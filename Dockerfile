@@ -17,10 +17,12 @@ RUN --mount=type=secret,id=pip,target=/etc/pip.conf \
     mkdir -p $(sed -n '/^packages =/,/^[^ ]/s/^ \+//p' setup.cfg | tr . /) && \
     make setup VENV=/opt/adatt DEVICE=${DEVICE} INSTALL="'.[${DEVICE}]'"
 
+# The program alone goes to /program. It is copied from there: buildah and podman, unlike Docker, take a step that only
+# mounts another stage from their cache even if that stage has changed.
 FROM dependencies AS program
 COPY . .
 RUN --mount=type=secret,id=pip,target=/etc/pip.conf \
-    /opt/adatt/bin/pip wheel --no-deps --wheel-dir /wheels .
+    /opt/adatt/bin/pip install --no-deps --force-reinstall --root /program .
 
 FROM ${BASE}
 # tini is process 1: it hands signals on, which the kernel keeps from a process 1 that has no handler, and reaps orphans.
@@ -28,8 +30,7 @@ FROM ${BASE}
 RUN apt-get update && apt-get install --yes --no-install-recommends tini && rm -rf /var/lib/apt/lists/* /var/cache/apt/*
 RUN useradd --uid 10001 --no-create-home adatt && install --directory --owner=adatt /adatt/datasets /adatt/runs
 COPY --from=dependencies /opt/adatt /opt/adatt
-RUN --mount=type=bind,from=program,source=/wheels,target=/wheels \
-    /opt/adatt/bin/pip install --no-cache-dir --no-index --no-deps --force-reinstall /wheels/*.whl
+COPY --from=program /program/opt/adatt /opt/adatt
 COPY configs /adatt/configs
 
 # HOME and USER for libraries that ask, whatever user the container is started as. No folder that is mounted under

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tests.checks import Table, end_on_sigterm, missing_tools, rows_once, run, skip, wait_until
+from tests.code_shape import PACKAGES
 from tests.image.build import (
     HOME,
     SECRET,
@@ -131,6 +132,19 @@ def developers_tools(root: Path) -> list[str]:
     return packages + [name for name in NOT_IN_THE_IMAGE if any((root / place / name).exists() for place in folders)]
 
 
+def _same_program(engine: Engine) -> str:
+    """A cache may not keep an older program."""
+    packages = engine.root / "opt/adatt/lib/python3.11/site-packages"
+    sources = [path for name in PACKAGES for path in (HOME / name).rglob("*.py")]
+    differing = [path for path in sources if not _equal(path, packages / path.relative_to(HOME))]
+    assert not differing, f"not as in this tree: {differing[:5]}"
+    return f"{len(sources)} source files as in this tree"
+
+
+def _equal(one: Path, other: Path) -> bool:
+    return other.exists() and one.read_bytes() == other.read_bytes()
+
+
 def _default_command(engine: Engine) -> str:
     assert "Usage: adatt" in engine.run()
     return "exit 0, the help"
@@ -143,7 +157,7 @@ def _user_and_root(engine: Engine) -> str:
 
 
 def _synthesise(engine: Engine) -> str:
-    engine.run("synth", "datasets/quickstart", "--samples", "60k", "--test-samples", "20k")
+    engine.run("synth", "datasets/quickstart", "--samples", "60k", "--test-samples", "5k")
     files = [path for path in (engine.folder / "datasets").rglob("*") if path.is_file()]
     assert files
     assert {file.stat().st_uid for file in files} == {engine.user}
@@ -163,7 +177,7 @@ def _train(engine: Engine) -> str:
 def _stop(engine: Engine) -> str:
     run_folder = RunDirectory(engine.folder / "runs/stopped")
     with engine.started("train", CONFIG, *STOPPED) as process:
-        wait_until(lambda: process.ended or run_folder.train_log.exists(), "the first record of train.jsonl", 120)
+        wait_until(lambda: process.ended or run_folder.train_log.exists(), "the first record of train.jsonl", 300)
         process.stop()
         assert (code := process.end()) == 75, f"ended with {code}:\n{process.output}"
 
@@ -195,6 +209,7 @@ def _stranger(engine: Engine) -> str:
 
 
 CHECKS: dict[str, Callable[[Engine], str]] = {
+    "the program": _same_program,
     "no command": _default_command,
     "read-only root, by `runc`": _user_and_root,
     "`synth datasets/quickstart --samples 60k`": _synthesise,

@@ -69,7 +69,7 @@ class Kitchen:
 
     def buildah(self, *arguments: str | Path) -> str:
         """Its standard output."""
-        where = ["--root", self.store, "--runroot", self.state, "--storage-driver", self.driver]
+        where: list[str | Path] = ["--root", self.store, "--runroot", self.state, "--storage-driver", self.driver]
         return run("buildah", *where, *arguments)
 
     def lacks(self) -> str | None:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from tests.checks import run
 
-TIME_LIMIT_SECONDS = 240
+TIME_LIMIT_SECONDS = 480
 WRITABLE = ("datasets", "runs")
 TMPFS = {
     "/tmp": ["nosuid", "nodev", "mode=1777"],

@@ -2,6 +2,7 @@
 
 import sys
 import time
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 
@@ -71,23 +72,23 @@ class Jobs:
 
     def stopped(self, number: int, name: str, starts: int) -> str:
         """Waits for the stop of a start; what was seen."""
-        begin = time.monotonic()
         self._wait(
             number, lambda: self.starts(name)[-1].end is not None, f"start {starts} of {name} ends", STOP_SECONDS
         )
-        seconds = time.monotonic() - begin
         start = self.starts(name)[-1]
         assert (len(self.starts(name)), start.end, start.world_size) == (starts, "stopped", len(NODES)), start
-        return f"both ranks saved at {start.reached:,} samples, after {seconds:.0f} s"
+        return f"both ranks saved at {start.reached:,} samples"
 
-    def completed(self, number: int, name: str, starts: int) -> str:
-        """Waits for the end of the job; what was seen."""
-        self._cluster.wait_for(number, "COMPLETED", REQUEUE_SECONDS + START_SECONDS + END_SECONDS)
-        made = self.starts(name)
-        job = self._cluster.job(number)
-        assert (len(made), job["Restarts"], job["ExitCode"]) == (starts, str(starts - 1), "0:0"), f"{made}; {job}"
-        assert all(later.begin == earlier.reached for earlier, later in pairwise(made)), made
-        begins = " and ".join(f"{start.begin:,}" for start in made[1:])
+    def completed(self, number: int, name: str, at_least: int) -> str:
+        """Waits for the end of the job, after so many starts or more; what was seen."""
+        self._cluster.wait_for(number, "COMPLETED", at_least * (REQUEUE_SECONDS + START_SECONDS) + END_SECONDS)
+        made, job = self.starts(name), self._cluster.job(number)
+        told = [(start.begin, start.reached, start.end) for start in made]
+        assert len(made) >= at_least, told
+        assert (job["Restarts"], job["ExitCode"]) == (str(len(made) - 1), "0:0"), f"{job}; {told}"
+        assert all(later.begin == earlier.reached for earlier, later in pairwise(made)), told
+
+        begins = ", ".join(f"{start.begin:,}" for start in made[1:])
         return f"Slurm started it again, resumed at {begins}; COMPLETED, exit 0; {rows_once(self._run(name).path)}"
 
     def cancelled(self, number: int, name: str) -> str:
@@ -108,7 +109,7 @@ class Jobs:
     def _run(self, name: str) -> RunDirectory:
         return RunDirectory(self.folder / "runs" / name)
 
-    def _wait(self, number: int, condition, what: str, seconds: float) -> None:  # type: ignore[no-untyped-def]
+    def _wait(self, number: int, condition: Callable[[], bool], what: str, seconds: float) -> None:
         """Says how the job's log ends where the condition does not come true."""
         try:
             wait_until(condition, what, seconds)
