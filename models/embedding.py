@@ -8,10 +8,13 @@ from collections.abc import Collection, Mapping
 import torch
 from torch import nn
 from torchrec import EmbeddingBagCollection, EmbeddingBagConfig, PoolingType
+from torchrec.modules.embedding_configs import DataType
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from data.features import Features
 from models.tables import TableConfig, table_key
+
+_DATA_TYPES = {"float32": DataType.FP32, "float16": DataType.FP16}
 
 
 class FeatureLayer(nn.Module):
@@ -76,4 +79,5 @@ def _bag_config(table: TableConfig, rows: int, features: Features) -> EmbeddingB
         embedding_dim=table.dim,
         feature_names=names,
         pooling=PoolingType.SUM,
+        data_type=_DATA_TYPES[table.dtype],
     )

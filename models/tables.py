@@ -2,10 +2,14 @@
 
 from typing import Literal
 
+import torch
 from pydantic import Field
 from torch import nn
 
 from data.settings import Settings
+
+TableType = Literal["float32", "float16"]
+TORCH_TYPES: dict[TableType, torch.dtype] = {"float32": torch.float32, "float16": torch.float16}
 
 
 class TableConfig(Settings):
@@ -20,6 +24,9 @@ class TableConfig(Settings):
     """How the embeddings of a row's ids become one."""
     init: float = Field(default=0.05, ge=0)
     """Initial values are uniform in ±init."""
+    dtype: TableType = "float32"
+    """float16: half the memory. An update is computed in float32 and rounded to the nearest float16, so that one below
+    1/4096 of a weight may be lost; the optimizer's state stays float32."""
 
 
 def table_key(name: str) -> str:

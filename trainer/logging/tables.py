@@ -31,15 +31,15 @@ EVALUATION_TITLES = {
 def plan_table(placements: list[Placement]) -> Table:
     """Where each embedding table lives."""
     table = Table(title="embedding tables")
-    for name in ("table", "rows", "dim", "sharding", "ranks", "MiB"):
-        table.add_column(name, justify="left" if name in ("table", "sharding") else "right")
+    for name in ("table", "rows", "dim", "type", "sharding", "ranks", "MiB"):
+        table.add_column(name, justify="left" if name in ("table", "type", "sharding") else "right")
 
     for entry in placements:
         sharding = f"{entry.sharding} ({entry.note})" if entry.note else entry.sharding
         rows = f"{entry.rows:,}"
         dim = str(entry.dim)
         mebibytes = f"{entry.bytes / 2**20:,.1f}"
-        table.add_row(entry.table, rows, dim, sharding, _ranges(entry.ranks), mebibytes)
+        table.add_row(entry.table, rows, dim, entry.dtype, sharding, _ranges(entry.ranks), mebibytes)
 
     return table
 

@@ -47,8 +47,8 @@ def held_tables(tables: list[PlacedTable], size: int) -> Saved:
     weights, state = [0] * size, [0] * size
     for table in tables:
         for rank, rows in table.shards:
-            weights[rank] += weight_bytes(rows, table.dim)
-            state[rank] += state_bytes(rows, table.dim, table.optimizer)
+            weights[rank] += weight_bytes(rows, table.shard_dim, table.dtype)
+            state[rank] += state_bytes(rows, table.shard_dim, table.optimizer)
     return Saved(weights, state)
 
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from torchrec.distributed.types import ShardingPlan
 
-from models.tables import table_key
+from models.tables import TORCH_TYPES, TableType, table_key
 from trainer.planning.topology import Cluster
 from trainer.planning.workload import ID_BYTES, Workload
 from trainer.sharding.memory import FLOAT_BYTES
@@ -23,6 +23,13 @@ class PlacedTable:
     shards: tuple[tuple[int, int], ...]
     """(rank, rows)"""
     optimizer: SparseOptimizerName = "rowwise_adagrad"
+    dtype: TableType = "float32"
+    column_shards: int = 1
+
+    @property
+    def shard_dim(self) -> int:
+        """Width of each shard."""
+        return self.dim // self.column_shards
 
 
 @dataclass(frozen=True)
@@ -33,6 +40,8 @@ class RankLoad:
     """Looked up."""
     row_bytes: float = 0.0
     """Of the embeddings that are looked up."""
+    gradient_bytes: float = 0.0
+    """Of their gradients, which are float32 whatever the table is."""
     pooled_bytes: float = 0.0
     """Of the sums that it makes, for rows of all ranks."""
     link_bytes: float = 0.0
@@ -48,8 +57,18 @@ def placed_tables(plan: ShardingPlan, sharder: FusedSharder) -> list[PlacedTable
     for table in sharder.tables:
         entry = module_plan[table_key(table.name)]  # type: ignore[index]
         shards = tuple((shard.placement.rank(), shard.shard_sizes[0]) for shard in entry.sharding_spec.shards)
-        optimizer = sharder.optimizer.of(table).name
-        placed.append(PlacedTable(table.name, table.rows, table.dim, entry.sharding_type, shards, optimizer))
+        placed.append(
+            PlacedTable(
+                name=table.name,
+                rows=table.rows,
+                dim=table.dim,
+                sharding=entry.sharding_type,
+                shards=shards,
+                optimizer=sharder.optimizer.of(table).name,
+                dtype=table.dtype,
+                column_shards=table.column_shards,
+            )
+        )
     return placed
 
 
@@ -64,11 +83,12 @@ def rank_loads(tables: list[PlacedTable], work: Workload, cluster: Cluster) -> l
 
 def _with_shard(load: RankLoad, table: PlacedTable, rows: int, work: Workload, cluster: Cluster) -> RankLoad:
     ids = work.global_batch_size * work.ids_per_row[table.name] * rows / table.rows
-    pooled = float(work.global_batch_size * work.features_of[table.name] * table.dim * FLOAT_BYTES)
+    pooled = float(work.global_batch_size * work.features_of[table.name] * table.shard_dim * FLOAT_BYTES)
     link, network = sent(table.sharding, pooled, cluster)
     return RankLoad(
         load.ids + ids,
-        load.row_bytes + ids * table.dim * FLOAT_BYTES,
+        load.row_bytes + ids * table.shard_dim * TORCH_TYPES[table.dtype].itemsize,
+        load.gradient_bytes + ids * table.shard_dim * FLOAT_BYTES,
         load.pooled_bytes + pooled,
         load.link_bytes + link,
         load.network_bytes + network,
@@ -78,12 +98,12 @@ def _with_shard(load: RankLoad, table: PlacedTable, rows: int, work: Workload, c
 def sent(sharding: str, pooled_bytes: float, cluster: Cluster) -> tuple[float, float]:
     """Bytes that a shard's rank sends in its node, and to others, of the sums for the rows of all ranks.
 
-    table_wise: an all-to-all; each rank gets the sums of its own rows.
+    table_wise, and by columns: an all-to-all; each rank gets the sums of its own rows.
     row_wise: a reduce-scatter; in a ring each rank passes on nearly all, and one rank of a node to the next node.
-    table_row_wise: a reduce-scatter in the node, then an all-to-all between the ranks of the same number.
+    table_row_wise, grid: a reduce-scatter in the node, then an all-to-all between the ranks of the same number.
     """
     size, local = cluster.size, cluster.local_size
-    if sharding == "table_wise":
+    if sharding in ("table_wise", "column_wise", "table_column_wise"):
         return pooled_bytes * (local - 1) / size, pooled_bytes * (size - local) / size
     if sharding == "row_wise":
         between = pooled_bytes / local if size > local else 0.0

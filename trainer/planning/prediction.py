@@ -97,7 +97,7 @@ def update_seconds(load: RankLoad, device: Device) -> float:
     """Gradients of sums to rows of tables: every id reads a gradient, and reads and writes a row."""
     if device.update_seconds is not None:
         return load.ids * device.update_seconds
-    moved = 3 * load.row_bytes + load.ids * ID_BYTES
+    moved = load.gradient_bytes + 2 * load.row_bytes + load.ids * ID_BYTES
     return moved / (device.memory_rate * device.efficiency.update)
 
 

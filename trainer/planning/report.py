@@ -43,13 +43,13 @@ def _summary(size: Size) -> dict[str, str]:
 
 def placement_table(size: Size) -> Table:
     """Where each table lies."""
-    table = _table("tables", ("table", "sharding", "kernel"), ("rows", "dim", "weights", "ranks"))
+    table = _table("tables", ("table", "sharding", "kernel", "type"), ("rows", "dim", "weights", "ranks"))
     for placement in size.placements:
         ranks = placement.ranks
         shown = str(ranks[0]) if len(ranks) == 1 else f"{ranks[0]}–{ranks[-1]}"
         cells = (f"{placement.rows:,}", str(placement.dim), gib(placement.bytes), shown)
         sharding = f"{placement.sharding} ({placement.note})" if placement.note else placement.sharding
-        table.add_row(placement.table, sharding, "fused", *cells)
+        table.add_row(placement.table, sharding, "fused", placement.dtype, *cells)
     return table
 
 

@@ -16,6 +16,8 @@ class Need:
 
     weights: int
     state: int
+    float16_weights: int
+    """The weights, if all of them were float16."""
     largest: int
     """Weights and state of the largest table."""
     largest_name: str
@@ -29,10 +31,11 @@ class Need:
 def need_of(config: Config) -> Need:
     """Of a config's tables."""
     optimizer = config.optimizer.sparse
-    weights = {table.name: weight_bytes(table.rows, table.dim) for table in config.tables}
+    weights = {table.name: weight_bytes(table.rows, table.dim, table.dtype) for table in config.tables}
     state = {table.name: state_bytes(table.rows, table.dim, optimizer.of(table).name) for table in config.tables}
     largest = max(weights, key=lambda name: weights[name] + state[name])
-    return Need(sum(weights.values()), sum(state.values()), weights[largest] + state[largest], largest)
+    halves = sum(weight_bytes(table.rows, table.dim, "float16") for table in config.tables)
+    return Need(sum(weights.values()), sum(state.values()), halves, weights[largest] + state[largest], largest)
 
 
 def room(cluster: Cluster) -> int:
@@ -76,8 +79,8 @@ def ways_out(config: Config, need: Need, cluster: Cluster) -> list[str]:
 
 def _smaller(need: Need, has: int) -> list[str]:
     ways = [f"{has / need.whole:.0%} of the rows"]
-    if need.weights // 2 + need.state <= has:
-        ways.append("float16 weights, which this program does not train yet")
+    if need.float16_weights < need.weights and need.float16_weights + need.state <= has:
+        ways.append('tables.dtype = "float16"')
     if need.state > need.weights // 8 and need.weights + need.weights // 16 <= has:
         ways.append('the optimizer "rowwise_adagrad"')
     return ways

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from models.tables import TORCH_TYPES, TableType
 from trainer.distributed.world import World
 from trainer.sharding.settings import ShardedTableConfig, SparseOptimizerConfig, SparseOptimizerName
 
@@ -32,13 +33,13 @@ def table_budget(world: World) -> Budget:
     return Budget(gpu=int(share * min(gpus)), host=int(share * min(hosts)))
 
 
-def weight_bytes(rows: int, dim: int) -> int:
+def weight_bytes(rows: int, dim: int, dtype: TableType) -> int:
     """Of a table, or of a shard of it."""
-    return rows * dim * FLOAT_BYTES
+    return rows * dim * TORCH_TYPES[dtype].itemsize
 
 
 def state_bytes(rows: int, dim: int, optimizer: SparseOptimizerName) -> int:
-    """What the fused optimizer keeps beside the weights."""
+    """What the fused optimizer keeps beside the weights, in float32."""
     if optimizer == "rowwise_adagrad":
         return rows * FLOAT_BYTES
     return rows * dim * FLOAT_BYTES * _STATE_PER_WEIGHT[optimizer]
@@ -84,7 +85,7 @@ def describe_lack(
     tables: tuple[ShardedTableConfig, ...], optimizer: SparseOptimizerConfig, budget: Budget, copied: bool
 ) -> str:
     """Which tables need how much, and what a rank has; `copied`: a save makes a copy in the host's memory."""
-    needs = {table.name: weight_bytes(table.rows, table.dim) for table in tables}
+    needs = {table.name: weight_bytes(table.rows, table.dim, table.dtype) for table in tables}
     for table in tables:
         needs[table.name] += state_bytes(table.rows, table.dim, optimizer.of(table).name)
 

@@ -41,6 +41,7 @@ def fused_params(config: SparseOptimizerConfig, global_batch_size: int) -> dict[
     """The optimizer of a table as fbgemm's embedding kernels take it."""
     is_rowwise = config.name == "rowwise_adagrad"  # the one for which fbgemm asks how, and else leaves it out
     return {
+        "stochastic_rounding": False,  # as on CPUs, which know no other: its bits would depend on the ranks
         "optimizer": _FUSED[config.name],
         "learning_rate": config.learning_rate,
         "eps": config.eps / global_batch_size,

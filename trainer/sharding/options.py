@@ -20,7 +20,6 @@ from trainer.sharding.settings import (
     ShardedTableConfig,
     ShardingConfig,
     SparseOptimizerConfig,
-    SparseOptimizerName,
 )
 
 _TORCHREC_NAMES = {"grid": "grid_shard"}
@@ -100,7 +99,6 @@ class Enumerator(EmbeddingEnumerator):
         """The options in torchrec's order, which decides between equals."""
         (sharder,) = sharders
         assert isinstance(sharder, FusedSharder)
-        optimizers = {table_key(table.name): sharder.optimizer.of(table).name for table in sharder.tables}
         options = [option for option in super().enumerate(module, sharders) if _fills_all_shards(option)]
 
         # A table for which no allowed way is left is not split: it lies on one rank, whatever sharding.allow says.
@@ -111,18 +109,22 @@ class Enumerator(EmbeddingEnumerator):
             if falls_back or sharder.may_place(option.name, option.sharding_type):
                 chosen.append(option)
 
+        tables = {table_key(table.name): table for table in sharder.tables}
         for option in chosen:
+            table = tables[option.name]
+            optimizer = sharder.optimizer.of(table).name
             for shard in option.shards:
                 assert shard.storage is not None
                 rows, dim = shard.size
-                shard.storage += self._storage_beside_weights(rows, dim, optimizers[option.name])
+                shard.storage += self._storage_beside(
+                    weight_bytes(rows, dim, table.dtype), state_bytes(rows, dim, optimizer)
+                )
 
         return chosen
 
-    def _storage_beside_weights(self, rows: int, dim: int, optimizer: SparseOptimizerName) -> Storage:
-        """Of a shard: the optimizer's state, and the copy in the host's memory that a save makes of both."""
-        state = state_bytes(rows, dim, optimizer)
-        copy = weight_bytes(rows, dim) + state if self._saves else 0
+    def _storage_beside(self, weights: int, state: int) -> Storage:
+        """Bytes beside a shard's weights: the optimizer's state, and the host's copy of both that a save makes."""
+        copy = weights + state if self._saves else 0
         return Storage(hbm=state, ddr=copy) if self._on_gpu else Storage(hbm=0, ddr=state + copy)
 
 

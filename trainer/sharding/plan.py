@@ -17,7 +17,7 @@ from torchrec.distributed.types import ModuleSharder, ShardingPlan, ShardMetadat
 
 from data.discovery.listing import shown_names
 from models.ranker import Ranker
-from models.tables import table_key
+from models.tables import TableType, table_key
 from trainer.distributed.world import World
 from trainer.errors import ConfigError
 from trainer.sharding.memory import Budget, describe_lack, table_budget, weight_bytes
@@ -38,6 +38,7 @@ class Placement:
     """Weights of the whole table."""
     note: str = ""
     """Why it lies as `sharding.allow` does not say."""
+    dtype: TableType = "float32"
 
 
 @dataclass(frozen=True)
@@ -105,6 +106,9 @@ def _explain_lack(sharder: FusedSharder, size: int, budget: Budget, *, saves: bo
     if any(sharder.optimizer.of(table).name in ("adagrad", "adam") for table in sharder.tables):
         ways.append('the optimizer "rowwise_adagrad", which keeps one number a row')
 
+    if any(table.dtype == "float32" for table in sharder.tables):
+        ways.append('tables.dtype = "float16"')
+
     lack = describe_lack(sharder.tables, sharder.optimizer, budget, copied=saves)
     return f"tables: they do not fit on {size} ranks: {lack}; use {', or '.join(ways)}"
 
@@ -130,7 +134,8 @@ def placements(plan: ShardingPlan, sharder: FusedSharder, rows_held: dict[str, i
                 dim=table.dim,
                 sharding=sharding if table.sharding == "auto" else table.sharding,
                 ranks=tuple(entry.ranks or ()),
-                bytes=weight_bytes(table.rows, table.dim),
+                bytes=weight_bytes(table.rows, table.dim, table.dtype),
+                dtype=table.dtype,
                 note="" if is_asked else "too few rows to split",
             )
         )

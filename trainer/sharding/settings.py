@@ -8,6 +8,7 @@ from typing import Any, Literal, Self, get_args
 
 from pydantic import Field, field_validator, model_validator
 
+from data.discovery.listing import shown_names
 from data.settings import Count, Settings
 from models.tables import TableConfig
 
@@ -161,9 +162,16 @@ class ShardingConfig(Settings):
 
 def algorithm_remarks(tables: tuple[ShardedTableConfig, ...], optimizer: SparseOptimizerConfig) -> list[str]:
     """What is trained by another algorithm than the name of the optimizer says, a line for each table."""
-    return [
+    remarks = [
         f"table {table.name!r} is trained by another algorithm: each of the {table.column_shards} column shards keeps "
         f"an optimizer state of its own; its checkpoints go on with column_shards = {table.column_shards} only"
         for table in tables
         if table.column_shards > 1 and optimizer.of(table).name == "rowwise_adagrad"
     ]
+    halves = [table.name for table in tables if table.dtype == "float16"]
+    if halves:
+        remarks.append(
+            f"float16 weights: {shown_names(halves, 5)}; updates are rounded to the nearest, alike on any ranks, and "
+            "those below 1/4096 of a weight may be lost"
+        )
+    return remarks

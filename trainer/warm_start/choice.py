@@ -51,6 +51,8 @@ def _choose(config: Config, source: Config, index: int, name: str) -> TableChoic
     _check_ways(config, source, table.name, name)
     _check_column_shards(config, before, table, name)
     with_state, notes = _state_of(config, source, table, before)
+    if table.dtype != before.dtype:
+        notes.append(f"{before.dtype} in the source, {table.dtype} here")
     if table.rows == before.rows:
         return TableChoice(table.name, table.rows, table.rows, "; ".join(notes), with_state)
 

@@ -99,6 +99,19 @@ def test_what_is_too_big_says_by_how_much_and_what_would_fit() -> None:
     assert isinstance(_sized(16), Size)  # as it says
 
 
+def test_float16_is_advised_where_it_fits() -> None:
+    config = load_config(INDUSTRIAL)
+    cluster = Cluster(GPUS["h100"], 8, 8)
+    found = size_training(config, workload_of(config, []), cluster)
+    assert isinstance(found, TooBig)
+    assert 'tables.dtype = "float16"' in found.ways
+    tables = tuple(table.model_copy(update={"dtype": "float16"}) for table in config.tables)
+    halved = config.model_copy(update={"tables": tables})
+    result = size_training(halved, workload_of(halved, []), cluster)
+    assert isinstance(result, Size)
+    assert sum(memory.tables for memory in result.memory) == sum(2 * table.rows * table.dim for table in tables)
+
+
 def test_published_trainings_are_predicted() -> None:
     """The run whose launches are fitted, then the others; docs/benchmarks.md tells these errors."""
     fitted, *others = check_published()

@@ -92,7 +92,7 @@ def test_a_rank_sends_its_ids_and_gets_the_sums_of_its_rows() -> None:
 
 
 def test_seconds_are_work_by_rate_and_efficiency() -> None:
-    load = RankLoad(ids=10, row_bytes=120, pooled_bytes=50)
+    load = RankLoad(ids=10, row_bytes=120, gradient_bytes=120, pooled_bytes=50)
     assert lookup_seconds(load, DEVICE) == (120 + 50 + 80) / 500
     assert update_seconds(load, DEVICE) == (3 * 120 + 80) / 250
     assert reading_seconds(WORK, 8, DEVICE) == pytest.approx(8 * 5 * 0.01 / 2)
@@ -102,7 +102,7 @@ def test_seconds_are_work_by_rate_and_efficiency() -> None:
 
 def test_a_cpu_goes_by_what_each_id_took() -> None:
     cpu = replace(DEVICE, type="cpu", lookup_seconds=0.1, update_seconds=0.3)
-    load = RankLoad(ids=10, row_bytes=120, pooled_bytes=50)
+    load = RankLoad(ids=10, row_bytes=120, gradient_bytes=120, pooled_bytes=50)
     assert (lookup_seconds(load, cpu), update_seconds(load, cpu)) == (1.0, 3.0)
     assert head_seconds(WORK, 8, cpu) == 8 * 300 / 5000
     assert reading_seconds(WORK, 8, cpu) == 8 * 5 * 0.01

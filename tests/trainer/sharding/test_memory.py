@@ -78,6 +78,8 @@ TABLES = [table("big", 1 << 18, 4), table("small", 1 << 10, 4)]  # 4 MiB and 1 M
         (1, {}, 5, False, False),
         (1, {"optimizer": {"sparse": {"name": "sgd"}}}, 11, True, True),
         (1, {"optimizer": {"sparse": {"name": "adagrad"}}}, 15, True, False),
+        (1, {"tables": [entry | {"dtype": "float16"} for entry in TABLES]}, 8, True, True),
+        (1, {"tables": [entry | {"dtype": "float16"} for entry in TABLES]}, 5, True, False),
         (2, {"sharding": {"allow": ["row_wise"]}}, 15, True, True),
         (2, {"sharding": {"allow": ["table_wise"]}}, 15, True, False),
     ],
@@ -85,7 +87,7 @@ TABLES = [table("big", 1 << 18, 4), table("small", 1 << 10, 4)]  # 4 MiB and 1 M
 def test_tables_fit_with_state_and_the_copy_of_a_save_or_are_refused(
     size: int, sections: dict[str, Any], mebibytes: int, saves: bool, fits: bool
 ) -> None:
-    config = tables_config(TABLES, **sections)
+    config = tables_config(**{"tables": TABLES, **sections})
     told = run_on_ranks(size, _refused, config, mebibytes * MEBIBYTE, saves)
     if fits:
         assert told == [None] * size
@@ -95,6 +97,7 @@ def test_tables_fit_with_state_and_the_copy_of_a_save_or_are_refused(
     assert ("the copy that a save makes" in told[0]) == saves
     assert ('"row_wise" in sharding.allow' in told[0]) == ("sharding" in sections)
     assert ('"rowwise_adagrad"' in told[0]) == ("optimizer" in sections)
+    assert ('tables.dtype = "float16"' in told[0]) == ("tables" not in sections)
     assert "\n" not in told[0]
 
 
