@@ -42,7 +42,8 @@ def plan_sizes(
             devices[local] = (
                 measure_cpu(config, work, local) if device == "cpu" else replace(GPUS[device], local_size=local)
             )
-    return [size_training(config, work, Cluster(devices[local], size, local)) for size, local in places]
+    most = config.sharding.memory
+    return [size_training(config, work, Cluster(devices[local], size, local, most)) for size, local in places]
 
 
 def _check_device(config: Config, device: str) -> None:

@@ -16,6 +16,8 @@ class Cluster:
     device: Device
     size: int
     local_size: int
+    table_memory: int | None = None
+    """`sharding.memory`: most bytes that tables may take of a rank."""
 
     @property
     def nodes(self) -> int:
@@ -41,7 +43,8 @@ class Cluster:
     def budget(self) -> Budget:
         """What tables may take of a rank, as a training would find it."""
         share = 1 - RESERVED_MEMORY
-        return Budget(gpu=int(share * self.device.memory), host=int(share * self.host_memory))
+        found = Budget(gpu=int(share * self.device.memory), host=int(share * self.host_memory))
+        return found.within(self.table_memory)
 
 
 def local_size_of(device: str, default: int, size: int, nodes: int | None) -> int:

@@ -1,7 +1,7 @@
 """Where tables do not fit: by how much, and what would fit. Arithmetic on bytes: a plan may need a little more."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from trainer.config.run_config import Config
 from trainer.planning.topology import Cluster
@@ -66,6 +66,8 @@ def ways_out(config: Config, need: Need, cluster: Cluster) -> list[str]:
     """What would fit."""
     has = room(cluster)
     ways = []
+    if cluster.table_memory is not None and has < room(replace(cluster, table_memory=None)):
+        ways.append("a larger sharding.memory")
     if not _SPLIT & set(config.sharding.allow):
         ways.append('"row_wise" in sharding.allow')
     if need.whole > has:

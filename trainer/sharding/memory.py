@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from models.tables import TORCH_TYPES, TableType
@@ -23,6 +23,12 @@ class Budget:
     """Of its GPU; 0 on a CPU."""
     host: int
     """Of its share of the host's memory."""
+
+    def within(self, most: int | None) -> "Budget":
+        """Of the memory that tables are trained in no more than `most`."""
+        if most is None:
+            return self
+        return replace(self, gpu=min(self.gpu, most)) if self.gpu else replace(self, host=min(self.host, most))
 
 
 def table_budget(world: World) -> Budget:
@@ -82,9 +88,9 @@ def _limits_above(mount: Path, path: str, file: str) -> Iterator[int]:
 
 
 def describe_lack(
-    tables: tuple[ShardedTableConfig, ...], optimizer: SparseOptimizerConfig, budget: Budget, copied: bool
+    tables: tuple[ShardedTableConfig, ...], optimizer: SparseOptimizerConfig, budget: Budget, size: int, copied: bool
 ) -> str:
-    """Which tables need how much, and what a rank has; `copied`: a save makes a copy in the host's memory."""
+    """Which tables need how much, and what each of `size` ranks has; `copied`: a save copies them, on the host."""
     needs = {table.name: weight_bytes(table.rows, table.dim, table.dtype) for table in tables}
     for table in tables:
         needs[table.name] += state_bytes(table.rows, table.dim, optimizer.of(table).name)
@@ -94,11 +100,15 @@ def describe_lack(
     num_others = len(needs) - len(largest)
     others = f" and {num_others} more" if num_others else ""
     again = ", and as much again in the host's memory for the copy that a save makes" if copied else ""
-    needed = f"{_gib(sum(needs.values()))} with the optimizer's state{again}"
+    whole = sum(needs.values())
+    needed = f"{_gib(whole)} with the optimizer's state{again}"
 
     gpu = f"{_gib(budget.gpu)} of its GPU and " if budget.gpu else ""
     available = f"{gpu}{_gib(budget.host)} of the host's memory for tables"
-    return f"{listed}{others} need {needed}; each rank has {available}"
+    on_host = whole * ((not budget.gpu) + copied)
+    over = max(whole - size * budget.gpu if budget.gpu else 0, on_host - size * budget.host)
+    short = f"{_gib(over)} too little in all" if over > 0 else "enough in all, but not for these pieces"
+    return f"{listed}{others} need {needed}; each rank has {available}, {short}"
 
 
 def _gib(number: int) -> str:

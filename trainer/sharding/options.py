@@ -44,6 +44,7 @@ class FusedSharder(EmbeddingBagCollectionSharder):
         super().__init__()
         self.tables = tables
         self.allow = sharding.allow
+        self.memory = sharding.memory
         self.optimizer = optimizer
         self.named = {
             table_key(table.name): torchrec_name(table.sharding) for table in tables if table.sharding != "auto"

@@ -60,7 +60,7 @@ def plan_tables(
     `ranks`: over which a copy of the tables is spread.
     `saves`: whether checkpoints will be written, for which tables are copied.
     """
-    budget = table_budget(world)
+    budget = table_budget(world).within(sharder.memory)
 
     def plan() -> ShardingPlan:
         try:
@@ -109,7 +109,10 @@ def _explain_lack(sharder: FusedSharder, size: int, budget: Budget, *, saves: bo
     if any(table.dtype == "float32" for table in sharder.tables):
         ways.append('tables.dtype = "float16"')
 
-    lack = describe_lack(sharder.tables, sharder.optimizer, budget, copied=saves)
+    if sharder.memory is not None and sharder.memory in (budget.gpu, budget.host):
+        ways.insert(0, "a larger sharding.memory")
+
+    lack = describe_lack(sharder.tables, sharder.optimizer, budget, size, copied=saves)
     return f"tables: they do not fit on {size} ranks: {lack}; use {', or '.join(ways)}"
 
 

@@ -9,7 +9,7 @@ from typing import Any, Literal, Self, get_args
 from pydantic import Field, field_validator, model_validator
 
 from data.discovery.listing import shown_names
-from data.settings import Count, Settings
+from data.settings import Bytes, Count, Settings
 from models.tables import TableConfig
 
 Decay = Literal["none", "linear", "cosine"]
@@ -139,6 +139,9 @@ class ShardingConfig(Settings):
     allow: tuple[ShardingType, ...] = Field(default=("table_wise", "row_wise", "table_row_wise"), min_length=1)
     """table_wise: one rank has the table. row_wise: its rows lie on all. table_row_wise: on the ranks of a node. A
     table with too few rows for every rank to get some is table_wise, whatever is allowed."""
+    memory: Bytes | None = Field(default=None, gt=0)
+    """Most that tables may take of a rank's memory, such as "40GB": weights and the optimizer's state, on its GPU; on a
+    CPU also the copy of both that a save makes. Left out, or more than that: 85 % of what there is."""
 
     replicas: int = Field(default=1, gt=0)
     """Copies of all tables, each spread over ranks / replicas ranks and trained by their samples: TorchRec's 2D

@@ -195,6 +195,7 @@ def test_people_get_tables(capsys: pytest.CaptureFixture[str]) -> None:
     ("arguments", "words"),
     [
         (["--world-size", "8"], "GiB more than 8 ranks of 'h100'"),
+        (["--world-size", "16", "--set", 'sharding.memory="40GB"'], "what would fit: a larger sharding.memory, or "),
         (["--world-size", "48"], "does not divide data.lanes = 128"),
         (["--world-size", "0"], "--world-size '0'"),
         (["--world-size", "8,x"], "--world-size '8,x'"),

@@ -80,6 +80,10 @@ TABLES = [table("big", 1 << 18, 4), table("small", 1 << 10, 4)]  # 4 MiB and 1 M
         (1, {"optimizer": {"sparse": {"name": "adagrad"}}}, 15, True, False),
         (1, {"tables": [entry | {"dtype": "float16"} for entry in TABLES]}, 8, True, True),
         (1, {"tables": [entry | {"dtype": "float16"} for entry in TABLES]}, 5, True, False),
+        (1, {"sharding": {"memory": "10MiB"}}, 64, True, False),
+        (1, {"sharding": {"memory": "11MiB"}}, 64, True, True),
+        (2, {"sharding": {"memory": "6MiB", "allow": ["row_wise"]}}, 64, True, True),
+        (2, {"sharding": {"memory": "5MiB", "allow": ["table_row_wise"]}}, 64, True, False),
         (2, {"sharding": {"allow": ["row_wise"]}}, 15, True, True),
         (2, {"sharding": {"allow": ["table_wise"]}}, 15, True, False),
     ],
@@ -95,7 +99,10 @@ def test_tables_fit_with_state_and_the_copy_of_a_save_or_are_refused(
     assert told == [told[0]] * size
     assert told[0].startswith(f"tables: they do not fit on {size} ranks: 'big' 0.0")
     assert ("the copy that a save makes" in told[0]) == saves
-    assert ('"row_wise" in sharding.allow' in told[0]) == ("sharding" in sections)
+    asked = sections.get("sharding", {})
+    assert ('"row_wise" in sharding.allow' in told[0]) == (asked.get("allow") == ["table_wise"])
+    assert ("; use a larger sharding.memory, or " in told[0]) == ("memory" in asked)
+    assert ("too little in all" in told[0]) == (asked.get("allow") != ["table_wise"])
     assert ('"rowwise_adagrad"' in told[0]) == ("optimizer" in sections)
     assert ('tables.dtype = "float16"' in told[0]) == ("tables" not in sections)
     assert "\n" not in told[0]
