@@ -173,6 +173,10 @@ BAD_CONFIG: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
         {"tables": [{"name": "user", "rows": 50, "dim": 8, "optimizer": {"name": "adam"}}, VIDEO_TABLE]},
         ("table 'user': optimizer.name = 'adam' needs a GPU",),
     ),
+    "a table in the host's memory, cached on a GPU that is not there": (
+        {"tables": [{"name": "user", "rows": 50, "dim": 8, "kernel": "fused_uvm_caching"}, VIDEO_TABLE]},
+        ("table 'user': kernel = 'fused_uvm_caching' needs a GPU, whose memory it spares; use 'fused'",),
+    ),
     "weight decay of tables on a CPU": (
         {"optimizer": {"sparse": {"weight_decay": 0.1}}},
         ("optimizer.sparse.weight_decay = 0.1 needs GPUs", "remove it"),

@@ -24,6 +24,7 @@ FREE_KEYS = (
     "data.bad_values_per_million",
     "sharding.allow",
     "tables.*.sharding",
+    "tables.*.kernel",
     "train.samples",
     "train.patience",
     "train.on_non_finite",

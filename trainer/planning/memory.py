@@ -10,6 +10,9 @@ from trainer.sharding.memory import FLOAT_BYTES, state_bytes, weight_bytes
 _BATCHES_IN_FLIGHT = 3
 """Of TrainPipelineSparseDist: one trains, one has its ids exchanged, one is copied."""
 
+_CACHED_SHARE = 0.2
+"""Of a table in the host's memory, on the GPU: what fbgemm and the planner take by themselves."""
+
 
 @dataclass(frozen=True)
 class RankMemory:
@@ -36,20 +39,27 @@ class RankMemory:
 
 @dataclass(frozen=True)
 class Saved:
-    """Bytes of a table's weights and optimizer state that each rank holds."""
+    """Bytes of tables' weights and optimizer state that each rank holds, wherever, and on its device."""
 
     weights: list[int]
     state: list[int]
+    weights_on_device: list[int]
+    state_on_device: list[int]
 
 
 def held_tables(tables: list[PlacedTable], size: int) -> Saved:
     """By rank."""
-    weights, state = [0] * size, [0] * size
+    held = Saved([0] * size, [0] * size, [0] * size, [0] * size)
     for table in tables:
+        is_on_device = table.kernel == "fused"
         for rank, rows in table.shards:
-            weights[rank] += weight_bytes(rows, table.shard_dim, table.dtype)
-            state[rank] += state_bytes(rows, table.shard_dim, table.optimizer)
-    return Saved(weights, state)
+            weights = weight_bytes(rows, table.shard_dim, table.dtype)
+            state = state_bytes(rows, table.shard_dim, table.optimizer)
+            held.weights[rank] += weights
+            held.state[rank] += state
+            held.weights_on_device[rank] += weights if is_on_device else int(weights * _CACHED_SHARE)
+            held.state_on_device[rank] += state if is_on_device else 0
+    return held
 
 
 def dense_bytes(work: Workload) -> int:
@@ -82,5 +92,5 @@ def rank_memory(
             batches=int(_BATCHES_IN_FLIGHT * (rows * values + load.ids * ID_BYTES)),
             copy=weights + state if is_cpu else 0,
         )
-        for weights, state, load in zip(held.weights, held.state, loads, strict=True)
+        for weights, state, load in zip(held.weights_on_device, held.state_on_device, loads, strict=True)
     ]

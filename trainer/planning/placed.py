@@ -9,7 +9,7 @@ from trainer.planning.topology import Cluster
 from trainer.planning.workload import ID_BYTES, Workload
 from trainer.sharding.memory import FLOAT_BYTES
 from trainer.sharding.options import FusedSharder
-from trainer.sharding.settings import SparseOptimizerName
+from trainer.sharding.settings import Kernel, SparseOptimizerName
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,7 @@ class PlacedTable:
     optimizer: SparseOptimizerName = "rowwise_adagrad"
     dtype: TableType = "float32"
     column_shards: int = 1
+    kernel: Kernel = "fused"
 
     @property
     def shard_dim(self) -> int:
@@ -67,6 +68,7 @@ def placed_tables(plan: ShardingPlan, sharder: FusedSharder) -> list[PlacedTable
                 optimizer=sharder.optimizer.of(table).name,
                 dtype=table.dtype,
                 column_shards=table.column_shards,
+                kernel=table.kernel,
             )
         )
     return placed

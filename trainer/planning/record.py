@@ -57,7 +57,7 @@ _NOTHING: Record = {
 
 
 def _table(placement: Placement) -> Record:
-    return {**asdict(placement), "ranks": list(placement.ranks), "kernel": "fused"}
+    return {**asdict(placement), "ranks": list(placement.ranks)}
 
 
 def _ranks(size: Size) -> list[Record]:

@@ -49,7 +49,7 @@ def placement_table(size: Size) -> Table:
         shown = str(ranks[0]) if len(ranks) == 1 else f"{ranks[0]}–{ranks[-1]}"
         cells = (f"{placement.rows:,}", str(placement.dim), gib(placement.bytes), shown)
         sharding = f"{placement.sharding} ({placement.note})" if placement.note else placement.sharding
-        table.add_row(placement.table, sharding, "fused", placement.dtype, *cells)
+        table.add_row(placement.table, sharding, placement.kernel, placement.dtype, *cells)
     return table
 
 

@@ -75,7 +75,7 @@ def ways_out(config: Config, need: Need, cluster: Cluster) -> list[str]:
     if need.largest <= room(cluster) // cluster.size or _SPLIT & set(config.sharding.allow):
         ways += _more_ranks(config, need, cluster)
     if cluster.device.type == "cuda" and need.whole <= cluster.size * cluster.budget.host // 2:
-        ways.append("the tables in the hosts' memory (UVM), which this program does not train yet")
+        ways.append('tables.kernel = "fused_uvm_caching", which keeps them in the hosts\' memory')
     return ways
 
 

@@ -10,6 +10,10 @@ def check_device(tables: tuple[ShardedTableConfig, ...], optimizer: SparseOptimi
         return
 
     for table in tables:
+        if table.kernel != "fused":
+            raise ConfigError(
+                f"table {table.name!r}: kernel = {table.kernel!r} needs a GPU, whose memory it spares; use 'fused'"
+            )
         if optimizer.of(table).name == "adam":
             where = f"table {table.name!r}: optimizer.name" if table.optimizer.name else "optimizer.sparse.name"
             raise ConfigError(f"{where} = 'adam' needs a GPU: fbgemm has no fused Adam for CPUs; use 'adagrad'")

@@ -5,7 +5,6 @@ from typing import Any, cast
 import torch
 from torch import nn
 from torchrec import EmbeddingBagCollection
-from torchrec.distributed.embedding_types import EmbeddingComputeKernel
 from torchrec.distributed.embeddingbag import EmbeddingBagCollectionSharder, ShardedEmbeddingBagCollection
 from torchrec.distributed.planner import Topology
 from torchrec.distributed.planner.enumerators import EmbeddingEnumerator
@@ -32,7 +31,7 @@ def torchrec_name(sharding: str) -> str:
 
 
 class FusedSharder(EmbeddingBagCollectionSharder):
-    """Offers the planner what any table may be placed by, on every device, each with the fused kernel only."""
+    """Offers the planner what any table may be placed by, on every device, each with its own kernel only."""
 
     def __init__(
         self,
@@ -75,8 +74,8 @@ class FusedSharder(EmbeddingBagCollectionSharder):
         return list(dict.fromkeys((*self.allow, FALLBACK, *self.named.values())))
 
     def compute_kernels(self, sharding_type: str, compute_device_type: str) -> list[str]:  # noqa: ARG002
-        """Fused: the optimizer runs in the backward pass."""
-        return [EmbeddingComputeKernel.FUSED.value]
+        """Fused, all of them: the optimizer runs in the backward pass."""
+        return list(dict.fromkeys(table.kernel for table in self.tables))
 
 
 class Enumerator(EmbeddingEnumerator):
@@ -117,16 +116,16 @@ class Enumerator(EmbeddingEnumerator):
             for shard in option.shards:
                 assert shard.storage is not None
                 rows, dim = shard.size
-                shard.storage += self._storage_beside(
-                    weight_bytes(rows, dim, table.dtype), state_bytes(rows, dim, optimizer)
-                )
+                weights, state = weight_bytes(rows, dim, table.dtype), state_bytes(rows, dim, optimizer)
+                shard.storage += self._storage_beside(table, weights, state)
 
         return chosen
 
-    def _storage_beside(self, weights: int, state: int) -> Storage:
+    def _storage_beside(self, table: ShardedTableConfig, weights: int, state: int) -> Storage:
         """Bytes beside a shard's weights: the optimizer's state, and the host's copy of both that a save makes."""
         copy = weights + state if self._saves else 0
-        return Storage(hbm=state, ddr=copy) if self._on_gpu else Storage(hbm=0, ddr=state + copy)
+        is_on_gpu = self._on_gpu and table.kernel == "fused"
+        return Storage(hbm=state, ddr=copy) if is_on_gpu else Storage(hbm=0, ddr=state + copy)
 
 
 def _fills_all_shards(option: ShardingOption) -> bool:
@@ -137,6 +136,6 @@ def _constraints(table: ShardedTableConfig) -> ParameterConstraints:
     named = None if table.sharding == "auto" else [torchrec_name(table.sharding)]
     return ParameterConstraints(
         sharding_types=named,
-        compute_kernels=[EmbeddingComputeKernel.FUSED.value],
+        compute_kernels=[table.kernel],
         min_partition=table.dim // table.column_shards if table.column_shards > 1 else None,
     )

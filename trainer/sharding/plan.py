@@ -9,7 +9,6 @@ from typing import cast
 
 import torch.distributed as dist
 from torch import nn
-from torchrec.distributed.embedding_types import EmbeddingComputeKernel
 from torchrec.distributed.planner import EmbeddingShardingPlanner
 from torchrec.distributed.planner.storage_reservations import FixedPercentageStorageReservation
 from torchrec.distributed.planner.types import KernelConfig, PlannerError, TopologyFactory, TrainerConfig
@@ -22,7 +21,7 @@ from trainer.distributed.world import World
 from trainer.errors import ConfigError
 from trainer.sharding.memory import Budget, describe_lack, table_budget, weight_bytes
 from trainer.sharding.options import Enumerator, FusedSharder
-from trainer.sharding.settings import FALLBACK, ShardedTableConfig
+from trainer.sharding.settings import FALLBACK, Kernel, ShardedTableConfig
 
 
 @dataclass(frozen=True)
@@ -39,6 +38,7 @@ class Placement:
     note: str = ""
     """Why it lies as `sharding.allow` does not say."""
     dtype: TableType = "float32"
+    kernel: Kernel = "fused"
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,7 @@ def placements(plan: ShardingPlan, sharder: FusedSharder, rows_held: dict[str, i
         entry = module_plan[key]  # type: ignore[index]
         kernel = entry.compute_kernel
         sharding = entry.sharding_type
-        assert kernel == EmbeddingComputeKernel.FUSED.value, f"{table.name}: kernel {kernel}"
+        assert kernel == table.kernel, f"{table.name}: kernel {kernel}"
         is_asked = sharder.may_place(key, sharding)
         assert is_asked or (table.sharding == "auto" and sharding == FALLBACK), f"{table.name}: sharding {sharding}"
         _check_shards(table, entry.sharding_spec.shards, rows_held[table.name])
@@ -139,6 +139,7 @@ def placements(plan: ShardingPlan, sharder: FusedSharder, rows_held: dict[str, i
                 ranks=tuple(entry.ranks or ()),
                 bytes=weight_bytes(table.rows, table.dim, table.dtype),
                 dtype=table.dtype,
+                kernel=table.kernel,
                 note="" if is_asked else "too few rows to split",
             )
         )

@@ -15,6 +15,7 @@ from models.tables import TableConfig
 Decay = Literal["none", "linear", "cosine"]
 ShardingType = Literal["table_wise", "row_wise", "table_row_wise"]
 ColumnShardingType = Literal["column_wise", "table_column_wise", "grid"]
+Kernel = Literal["fused", "fused_uvm_caching"]
 SparseOptimizerName = Literal["rowwise_adagrad", "adagrad", "adam", "sgd"]
 FALLBACK: ShardingType = "table_wise"
 """Fits a table of any number of rows."""
@@ -41,6 +42,9 @@ class ShardedTableConfig(TableConfig):
     column_shards: int = Field(default=1, gt=0)
     """Parts of the columns, for a sharding that splits them. With rowwise_adagrad every part keeps a state of its own:
     another algorithm, the same on any ranks, whose checkpoints only go on with as many parts."""
+    kernel: Kernel = "fused"
+    """fused: the table lies where it is trained. fused_uvm_caching, for GPUs: in the host's memory, and a fifth of it
+    on the GPU as a cache. The same algorithm; may change between starts."""
     optimizer: TableOptimizerConfig = TableOptimizerConfig()
     """What this table has otherwise than `[optimizer.sparse]`."""
 

@@ -99,6 +99,22 @@ def test_what_is_too_big_says_by_how_much_and_what_would_fit() -> None:
     assert isinstance(_sized(16), Size)  # as it says
 
 
+def test_tables_in_the_hosts_memory_are_advised_where_they_fit() -> None:
+    config = load_config(INDUSTRIAL)
+    cluster = Cluster(GPUS["h100"], 8, 8)
+    found = size_training(config, workload_of(config, []), cluster)
+    assert isinstance(found, TooBig)
+    assert any(way.startswith('tables.kernel = "fused_uvm_caching"') for way in found.ways)
+    tables = tuple(table.model_copy(update={"kernel": "fused_uvm_caching"}) for table in config.tables)
+    in_hosts = config.model_copy(update={"tables": tables})
+    result = size_training(in_hosts, workload_of(in_hosts, []), cluster)
+    assert isinstance(result, Size)
+    weights = sum(4 * table.rows * table.dim for table in tables)
+    assert sum(memory.tables for memory in result.memory) == pytest.approx(0.2 * weights, rel=1e-3)
+    assert {placement.kernel for placement in result.placements} == {"fused_uvm_caching"}
+    assert sum(result.host_copy) > weights
+
+
 def test_float16_is_advised_where_it_fits() -> None:
     config = load_config(INDUSTRIAL)
     cluster = Cluster(GPUS["h100"], 8, 8)
