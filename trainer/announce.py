@@ -19,7 +19,8 @@ def announce(inputs: Inputs, loaded: Loaded, log: TrainLog) -> None:
     placements = loaded.sharded.placements
     log.describe(placements)
     log.print(plan_table(placements))
-    for text in algorithm_remarks(inputs.config.tables, inputs.config.optimizer.sparse):
+    config = inputs.config
+    for text in algorithm_remarks(config.tables, config.optimizer.sparse, config.sharding.communication):
         log.print(text)
 
     num_parameters = sum(parameter.numel() for parameter in loaded.head.parameters())

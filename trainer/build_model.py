@@ -61,7 +61,7 @@ def _same_sums_after_a_resume() -> DefaultDataParallelWrapper:
 
 def build_sharded_model(config: Config, world: World, total_samples: int, *, saves: bool = True) -> ShardedModel:
     """Plans, shards and initialises the model; `saves`: it will be saved. Collective: call on all ranks."""
-    check_device(config.tables, config.optimizer.sparse, world.device.type)
+    check_device(config.tables, config.optimizer.sparse, config.sharding, world.device.type)
     if config.train.precision == "bf16" and world.device.type != "cuda":
         raise ConfigError("train.precision = 'bf16' needs a GPU; use 'float32' on a CPU")
 

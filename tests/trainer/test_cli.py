@@ -177,6 +177,10 @@ BAD_CONFIG: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
         {"tables": [{"name": "user", "rows": 50, "dim": 8, "kernel": "fused_uvm_caching"}, VIDEO_TABLE]},
         ("table 'user': kernel = 'fused_uvm_caching' needs a GPU, whose memory it spares; use 'fused'",),
     ),
+    "bfloat16 between ranks on CPUs": (
+        {"sharding": {"communication": "bfloat16"}},
+        ("sharding.communication = 'bfloat16' needs GPUs", "use 'float16'"),
+    ),
     "weight decay of tables on a CPU": (
         {"optimizer": {"sparse": {"weight_decay": 0.1}}},
         ("optimizer.sparse.weight_decay = 0.1 needs GPUs", "remove it"),

@@ -23,6 +23,7 @@ FREE_KEYS = (
     "data.on_bad_value",
     "data.bad_values_per_million",
     "sharding.allow",
+    "sharding.memory",
     "tables.*.sharding",
     "tables.*.kernel",
     "train.samples",
@@ -38,7 +39,7 @@ FREE_KEYS = (
 
 _LEARNING = re.compile(
     r"optimizer\.(dense|sparse)\.(learning_rate|warmup_samples|decay|decay_to|weight_decay)"
-    r"|tables\.\d+\.optimizer\.learning_rate|sharding\.(replicas|replica_sync_samples)"
+    r"|tables\.\d+\.optimizer\.learning_rate|sharding\.(communication|replicas|replica_sync_samples)"
     r"|optimizer\.dense\.clip_norm|tasks\.\d+\.weight|model\.dropout"
 )
 """May change when that is asked for (`adatt train --allow-change KEY`): how the same weights go on to learn."""

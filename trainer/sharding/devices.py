@@ -1,10 +1,15 @@
 """What of a table's training needs a GPU."""
 
 from trainer.errors import ConfigError
-from trainer.sharding.settings import ShardedTableConfig, SparseOptimizerConfig
+from trainer.sharding.settings import ShardedTableConfig, ShardingConfig, SparseOptimizerConfig
 
 
-def check_device(tables: tuple[ShardedTableConfig, ...], optimizer: SparseOptimizerConfig, device_type: str) -> None:
+def check_device(
+    tables: tuple[ShardedTableConfig, ...],
+    optimizer: SparseOptimizerConfig,
+    sharding: ShardingConfig,
+    device_type: str,
+) -> None:
     """Raises ConfigError, which names the table, if such devices cannot train one."""
     if device_type == "cuda":
         return
@@ -17,6 +22,9 @@ def check_device(tables: tuple[ShardedTableConfig, ...], optimizer: SparseOptimi
         if optimizer.of(table).name == "adam":
             where = f"table {table.name!r}: optimizer.name" if table.optimizer.name else "optimizer.sparse.name"
             raise ConfigError(f"{where} = 'adam' needs a GPU: fbgemm has no fused Adam for CPUs; use 'adagrad'")
+
+    if sharding.communication == "bfloat16":
+        raise ConfigError("sharding.communication = 'bfloat16' needs GPUs: gloo does not add it up; use 'float16'")
 
     if optimizer.weight_decay:
         raise ConfigError(

@@ -12,6 +12,7 @@ from torchrec.distributed.planner.types import ParameterConstraints, ShardingOpt
 from torchrec.distributed.types import ModuleSharder, ParameterSharding, ShardingEnv
 
 from models.tables import table_key
+from trainer.sharding.communication import codecs
 from trainer.sharding.memory import state_bytes, weight_bytes
 from trainer.sharding.optimizers import fused_params
 from trainer.sharding.settings import (
@@ -40,7 +41,7 @@ class FusedSharder(EmbeddingBagCollectionSharder):
         optimizer: SparseOptimizerConfig,
         global_batch_size: int,
     ) -> None:
-        super().__init__()
+        super().__init__(qcomm_codecs_registry=codecs(sharding.communication, global_batch_size))
         self.tables = tables
         self.allow = sharding.allow
         self.memory = sharding.memory

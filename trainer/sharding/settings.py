@@ -15,6 +15,7 @@ from models.tables import TableConfig
 Decay = Literal["none", "linear", "cosine"]
 ShardingType = Literal["table_wise", "row_wise", "table_row_wise"]
 ColumnShardingType = Literal["column_wise", "table_column_wise", "grid"]
+Communication = Literal["float32", "float16", "bfloat16"]
 Kernel = Literal["fused", "fused_uvm_caching"]
 SparseOptimizerName = Literal["rowwise_adagrad", "adagrad", "adam", "sgd"]
 FALLBACK: ShardingType = "table_wise"
@@ -153,6 +154,9 @@ class ShardingConfig(Settings):
     replica_sync_samples: Count | None = Field(default=None, gt=0)
     """Samples, over all ranks, between two averagings of the copies. They are averaged too before anything is
     evaluated, logged or saved. None: after every batch."""
+    communication: Communication = "float32"
+    """In what embeddings and their gradients travel between ranks. float16, or bfloat16 on GPUs: half the bytes, and
+    rounded on the way, so that it is another algorithm on each number of ranks above 1."""
 
     @field_validator("allow", mode="before")
     @classmethod
@@ -167,7 +171,9 @@ class ShardingConfig(Settings):
         return tuple(value) if isinstance(value, list) else value
 
 
-def algorithm_remarks(tables: tuple[ShardedTableConfig, ...], optimizer: SparseOptimizerConfig) -> list[str]:
+def algorithm_remarks(
+    tables: tuple[ShardedTableConfig, ...], optimizer: SparseOptimizerConfig, communication: Communication = "float32"
+) -> list[str]:
     """What is trained by another algorithm than the name of the optimizer says, a line for each table."""
     remarks = [
         f"table {table.name!r} is trained by another algorithm: each of the {table.column_shards} column shards keeps "
@@ -180,5 +186,9 @@ def algorithm_remarks(tables: tuple[ShardedTableConfig, ...], optimizer: SparseO
         remarks.append(
             f"float16 weights: {shown_names(halves, 5)}; updates are rounded to the nearest, alike on any ranks, and "
             "those below 1/4096 of a weight may be lost"
+        )
+    if communication != "float32":
+        remarks.append(
+            f"embeddings and their gradients travel between ranks as {communication}: rounded, otherwise on other ranks"
         )
     return remarks
