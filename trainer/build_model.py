@@ -65,7 +65,7 @@ def build_sharded_model(config: Config, world: World, total_samples: int, *, sav
     if config.train.precision == "bf16" and world.device.type != "cuda":
         raise ConfigError("train.precision = 'bf16' needs a GPU; use 'float32' on a CPU")
 
-    ranks = ranks_of_copy(config.sharding, world)
+    ranks = ranks_of_copy(config.sharding, Ranks(world.size, world.local_size, world.device.type))
     held = rows_held(config.tables, ranks.size, ranks.local_size)
     ranker = build_model(config, torch.device("meta"), held)
     global_batch_size = config.data.global_batch_size

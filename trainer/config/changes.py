@@ -50,7 +50,6 @@ _REASONS = {
     "tables": "their rows and state fit no other",
     "tasks": "it decides what is learned",
     "model": "the head's weights fit no other",
-    "sharding": "copies of the tables are averaged by it",
     "optimizer": "its state fits no other",
     "init": "the run has begun from it",
 }

@@ -7,6 +7,7 @@ from torchrec.distributed.planner.types import PlannerError
 
 from trainer.build_model import build_model
 from trainer.config.run_config import Config
+from trainer.planning.copies import copies_of
 from trainer.planning.memory import RankMemory, checkpoint_bytes, held_tables, rank_memory
 from trainer.planning.placed import PlacedTable, RankLoad, placed_tables, rank_loads
 from trainer.planning.prediction import StepParts, predict_step
@@ -98,30 +99,34 @@ class TooBig:
 
 def size_training(config: Config, work: Workload, cluster: Cluster) -> Size | TooBig:
     """By the planner that a training on such ranks would ask, on tables without memory."""
-    rows_of_tables = rows_held(config.tables, cluster.size, cluster.ranks.local_size)
+    copies = copies_of(config, cluster, work)
+    copy = copies.cluster
+    rows_of_tables = rows_held(config.tables, copy.size, copy.local_size)
     ranker = build_model(config, torch.device("meta"), rows_of_tables)
     sharder = FusedSharder(config.tables, config.sharding, config.optimizer.sparse, config.data.global_batch_size)
     rows = config.data.global_batch_size // cluster.size
     try:
-        plan = spread_tables(ranker, sharder, cluster.ranks, cluster.budget, rows, saves=True)
+        plan = spread_tables(ranker, sharder, copy.ranks, cluster.budget, rows, saves=True)
     except PlannerError:
         need = need_of(config)
         return TooBig(cluster, lack(config, need, cluster), ways_out(config, need, cluster))
 
     tables = placed_tables(plan, sharder)
-    loads = rank_loads(tables, work, cluster)
-    held = held_tables(tables, cluster.size)
-    parts, seconds = predict_step(tables, work, cluster)
-    copies = [weights + state for weights, state in zip(held.weights, held.state, strict=True)]
+    loads = rank_loads(tables, copies.work, copy)
+    held = held_tables(tables, copy.size)
+    parts, seconds = predict_step(tables, work, cluster, copies)
+    host_copy = [weights + state for weights, state in zip(held.weights, held.state, strict=True)]
+    if cluster.device.type == "cpu":
+        host_copy = [0] * copy.size
 
     return Size(
         cluster=cluster,
         work=work,
         placements=placements(plan, sharder, rows_of_tables),
         tables=tables,
-        loads=loads,
-        memory=rank_memory(held, loads, tables, work, cluster),
-        host_copy=copies if cluster.device.type == "cuda" else [0] * cluster.size,
+        loads=copies.on_all_ranks(loads),
+        memory=copies.on_all_ranks(rank_memory(held, loads, tables, copies.work, copy)),
+        host_copy=copies.on_all_ranks(host_copy),
         parts=parts,
         step_seconds=seconds,
         checkpoint_bytes=checkpoint_bytes(held, work),

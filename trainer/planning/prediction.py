@@ -8,6 +8,7 @@
     update       gradients read, rows read and written                   the busiest rank
     optimizer    bytes of dense weights, gradients and state
     overhead     launches and Python
+    averaging    weights and state of the fullest rank, in a ring over the copies of the tables
 
 All ranks wait for the slowest in every exchange, so that the busiest rank counts. It is a model and no measurement: of
 rows that meet the same ids, caches, stragglers and congestion it knows nothing.
@@ -15,7 +16,9 @@ rows that meet the same ids, caches, stragglers and congestion it knows nothing.
 
 from dataclasses import dataclass, fields
 
+from trainer.planning.copies import Copies
 from trainer.planning.devices import Device
+from trainer.planning.memory import held_tables
 from trainer.planning.placed import PlacedTable, RankLoad, id_bytes, rank_loads, received
 from trainer.planning.topology import Cluster
 from trainer.planning.workload import ID_BYTES, Workload
@@ -39,6 +42,8 @@ class StepParts:
     update: float
     optimizer: float
     overhead: float
+    averaging: float = 0.0
+    """Of the copies of the tables, spread over the steps between two of them."""
 
     def as_dict(self) -> dict[str, float]:
         """By name."""
@@ -51,20 +56,24 @@ class StepParts:
         return max(parts, key=lambda name: parts[name])
 
 
-def predict_step(tables: list[PlacedTable], work: Workload, cluster: Cluster) -> tuple[StepParts, float]:
-    """The parts of a step, and seconds of the whole."""
-    loads = rank_loads(tables, work, cluster)
+def predict_step(
+    tables: list[PlacedTable], work: Workload, cluster: Cluster, copies: Copies | None = None
+) -> tuple[StepParts, float]:
+    """The parts of a step, and seconds of the whole; `tables` are placed on the ranks of one copy."""
+    copies = copies or Copies(1, cluster, work, 1.0)
+    loads = rank_loads(tables, copies.work, copies.cluster)
     device = cluster.device
     rows = work.global_batch_size / cluster.size
     parts = StepParts(
         reading=reading_seconds(work, rows, device),
         lookup=max(lookup_seconds(load, device) for load in loads),
-        exchange=exchange_seconds(loads, tables, work, cluster),
+        exchange=exchange_seconds(loads, tables, copies.work, copies.cluster),
         head=head_seconds(work, rows, device),
         all_reduce=all_reduce_seconds(work.head.parameters * FLOAT_BYTES, cluster),
         update=max(update_seconds(load, device) for load in loads),
         optimizer=optimizer_seconds(work, device),
         overhead=device.step_seconds,
+        averaging=averaging_seconds(tables, cluster, copies),
     )
     return parts, step_seconds(parts, device)
 
@@ -76,7 +85,7 @@ def step_seconds(parts: StepParts, device: Device) -> float:
 
     exposed = max(0.0, parts.all_reduce - parts.head * _BACKWARD_SHARE)
     on_device = parts.lookup + parts.exchange + parts.head + exposed + parts.update + parts.optimizer + parts.overhead
-    return max(parts.reading, on_device)
+    return max(parts.reading, on_device + parts.averaging)
 
 
 def reading_seconds(work: Workload, rows: float, device: Device) -> float:
@@ -138,6 +147,16 @@ def all_reduce_seconds(gradient_bytes: float, cluster: Cluster) -> float:
     moved = 2 * gradient_bytes * (cluster.size - 1) / cluster.size
     between = moved / cluster.local_size if cluster.nodes > 1 else 0.0
     return transfer_seconds(moved, between, cluster)
+
+
+def averaging_seconds(tables: list[PlacedTable], cluster: Cluster, copies: Copies) -> float:
+    """Of weights and optimizer state of the fullest rank, in a ring over the copies, which are on one node."""
+    if copies.number == 1:
+        return 0.0
+    held = held_tables(tables, copies.cluster.size)
+    fullest = max(weights + state for weights, state in zip(held.weights, held.state, strict=True))
+    moved = 2 * fullest * (copies.number - 1) / copies.number
+    return transfer_seconds(moved, 0.0, cluster) / copies.steps
 
 
 def optimizer_seconds(work: Workload, device: Device) -> float:

@@ -23,6 +23,12 @@ def check_device(
             where = f"table {table.name!r}: optimizer.name" if table.optimizer.name else "optimizer.sparse.name"
             raise ConfigError(f"{where} = 'adam' needs a GPU: fbgemm has no fused Adam for CPUs; use 'adagrad'")
 
+    if sharding.replicas > 1:
+        raise ConfigError(
+            f"sharding.replicas = {sharding.replicas} needs GPUs: TorchRec's DMPCollection, which averages copies of "
+            "the tables, runs on no CPU; use 1"
+        )
+
     if sharding.communication == "bfloat16":
         raise ConfigError("sharding.communication = 'bfloat16' needs GPUs: gloo does not add it up; use 'float16'")
 

@@ -8,7 +8,7 @@ Each copy is trained by the samples of its own ranks; the copies are averaged, o
 clock. Ranks with the same part of a table are neighbours, on one node. A checkpoint holds one copy.
 """
 
-import logging
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
@@ -30,12 +30,16 @@ class Averaging(NamedTuple):
     """When the copies are averaged."""
 
     model: DMPCollection
+    batch: int
+    """Samples of a global batch."""
     due: Due | None
     """None: after every step."""
 
-    def after_step(self, samples: int, *, at_rest: bool) -> None:
-        """Averages if it is due at `samples`, or if the model is to be evaluated or saved. Collective."""
-        if at_rest or self.due is None or self.due(samples):
+    def after_step(self, begin: int, *, at_rest: bool) -> None:
+        """Averages if that is due after the batch that begins at `begin` samples, or the model is to be evaluated or
+        saved. Collective.
+        """
+        if at_rest or self.due is None or self.due(begin + self.batch):
             self.model.sync()
 
 
@@ -61,25 +65,18 @@ def _place(rank: int, device: torch.device) -> _remote_device:
     return _remote_device(f"rank:{rank}/{device}")
 
 
-def ranks_of_copy(config: ShardingConfig, world: World) -> Ranks:
-    """The ranks that a copy of the tables is spread over; raises ConfigError where there can be no such copies."""
-    replicas = config.replicas
-    if replicas > 1 and world.device.type != "cuda":
+def ranks_of_copy(config: ShardingConfig, ranks: Ranks) -> Ranks:
+    """The ranks that a copy of the tables is spread over; raises ConfigError if they cannot be alike."""
+    if ranks.local_size % config.replicas:
         raise ConfigError(
-            f"sharding.replicas = {replicas} needs GPUs: TorchRec's DMPCollection, which averages copies of the "
-            "tables, runs on no CPU; use 1"
+            f"sharding.replicas = {config.replicas} does not divide the {ranks.local_size} ranks of a node, on which "
+            "the same part of each copy lies; use a divisor"
         )
-    if world.local_size % replicas:
-        raise ConfigError(
-            f"sharding.replicas = {replicas} does not divide the {world.local_size} ranks of a node, on which the "
-            "same part of each copy lies; use a divisor"
-        )
-    return Ranks(world.size // replicas, world.local_size // replicas, world.device.type)
+    return replace(ranks, size=ranks.size // config.replicas, local_size=ranks.local_size // config.replicas)
 
 
 def copies_of_tables(parts: dict[str, Any], world: World, ranks: Ranks) -> DMPCollection:
     """The sharded model from the arguments of TorchRec's DistributedModelParallel, in copies on `ranks` each."""
-    logging.getLogger("torchrec.distributed.model_parallel").setLevel(logging.ERROR)  # it warns of its own groups
     return DMPCollection(
         world_size=world.size,
         sharding_group_size=ranks.size,
@@ -92,4 +89,4 @@ def copies_of_tables(parts: dict[str, Any], world: World, ranks: Ranks) -> DMPCo
 def averaging(model: DMPCollection, config: ShardingConfig, batch: int, end: int) -> Averaging:
     """When the copies in `model` are averaged in a training to `end` samples."""
     every = config.replica_sync_samples
-    return Averaging(model, None if every is None else Due(batch=batch, end=end, every=every))
+    return Averaging(model, batch, None if every is None else Due(batch=batch, end=end, every=every))

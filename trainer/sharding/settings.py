@@ -147,7 +147,6 @@ class ShardingConfig(Settings):
     memory: Bytes | None = Field(default=None, gt=0)
     """Most that tables may take of a rank's memory, such as "40GB": weights and the optimizer's state, on its GPU; on a
     CPU also the copy of both that a save makes. Left out, or more than that: 85 % of what there is."""
-
     replicas: int = Field(default=1, gt=0)
     """Copies of all tables, each spread over ranks / replicas ranks and trained by their samples: TorchRec's 2D
     parallelism, for GPUs. Embeddings travel among fewer ranks; each number of copies is another algorithm."""
