@@ -57,13 +57,14 @@ class Store:
                 continue
             self.client.download_file(BUCKET, entry["Key"], str(folder / Path(entry["Key"]).name))
 
-    def go_down(self, *, at: str = "") -> None:
-        """From here on answers badly to all, or to requests for objects whose path holds `at`."""
+    @contextmanager
+    def away(self, at: str) -> Iterator[None]:
+        """Context in which each request for an object whose path holds `at` fails."""
         self._down.write_text(at)
-
-    def come_back(self) -> None:
-        """Answers well again."""
-        self._down.unlink()
+        try:
+            yield
+        finally:
+            self._down.unlink()
 
     def names(self, prefix: str = "") -> list[str]:
         """All objects below a prefix."""

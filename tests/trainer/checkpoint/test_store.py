@@ -85,7 +85,7 @@ def _codes(ended: list[Ended]) -> list[int]:
 
 
 def test_a_life_without_a_shared_folder(dataset: Path, store: Store, tmp_path: Path) -> None:
-    """Killed, resumed on nodes that have seen nothing, audited, evaluated, begun with: as if on one disk."""
+    """Killed inside a save, resumed on nodes that have seen nothing, audited, evaluated, begun with: as on one disk."""
     place = f"s3://{BUCKET}/life"
     on_disk = _config(dataset, tmp_path, None)
     disk = tmp_path / "disk"
@@ -96,6 +96,7 @@ def test_a_life_without_a_shared_folder(dataset: Path, store: Store, tmp_path: P
     config = _config(dataset, tmp_path, place)
     port = free_port()
     with ExitStack() as stack:
+        stack.enter_context(store.away(f"life/{OLDER}/state.json"))
         ranks = [
             stack.enter_context(
                 started_command(
@@ -106,16 +107,20 @@ def test_a_life_without_a_shared_folder(dataset: Path, store: Store, tmp_path: P
             )
             for rank in range(2)
         ]
-        ranks[0].wait_until(lambda: "life/512/state.json" in store.names("life/512/"))
+        ranks[0].wait_until(lambda: len([name for name in store.names(f"life/{OLDER}/") if "distcp" in name]) == 2)
         for rank in ranks:
             rank.signal(signal.SIGKILL)
             rank.end()
+    half = store.names(f"life/{OLDER}/")
+    assert f"life/{OLDER}/state.json" not in half
     assert not (tmp_path / "node-1").exists()
 
     resumed = _train(config, store, tmp_path / "node-2", tmp_path / "node-3")
     assert _codes(resumed) == [0, 0], resumed[0].err
     run = tmp_path / "node-2"
     assert "has the records of this run from checkpoint.dir" in resumed[0].err
+    assert "resumed at 512 of" in resumed[0].out
+    assert not {*half} & {*store.names(f"life/{OLDER}/")}
     assert not (tmp_path / "node-3").exists()
     assert not (run / "checkpoints").exists()
     assert _losses(run) == _losses(disk)
@@ -316,20 +321,14 @@ def test_a_store_that_is_away_costs_a_save_and_the_end_is_told(dataset: Path, st
     """Each request for the second checkpoint fails, then those for the last: training goes on, and is resumed."""
     prefix = "away"
     config = _config(dataset, tmp_path, f"s3://{BUCKET}/{prefix}")
-    store.go_down(at=f"{prefix}/{OLDER}")
-    try:
+    with store.away(f"{prefix}/{OLDER}"):
         first = _train(config, store, tmp_path / "a", tmp_path / "b")
-    finally:
-        store.come_back()
     assert _codes(first) == [0, 0], first[0].err
     assert f"{prefix}/{OLDER}: not saved" in " ".join(first[0].out.split())
 
     config = _config(dataset, tmp_path, f"s3://{BUCKET}/{prefix}", train={"samples": 2_048})
-    store.go_down(at=f"{prefix}/2048")
-    try:
+    with store.away(f"{prefix}/2048"):
         second = _train(config, store, tmp_path / "a", tmp_path / "b")
-    finally:
-        store.come_back()
     assert _codes(second) == [1, 1]
     assert f"{prefix}/2048: not saved" in second[0].err
 
