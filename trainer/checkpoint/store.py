@@ -137,14 +137,14 @@ class StoreFolder(CheckpointFolder):
 
     @override
     def set_aside(self, name: str) -> None:
-        with _saving(self.where(name, BROKEN_FILE)):
+        with answering(self.where(name, BROKEN_FILE)):
             self.files.write(f"{name}/{BROKEN_FILE}", self.files.read(f"{name}/{STATE_FILE}"))
             self.files.delete(f"{name}/{STATE_FILE}")
         self._seen.discard(name)
 
     @override
     def remove_unfinished(self) -> None:
-        with _saving(self.where()):
+        with answering(self.where()):
             folders = self._folders()
             complete = self.files.existing([f"{name}/{file}" for name in folders for file in (STATE_FILE, BROKEN_FILE)])
             for name in set(folders) - {path.partition("/")[0] for path in complete}:
