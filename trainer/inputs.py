@@ -13,7 +13,7 @@ from functools import partial
 from data.reading import Reading
 from data.statistics import measure
 from trainer.batches import open_stream
-from trainer.checkpoint.places import check_places, checkpoint_folder, run_copy
+from trainer.checkpoint.places import check_place, checkpoint_folder, run_copy
 from trainer.checkpoint.run_copy import RunCopy
 from trainer.config.compatibility import Change, differences
 from trainer.config.measured import complete, complete_from, is_complete, odd_columns, with_block_rows
@@ -36,6 +36,7 @@ from trainer.evaluation.by_value import check_first_values
 from trainer.growth.known_data import known_data
 from trainer.run.directory import RunDirectory
 from trainer.run.origin import Origin, origin_of
+from trainer.run.shared_storage import check_shared
 from trainer.run.vocabularies import find_vocabularies, kept_vocabularies, with_digests
 from trainer.warm_start.source import Source, check_kinds, grown_vocabularies, inherited, open_source
 
@@ -75,10 +76,12 @@ def check_inputs(config: Config, world: World, watchdog: HangWatchdog, lock: Exi
     watchdog.beat("reading of the datasets")
     check_lanes(config, world)
     run = RunDirectory(config.run.dir)
-    check_places(run, config, world)
+    check_clocks(world)
+    check_place(config, world)
     records = run_copy(run, config)
     run_exists, changes = world.on_rank_zero(partial(_check_folder, run, config, records, lock))
-    check_clocks(world)
+    if records is None or config.run.trace:
+        check_shared(run.path, world)
 
     train, test, accepted = _open_datasets(config, world, run)
     source = None

@@ -33,14 +33,12 @@ def run_copy(run: RunDirectory, config: Config) -> RunCopy | None:
     return None if place is None else RunCopy(StoredFiles(place, _KEY), run)
 
 
-def check_places(run: RunDirectory, config: Config, world: World) -> None:
-    """Raises an ExpectedError, or a RunError where a store does not answer, if ranks cannot use what they must share.
+def check_place(config: Config, world: World) -> None:
+    """Raises an ExpectedError, or a RunError where a store does not answer, if not all ranks can use `checkpoint.dir`.
 
-    That is run.dir, or only `checkpoint.dir` where that is set, unless all ranks write traces. Collective.
+    Collective: call on all ranks.
     """
     place = config.checkpoint.dir
-    if place is None or config.run.trace:
-        check_shared(run.path, world)
     if place is None:
         return
 

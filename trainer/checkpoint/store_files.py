@@ -22,6 +22,9 @@ from data.storage.stored_files import StoredFiles
 from trainer.checkpoint.safe_load import METADATA_FILE
 from trainer.checkpoint.state import FileRecord
 
+_WRITE_SECONDS = 300
+"""After which what could not be sent is not sent once more."""
+
 
 class StoreFileSystem(FileSystemBase):
     """Paths are names below the URI of `files`."""
@@ -104,7 +107,7 @@ class StoreWriter(FileSystemWriter):
     def write_data(self, plan: SavePlan, planner: SavePlanner) -> Future[list[WriteResult]]:
         """As on a disk; all of this rank's once more where a part of it could not be sent."""
         write = super().write_data
-        return retried(self._files.filesystem, lambda: write(plan, planner))
+        return retried(self._files.filesystem, lambda: write(plan, planner), _WRITE_SECONDS)
 
     @override
     def finish(self, metadata: Metadata, results: list[list[WriteResult]]) -> None:
