@@ -111,6 +111,15 @@ def missing_tools(packages: Mapping[str, Iterable[str]]) -> str | None:
     return None
 
 
+def refused(*command: str) -> str | None:
+    """Why this machine does not let a command run which makes namespaces; None where it does."""
+    try:
+        run(*command, "true")
+    except (OSError, subprocess.SubprocessError) as error:
+        return f"this machine gives no namespaces: {_reason(error)}"
+    return None
+
+
 def skip(reason: str) -> int:
     """The exit code of a check that this machine cannot run, after saying why."""
     sys.stdout.write(f"skipped: {reason}\n")

@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.checks import Table, end_on_sigterm, missing_tools, rows_once, run, skip, wait_until
+from tests.checks import Table, end_on_sigterm, missing_tools, refused, rows_once, run, skip, wait_until
 from tests.code_shape import PACKAGES
 from tests.image.build import (
     HOME,
@@ -60,7 +60,7 @@ touch /tmp/written /adatt/runs/written && rm /adatt/runs/written
 def main() -> int:
     """The exit code."""
     end_on_sigterm()
-    if reason := missing_tools(TOOLS):
+    if reason := missing_tools(TOOLS) or refused("unshare", "--mount"):
         return skip(reason)
 
     caches = os.environ.get("XDG_CACHE_HOME") or "~/.cache"

@@ -77,7 +77,7 @@ class Engine:
         for name in WRITABLE:
             folder = self.folder / name
             folder.mkdir()
-            folder.chmod(0o700)
+            folder.chmod(0o755)
             run("chown", f"{self.user}:{self.user}", folder)
 
     @contextmanager

@@ -9,7 +9,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tests.checks import Table, end_on_sigterm, missing_tools, run, skip
+from tests.checks import Table, end_on_sigterm, missing_tools, refused, run, skip
 from tests.slurm.cluster import KILL_WAIT_SECONDS, NAMESPACES, Cluster, inside_namespaces
 from tests.slurm.jobs import Jobs
 
@@ -26,17 +26,9 @@ DATA = ("synth", "datasets/quickstart", "--samples", "1M", "--test-samples", "2k
 def main() -> int:
     """The exit code."""
     end_on_sigterm()
-    if reason := missing_tools(TOOLS) or _lacks_namespaces():
+    if reason := missing_tools(TOOLS) or refused(*NAMESPACES):
         return skip(reason)
     return inside_namespaces(_check)
-
-
-def _lacks_namespaces() -> str | None:
-    try:
-        run(*NAMESPACES, "true")
-    except OSError as error:
-        return f"namespaces cannot be made here: {error}"
-    return None
 
 
 def _check() -> int:
