@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed-$(DEVICE)
 TORCHREC := $(shell sed -n 's/^ *\(torchrec==.*\)/\1/p' setup.cfg)
 
-.PHONY: setup train test faults image-check slurm-check lint format clean
+.PHONY: setup train test faults image-check slurm-check cluster-check lint format clean
 
 setup: $(INSTALLED)
 
@@ -43,6 +43,10 @@ image-check: setup
 # A real Slurm of two nodes on this machine runs the file that `adatt launch slurm` writes; a few minutes, and root.
 slurm-check: setup
 	$(BIN)/python -m tests.slurm
+
+# Trainings on hosts made of network namespaces, which need root, and what harm does to them: under ten minutes.
+cluster-check: setup
+	$(BIN)/python -m tests.cluster
 
 lint: setup
 	$(BIN)/ruff check .

@@ -102,7 +102,7 @@ def _measure(rank: int, size: int, threads: int, shape: Shape, store: str) -> Ra
     torch.set_num_threads(threads)
     keep_freed_memory()
     world = World(rank, size, rank, size, torch.device("cpu"))
-    with start_world(world, dist.FileStore(store, size)):
+    with start_world(world, dist.FileStore(store, size), 60):
         copied = copy_rate(world)
         lookup, update = _id_seconds(shape, world)
         return Rates(

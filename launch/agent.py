@@ -12,29 +12,31 @@ What differs from `torchrun`, and why:
 - Every start of the ranks has a store of its own. The rendezvous of torch 2.13 keeps that of the first start: with the
   addresses of ranks that are gone, to which the new ones try to connect, and unknown to nodes that come later.
 - A launcher stays until the other nodes' ranks have ended too: the nodes' store lives in one of the launchers.
+- The launchers watch each other (`launch.contact`): one that is cut off ends its ranks and itself, and where a node is
+  lost or has failed for good the others end their ranks, too, that would wait for those of that node.
 
 It overrides methods that torch keeps for subclasses (`_monitor_workers` is called every 0.1 s), and clears two private
 attributes of the rendezvous; tests/launch/test_agent.py shows when an upgrade of torch changes any of it.
 """
 
 import contextlib
-import logging
-import os
 import signal
 import sys
+import threading
 import time
+from dataclasses import dataclass
 from types import FrameType
 from typing import Any
 
 from torch.distributed import DistError
 from torch.distributed.elastic.agent.server.api import RunResult, WorkerGroup, WorkerSpec, WorkerState
 from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElasticAgent
-from torch.distributed.elastic.multiprocessing import LogsSpecs, SignalException, SubprocessContext
-from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-from torch.distributed.elastic.rendezvous import RendezvousError, RendezvousParameters
-from torch.distributed.elastic.rendezvous.registry import get_rendezvous_handler
+from torch.distributed.elastic.multiprocessing import LogsSpecs, SubprocessContext
+from torch.distributed.elastic.rendezvous import RendezvousError
 from torch.distributed.elastic.utils.store import barrier
-from torch.distributed.run import config_from_args, parse_args
+
+from launch.contact import Contact
+from trainer.process.ending import leave
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT, signal.SIGHUP)
 WRONG_INPUT, STOPPED, UNREAD = 2, 75, 128 + signal.SIGPIPE
@@ -44,21 +46,40 @@ SETTLE_SECONDS = 10.0
 """How long ranks and other nodes may take to end after the first has ended with a known exit code."""
 FINISH_SECONDS = 300.0
 """How long other nodes may take to end after the ranks of this one have finished; torchrun's own value."""
-STATE_AGE_SECONDS = 1.5
-"""More than the age up to which torch's rendezvous answers from its cache."""
+STATE_AGE_SECONDS = 2.5
+"""More than the age of what is known of waiting nodes: a second in torch's cache, and an interval of the contact."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Times of a launcher."""
+
+    grace_seconds: int
+    """How long ranks have to end after a signal."""
+    most_nodes: int
+    collective_seconds: int
+    """How long another node, or the store where the nodes meet, may be silent."""
 
 
 class RankAgent(LocalElasticAgent):
     """The ranks of this node, from the first start to the last end."""
 
-    def __init__(self, spec: WorkerSpec, logs_specs: LogsSpecs, grace_seconds: int) -> None:
+    def __init__(self, spec: WorkerSpec, logs_specs: LogsSpecs, limits: Limits) -> None:
         super().__init__(spec, logs_specs)
         self.first_failure = 0
         """How the rank that failed first ended, of the last start: its exit code, or minus a signal; 0: none failed."""
-        self._grace_seconds = grace_seconds
+        self.lost = ""
+        """What has become of the other nodes, where this launcher ends for it."""
+        self._limits = limits
+        self._contact: Contact | None = None
         self._signals = [number for number in STOP_SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
         self._unsent = 0
         self._stopping = False
+
+    @property
+    def reaches_others(self) -> bool:
+        """Whether the store where the nodes meet answers."""
+        return self._contact is None or not self._contact.is_silent
 
     @property
     def ended_as_asked(self) -> bool:
@@ -74,16 +95,33 @@ class RankAgent(LocalElasticAgent):
 
         rendezvous: Any = self._rdzv_handler
         rendezvous._bootstrap_store_info = rendezvous._shared_tcp_store_server = None  # made anew where unknown
+        if self._contact is not None:
+            self._contact.leave()
+        elif getattr(rendezvous, "_store", None) is not None:  # a static one connects only now
+            self._start_contact()
+
         super()._rendezvous(worker_group)
+        self._start_contact()
+        if self._contact is not None:
+            group: Any = worker_group
+            self._contact.meet(group.store, group.group_rank, group.group_world_size)
         self.first_failure = 0
         self._handle_signals(self._receive)
 
+    def _start_contact(self) -> None:
+        """Where there are other nodes, which the main thread waits for."""
+        if self._contact is None and self._limits.most_nodes > 1:
+            self._contact = Contact(self._rdzv_handler, self._limits.collective_seconds, _end_without_others)
+
     def _monitor_workers(self, worker_group: WorkerGroup) -> RunResult:
         running = self._look()
-        if running and not self.first_failure and not self._stopping:
+        problem = self._contact.problem if self._contact is not None else ""
+        if running and not self.first_failure and not self._stopping and not problem:
             return RunResult(state=WorkerState.HEALTHY)
 
-        if self._stopping:
+        if problem and not self._stopping:
+            self._end_after(problem)
+        elif self._stopping:
             self._end_within_grace()
         elif self.first_failure == STOPPED:
             self._pass_signals_until_ended(SETTLE_SECONDS)
@@ -96,13 +134,41 @@ class RankAgent(LocalElasticAgent):
 
         result = super()._monitor_workers(worker_group)
         if result.is_failed():
-            self._wait_for_nodes(SETTLE_SECONDS) if final else self._tell_of_restart()
+            if self._remaining_restarts and not self.lost:
+                self._tell_of_restart()
+            else:
+                self._part(told=final)
 
         return result
 
+    def _part(self, *, told: bool) -> None:
+        """Before this launcher leaves; `told`: the ranks of all nodes end alike, and say why."""
+        if self._contact is not None and not told and not self._contact.problem:
+            self._contact.tell_failure(
+                f"a rank has failed or was lost ({self.first_failure}), and does not start again"
+            )
+        self._wait_for_nodes(SETTLE_SECONDS)
+
+    def _end_after(self, problem: str) -> None:
+        """Others are lost, or have failed: the ranks of this node, which wait for theirs, end by themselves, or not."""
+        assert self._contact is not None
+        ended = self._pass_signals_until_ended(SETTLE_SECONDS) and not self._look()
+        code = self.first_failure
+        if not ended:
+            self._processes().close(signal.SIGKILL)
+        self._look()
+        if code not in TOLD and (not ended or self._contact.cut_off):
+            self.first_failure = 1
+            what = "its ranks are ended" if ended else "the ranks of this node, which did not end, are killed"
+            tell(f"{problem}; {what}", 1)
+        if self._contact.cut_off:
+            self._remaining_restarts = 0
+        if not self._remaining_restarts and self.first_failure == 1:
+            self.lost = problem
+
     def _stop_workers(self, worker_group: WorkerGroup) -> None:  # noqa: ARG002
-        """Before a restart for new nodes: the ranks save, as after any SIGTERM."""
-        self._shutdown(timeout=self._grace_seconds)
+        """Before a restart: for new nodes the ranks save, as after any SIGTERM; after a failure they cannot."""
+        self._shutdown(timeout=int(SETTLE_SECONDS) if self.first_failure else self._limits.grace_seconds)
 
     def _exit_barrier(self) -> None:
         """All ranks of this node have finished."""
@@ -110,9 +176,18 @@ class RankAgent(LocalElasticAgent):
         self._wait_for_nodes(FINISH_SECONDS)
 
     def _wait_for_nodes(self, seconds: float) -> None:
+        """In a thread, by a connection of its own: the store may not answer, whatever time one gives it."""
         group: Any = self._worker_group  # torch declares its parts as None
-        with contextlib.suppress(DistError):
-            barrier(group.store, group.group_world_size, "launch/ended", seconds)
+
+        def wait() -> None:
+            with contextlib.suppress(DistError):
+                barrier(group.store.clone(), group.group_world_size, "launch/ended", seconds)
+
+        waiting = threading.Thread(target=wait, daemon=True)
+        waiting.start()
+        end = time.monotonic() + seconds
+        while waiting.is_alive() and self.reaches_others and time.monotonic() < end:
+            waiting.join(group.spec.monitor_interval)
 
     def _handle_signals(self, handler: signal.Handlers | object) -> None:
         for number in self._signals:
@@ -146,11 +221,11 @@ class RankAgent(LocalElasticAgent):
         return True
 
     def _end_within_grace(self) -> None:
-        if self._pass_signals_until_ended(self._grace_seconds):
+        if self._pass_signals_until_ended(self._limits.grace_seconds):
             return
 
         sys.stderr.write(
-            f"error: ranks that have not ended GRACE_SECONDS={self._grace_seconds} after the signal: killed\n"
+            f"error: ranks that have not ended GRACE_SECONDS={self._limits.grace_seconds} after the signal: killed\n"
         )
         self._processes().close(signal.SIGKILL)
         self._look()
@@ -177,72 +252,12 @@ class RankAgent(LocalElasticAgent):
         return self._pcontext
 
 
-def run_ranks(launcher_arguments: list[str], grace_seconds: int) -> int:
-    """Runs the ranks of this node, as these arguments of torchrun say; the exit code, or minus a signal."""
-    # This logger tells of every rank how it ended; the summary below says it once, where no rank has said why.
-    logging.getLogger("torch.distributed.elastic.multiprocessing.api").setLevel(logging.CRITICAL)
-    try:
-        agent = _build_agent(launcher_arguments, grace_seconds)
-    except ValueError as error:
-        return _tell(f"{error} (RDZV_ENDPOINT, RDZV_BACKEND, RDZV_CONF)", WRONG_INPUT)
-    except RendezvousError as error:
-        return _tell(_lost_nodes(error), 1)
-
-    rendezvous = agent.get_worker_group().spec.rdzv_handler
-    try:
-        result = agent.run()
-    except SignalException as ended:
-        return -ended.sigval
-    except (RendezvousError, DistError) as error:
-        return _tell(_lost_nodes(error), 1)
-
-    if agent.first_failure in TOLD:  # on all nodes; the one where they met may have left
-        return agent.first_failure
-
-    rendezvous.shutdown()
-    if agent.first_failure and not agent.ended_as_asked:
-        sys.stderr.write(f"{ChildFailedError('training', result.failures)}\n")
-
-    return agent.first_failure
+def _end_without_others(problem: str) -> None:
+    """Called by another thread: the main thread waits for nodes that cannot be reached, and no rank runs."""
+    leave(tell(f"{problem}; start the job again", 1))
 
 
-def _build_agent(launcher_arguments: list[str], grace_seconds: int) -> RankAgent:
-    options = parse_args(launcher_arguments)
-    config, command, arguments = config_from_args(options)
-    os.environ["TORCHELASTIC_SIGNALS_TO_HANDLE"] = "SIGQUIT"
-    static = config.rdzv_backend == "static"
-    parameters = RendezvousParameters(
-        config.rdzv_backend,
-        config.rdzv_endpoint,
-        config.run_id,
-        config.min_nodes,
-        config.max_nodes,
-        config.local_addr,
-        **config.rdzv_configs,
-    )
-    spec = WorkerSpec(
-        role=config.role,
-        local_world_size=config.nproc_per_node,
-        entrypoint=command,
-        args=tuple(arguments),
-        rdzv_handler=get_rendezvous_handler(parameters),
-        max_restarts=config.max_restarts,
-        monitor_interval=config.monitor_interval,
-        master_addr=options.master_addr if static else None,
-        master_port=options.master_port if static else None,
-        local_addr=config.local_addr,
-        numa_options=config.numa_options,
-    )
-    assert config.logs_specs is not None
-
-    return RankAgent(spec, config.logs_specs, grace_seconds)
-
-
-def _lost_nodes(error: Exception) -> str:
-    reason = str(error.__cause__ or error) or type(error).__name__
-    return f"the nodes have no connection, or lost it ({reason.splitlines()[0]}); start the job again on all of them"
-
-
-def _tell(message: str, code: int) -> int:
+def tell(message: str, code: int) -> int:
+    """Writes an `error:` line; the exit code."""
     sys.stderr.write(f"error: {' '.join(message.split())}\n")
     return code

@@ -12,6 +12,9 @@ to); `STOPPED_CODE`, exit code in place of 75, for a scheduler that starts again
 nodes: `NNODES`, and either `RDZV_ENDPOINT=HOST:PORT` (with torchrun's `RDZV_BACKEND`, `RDZV_ID`, `RDZV_CONF`) or
 `MASTER_ADDR`, `MASTER_PORT`, `NODE_RANK`.
 
+`COLLECTIVE_SECONDS`: how long another node, or the place where the nodes meet, may be silent before it is given up
+(default 60, that of `run.collective_seconds`).
+
 Elastic: `MAX_RESTARTS` times, on each node, all ranks start again from the last checkpoint when one is lost.
 `NNODES=MIN:MAX` is a range: a job that loses nodes goes on with those that are left, at least MIN, and takes in those
 that come (which costs no restart). It needs `RDZV_ENDPOINT`; `MAX_RESTARTS` is then 3 where it is not set, else 0. The
@@ -144,15 +147,17 @@ def launch(environment: Mapping[str, str], arguments: list[str], module: str = "
         environment = _with_processes(environment)
         launcher_arguments = torchrun_arguments(environment, arguments, module)
         grace_seconds = _whole_number(environment, "GRACE_SECONDS", 130, at_least=1)
+        collective_seconds = _whole_number(environment, "COLLECTIVE_SECONDS", 60, at_least=1)
         stopped_code = _whole_number(environment, "STOPPED_CODE", STOPPED, at_least=1)
     except ValueError as error:
         sys.stderr.write(f"error: {error}\n")
         return 2
 
-    from launch.agent import run_ranks
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # else stacks of native code where a node is lost
+    from launch.run import run_ranks
 
     os.environ.setdefault("OMP_NUM_THREADS", str(threads_per_process(int(environment["PROCESSES"]))))
-    code = exit_code(run_ranks(launcher_arguments, grace_seconds))
+    code = exit_code(run_ranks(launcher_arguments, grace_seconds, collective_seconds))
     return stopped_code if code == STOPPED else code
 
 

@@ -30,6 +30,7 @@ from trainer.datasets import (
     train_reading,
 )
 from trainer.distributed.clocks import check_clocks
+from trainer.distributed.torchrun_env import announced_ranks
 from trainer.distributed.watchdog import HangWatchdog
 from trainer.distributed.world import World
 from trainer.evaluation.by_value import check_first_values
@@ -159,13 +160,21 @@ def _check_folder(
         return False, []
     if records is not None and is_behind:
         lock.push(records.undo)
-    lock.enter_context(run.locked())
+    lock.enter_context(run.locked(patience_of(config)))
     if records is not None and is_behind:
         records.restore()
         run.check(config)
         tell("note", f"run.dir = {str(run.path)!r} has the records of this run from checkpoint.dir now")
     before = run.read_config()
     return True, differences(before, complete_from(config, before))
+
+
+def patience_of(config: Config) -> float:
+    """Seconds to wait for another start to leave the run.
+
+    Where ranks are started again without one that was lost, that may still hold the run for a while, on its own.
+    """
+    return 2 * config.run.collective_seconds if announced_ranks().replaceable else 0
 
 
 def _open_datasets(config: Config, world: World, run: RunDirectory) -> tuple[Reading, Reading | None, list[str]]:

@@ -21,7 +21,7 @@ from trainer.config.compatibility import plain
 from trainer.distributed.watchdog import HangWatchdog
 from trainer.distributed.world import World
 from trainer.errors import CheckpointError, ConfigError
-from trainer.inputs import Inputs, check_first_batches
+from trainer.inputs import Inputs, check_first_batches, patience_of
 from trainer.run.origin import with_identity
 from trainer.run.starts import StartLog, read_starts
 from trainer.warm_start.source import open_source
@@ -69,7 +69,7 @@ def load_newest(inputs: Inputs, world: World, watchdog: HangWatchdog) -> Loaded:
     config = inputs.config
     sharded = build_sharded_model(config, world, inputs.end)
     folder = checkpoint_folder(inputs.run, config)
-    checkpoints = Checkpoints(folder, world, inputs.origin, inputs.records)
+    checkpoints = Checkpoints(folder, world, inputs.origin, inputs.records, inputs.run.lock.check)
     clock = Clock(inputs.train.global_batch_size)
 
     watchdog.beat("loading of a checkpoint")
@@ -135,7 +135,7 @@ def open_run(inputs: Inputs, loaded: Loaded, world: World, lock: ExitStack) -> O
         fingerprints["test"] = inputs.test.manifest.fingerprint
 
     identity = world.on_rank_zero(lambda: _prepare_folder(inputs, samples, lock))
-    starts = StartLog(inputs.run.segments, identity)
+    starts = StartLog(inputs.run.segments, identity, inputs.run.lock.check)
     writer = loaded.state.segment if loaded.state is not None else None
 
     def record_start() -> int:
@@ -168,7 +168,8 @@ def _prepare_folder(inputs: Inputs, samples: int, lock: ExitStack) -> str:
     """The run's id. Called on rank 0."""
     run = inputs.run
     if not inputs.run_exists:
-        lock.enter_context(run.locked())
+        lock.enter_context(run.locked(patience_of(inputs.config)))
+    run.lock.check()
     test = inputs.test.manifest if inputs.test else None
     run.create(inputs.config, inputs.train.manifest, test, inputs.train.columns.vocabularies)
     run.forget_after(samples)

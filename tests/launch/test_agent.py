@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -13,7 +14,14 @@ from pathlib import Path
 import pytest
 
 HOME = Path(__file__).parents[2]
-PROGRAM = "import os, sys; from launch.entrypoint import launch; sys.exit(launch(os.environ, sys.argv[1:], {!r}))"
+PROGRAM = """
+import os, sys
+from launch import agent
+from launch.entrypoint import launch
+from trainer.process.ending import leave
+agent.SETTLE_SECONDS = float(os.environ.get("SETTLE", agent.SETTLE_SECONDS))
+leave(launch(os.environ, sys.argv[1:], {!r}))
+"""
 TIME_LIMIT_SECONDS = 60
 
 
@@ -167,3 +175,39 @@ def test_a_node_comes_and_is_lost(start: Start) -> None:
     assert errors.endswith("all start again, 1 of 3\n")
     sizes = [line[1:3] for line in staying.lines("starts", 4)]
     assert sizes == [["1", "0"], ["2", "0"], ["2", "0"], ["1", "1"]]
+
+
+def started_nodes(start: Start, behaviour: str, **variables: str) -> list[Launcher]:
+    """Two nodes of a rank each, which have met at MASTER_ADDR."""
+    where = {"NNODES": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": str(free_port()), "SETTLE": "1"}
+    environment = {**where, "PROCESSES": "1", **variables}
+    nodes = [start(behaviour, f"job-{behaviour}", **environment, NODE_RANK=str(rank)) for rank in range(2)]
+    for node in nodes:
+        node.lines("starts", 2)
+    return nodes
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_a_lost_rank_ends_the_other_node_whose_rank_does_not_end(start: Start, *, frozen: bool) -> None:
+    nodes = started_nodes(start, "ignore")
+    (lost,), (other,) = (node.pids() for node in nodes[::-1])
+    if frozen:
+        os.kill(other, signal.SIGSTOP)
+    os.kill(lost, signal.SIGKILL)
+    assert nodes[1].end()[0] == 137
+    code, errors = nodes[0].end()
+    assert code == 1
+    assert re.fullmatch(r"error: node \S+: a rank has failed or was lost \(-9\).*killed\n", errors)
+
+
+def test_a_launcher_without_the_others_store_ends_in_time_and_hears_signals(start: Start) -> None:
+    jobs = [started_nodes(start, "ignore", COLLECTIVE_SECONDS="2"), started_nodes(start, "stop")]
+    for nodes in jobs:
+        nodes[0].process.send_signal(signal.SIGSTOP)  # the store does not answer any more
+    cut_off, asked = (nodes[1] for nodes in jobs)
+    asked.process.send_signal(signal.SIGTERM)
+    assert asked.end()[0] == 75
+    code, errors = cut_off.end()
+    assert code == 1
+    assert "has not reached the store where the nodes meet for 2 s" in errors
+    assert errors.count("error: ") == 1

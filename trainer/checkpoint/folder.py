@@ -32,8 +32,8 @@ class CheckpointFolder(ABC):
         """Whether there is such a finished checkpoint, without waiting for a store: among those seen or made here."""
 
     @abstractmethod
-    def begin(self, name: str) -> str:
-        """Makes way for a save; how the names of its files begin."""
+    def begin(self, name: str, segment: int) -> str:
+        """Makes way for a save of start `segment`; what sets its files apart from those of other saves."""
 
     @abstractmethod
     def writer(self, name: str, prefix: str) -> FileSystemWriter:

@@ -26,7 +26,7 @@ from models.ranker import Ranker
 from trainer.build_model import ShardedModel
 from trainer.checkpoint.folder import CheckpointFolder, index_of
 from trainer.checkpoint.ownership import ForeignError, check_owner
-from trainer.checkpoint.run_copy import RunCopy, TakenOverError
+from trainer.checkpoint.run_copy import RunCopy
 from trainer.checkpoint.safe_load import METADATA_FILE, SafePlanner
 from trainer.checkpoint.staging import Stager
 from trainer.checkpoint.state import FileRecord, State
@@ -34,6 +34,7 @@ from trainer.checkpoint.true_rows import without_padding
 from trainer.console import tell
 from trainer.distributed.world import World
 from trainer.errors import CheckpointError, ConfigError, RunError
+from trainer.run.lock import Check, TakenOverError
 from trainer.run.origin import Origin
 from trainer.sharding.optimizers import Optimizer
 
@@ -47,16 +48,23 @@ class Checkpoints:
     """The checkpoints of a run. Every public method but `warnings` is collective: call it on all ranks."""
 
     def __init__(
-        self, folder: CheckpointFolder, world: World, origin: Origin | None = None, records: RunCopy | None = None
+        self,
+        folder: CheckpointFolder,
+        world: World,
+        origin: Origin | None = None,
+        records: RunCopy | None = None,
+        may_write: Check = lambda: None,
     ) -> None:
         """`origin`: what those that are read must have in common with the run; None: they may be of any.
 
-        `records`: of the run, which are kept beside them.
+        `records`: of the run, which are kept beside them. `may_write` raises TakenOverError where this process may not
+        change the run any more.
         """
         self._folder = folder
         self._records = records
         self._world = world
         self._origin = origin
+        self._may_write = may_write
         self._background = world.with_own_group()
         self._thread = ThreadPoolExecutor(1, "checkpoint")
         self._stager = Stager(world.device)
@@ -75,7 +83,7 @@ class Checkpoints:
         begin = time.perf_counter()
         problem = self.finish()
         name = str(state.samples)
-        prefix = self._world.on_rank_zero(lambda: None if self._folder.has(name) else self._folder.begin(name))
+        prefix = self._world.on_rank_zero(lambda: self._make_way(name, state.segment))
 
         if prefix is None and state.pinned:
             self._writing = self._thread.submit(self._background.on_rank_zero, lambda: self._folder.pin(name))
@@ -214,13 +222,23 @@ class Checkpoints:
 
         if world.is_rank_zero:
             self._follow_up(lambda: on_saved(state, time.perf_counter() - begin))
-            self._follow_up(lambda: folder.thin_out(keep))
+            self._follow_up(lambda: self._thin_out(keep))
+
+    def _make_way(self, name: str, segment: int) -> str | None:
+        """How the names of a save's files begin; None if the checkpoint is there already."""
+        self._may_write()
+        return None if self._folder.has(name) else self._folder.begin(name, segment)
 
     def _publish(self, name: str, state: State) -> None:
         """The records first: whoever goes on from the checkpoint needs them up to it."""
+        self._may_write()
         if self._records is not None:
             self._records.keep()
         self._folder.publish(name, state)
+
+    def _thin_out(self, keep: int) -> None:
+        self._may_write()
+        self._folder.thin_out(keep)
 
     def _follow_up(self, function: Callable[[], None]) -> None:
         """What comes after a checkpoint is there does not undo it."""

@@ -32,6 +32,7 @@ from trainer.config.run_config import Config
 from trainer.console import tell
 from trainer.errors import CheckpointError, ConfigError, RunError
 from trainer.run.directory import RunDirectory
+from trainer.run.lock import TakenOverError
 from trainer.run.origin import read_identity
 from trainer.run.starts import RunStart, parse_starts, read_starts
 
@@ -39,10 +40,6 @@ OWNER_FILE = "owner.json"
 FOLDER = "run"
 _NOT_COPIED = ("checkpoints", "trace", "profile", "lock")
 _TOKEN_BYTES = 8
-
-
-class TakenOverError(RunError):
-    """Another start goes on with the run: this one may write no more checkpoints."""
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Checkpoints on a disk.
 
     RUN/checkpoints/2101248/            __<rank>_<n>.distcp, .metadata, state.json
-    RUN/checkpoints/2101248.partial/    being written or deleted; never read
+    RUN/checkpoints/2101248.start-3.partial/    being written, by start 3; `.partial` being deleted; never read
     RUN/checkpoints/2101248.broken/     found damaged when a run was resumed
 
 A folder gets its final name in one rename, after `state.json` with the length and digest of every other file has been
@@ -47,20 +47,22 @@ class LocalFolder(CheckpointFolder):
         return (self.path / name).exists()
 
     @override
-    def begin(self, name: str) -> str:
-        partial = partial_of(self.path / name)
+    def begin(self, name: str, segment: int) -> str:
+        """Each start has a folder of its own: a rank of an earlier one, thought lost, may still be writing."""
+        prefix = f".start-{segment}"
+        partial = partial_of(self.path / name, prefix)
         discard(partial)
         if partial.is_symlink() or partial.exists():  # torch's writer would fill it, wherever it leads
             raise CheckpointError(f"{partial}: is in the way of a checkpoint and cannot be removed; remove it")
-        return ""
+        return prefix
 
     @override
     def writer(self, name: str, prefix: str) -> FileSystemWriter:
-        return FileSystemWriter(partial_of(self.path / name))
+        return FileSystemWriter(partial_of(self.path / name, prefix))
 
     @override
     def written(self, writer: FileSystemWriter, name: str, rank: int) -> dict[str, FileRecord]:
-        folder = partial_of(self.path / name)
+        folder = Path(writer.path)
         try:
             written = sorted(folder.glob(f"__{rank}_*"))
             if rank == 0:
@@ -73,7 +75,7 @@ class LocalFolder(CheckpointFolder):
     def publish(self, name: str, state: State) -> None:
         """In one step that survives a power cut."""
         final = self.path / name
-        partial = partial_of(final)
+        partial = partial_of(final, f".start-{state.segment}")
         try:
             replace_text(partial / STATE_FILE, state.to_json())
             _flush_folder(partial)
@@ -84,7 +86,7 @@ class LocalFolder(CheckpointFolder):
 
     @override
     def abandon(self, name: str, prefix: str) -> None:
-        discard(partial_of(self.path / name))
+        discard(partial_of(self.path / name, prefix))
 
     @override
     def why_failed(self, name: str, cause: str) -> str:
@@ -183,9 +185,9 @@ def read_state(path: Path) -> State:
     return LocalFolder(path.parent).state(path.name)
 
 
-def partial_of(path: Path) -> Path:
-    """Where a checkpoint is written, and deleted."""
-    return path.with_suffix(".partial")
+def partial_of(path: Path, prefix: str = "") -> Path:
+    """Where a checkpoint is written by a save with this prefix, or deleted."""
+    return path.with_suffix(f"{prefix}.partial")
 
 
 def discard(path: Path) -> None:

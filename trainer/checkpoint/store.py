@@ -51,7 +51,7 @@ class StoreFolder(CheckpointFolder):
         return name in self._seen
 
     @override
-    def begin(self, name: str) -> str:
+    def begin(self, name: str, segment: int) -> str:
         return secrets.token_hex(_SAVE_BYTES)
 
     @override

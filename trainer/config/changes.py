@@ -9,6 +9,7 @@ FREE_KEYS = (
     "run.device",
     "run.trace",
     "run.hang_seconds",
+    "run.collective_seconds",
     "data.train",  # the same data elsewhere has the same fingerprint
     "data.test",
     "data.where",

@@ -53,6 +53,11 @@ class RunConfig(Settings):
     hang_seconds: float = Field(default=900, gt=0)
     """A rank that does not join, or makes no progress for this long, is reported with where it hangs, and the run ends
     (exit 1). More than the longest wait for a save, and than the time between the starts of the first and last node."""
+    collective_seconds: float = Field(default=60, gt=0)
+    """A rank that has joined and is not heard from for this long, by any of the others, is given up and named, and all
+    end (exit 1), as does a rank that cannot reach the others: a host lost or cut off, a process stopped. However long
+    ranks work is another matter (hang_seconds). Also how long the ranks may take to connect to each other, and how
+    long a start waits for a run that such a rank still holds."""
 
 
 class TrainConfig(Settings):

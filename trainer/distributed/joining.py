@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 import torch.distributed as dist
 
 from trainer.distributed.agreement import account_of
+from trainer.distributed.pulse import Pulse
 from trainer.distributed.rendezvous import answer, connect, told_to_others
 from trainer.distributed.torchrun_env import announced_ranks
 from trainer.distributed.watchdog import HangWatchdog
@@ -31,7 +32,7 @@ class Request(Protocol):
 
     @property
     def run(self) -> "RunConfig":
-        """Of it: device, hang_seconds."""
+        """Of it: device, hang_seconds, collective_seconds."""
 
     def model_dump(self, *, mode: str) -> dict[str, Any]:
         """All of it, as JSON can hold it."""
@@ -60,13 +61,14 @@ def joined(
         account = account_of(config.model_dump(mode="json"), chosen.type, same) if several else {}
 
     world = World(ranks.rank, ranks.size, ranks.local_rank, ranks.local_size, chosen)
-    store = None
-    if several:
-        store = connect(ranks, config.run.hang_seconds)
-        answer(store, ranks, account, config.run.hang_seconds)
-
     with ExitStack() as stack:
-        _join(world, store, config.run.hang_seconds, stack)
+        store = pulse = None
+        if several:
+            store = connect(ranks, config.run.hang_seconds)
+            answer(store, ranks, account, config.run.hang_seconds)
+            pulse = stack.enter_context(Pulse(world, store, config.run.collective_seconds))
+
+        _join(world, store, pulse, config.run, stack)
         yield config, world
 
 
@@ -79,15 +81,18 @@ def _load(load: Callable[[], Loaded]) -> Loaded:
         ) from error
 
 
-def _join(world: World, store: dist.Store | None, hang_seconds: float, stack: ExitStack) -> None:
+def _join(world: World, store: dist.Store | None, pulse: Pulse | None, run: "RunConfig", stack: ExitStack) -> None:
     """Joins the process group for as long as `stack` is open."""
-    with HangWatchdog(world, store, hang_seconds) as watch:
+    with HangWatchdog(world, store, run.hang_seconds) as watch:
         watch.beat("joining of the ranks")
         try:
-            stack.enter_context(start_world(world, store))
+            stack.enter_context(start_world(world, store, run.collective_seconds))
         except RuntimeError as error:
             reason = str(error).partition("\n")[0]
-            raise RunError(
+            problem = (
                 f"{world.name} cannot connect to the others ({reason}); each node must reach every other at any port "
                 "(GLOO_SOCKET_IFNAME, NCCL_SOCKET_IFNAME: over which network)"
-            ) from error
+            )
+            if pulse is not None:
+                pulse.give_up(problem)
+            raise RunError(problem) from error

@@ -31,7 +31,8 @@ class Ranks:
     hosts_store: bool = False
     """Whether that store is this process's to open; under torchrun it mostly is the launcher's."""
     attempt: str = "0"
-    """torchrun's count of restarts: its store outlives them, with what earlier ranks have left there."""
+    """torchrun's count of restarts: its store outlives them, with what earlier ranks have left there. `launch.agent`
+    makes a store for each start, and says so: its nodes may have restarted unlike often."""
 
 
 def speaks() -> bool:
@@ -60,7 +61,7 @@ def announced_ranks() -> Ranks:
         address=_text("MASTER_ADDR"),
         port=_number("MASTER_PORT", 1, 65535),
         hosts_store=rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True",
-        attempt=os.environ.get("TORCHELASTIC_RESTART_COUNT") or "0",
+        attempt=os.environ.get("ADATT_ATTEMPT") or os.environ.get("TORCHELASTIC_RESTART_COUNT") or "0",
     )
 
 

@@ -6,11 +6,16 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from typing import Any, Literal, TypeVar
 
 import torch
 import torch.distributed as dist
-from torch.distributed.distributed_c10d import _world  # there is no public way to the groups of a process
+from torch.distributed.constants import default_pg_timeout
+from torch.distributed.distributed_c10d import (  # there is no public way to the groups of a process, or to their limit
+    _set_pg_timeout,
+    _world,
+)
 
 from data.errors import ExpectedError
 from trainer.errors import DISK_FULL, ConfigError, RunError, file_error
@@ -160,12 +165,22 @@ def _expected(error: ExpectedError | RunError | OSError) -> ExpectedError | RunE
 
 
 @contextmanager
-def start_world(world: World, store: dist.Store | None) -> Iterator[None]:
-    """Joins the process group of all ranks, who meet at `store`, or one of a single rank; leaves it at a good end."""
+def start_world(world: World, store: dist.Store | None, connect_seconds: float) -> Iterator[None]:
+    """Joins the process group of all ranks, who meet at `store`, or one of a single rank; leaves it at a good end.
+
+    RuntimeError: the ranks are not connected within `connect_seconds`. Later a collective may take longer: while rank
+    0 works alone the others wait in one, and whoever is lost meanwhile is missed by `trainer.distributed.pulse`.
+    """
     _quiet_libraries()
-    backend = "cuda:nccl,cpu:gloo" if world.device.type == "cuda" else "gloo"
-    dist.init_process_group(backend, store=store or dist.HashStore(), rank=world.rank, world_size=world.size)
+    dist.init_process_group(
+        "cuda:nccl,cpu:gloo" if world.device.type == "cuda" else "gloo",
+        store=store or dist.HashStore(),
+        rank=world.rank,
+        world_size=world.size,
+        timeout=timedelta(seconds=connect_seconds),
+    )
     barrier()
+    _set_pg_timeout(default_pg_timeout)
     yield
     dist.destroy_process_group()  # not after an error: the other ranks may be elsewhere
 

@@ -68,6 +68,7 @@ class Job:
             "node_cpus": self.process.cpus * self.processes,
             "node_memory": self.process.memory * self.processes,
             "node_shared_memory": self.process.shared_memory * self.processes,
+            "collective_seconds": math.ceil(self.config.run.collective_seconds),
             "grace": self.grace,
             "launcher_grace": self.grace + LAUNCHER_MARGIN_SECONDS,
             "scheduler_grace": self.grace + SCHEDULER_MARGIN_SECONDS,

@@ -142,6 +142,7 @@ class TrainLog:
                 learning_rate=learning_rate,
                 **metrics,
             )
+            self._run.lock.check()
             append_records(self._run.train_log, [window])
             self._board.add_training(window)
             self._display.show(window)
@@ -174,6 +175,7 @@ class TrainLog:
         if self._board is None:
             return
 
+        self._run.lock.check()
         for text in result.warnings:
             self.warn(text)
 
@@ -193,6 +195,7 @@ class TrainLog:
     def write_window(self, records: list[Evaluation]) -> None:
         """Writes and prints the evaluation of a window that is trained next; on rank 0."""
         if self._board is not None:
+            self._run.lock.check()
             append_records(self._run.evaluations, records)
             self._board.add_window(records)
             self.print(window_line(records))
@@ -224,6 +227,7 @@ class TrainLog:
         if self._world.is_rank_zero:
             now = datetime.now(UTC).replace(microsecond=0)
             event = model(samples=samples, time=now, segment=self._state.segment, **values)
+            self._run.lock.check()
             append_records(self._run.events, [event])
 
     def warn(self, text: str) -> None:
@@ -236,7 +240,7 @@ class TrainLog:
         self._display.print(*what)
 
     def close(self) -> None:
-        """Ends the progress bar and flushes TensorBoard."""
+        """Ends the progress bar and flushes TensorBoard, unless another start trains the run by now."""
         self._display.close()
-        if self._board is not None:
+        if self._board is not None and not self._run.lock.is_lost:
             self._board.close()

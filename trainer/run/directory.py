@@ -19,15 +19,11 @@ RUN/tensorboard/
 RUN/trace/               with run.trace: the rows that each rank handed out
 """
 
-import fcntl
-import os
-import socket
 import stat
 import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TextIO
 
 import tomli_w
 
@@ -35,7 +31,7 @@ from data.columns.vocabulary import Vocabulary
 from data.errors import DataError
 from data.manifest import Manifest, manifest_change
 from data.profile.vocabularies import write_vocabulary
-from data.storage.files import open_unlinked, replace_text
+from data.storage.files import replace_text
 from data.storage.manifest_file import load_manifest, save_manifest
 from data.storage.parsing import parse_toml
 from data.storage.paths import local_path
@@ -47,6 +43,7 @@ from trainer.config.run_config import Config
 from trainer.errors import DISK_FULL, ConfigError
 from trainer.run.entries import check_entries, check_use
 from trainer.run.jsonl import read_records, rewrite_records
+from trainer.run.lock import RunLock, not_usable
 
 TOKEN = "token-"
 """How the name of a file begins by which the ranks find that they see one folder, at every start."""
@@ -66,7 +63,7 @@ class RunDirectory:
 
         self.config_file = self.path / "config.toml"
         self.identity = self.path / "identity"
-        self.lock_file = self.path / "lock"
+        self.lock = RunLock(self.path)
         self.train_log = self.path / "train.jsonl"
         self.evaluations = self.path / "evaluations.jsonl"
         self.segments = self.path / "segments.jsonl"
@@ -114,7 +111,7 @@ class RunDirectory:
     @property
     def _files(self) -> list[Path]:
         logs = [self.train_log, self.evaluations, self.segments, self.events]
-        return [self.config_file, self.identity, self.lock_file, *logs, *self.manifests.values()]
+        return [self.config_file, self.identity, self.lock.path, *logs, *self.manifests.values()]
 
     @property
     def _folders(self) -> list[Path]:
@@ -130,7 +127,7 @@ class RunDirectory:
         except FileNotFoundError:
             return False
         except OSError as error:
-            raise self._not_usable(error) from error
+            raise not_usable(self.path, error) from error
 
         if not is_there:
             raise ConfigError(f"run.dir = {str(self.path)!r} is a file; name a folder")
@@ -166,32 +163,11 @@ class RunDirectory:
             )
 
     @contextmanager
-    def locked(self) -> Iterator[None]:
-        """Context that makes the folder and keeps every other start out of it, until it ends or its process dies."""
+    def locked(self, patience_seconds: float = 0) -> Iterator[None]:
+        """Context that makes the folder and keeps every other start out of it (`trainer.run.lock`)."""
         self._make(self.path)
-        with self._open_lock() as lock:
-            try:
-                fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                lock.seek(0)
-                owner = lock.read().strip() or "another process"
-                raise ConfigError(
-                    f"run.dir = {str(self.path)!r} is being trained by {owner}; wait for it, stop it, or name another "
-                    "folder"
-                ) from error
-
-            lock.truncate(0)
-            lock.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-            lock.flush()
+        with self.lock.held(patience_seconds):
             yield
-
-    def _open_lock(self) -> TextIO:
-        try:
-            return open(self.lock_file, "a+", encoding="utf-8", opener=open_unlinked)
-        except OSError as error:
-            if error.errno in DISK_FULL:
-                raise
-            raise self._not_usable(error) from error
 
     def create(
         self, config: Config, train: Manifest, test: Manifest | None, vocabularies: dict[str, Vocabulary]
@@ -219,13 +195,7 @@ class RunDirectory:
         except OSError as error:
             if error.errno in DISK_FULL:
                 raise
-            raise self._not_usable(error) from error
-
-    def _not_usable(self, error: OSError) -> ConfigError:
-        return ConfigError(
-            f"run.dir = {str(self.path)!r} cannot be used ({error.strerror}); name another folder, or fix its "
-            "permissions"
-        )
+            raise not_usable(self.path, error) from error
 
     def read_config(self) -> Config:
         """The resolved config of the run; raises ConfigError if the folder holds none."""

@@ -34,6 +34,7 @@ def evaluated_at(run: RunDirectory, milestone: str) -> set[int]:
 
 
 def _drop(run: RunDirectory, samples: int, window: str | None) -> None:
+    run.lock.check()
     records = read_records(run.evaluations)
     others = [record for record in records if (record["samples"], record.get("window")) != (samples, window)]
     rewrite_records(run.evaluations, others)

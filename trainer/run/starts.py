@@ -22,6 +22,7 @@ from pydantic import AwareDatetime, Field, ValidationError, model_validator
 from data.settings import Settings
 from data.storage.files import replaced
 from trainer.errors import ConfigError, RunError
+from trainer.run.lock import Check
 
 LONGEST_SHOWN = 60
 """Characters of a value in a message."""
@@ -59,11 +60,15 @@ class RunStart(Settings, populate_by_name=True):
 
 
 class StartLog:
-    """Keeps the record of this start. Used on rank 0 only, from any thread; raises RunError if it cannot write."""
+    """Keeps the record of this start. Used on rank 0 only, from any thread; raises RunError if it cannot write.
 
-    def __init__(self, path: Path, run: str | None = None) -> None:
+    `check`: whether it may write still.
+    """
+
+    def __init__(self, path: Path, run: str | None = None, check: Check = lambda: None) -> None:
         self._path = path
         self._run = run
+        self._check = check
         self._starts: list[RunStart] = []
         self._lock = Lock()
 
@@ -114,6 +119,7 @@ class StartLog:
 
     def _write(self) -> None:
         lines = [start.model_dump_json(by_alias=True) + "\n" for start in self._starts]
+        self._check()
         try:
             with replaced(self._path) as file:
                 file.write("".join(lines).encode())
