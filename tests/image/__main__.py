@@ -18,7 +18,7 @@ from tests.code_shape import PACKAGES
 from tests.image.build import (
     HOME,
     SECRET,
-    Kitchen,
+    Builder,
     build_image,
     fetch_wheels,
     image_config,
@@ -26,7 +26,7 @@ from tests.image.build import (
     make_base,
     megabytes,
     mounted_image,
-    open_kitchen,
+    open_builder,
 )
 from tests.image.container import Engine
 from trainer.run.directory import RunDirectory
@@ -65,16 +65,16 @@ def main() -> int:
 
     caches = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     cache = Path(sys.argv[1] if sys.argv[1:] else f"{caches}/adatt-image").expanduser().absolute()
-    kitchen = open_kitchen(cache)
-    if reason := kitchen.lacks():
+    builder = open_builder(cache)
+    if reason := builder.lacks():
         return skip(reason)
 
     _leave_no_mounts()
     table = Table()
-    _build(table, kitchen)
-    with mounted_image(kitchen) as root, tempfile.TemporaryDirectory(prefix="adatt-image-") as folder:
-        _look_at(table, kitchen, root)
-        engine = Engine(root, image_config(kitchen), Path(folder))
+    _build(table, builder)
+    with mounted_image(builder) as root, tempfile.TemporaryDirectory(prefix="adatt-image-") as folder:
+        _look_at(table, builder, root)
+        engine = Engine(root, image_config(builder), Path(folder))
         engine.prepare()
         for what, check in CHECKS.items():
             with table.row(what) as seen:
@@ -91,27 +91,27 @@ def _leave_no_mounts() -> None:
         os.execvp("unshare", ["unshare", "--mount", sys.executable, "-m", "tests.image", *sys.argv[1:]])
 
 
-def _build(table: Table, kitchen: Kitchen) -> None:
+def _build(table: Table, builder: Builder) -> None:
     with table.row("`hadolint Dockerfile`") as seen:
         hadolint = shutil.which("hadolint", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
         assert hadolint, "no hadolint beside this Python: make setup"
         run(hadolint, HOME / "Dockerfile")
         seen.append("clean")
     with table.row("base by debootstrap") as seen:
-        seen.append(make_base(kitchen))
+        seen.append(make_base(builder))
     with table.row("`pip download`") as seen:
-        seen.append(fetch_wheels(kitchen))
+        seen.append(fetch_wheels(builder))
     with table.row("build") as seen:
-        seen.append(build_image(kitchen))
-        base, *others = layer_bytes(kitchen)
+        seen.append(build_image(builder))
+        base, *others = layer_bytes(builder)
         seen.append(f"image {megabytes(base + sum(others))}, of which base {megabytes(base)}")
 
 
-def _look_at(table: Table, kitchen: Kitchen, root: Path) -> None:
+def _look_at(table: Table, builder: Builder, root: Path) -> None:
     with table.row("the secret `pip.conf`, in all layers of all stages") as seen:
         assert run("grep", "--count", "^RUN --mount=type=secret", HOME / "Dockerfile").strip() == "2"
         text = run(
-            "sh", "-c", f"grep --recursive --files-with-matches --fixed-strings {SECRET} '{kitchen.store}' || true"
+            "sh", "-c", f"grep --recursive --files-with-matches --fixed-strings {SECRET} '{builder.store}' || true"
         )
         assert not text, f"the secret is in {text}"
         seen.append("not there")

@@ -28,12 +28,12 @@ SECRET = "2f6c1b0e7d5a4e3f9c88"
 """Stands in the pip.conf that the build is given, and must be found nowhere in what it leaves."""
 DEBIAN, PYTHON_PACKAGES = "bookworm", "python3.11-venv,python3-distutils,ca-certificates"
 """debootstrap resolves no virtual packages: python3.11-venv needs python3-distutils under another name."""
-STOREHOUSE_BYTES = {"overlay": 8 << 30, "vfs": 24 << 30}
+FREE_BYTES = {"overlay": 8 << 30, "vfs": 24 << 30}
 """Free space that a first build needs: vfs copies everything for each layer."""
 
 
 @dataclass(frozen=True)
-class Kitchen:
+class Builder:
     """Where images are built and kept."""
 
     cache: Path
@@ -75,23 +75,23 @@ class Kitchen:
     def lacks(self) -> str | None:
         """Why nothing can be built here."""
         free = shutil.disk_usage(self.cache).free
-        needed = STOREHOUSE_BYTES[self.driver]
+        needed = FREE_BYTES[self.driver]
         if free < needed and not self.store.exists():
             return f"{free >> 30} GiB are free in {self.cache}, {needed >> 30} are needed"
         return None
 
 
-def open_kitchen(cache: Path) -> Kitchen:
+def open_builder(cache: Path) -> Builder:
     """The folder of caches, without what an older recipe has left there."""
     cache.mkdir(parents=True, exist_ok=True)
-    kitchen = Kitchen(cache, "overlay" if _can_mount_overlay(cache) else "vfs")
+    builder = Builder(cache, "overlay" if _can_mount_overlay(cache) else "vfs")
     for old in cache.glob("*-" + "?" * 12):
-        if old != kitchen.recipe:
+        if old != builder.recipe:
             shutil.rmtree(old)
 
-    kitchen.recipe.mkdir(exist_ok=True)
-    shutil.rmtree(kitchen.state, ignore_errors=True)  # it counts mounts that went with the last check
-    return kitchen
+    builder.recipe.mkdir(exist_ok=True)
+    shutil.rmtree(builder.state, ignore_errors=True)  # it counts mounts that went with the last check
+    return builder
 
 
 def _can_mount_overlay(cache: Path) -> bool:
@@ -106,24 +106,24 @@ def _can_mount_overlay(cache: Path) -> bool:
     return True
 
 
-def make_base(kitchen: Kitchen) -> str:
+def make_base(builder: Builder) -> str:
     """A Debian with Python 3.11, under the name in the Dockerfile's FROM; what was seen."""
-    kept = kitchen.base.exists()
+    kept = builder.base.exists()
     if not kept:
-        with tempfile.TemporaryDirectory(dir=kitchen.cache) as folder:
+        with tempfile.TemporaryDirectory(dir=builder.cache) as folder:
             _bootstrap(Path(folder, "root"))
             archive = Path(folder, "base.tar")
             run("tar", "--directory", Path(folder, "root"), "--create", "--file", archive, ".")
-            archive.rename(kitchen.base)
+            archive.rename(builder.base)
 
     name = BASE + re.findall(r"^ARG BASE=(\S+)$", (HOME / "Dockerfile").read_text(), re.MULTILINE)[0]
-    if name not in kitchen.buildah("images", "--format", "{{.Name}}:{{.Tag}}").split():
-        recipe = kitchen.recipe / "base.Dockerfile"
+    if name not in builder.buildah("images", "--format", "{{.Name}}:{{.Tag}}").split():
+        recipe = builder.recipe / "base.Dockerfile"
         recipe.write_text("FROM scratch\nADD base.tar /\n")
-        kitchen.buildah("bud", "--isolation=chroot", "--file", recipe, "--tag", name, kitchen.cache)
+        builder.buildah("bud", "--isolation=chroot", "--file", recipe, "--tag", name, builder.cache)
 
-    made = time.strftime("%Y-%m-%d", time.gmtime(kitchen.base.stat().st_mtime))
-    return f"Debian {DEBIAN}, {megabytes(kitchen.base.stat().st_size)}, {f'kept from {made}' if kept else 'made'}"
+    made = time.strftime("%Y-%m-%d", time.gmtime(builder.base.stat().st_mtime))
+    return f"Debian {DEBIAN}, {megabytes(builder.base.stat().st_size)}, {f'kept from {made}' if kept else 'made'}"
 
 
 def _bootstrap(root: Path) -> None:
@@ -134,16 +134,16 @@ def _bootstrap(root: Path) -> None:
         archive.unlink()
 
 
-def fetch_wheels(kitchen: Kitchen) -> str:
+def fetch_wheels(builder: Builder) -> str:
     """What the Dockerfile installs, by this machine's pip; what was seen."""
-    kept = kitchen.wheels.exists()
+    kept = builder.wheels.exists()
     if not kept:
-        with tempfile.TemporaryDirectory(dir=kitchen.recipe) as folder:
+        with tempfile.TemporaryDirectory(dir=builder.recipe) as folder:
             for arguments in pip_downloads():
                 run(sys.executable, "-m", "pip", "download", "--quiet", "--dest", folder, *arguments)
-            shutil.copytree(folder, kitchen.wheels)
+            shutil.copytree(folder, builder.wheels)
 
-    files = list(kitchen.wheels.iterdir())
+    files = list(builder.wheels.iterdir())
     size = megabytes(sum(file.stat().st_size for file in files))
     return f"{len(files)} wheels, {size}, {'kept' if kept else 'fetched'}"
 
@@ -163,41 +163,41 @@ def _requirements(text: str) -> list[str]:
     return [line for line in text.split("\n") if line and not line.startswith("#")]
 
 
-def build_image(kitchen: Kitchen) -> str:
+def build_image(builder: Builder) -> str:
     """`buildah bud` of the Dockerfile; what was seen."""
-    secret = kitchen.recipe / "pip.conf"
+    secret = builder.recipe / "pip.conf"
     secret.write_text(f"# {SECRET}\n[global]\nno-index = true\nfind-links = /mnt\n")
     how = ["--isolation=chroot", "--pull=never", "--layers", "--secret", f"id=pip,src={secret}"]
-    wheels = ["--volume", f"{kitchen.wheels}:/mnt:ro"]  # /mnt is there: no folder is left in the image
-    output = kitchen.buildah("bud", *how, *wheels, "--tag", IMAGE, HOME)
+    wheels = ["--volume", f"{builder.wheels}:/mnt:ro"]  # /mnt is there: no folder is left in the image
+    output = builder.buildah("bud", *how, *wheels, "--tag", IMAGE, HOME)
     secret.unlink()
 
     steps = re.findall(r"^\[\d/\d\] STEP (?!1/)", output, re.MULTILINE)
     cached = output.count("Using cache")
-    return f"`buildah bud`, {kitchen.driver}: {len(steps)} steps, {cached} of them kept"
+    return f"`buildah bud`, {builder.driver}: {len(steps)} steps, {cached} of them kept"
 
 
-def image_config(kitchen: Kitchen) -> Mapping[str, object]:
+def image_config(builder: Builder) -> Mapping[str, object]:
     """User, Env, Entrypoint, Cmd, WorkingDir."""
-    config: dict[str, object] = json.loads(kitchen.buildah("inspect", "--type=image", IMAGE))["OCIv1"]["config"]
+    config: dict[str, object] = json.loads(builder.buildah("inspect", "--type=image", IMAGE))["OCIv1"]["config"]
     return config
 
 
-def layer_bytes(kitchen: Kitchen) -> list[int]:
+def layer_bytes(builder: Builder) -> list[int]:
     """Size of each layer of the image, the base's first."""
-    inspected = json.loads(kitchen.buildah("inspect", "--type=image", IMAGE))
+    inspected = json.loads(builder.buildah("inspect", "--type=image", IMAGE))
     return [layer["size"] for layer in json.loads(inspected["Manifest"])["layers"]]
 
 
 @contextmanager
-def mounted_image(kitchen: Kitchen) -> Iterator[Path]:
+def mounted_image(builder: Builder) -> Iterator[Path]:
     """The image's root file system."""
-    kitchen.buildah("rm", "--all")  # of a check that was killed
-    container = kitchen.buildah("from", "--pull-never", IMAGE).strip()
+    builder.buildah("rm", "--all")  # of a check that was killed
+    container = builder.buildah("from", "--pull-never", IMAGE).strip()
     try:
-        yield Path(kitchen.buildah("mount", container).strip())
+        yield Path(builder.buildah("mount", container).strip())
     finally:
-        kitchen.buildah("rm", container)
+        builder.buildah("rm", container)
 
 
 def megabytes(size: int) -> str:

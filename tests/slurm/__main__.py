@@ -6,7 +6,6 @@ cancelled; exit 1 where one does not save, resume and end as it should.
 
 import re
 import sys
-import tempfile
 from pathlib import Path
 
 from tests.checks import Table, end_on_sigterm, missing_tools, refused, run, skip
@@ -31,23 +30,21 @@ def main() -> int:
     return inside_namespaces(_check)
 
 
-def _check() -> int:
+def _check(folder: Path) -> int:
     table = Table()
-    with tempfile.TemporaryDirectory(prefix="adatt-slurm-", ignore_cleanup_errors=True) as folder:
-        cluster = Cluster(Path(folder))
-        with table.row("two nodes on this machine") as seen:
-            cluster.start()
-            version = re.findall(r"[\d.]+", run("sinfo", "--version"))[0]
-            seen.append(f"Slurm {version}, both idle; `KillWait={KILL_WAIT_SECONDS}`")
+    cluster = Cluster(folder)
+    with table.row("two nodes on this machine") as seen:
+        cluster.start()
+        version = re.findall(r"[\d.]+", run("sinfo", "--version"))[0]
+        seen.append(f"Slurm {version}, both idle; `KillWait={KILL_WAIT_SECONDS}`")
 
-        jobs = Jobs(cluster)
-        with table.row(f"`adatt {' '.join(DATA)}`") as seen:
-            jobs.adatt(*DATA)
-            seen.append("exit 0")
+    jobs = Jobs(cluster)
+    with table.row(f"`adatt {' '.join(DATA)}`") as seen:
+        jobs.adatt(*DATA)
+        seen.append("exit 0")
 
-        _check_jobs(table, jobs)
-        cluster.stop()
-
+    _check_jobs(table, jobs)
+    cluster.stop()
     table.close()
     return 0
 

@@ -8,6 +8,7 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -54,12 +55,16 @@ PartitionName=urgent Nodes=node-[1-2] MaxTime=INFINITE State=UP PriorityTier=2 P
 """
 
 
-def inside_namespaces(main: Callable[[], int]) -> int:
-    """The exit code of `main`, called once this module's program runs in namespaces of its own."""
-    if os.environ.get(INSIDE) is not None:
-        return main()
-    again = [*NAMESPACES, sys.executable, "-m", "tests.slurm", *sys.argv[1:]]
-    return subprocess.run(again, env={**os.environ, INSIDE: ""}, check=False).returncode
+def inside_namespaces(main: Callable[[Path], int]) -> int:
+    """The exit code of `main`, called in namespaces of its own with a folder that is removed outside of them.
+
+    So the folder goes whatever ends the processes inside.
+    """
+    if (folder := os.environ.get(INSIDE)) is not None:
+        return main(Path(folder))
+    with tempfile.TemporaryDirectory(prefix="adatt-slurm-", ignore_cleanup_errors=True) as folder:
+        again = [*NAMESPACES, sys.executable, "-m", "tests.slurm", *sys.argv[1:]]
+        return subprocess.run(again, env={**os.environ, INSIDE: folder}, check=False).returncode
 
 
 class Cluster:
