@@ -1,18 +1,15 @@
 """Copies of the tables that are averaged (2D parallelism); the program in cpu_replicas.py stands in for GPUs."""
 
-import os
-import subprocess
-import sys
 import tomllib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import tomli_w
 
 from tests.ranks import run_on_ranks
 from tests.trainer.datasets import config_values
+from tests.trainer.sharding.cpu_replicas import use_cpu_copies
 from trainer.config.load import parse_config
 from trainer.config.run_config import Config
 from trainer.distributed.world import World
@@ -39,15 +36,9 @@ def _values(dataset: Path, run: Path, samples: int, replicas: int) -> dict[str, 
     )
 
 
-def _train_copies(values: dict[str, Any], folder: Path, ranks: int = 4) -> None:
-    config = folder / "config.toml"
-    config.write_text(tomli_w.dumps(values))
-    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
-    program = ["-m", "tests.trainer.sharding.cpu_replicas", "train", str(config)]
-    environment = os.environ | {"PYTHONOPTIMIZE": "1", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, *launch, *program]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300, check=False)
-    assert done.returncode == 0, done.stderr
+def _train_copies(world: World, values: dict[str, Any]) -> None:
+    use_cpu_copies()
+    _train(world, values)
 
 
 def _losses(run: Path) -> list[float]:
@@ -63,7 +54,8 @@ def test_copies_averaged_after_every_step_of_sgd_are_one_table(dataset: Path, tm
     optimizer = {"dense": {"learning_rate": 1e-3, "decay": "none"}, "sparse": {"name": "sgd", "learning_rate": 0.5}}
     run_on_ranks(1, _train, _values(dataset, tmp_path / "one", 960, 1) | {"optimizer": optimizer})
     for samples in (320, 960):
-        _train_copies(_values(dataset, tmp_path / "copies", samples, 2) | {"optimizer": optimizer}, tmp_path)
+        values = _values(dataset, tmp_path / "copies", samples, 2) | {"optimizer": optimizer}
+        run_on_ranks(4, _train_copies, values)
     np.testing.assert_allclose(_losses(tmp_path / "copies"), _losses(tmp_path / "one"), rtol=1e-5)
 
 
