@@ -39,7 +39,9 @@ def local_path(text: str | Path) -> Path:
     """The same; ValueError too where it is the URI of something that is not on a disk of this machine."""
     written = os.fspath(text)
     if re.match(r"[a-zA-Z][a-zA-Z0-9+.-]+:/", written):  # `Path` makes one slash of two: a folder called 's3:'
-        raise ValueError(f"{written!r}: only a local path can be used here; copy to or from it afterwards")
+        raise ValueError(
+            f"{written!r}: only a local path can be used here, and files be copied to or from it by other means"
+        )
     return full_path(text)
 
 

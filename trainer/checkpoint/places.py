@@ -16,6 +16,7 @@ from trainer.run.directory import TOKEN, RunDirectory
 from trainer.run.shared_storage import check_shared
 
 _KEY = "checkpoint.dir"
+CONFIG_FILE = "config.toml"
 
 
 def checkpoint_folder(run: RunDirectory, config: Config) -> CheckpointFolder:
@@ -47,6 +48,18 @@ def check_place(config: Config, world: World) -> None:
         check_shared(Path(files.root), world, _KEY)
     else:
         _check_store(files, world)
+    world.on_rank_zero(lambda: _refuse_run_folder(files, config))
+
+
+def _refuse_run_folder(files: StoredFiles, config: Config) -> None:
+    """Raises ConfigError if the place is the folder of a run, or the copy of one: their files would mix."""
+    is_own = files.is_local and Path(files.root).resolve() == Path(config.run.dir).resolve()
+    with answering(files.uri):
+        if is_own or files.existing([CONFIG_FILE]):
+            raise ConfigError(
+                f"{_KEY} = {files.uri!r} is the folder of a run, or the copy of one in such a place; name a folder of "
+                f"its own, or leave {_KEY} out: checkpoints are in run.dir then"
+            )
 
 
 def _check_store(files: StoredFiles, world: World) -> None:

@@ -317,6 +317,27 @@ def test_a_place_that_cannot_be_used_is_an_error_of_all_ranks(
     assert not (tmp_path / "a").exists()
 
 
+@pytest.mark.usefixtures("trained")
+@pytest.mark.parametrize("place", ["own", "other", "copy"])
+def test_a_place_that_is_a_folder_of_a_run_is_refused(
+    dataset: Path, store: Store, trained: Path, tmp_path: Path, place: str
+) -> None:
+    run = tmp_path / "run"
+    places = {"own": str(run), "other": str(trained), "copy": f"s3://{BUCKET}/trained/run"}
+    before = [sorted(trained.rglob("*")), _objects(store)]
+    (ended,) = _train(_config(dataset, tmp_path, places[place]), store, run)
+    assert ended.code == 2
+    (line,) = [line for line in ended.err.splitlines() if line.startswith("error:")]
+    assert "is the folder of a run, or the copy of one" in line
+    assert [sorted(trained.rglob("*")), _objects(store)] == before
+    assert not (run / "config.toml").exists()
+
+
+def _objects(store: Store) -> list[str]:
+    """Of the trained run, without the names of folders."""
+    return [name for name in store.names("trained/") if not name.endswith("/")]
+
+
 def test_a_store_that_is_away_costs_a_save_and_the_end_is_told(dataset: Path, store: Store, tmp_path: Path) -> None:
     """Each request for the second checkpoint fails, then those for the last: training goes on, and is resumed."""
     prefix = "away"
