@@ -96,20 +96,23 @@ def describe_lack(
         needs[table.name] += state_bytes(table.rows, table.dim, optimizer.of(table).name)
 
     largest = sorted(needs, key=lambda name: -needs[name])[:3]
-    listed = ", ".join(f"{name!r} {_gib(needs[name])}" for name in largest)
+    listed = ", ".join(f"{name!r} {_size(needs[name])}" for name in largest)
     num_others = len(needs) - len(largest)
     others = f" and {num_others} more" if num_others else ""
     again = ", and as much again in the host's memory for the copy that a save makes" if copied else ""
     whole = sum(needs.values())
-    needed = f"{_gib(whole)} with the optimizer's state{again}"
+    needed = f"{_size(whole)} with the optimizer's state{again}"
 
-    gpu = f"{_gib(budget.gpu)} of its GPU and " if budget.gpu else ""
-    available = f"{gpu}{_gib(budget.host)} of the host's memory for tables"
+    gpu = f"{_size(budget.gpu)} of its GPU and " if budget.gpu else ""
+    available = f"{gpu}{_size(budget.host)} of the host's memory for tables"
     on_host = whole * ((not budget.gpu) + copied)
     over = max(whole - size * budget.gpu if budget.gpu else 0, on_host - size * budget.host)
-    short = f"{_gib(over)} too little in all" if over > 0 else "enough in all, but not for these pieces"
+    short = f"{_size(over)} too little in all" if over > 0 else "enough in all, but not for these pieces"
     return f"{listed}{others} need {needed}; each rank has {available}, {short}"
 
 
-def _gib(number: int) -> str:
-    return f"{number / 2**30:,.2f} GiB"
+def _size(number: int) -> str:
+    """In the largest unit that shows it."""
+    units = {"GiB": 30, "MiB": 20, "KiB": 10}
+    unit = next((unit for unit, bits in units.items() if number >= 2**bits), "KiB")
+    return f"{number / 2 ** units[unit]:,.2f} {unit}"
