@@ -1,5 +1,6 @@
 """Small datasets and configs for the trainer's tests."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,18 @@ def write_dataset(folder: Path, rows: int, seed: int, rows_per_group: int = 97) 
     half = rows // 2
     pq.write_table(table.slice(0, half), folder / "part-0.parquet", row_group_size=rows_per_group)
     pq.write_table(table.slice(half), folder / "part-1.parquet", row_group_size=rows_per_group)
+
+
+def copy_with_overflows(dataset: Path, folder: Path, rows: list[int]) -> Path:
+    """A copy of the dataset in `folder`; the squared errors of these rows of its part-1 overflow."""
+    shutil.copytree(dataset, folder)
+    path = folder / "train" / "part-1.parquet"
+    table = pq.read_table(path)
+    watch = table["watch"].to_numpy().copy()
+    watch[rows] = 1e30
+    index = table.schema.get_field_index("watch")
+    pq.write_table(table.set_column(index, "watch", pa.array(watch, pa.float32())), path, row_group_size=97)
+    return folder
 
 
 def config_values(folder: Path, **sections: dict[str, Any]) -> dict[str, Any]:

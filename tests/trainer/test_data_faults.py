@@ -12,7 +12,7 @@ import pytest
 
 from data.errors import DataError
 from tests.ranks import run_on_ranks
-from tests.trainer.datasets import make_config, nothing_to_measure
+from tests.trainer.datasets import copy_with_overflows, make_config, nothing_to_measure
 from trainer.build_model import ShardedModel
 from trainer.checkpoint.storage import list_folders, read_state
 from trainer.config.load import parse_config
@@ -43,15 +43,7 @@ def _tensors(config: Config, samples: int) -> dict[str, str]:
 @pytest.fixture(scope="module")
 def poisoned(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The shared dataset in stored order, with a label in row 5,000 whose squared error overflows."""
-    folder = tmp_path_factory.mktemp("poisoned") / "data"
-    shutil.copytree(dataset, folder)
-    path = folder / "train" / "part-1.parquet"
-    table = pq.read_table(path)
-    watch = table["watch"].to_numpy().copy()
-    watch[1000] = 1e30
-    index = table.schema.get_field_index("watch")
-    pq.write_table(table.set_column(index, "watch", pa.array(watch, pa.float32())), path, row_group_size=97)
-    return folder
+    return copy_with_overflows(dataset, tmp_path_factory.mktemp("poisoned") / "data", [1000])
 
 
 def _poisoned_config(poisoned: Path, folder: Path, **train_options: Any) -> Config:

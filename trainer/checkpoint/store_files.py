@@ -73,7 +73,7 @@ class StoreFileSystem(FileSystemBase):
 
     @override
     def rename(self, path: str | os.PathLike[str], new_path: str | os.PathLike[str]) -> None:
-        raise NotImplementedError(f"a store renames nothing: {path} to {new_path}")
+        raise io.UnsupportedOperation(f"a store renames nothing: {path} to {new_path}")
 
     @classmethod
     @override

@@ -18,7 +18,7 @@ from data.errors import ExpectedError
 from models.ranker import StepOutput
 from models.tasks import TaskConfig
 from tests.ranks import run_on_ranks
-from tests.trainer.datasets import make_config, nothing_to_measure
+from tests.trainer.datasets import copy_with_overflows, make_config, nothing_to_measure
 from trainer.batches import TrainBatches
 from trainer.checkpoint.storage import list_folders, read_state
 from trainer.config.run_config import Config
@@ -82,15 +82,7 @@ def _config(data: Path, run: Path, **sections: Any) -> Config:
 @pytest.fixture(scope="module")
 def poisoned(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Squared errors that overflow in rows 5,000 and 5,064 of the stored order: batches 31 and 33 of two lanes."""
-    folder = tmp_path_factory.mktemp("poisoned") / "data"
-    shutil.copytree(dataset, folder)
-    path = folder / "train" / "part-1.parquet"
-    table = pq.read_table(path)
-    watch = table["watch"].to_numpy().copy()
-    watch[[1000, 1064]] = 1e30
-    index = table.schema.get_field_index("watch")
-    pq.write_table(table.set_column(index, "watch", pa.array(watch, pa.float32())), path, row_group_size=97)
-    return folder
+    return copy_with_overflows(dataset, tmp_path_factory.mktemp("poisoned") / "data", [1000, 1064])
 
 
 @pytest.mark.parametrize("optimizer", ["adam", "adamw", "adagrad", "sgd"])
