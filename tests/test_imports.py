@@ -28,7 +28,7 @@ LAYERS = (
     ("trainer.train", "trainer.session", "trainer.inputs", "trainer.open_run", "trainer.announce", "trainer.growth"),
     ("trainer.analysis", "trainer.proposal", "trainer.launching"),
     ("benchmarks",),
-    ("trainer.planning",),
+    ("trainer.planning", "trainer.studies"),
     ("trainer.cli", "trainer.__main__"),
 )
 

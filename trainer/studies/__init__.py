@@ -1,0 +1,1 @@
+"""Many trainings as one piece of work: the studies of `experiments/`, and the search for hyper-parameters."""
