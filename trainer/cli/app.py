@@ -20,6 +20,7 @@ from trainer.cli.launching import launch_command
 from trainer.cli.planning import plan_command
 from trainer.cli.profiles import init_command, inspect_command, stats_command
 from trainer.cli.runs import audit_command, compare_command, report_command
+from trainer.cli.studies import study_command
 from trainer.cli.training import evaluate_command, predict_command, train_command
 from trainer.distributed.preemption import STOPPED, Stopped
 from trainer.distributed.torchrun_env import speaks
@@ -40,6 +41,7 @@ app.command("predict")(predict_command)
 app.command("audit")(audit_command)
 app.command("compare")(compare_command)
 app.command("report")(report_command)
+app.command("study")(study_command)
 app.command("plan")(plan_command)
 app.command("synth")(synth_command)
 app.command("init")(init_command)

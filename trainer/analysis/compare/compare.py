@@ -62,6 +62,9 @@ class Difference:
     """Column whose values keep test rows together in intervals (`evaluate.unit`); None: rows taken as independent."""
     buckets: int
     """How many buckets of the test set hold rows of the task; units of their own where these are few."""
+    p_value: float | None = None
+    """Of no difference between the heads, before any correction for the number of comparisons; None for one training
+    on each side."""
 
     @property
     def column(self) -> str:
@@ -223,6 +226,7 @@ def _difference(baseline: Group, group: Group, task: str, point: int) -> Differe
         significant=_is_significant(estimate) if estimate and not single else None,
         unit=of_baseline.unit,
         buckets=int(np.count_nonzero(first.sums_6K[EXAMPLES])),
+        p_value=estimate.p_value if estimate else None,
     )
 
 

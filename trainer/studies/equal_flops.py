@@ -1,0 +1,49 @@
+"""Heads at equal compute: the widths at which one head costs what another does.
+
+Widths of all levels grow or shrink together; number of levels, experts and towers stay what they are.
+"""
+
+from functools import partial
+
+from models.cost import HeadCost, head_cost
+from models.heads.base import HeadConfig
+from trainer.config.run_config import Config
+
+WIDEST = 1 << 14
+
+
+def input_width(config: Config) -> int:
+    """What the head reads: the pooled embeddings of all features, and the numbers."""
+    dims = {table.name: table.dim for table in config.tables}
+    return sum(dims[feature.table] for feature in config.features.sparse) + config.features.dense_width
+
+
+def cost_of(config: Config) -> HeadCost:
+    """Of the config's head on the config's features."""
+    return head_cost(config.model, input_width(config), len(config.head_tasks))
+
+
+def at_equal_flops(config: Config, reference: Config) -> HeadConfig:
+    """The config's head in the width whose training FLOPs are nearest to those of the reference's head."""
+    target = cost_of(reference).training_flops
+    flops = partial(_flops, config)
+    low, high = 1, 2
+    while high < WIDEST and flops(high) < target:
+        low, high = high, 2 * high
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if flops(middle) < target else (low, middle)
+
+    nearest = min((low, high), key=lambda width: abs(flops(width) - target))
+    return _of_width(config.model, nearest)
+
+
+def _flops(config: Config, width: int) -> int:
+    return head_cost(_of_width(config.model, width), input_width(config), len(config.head_tasks)).training_flops
+
+
+def _of_width(head: HeadConfig, width: int) -> HeadConfig:
+    """The head with a first layer of this width, and the others in proportion."""
+    first = head.levels[0][0]
+    levels = tuple(tuple(max(round(units * width / first), 1) for units in level) for level in head.levels)
+    return head.model_copy(update={"levels": levels})

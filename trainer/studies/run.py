@@ -1,0 +1,87 @@
+"""From a study's folder to its page: data, hyper-parameters, trainings, tables. What has been done is not repeated."""
+
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from data.storage.paths import full_path
+from trainer.errors import ConfigError, RunError
+from trainer.studies.equal_flops import cost_of
+from trainer.studies.pages import write_study
+from trainer.studies.progress import StudyProgress
+from trainer.studies.results import collect
+from trainer.studies.study import DatasetSource, Expanded
+from trainer.studies.tables import StudyTable, study_tables
+from trainer.studies.trainings import Training, has_ended, run_trainings, seconds_of
+
+
+def run_study(study: Expanded, out: Path, parallel: int, threads: int, command: str) -> list[StudyTable]:
+    """Trains what is missing, and writes the pages into OUT; the tables.
+
+    Raises Stopped when it is asked to end: what has been trained is saved.
+    """
+    make_dataset(study.study.dataset, short=study.short)
+    out.mkdir(parents=True, exist_ok=True)
+    trainings = study.trainings()
+
+    with StudyProgress(study.study.title, trainings) as progress:
+        run_trainings(trainings, out, parallel, threads, progress)
+
+    results = collect(study, out)
+    tables = study_tables(study, results)
+    write_study(study, results, tables, command, out)
+    return tables
+
+
+def make_dataset(source: DatasetSource, *, short: bool) -> None:
+    """Writes the study's data where it is not there; ConfigError names the command where that takes files of others."""
+    make = source.make_short if short and source.make_short else source.make
+    folder = Path(full_path(f"{source.folder}-short" if make == source.make_short and make else source.folder))
+    if folder.exists():
+        return
+    if not make:
+        raise ConfigError(f"{folder}: no such dataset; {source.need or 'the study does not say how to make it'}")
+
+    call = [sys.executable, "-m", "trainer", *make]
+    if subprocess.run(call, check=False, stdout=subprocess.DEVNULL).returncode:  # its own error line is out
+        raise RunError(f"{folder}: could not be written (adatt {' '.join(make)})")
+
+
+def dry_run_table(study: Expanded, out: Path, parallel: int) -> StudyTable:
+    """What the study takes: for each variant its runs, samples and FLOPs, and the hours where they are known."""
+    trainings = study.trainings()
+    rate = _flops_per_second(study, trainings, out)
+    rows = []
+    for name in study.configs:
+        of_variant = [training for training in trainings if training.name in study.names(name)]
+        rows.append([name, *_figures(study, of_variant, out, rate, parallel)])
+    rows.append(["all", *_figures(study, trainings, out, rate, parallel)])
+
+    unknown = (
+        "hours: after a first training has ended. " if rate is None else "hours: at the speed of those that ended. "
+    )
+    note = f"TFLOP: of the heads alone, forward and backward. {unknown}{parallel} trainings at a time."
+    return StudyTable(study.study.title, ["", "runs", "ended", "samples", "TFLOP", "hours left"], rows, note)
+
+
+def _figures(study: Expanded, trainings: Sequence[Training], out: Path, rate: float | None, parallel: int) -> list[str]:
+    ended = [training for training in trainings if has_ended(training, out)]
+    left = sum(_flops(study, training) for training in trainings if training not in ended)
+    samples = sum(training.samples for training in trainings)
+    flops = sum(_flops(study, training) for training in trainings)
+    hours = "–" if rate is None else f"{left / rate / parallel / 3600:.2f}"
+    return [f"{len(trainings)}", f"{len(ended)}", f"{samples:,}", f"{flops / 1e12:,.1f}", hours]
+
+
+def _flops(study: Expanded, training: Training) -> float:
+    variant = next(name for name in study.configs if training.name in study.names(name))
+    return float(cost_of(study.configs[variant]).training_flops) * training.samples
+
+
+def _flops_per_second(study: Expanded, trainings: Sequence[Training], out: Path) -> float | None:
+    """Of one training, over those that have ended."""
+    known = {training: seconds_of(training, out) for training in trainings}
+    seconds = sum(value for value in known.values() if value is not None)
+    flops = sum(_flops(study, training) for training, value in known.items() if value is not None)
+    return flops / seconds if seconds else None
