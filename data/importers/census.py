@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -52,9 +53,15 @@ class CensusSummary:
     """Share of positives in the training rows, by label."""
 
 
-def import_census(source: Path, out: Path) -> CensusSummary:
-    """Writes OUT/train, OUT/test and OUT/schema.json, all or nothing; DataError names what is missing or wrong."""
+def import_census(source: Path, out: Path, *, halves: bool = False) -> CensusSummary:
+    """Writes OUT/train, OUT/test and OUT/schema.json, all or nothing; DataError names what is missing or wrong.
+
+    `halves`: one half of the official test rows, drawn at random, goes to OUT/validation, as in the AdaTT paper.
+    """
     tables = {split: _with_labels(_read(source, split)) for split in SPLITS}
+    if halves:
+        tables |= _halves(tables["test"])
+
     with staged_directory(out) as folder:
         for split, table in tables.items():
             write_parquet(folder / split / "part-00000.parquet", table.schema, [table])
@@ -62,6 +69,14 @@ def import_census(source: Path, out: Path) -> CensusSummary:
 
     rates = {label: pc.mean(tables["train"][label]).as_py() for label in LABELS}
     return CensusSummary({split: table.num_rows for split, table in tables.items()}, rates)
+
+
+def _halves(table: pa.Table) -> dict[str, pa.Table]:
+    """Validation and test rows; the same at every import."""
+    order = np.random.default_rng(0).permutation(table.num_rows)
+    middle = table.num_rows // 2
+    rows = {"validation": order[:middle], "test": order[middle:]}
+    return {split: table.take(np.sort(of_split)) for split, of_split in rows.items()}
 
 
 def _read(source: Path, split: str) -> pa.Table:

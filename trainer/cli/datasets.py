@@ -57,13 +57,17 @@ def import_kuairand_command(
 def import_census_command(
     source: Annotated[str, typer.Argument(metavar="SRC", help="Folder of the official Census-Income (KDD) files.")],
     out: Annotated[str, typer.Argument(metavar="OUT", help="Folder to write.")],
+    halves: Annotated[
+        bool, typer.Option("--halves", help="Half of the test rows become OUT/validation, as in the AdaTT paper.")
+    ] = False,
 ) -> None:
     """Census-Income (KDD): the labels income, never_married and college; columns that define them are left out."""
     from data.importers.census import import_census
     from trainer.console import make_console
 
-    summary = import_census(path_of("SRC", source), path_of("OUT", out))
-    table = Table(title=f"{summary.rows['train']:,} training and {summary.rows['test']:,} test rows")
+    summary = import_census(path_of("SRC", source), path_of("OUT", out), halves=halves)
+    rows = [f"{count:,} {split}" for split, count in summary.rows.items()]
+    table = Table(title=f"rows: {', '.join(rows)}")
     table.add_column("label")
     table.add_column("positive rate", justify="right")
     for label, rate in summary.rates.items():

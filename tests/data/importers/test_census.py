@@ -75,3 +75,16 @@ def test_what_is_not_official_is_named(tmp_path: Path, lines: list[str] | None, 
     assert message in str(error.value)
     assert "\n" not in str(error.value)
     assert not (tmp_path / "out").exists()
+
+
+def test_halves_of_the_test_rows(tmp_path: Path) -> None:
+    people = [LINE.replace("73,", f"{age},", 1) for age in range(20, 61)]
+    write(tmp_path / "raw", "census-income.data", LINE)
+    write(tmp_path / "raw", "census-income.test", *people)
+    summary = import_census(tmp_path / "raw", tmp_path / "out", halves=True)
+    assert summary.rows == {"train": 1, "test": 21, "validation": 20}
+
+    ages = {split: pq.read_table(tmp_path / "out" / split)["age"].to_pylist() for split in ("test", "validation")}
+    assert sorted(ages["test"] + ages["validation"]) == list(range(20, 61))
+    assert ages["test"] == sorted(ages["test"])  # in the order of the file
+    assert len({age // 10 for age in ages["validation"]}) > 3  # from all over it
