@@ -1,6 +1,7 @@
 """Writes a synthetic short-video log whose true conditional means are known.
 
     OUT/train/part-00000.parquet …   one day of the log each, 262,144 impressions
+    OUT/validation/…                 the days after, if asked for: to choose hyper-parameters on
     OUT/test/part-00000.parquet …    the days after
     OUT/schema.json                  columns and their roles
     OUT/world.json                   seed, tasks, and what a model that knew the truth would score on the test set
@@ -47,7 +48,9 @@ from data.synthetic.world import Doubles, Integers, Random, build_world, random_
 ROWS_PER_FILE = 8 * ROW_GROUP_ROWS
 WORLD_FILE = "world.json"
 _FIRST_DAY_MS = 1_735_689_600_000  # 2025-01-01 UTC
-_SPLIT_KEYS = {"train": 3, "test": 4}  # of random streams; the world and its tasks have 0, 1 and 2
+Split = Literal["train", "validation", "test"]
+_SPLIT_KEYS: dict[Split, int] = {"train": 3, "validation": 5, "test": 4}
+"""Of random streams; the world and its tasks have 0, 1 and 2."""
 _ARROW_TYPES = {str(kind): kind for kind in (pa.int64(), pa.int8(), pa.float32(), pa.list_(pa.int64()))}
 
 
@@ -59,13 +62,14 @@ class SynthSummary:
     test_rows: int
     files: int
     tasks: tuple[TaskSummary, ...]
+    validation_rows: int = 0
 
 
 @dataclass(frozen=True)
 class _Part:
     """One file to write."""
 
-    split: Literal["train", "test"]
+    split: Split
     number: int
     rows: int
     first_row: int
@@ -80,13 +84,14 @@ def synthesise(  # noqa: PLR0913 (the command's options)
     seed: int = 0,
     processes: int | None = None,
     progress: Callable[[int], None] = lambda _: None,
+    validation_samples: int = 0,
 ) -> SynthSummary:
     """Write the dataset; `progress` receives the rows of each file as it is finished.
 
     Raises DataError if an argument or OUT cannot be used; nothing is left behind after any error.
     """
     _check(samples, test_samples, tasks, seed, processes)
-    parts = _plan(samples, test_samples)
+    parts = _plan(samples, test_samples, validation_samples)
     workers = min(processes or os.cpu_count() or 1, len(parts))
     sums_T3 = {split: no_sums(TASK_GROUPS[tasks]) for split in _SPLIT_KEYS}
 
@@ -102,7 +107,7 @@ def synthesise(  # noqa: PLR0913 (the command's options)
             test_sums_3 = sums_T3["test"][index]
             summaries.append(summarise(task, train_sums_3, samples, test_sums_3, test_samples))
 
-        summary = SynthSummary(samples, test_samples, len(parts), tuple(summaries))
+        summary = SynthSummary(samples, test_samples, len(parts), tuple(summaries), validation_samples)
         write_schema(folder, dataset_columns(tasks))
         world = {"seed": seed, "group": tasks, **asdict(summary)}
         (folder / WORLD_FILE).write_text(json.dumps(world, indent=2) + "\n", encoding="utf-8")
@@ -137,14 +142,19 @@ def _check(samples: int, test_samples: int, group: str, seed: int, processes: in
         raise DataError(f"processes = {processes}: give 1 or more")
 
 
-def _plan(samples: int, test_samples: int) -> list[_Part]:
+def _plan(samples: int, test_samples: int, validation_samples: int = 0) -> list[_Part]:
     """The files in the order of time: a day each, test after train."""
-    num_train_files = -(-samples // ROWS_PER_FILE)
-    train = _split_parts("train", samples)
-    return [*train, *_split_parts("test", test_samples, samples, num_train_files)]
+    parts: list[_Part] = []
+    first_row = 0
+    rows_of: dict[Split, int] = {"train": samples, "validation": validation_samples, "test": test_samples}
+    for split, rows in rows_of.items():
+        parts += _split_parts(split, rows, first_row, len(parts))
+        first_row += rows
+
+    return parts
 
 
-def _split_parts(split: Literal["train", "test"], rows: int, first_row: int = 0, first_day: int = 0) -> Iterator[_Part]:
+def _split_parts(split: Split, rows: int, first_row: int, first_day: int) -> Iterator[_Part]:
     for number, start in enumerate(range(0, rows, ROWS_PER_FILE)):
         size = min(ROWS_PER_FILE, rows - start)
         yield _Part(split, number, size, first_row + start, first_day + number)

@@ -25,6 +25,9 @@ def synth_command(
     tasks: Annotated[
         TaskGroup, typer.Option(metavar="GROUP", help="engagement-consumption, two-consumption or five.")
     ] = "five",
+    validation_samples: Annotated[
+        str, typer.Option(metavar="COUNT", help="Rows of OUT/validation, to choose hyper-parameters on.")
+    ] = "0",
     seed: Annotated[int, typer.Option(min=0, help="Same seed, same bytes.")] = 0,
 ) -> None:
     """Write a synthetic short-video log whose best reachable NE is known."""
@@ -33,9 +36,18 @@ def synth_command(
 
     train_rows = _count("--samples", samples)
     test_rows = _count("--test-samples", test_samples)
+    validation_rows = _count("--validation-samples", validation_samples)
 
-    with count_progress("writing rows", train_rows + test_rows) as progress:
-        summary = synthesise(path_of("OUT", out), train_rows, test_rows, tasks, seed=seed, progress=progress)
+    with count_progress("writing rows", train_rows + validation_rows + test_rows) as progress:
+        summary = synthesise(
+            path_of("OUT", out),
+            train_rows,
+            test_rows,
+            tasks,
+            seed=seed,
+            progress=progress,
+            validation_samples=validation_rows,
+        )
 
     make_console().print(synth_table(summary))
 

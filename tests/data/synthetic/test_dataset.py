@@ -97,6 +97,19 @@ def test_a_full_file_does_not_depend_on_the_size_of_the_dataset(
     assert first["train/part-00000.parquet"] == second["train/part-00000.parquet"]
 
 
+def test_validation_rows_lie_between_and_change_no_other(tmp_path: Path) -> None:
+    without, with_rows = tmp_path / "without", tmp_path / "with"
+    synthesise(without, 1_000, 500, "two-consumption", processes=1)
+    summary = synthesise(with_rows, 1_000, 500, "two-consumption", processes=1, validation_samples=300)
+    assert summary.validation_rows == 300
+
+    splits = {split: pq.read_table(with_rows / split) for split in ("train", "validation", "test")}
+    assert splits["train"].equals(pq.read_table(without / "train"))
+    assert splits["validation"]["row_id"].to_pylist() == list(range(1_000, 1_300))
+    assert splits["test"]["click"].equals(pq.read_table(without / "test")["click"])
+    assert not splits["validation"]["click"].equals(splits["test"]["click"][:300])
+
+
 def test_groups_share_features_and_click(five: pa.Table, small: dict[str, pa.Table]) -> None:
     first, second = small.values()
     same = [name for name in first.column_names if "like" not in name or name.endswith("_rate")]
@@ -104,9 +117,10 @@ def test_groups_share_features_and_click(five: pa.Table, small: dict[str, pa.Tab
     assert set(five.column_names) > set(same)
 
 
-@given(st.integers(1, 3 * ROWS_PER_FILE), st.integers(0, 3 * ROWS_PER_FILE))
-def test_plan_covers_every_row_once_in_order_of_time(samples: int, test_samples: int) -> None:
-    parts = data.synthetic.dataset._plan(samples, test_samples)
+@given(st.integers(1, 3 * ROWS_PER_FILE), st.integers(0, 3 * ROWS_PER_FILE), st.integers(0, ROWS_PER_FILE + 1))
+def test_plan_covers_every_row_once_in_order_of_time(samples: int, test_samples: int, validation: int) -> None:
+    parts = data.synthetic.dataset._plan(samples, test_samples, validation)
+    assert sum(part.rows for part in parts if part.split == "validation") == validation
     assert [part.day for part in parts] == list(range(len(parts)))
     assert [part.first_row for part in parts] == [sum(p.rows for p in parts[:i]) for i in range(len(parts))]
     assert sum(part.rows for part in parts if part.split == "train") == samples
