@@ -17,6 +17,7 @@ from trainer.logging.train_log import TrainLog
 from trainer.run.records import BadValuesEvent, SkippedBatchEvent, SkippedRowsEvent
 from trainer.step.verdict import Verdict
 
+NOT_FINITE = "a loss or gradient is not finite"
 NAMED_ROW_GROUPS = 8
 """So many row groups of a batch are named in a message; the rest are counted."""
 BAD_ROWS_ALLOWED = 10
@@ -158,7 +159,7 @@ class DataFaults:
     def _account_for_batch(self, samples: int) -> None:
         end = samples + self._reading.global_batch_size
         batch = f"the batch of samples {samples:,} to {end:,}, with rows of {self._row_groups_of(samples)}"
-        what = f"a loss or gradient is not finite in {batch}"
+        what = f"{NOT_FINITE} in {batch}"
         train = self._config.train
         if train.on_non_finite == "stop":
             raise RunError(

@@ -22,6 +22,7 @@ from trainer.cli.profiles import init_command, inspect_command, stats_command
 from trainer.cli.runs import audit_command, compare_command, report_command
 from trainer.cli.studies import study_command
 from trainer.cli.training import evaluate_command, predict_command, train_command
+from trainer.cli.tuning import tune_command
 from trainer.distributed.preemption import STOPPED, Stopped
 from trainer.distributed.torchrun_env import speaks
 from trainer.errors import DISK_FULL, RunError, file_error
@@ -43,6 +44,7 @@ app.command("compare")(compare_command)
 app.command("report")(report_command)
 app.command("study")(study_command)
 app.command("plan")(plan_command)
+app.command("tune")(tune_command)
 app.command("synth")(synth_command)
 app.command("init")(init_command)
 app.command("inspect")(inspect_command)

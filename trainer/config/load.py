@@ -4,6 +4,7 @@ import json
 import re
 import tomllib
 import types
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Union, get_args, get_origin
 
@@ -21,6 +22,11 @@ _TRIED = re.compile(r"(str|tuple\[.*|function-after\[.*)$")
 
 def load_config(path: str | Path, changes: list[str] | None = None) -> Config:
     """The config at `path` with `--set` changes applied; ConfigError, in one line, for anything wrong in either."""
+    return parse_config(changed_values(path, changes or []), str(path))
+
+
+def changed_values(path: str | Path, changes: Sequence[str]) -> dict[str, Any]:
+    """What the TOML file holds, with the changes; ConfigError if it cannot be read, or a change has no place."""
     try:
         text = full_path(path).read_text(encoding="utf-8-sig")  # some editors begin a file with a byte order mark
         values = parse_toml(text)
@@ -35,10 +41,10 @@ def load_config(path: str | Path, changes: list[str] | None = None) -> Config:
     except ValueError as error:
         raise ConfigError(f"CONFIG {error}") from error
 
-    for change in changes or []:
+    for change in changes:
         _apply(values, change)
 
-    return parse_config(values, str(path))
+    return values
 
 
 def parse_config(values: dict[str, Any], source: str) -> Config:
@@ -62,19 +68,24 @@ def _apply(values: dict[str, Any], change: str) -> None:
         for key in keys[:-1]:
             target = target[int(key)] if isinstance(target, list) else target.setdefault(key, {})
         last: Any = int(keys[-1]) if isinstance(target, list) else keys[-1]
-        target[last] = _toml_value(text.strip())
+        target[last] = toml_value(text.strip())
     except (ValueError, IndexError, TypeError, AttributeError) as error:
         raise ConfigError(
             f"--set {change!r}: the config has no place {path!r}; list entries are numbered from 0"
         ) from error
 
 
-def _toml_value(text: str) -> Any:
+def toml_value(text: str) -> Any:
     """A TOML value, or a bare word taken as a string."""
     try:
         return parse_toml(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
         return text
+
+
+def toml_text(text: str) -> str:
+    """A string as TOML has it, in quotes."""
+    return json.dumps(text, ensure_ascii=False)  # a pair of escapes for one character is no TOML
 
 
 def _explain(error: ValidationError) -> str:

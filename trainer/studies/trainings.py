@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from data.storage.files import replace_text
+from trainer.config.load import toml_text
 from trainer.console import visible
 from trainer.distributed.preemption import STOPPED, Stopped
 from trainer.errors import ConfigError, RunError
@@ -49,7 +50,7 @@ class Training:
 
     def command(self, out: Path) -> list[str]:
         """The arguments of `adatt`."""
-        changes = [*self.changes, f"run.dir={json.dumps(str(self.folder(out)))}"]
+        changes = [*self.changes, f"run.dir={toml_text(str(self.folder(out)))}"]
         return ["train", self.config, *(part for change in changes for part in ("--set", change))]
 
     def folder(self, out: Path) -> Path:
@@ -80,14 +81,14 @@ def run_trainings(trainings: Sequence[Training], out: Path, parallel: int, threa
     pending = [training for training in trainings if not has_ended(training, out)]
     ended = [training for training in trainings if training not in pending]
     done = sum(training.samples for training in ended)
-    running: list[_Process] = []
+    running: list[TrainingProcess] = []
     failed: list[str] = []
-    os.environ["OMP_NUM_THREADS"] = str(threads)  # of the processes, which begin after this
+    use_threads(threads)
 
     try:
         while pending or running:
             while pending and len(running) < parallel:
-                running.append(_Process(pending.pop(0), out))
+                running.append(TrainingProcess(pending.pop(0), out))
             time.sleep(POLL_SECONDS)
 
             for process in [process for process in running if not process.is_alive]:
@@ -99,7 +100,7 @@ def run_trainings(trainings: Sequence[Training], out: Path, parallel: int, threa
     except Interrupted as asked:
         raise Stopped from asked
     finally:
-        _stop(running)
+        stop(running)
 
     if failed:
         raise RunError(f"{len(failed)} of {len(trainings)} trainings failed: {failed[0]}")
@@ -115,7 +116,7 @@ def seconds_of(training: Training, out: Path) -> float | None:
     return _record_of(training, out).get("seconds") if has_ended(training, out) else None
 
 
-class _Process:
+class TrainingProcess:
     """A training under way."""
 
     def __init__(self, training: Training, out: Path) -> None:
@@ -126,11 +127,18 @@ class _Process:
         log.parent.mkdir(parents=True, exist_ok=True)
         command = training.command(out)
         log.write_text(f"$ {shlex.join(['adatt', *command])}\n", encoding="utf-8")
-        self.process = start(_train, (command, str(training.folder(out)), str(log)))
+        self._process = start(_train, (command, str(training.folder(out)), str(log)))
+        self._is_asked = False
 
     @property
     def is_alive(self) -> bool:
-        return self.process.is_alive()
+        """Whether it has not ended yet."""
+        return self._process.is_alive()
+
+    @property
+    def exit_code(self) -> int | None:
+        """None while it is alive."""
+        return self._process.exitcode
 
     @property
     def samples(self) -> int:
@@ -140,34 +148,51 @@ class _Process:
             return int(records[-1]["samples"]) if records else 0
         return 0
 
+    def ask_to_stop(self) -> None:
+        """It saves and ends; asked twice it would end without saving, so the second time does nothing."""
+        if not self._is_asked:
+            self._process.terminate()
+        self._is_asked = True
+
+    def end_within(self, seconds: float) -> None:
+        """Waits for its end and kills it if that does not come in time."""
+        self._process.join(seconds)
+        if self._process.is_alive():
+            self._process.kill()
+
     def finish(self) -> list[str]:
         """Records its end; one line if it has failed. ConfigError: what it was asked for is wrong."""
-        code = self.process.exitcode
-        if code == 0:
+        if self.exit_code == 0:
             record = {"digest": self.training.digest, "seconds": round(time.monotonic() - self._begin, 1)}
             replace_text(_record_file(self.training, self._out), json.dumps(record) + "\n")
             return []
-        if code == STOPPED:  # asked from outside to stop, not by this process
+        if self.exit_code == STOPPED:  # asked from outside to stop, not by this process
             raise Stopped
+        if self.exit_code == 2:
+            raise ConfigError(self._failure)
+        return [self._failure]
 
+    @property
+    def _failure(self) -> str:
         log = self.training.log(self._out)
-        errors = [line for line in log.read_text(encoding="utf-8").splitlines() if line.startswith("error: ")]
-        reason = errors[-1].removeprefix("error: ") if errors else f"it ended with {code}; see {log}"
-        line = f"{self.training.name}: {visible(reason)}"
-        if code == 2:
-            raise ConfigError(line)
-        return [line]
+        text = log.read_text(encoding="utf-8", errors="replace")
+        errors = [line for line in text.splitlines() if line.startswith("error: ")]
+        reason = errors[-1].removeprefix("error: ") if errors else f"it ended with {self.exit_code}; see {log}"
+        return f"{self.training.name}: {visible(reason)}"
 
 
-def _stop(running: list[_Process]) -> None:
+def use_threads(threads: int) -> None:
+    """How many threads each process takes that begins after this."""
+    os.environ["OMP_NUM_THREADS"] = str(threads)
+
+
+def stop(running: Sequence[TrainingProcess]) -> None:
     """Asks them to save and end; those that do not are killed, and go on from an older checkpoint."""
     for one in running:
-        one.process.terminate()
+        one.ask_to_stop()
     deadline = time.monotonic() + SAVING_SECONDS
     for one in running:
-        one.process.join(max(deadline - time.monotonic(), 0.1))
-        if one.process.is_alive():
-            one.process.kill()
+        one.end_within(max(deadline - time.monotonic(), 0.1))
 
 
 def start(target: Callable[..., None], arguments: tuple[Any, ...]) -> BaseProcess:

@@ -1,0 +1,166 @@
+"""A search for people: how far it is, and at its end a table, the command of the best trial, and files."""
+
+import json
+import math
+import shlex
+import time
+from pathlib import Path
+
+import tomli_w
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from data.storage.files import replace_text
+from trainer.analysis.compare.files import escaped
+from trainer.config.load import changed_values
+from trainer.console import make_console, visible
+from trainer.studies.tuning import Status, Tuning
+from trainer.studies.tuning_checks import Search
+from trainer.studies.tuning_space import changes_of
+from trainer.studies.tuning_trials import Trial
+
+PLAIN_LINE_SECONDS = 30.0
+"""Shortest time between two plain lines."""
+LONGEST_REASON = 100
+"""Characters of a failure in the notes."""
+
+
+class TuningDisplay:
+    """Context that shows how far a search is: a bar on a terminal, a plain line now and then elsewhere.
+
+    On standard error, so that standard output holds the results alone.
+    """
+
+    def __init__(self) -> None:
+        self._console = make_console(stderr=True)
+        self._begin = time.monotonic()
+        self._first: Status | None = None
+        self._last_ended = -1
+        self._next_line = 0.0
+        columns = (TextColumn("tuning"), BarColumn(), TextColumn("{task.fields[text]}", markup=False))
+        self._bar = Progress(*columns, TimeElapsedColumn(), console=self._console)
+
+    def __enter__(self) -> "TuningDisplay":
+        if self._console.is_terminal:
+            self._bar.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._bar.stop()
+
+    def __call__(self, status: Status) -> None:
+        """It is so far."""
+        if self._first is None:
+            self._first = status
+            self._task = self._bar.add_task("tuning", total=status.all_samples, text="")
+
+        text = self._text(status)
+        if self._console.is_terminal:
+            self._bar.update(self._task, completed=status.samples, text=text)
+        elif status.ended != self._last_ended and time.monotonic() >= self._next_line:
+            self._console.print(text)
+            self._next_line = time.monotonic() + PLAIN_LINE_SECONDS
+            self._last_ended = status.ended
+
+    def _text(self, status: Status) -> str:
+        best = "" if status.best is None else f" · best objective {status.best:.5f}"
+        return f"{status.ended:,} of {status.trials:,} trials{best} · ETA {self._seconds_left(status)}"
+
+    def _seconds_left(self, status: Status) -> str:
+        assert self._first is not None
+        trained = status.samples - self._first.samples
+        if trained <= 0:
+            return "–"
+        seconds = (time.monotonic() - self._begin) * (status.all_samples - status.samples) / trained
+        return f"{seconds:,.0f} s"
+
+
+def tuning_table(tuning: Tuning) -> Table:
+    """A trial a row, best first."""
+    header, rows = _cells(tuning)
+    table = Table(title="trials, best first; objective: mean over tasks of the logarithm of NE (NMSE)")
+    for name in header[:-1]:
+        table.add_column(name, justify="right", overflow="fold")
+    table.add_column(header[-1])
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
+def failure_notes(tuning: Tuning) -> list[str]:
+    """A line for each trial that has failed; tune.json has the reasons in full."""
+    failed = sorted((trial for trial in tuning.trials if trial.state == "failed"), key=lambda trial: trial.number)
+    return [f"trial {trial.number} failed: {_cut(trial.reason)}" for trial in failed]
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= LONGEST_REASON else f"{text[:LONGEST_REASON]}…"
+
+
+def train_command(search: Search, best: Trial) -> str:
+    """The command that trains with the best values."""
+    changes = [*search.changes, *changes_of(best.values)]
+    options = [part for change in changes for part in ("--set", change)]
+    return visible(shlex.join(["adatt", "train", search.config, *options]))
+
+
+def write_tuning(tuning: Tuning, search: Search, out: Path) -> None:
+    """Writes OUT/tune.json (a trial a line, best first) and tune.md; with a best trial, best.toml."""
+    replace_text(out / "tune.json", "".join(json_lines(tuning)))
+    command = ""
+    if tuning.trials[0].state == "complete":
+        command = train_command(search, tuning.best)
+        values = changed_values(search.config, [*search.changes, *changes_of(tuning.best.values)])
+        heading = f"# {visible(search.config)} with the values of the best of {len(tuning.trials)} trials."
+        replace_text(out / "best.toml", f"{' '.join(heading.split())}\n{tomli_w.dumps(values)}")
+    replace_text(out / "tune.md", _markdown(tuning, command))
+
+
+def json_lines(tuning: Tuning) -> list[str]:
+    """One object a trial, best first."""
+    return [json.dumps(trial.record()) + "\n" for trial in tuning.trials]
+
+
+def _markdown(tuning: Tuning, command: str) -> str:
+    header, rows = _cells(tuning)
+    alignment = [*["---:"] * (len(header) - 1), "---"]
+    lines = ["| " + " | ".join(row) + " |" for row in ([*map(escaped, header)], alignment, *_escaped_rows(rows))]
+    parts = ["# Trials, best first", "\n".join(lines), "Objective: mean over tasks of the logarithm of NE (NMSE)."]
+    parts += map(escaped, failure_notes(tuning))
+    if command:
+        parts.append(f"    {' '.join(command.split())}")
+    return "\n\n".join(parts) + "\n"
+
+
+def _escaped_rows(rows: list[list[str]]) -> list[list[str]]:
+    return [[escaped(cell) for cell in row] for row in rows]
+
+
+def _cells(tuning: Tuning) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of the table."""
+    keys = list(tuning.trials[0].values)
+    metrics = {task: name for trial in tuning.trials for task, of_task in trial.metrics.items() for name in of_task}
+    header = ["trial", *keys, *(f"{task} {name.upper()}" for task, name in metrics.items()), "objective", "state"]
+    return header, [_row(trial, keys, metrics) for trial in tuning.trials]
+
+
+def _row(trial: Trial, keys: list[str], metrics: dict[str, str]) -> list[str]:
+    values = [_short(trial.values[key]) for key in keys]
+    figures = [trial.metrics.get(task, {}).get(name) for task, name in metrics.items()]
+    cells = ["–" if figure is None else f"{figure:.5f}" for figure in (*figures, trial.objective)]
+    return [str(trial.number), *values, *cells, _state(trial)]
+
+
+def _state(trial: Trial) -> str:
+    if trial.state == "pruned":
+        return f"pruned at {trial.samples:,} samples"
+    return trial.state
+
+
+def _short(text: str) -> str:
+    """A number in four digits, as far as that is shorter."""
+    try:
+        number = float(text)
+    except ValueError:
+        return text
+    return min(text, f"{number:.4g}", key=len) if math.isfinite(number) else text
