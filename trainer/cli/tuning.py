@@ -70,11 +70,13 @@ def tune_command(  # noqa: PLR0913 - one parameter for each option
         tuning = tune(search, folder, parallel, threads, display)
     write_tuning(tuning, search, folder)
 
+    console = make_console()
     if as_json:
         sys.stdout.writelines(json_lines(tuning))
-        return
-    console = make_console()
-    console.print(tuning_table(tuning))
-    for note in failure_notes(tuning):
-        console.print(note, soft_wrap=True)
-    console.print(f"best: {train_command(search, tuning.best)}\nwritten: {folder / 'best.toml'}", soft_wrap=True)
+    else:
+        console.print(tuning_table(tuning))
+        for note in failure_notes(tuning):
+            console.print(note, soft_wrap=True)
+    command = train_command(search, tuning.best)
+    if not as_json:
+        console.print(f"best: {command}\nwritten: {folder / 'best.toml'}", soft_wrap=True)

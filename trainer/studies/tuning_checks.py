@@ -125,8 +125,9 @@ def held_folder(out: Path) -> Iterator[None]:
 
 def _check_folder(out: Path) -> None:
     try:
-        if out.exists() and not out.is_dir():
-            raise ConfigError(f"--out {str(out)!r} is a file; name a folder")
+        there = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
+        if not there.is_dir():
+            raise ConfigError(f"--out {str(out)!r}: {str(there)!r} is a file; name a folder")
         names = {entry.name for entry in out.iterdir()} if out.exists() else set()
     except OSError as error:
         raise ConfigError(f"--out {str(out)!r} cannot be used ({error.strerror}); name another folder") from error
@@ -136,7 +137,6 @@ def _check_folder(out: Path) -> None:
     if names - {_LOCK} and DATABASE not in names:
         raise ConfigError(f"--out {str(out)!r} is not empty and holds no search; name another folder")
 
-    there = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
     if not os.access(there, os.W_OK | os.X_OK):
         raise ConfigError(f"--out {str(out)!r}: {str(there)!r} is not writable; name another folder")
 

@@ -35,7 +35,6 @@ class TuningDisplay:
         self._console = make_console(stderr=True)
         self._begin = time.monotonic()
         self._first: Status | None = None
-        self._last_ended = -1
         self._next_line = 0.0
         columns = (TextColumn("tuning"), BarColumn(), TextColumn("{task.fields[text]}", markup=False))
         self._bar = Progress(*columns, TimeElapsedColumn(), console=self._console)
@@ -57,10 +56,9 @@ class TuningDisplay:
         text = self._text(status)
         if self._console.is_terminal:
             self._bar.update(self._task, completed=status.samples, text=text)
-        elif status.ended != self._last_ended and time.monotonic() >= self._next_line:
+        elif time.monotonic() >= self._next_line:
             self._console.print(text)
             self._next_line = time.monotonic() + PLAIN_LINE_SECONDS
-            self._last_ended = status.ended
 
     def _text(self, status: Status) -> str:
         best = "" if status.best is None else f" · best objective {status.best:.5f}"

@@ -12,6 +12,7 @@ from optuna.exceptions import StorageInternalError
 from optuna.samplers import BaseSampler, GridSampler, TPESampler
 from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy.exc import SQLAlchemyError
 
 from trainer.errors import ConfigError, RunError
 from trainer.studies.tuning_space import Space, Values
@@ -21,6 +22,7 @@ DATABASE = "optuna.db"
 STARTUP_TRIALS = 4
 """So many are trained to their end before any is pruned: a median of fewer says little."""
 _NAME = "tune"
+_ERRORS = (StorageInternalError, SQLAlchemyError, sqlite3.Error)
 _STATES: dict[TrialState, State] = {
     TrialState.COMPLETE: "complete",
     TrialState.PRUNED: "pruned",
@@ -121,12 +123,12 @@ def opened_store(folder: Path, space: Space, seed: int, *, prune: bool) -> Itera
         storage = RDBStorage(f"sqlite:///{DATABASE}", engine_kwargs={"creator": lambda: _connect(path)})
         pruner = optuna.pruners.MedianPruner(n_startup_trials=STARTUP_TRIALS) if prune else optuna.pruners.NopPruner()
         study = optuna.create_study(storage=storage, study_name=_NAME, pruner=pruner, load_if_exists=True)
-    except (StorageInternalError, RuntimeError, sqlite3.Error) as error:
+    except (*_ERRORS, RuntimeError) as error:
         raise ConfigError(f"{path}: cannot be used ({_reason(error)}); restore it, or name another folder") from error
 
     try:
         yield TrialStore(study, space, seed)
-    except StorageInternalError as error:
+    except _ERRORS as error:
         raise RunError(f"{path}: cannot be written ({_reason(error)}); start again to go on") from error
     finally:
         storage.remove_session()
