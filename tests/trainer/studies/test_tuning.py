@@ -4,6 +4,7 @@ import json
 import math
 import signal
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import tomli_w
 
 from data.discovery.source import source_of
 from data.errors import ExpectedError
-from tests.commands import run_command, started_command
+from tests.commands import started_command
 from tests.trainer.datasets import config_values, write_dataset
 from trainer.config.load import load_config
 from trainer.errors import ConfigError
@@ -22,10 +23,11 @@ from trainer.run.records import Evaluation
 from trainer.studies import tuning_store
 from trainer.studies.tuning import Status, tune
 from trainer.studies.tuning_checks import Search, checked
-from trainer.studies.tuning_output import train_command, write_tuning
+from trainer.studies.tuning_output import TuningDisplay, train_command, write_tuning
 from trainer.studies.tuning_space import parse_space
 from trainer.studies.tuning_trials import metrics_by_samples, objective_of
 
+SAMPLES = 512
 DENSE, SPARSE = "optimizer.dense.learning_rate", "optimizer.sparse.learning_rate"
 GRID = f"{SPARSE}=0.2,0.02,1e5"
 
@@ -41,7 +43,7 @@ def validation(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def config(dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """Path of a config; the working directory is one that nothing has been written to."""
     path = tmp_path / "config.toml"
-    path.write_text(tomli_w.dumps(config_values(dataset, train={"samples": 1024})))
+    path.write_text(tomli_w.dumps(config_values(dataset, train={"samples": SAMPLES})))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")  # which a search sets for its trials
     (tmp_path / "work").mkdir()
     monkeypatch.chdir(tmp_path / "work")
@@ -56,10 +58,19 @@ def num_starts(out: Path, trial: int) -> int:
     return len(whole_lines(RunDirectory(out / "runs" / f"trial-{trial:03d}").segments))
 
 
-def test_a_grid_finds_its_best(config: str, validation: Path, dataset: Path) -> None:
+def test_a_grid_finds_its_best(
+    config: str, validation: Path, dataset: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     search = make_search(config, validation, f"{DENSE}=1000.0,0.001", f"{SPARSE}=0.2,1e5", prune=False)
     out, seen = Path("search"), list[Status]()
-    tuning = tune(search, out, parallel=2, threads=1, progress=seen.append)
+    with TuningDisplay() as display:
+
+        def show(status: Status) -> None:
+            seen.append(status)
+            display(status)
+
+        tuning = tune(search, out, parallel=2, threads=1, progress=show)
+    assert "0 of 4 trials · ETA" in capsys.readouterr().err
 
     best = tuning.best
     assert best.values == {DENSE: "0.001", SPARSE: "0.2"}
@@ -68,8 +79,8 @@ def test_a_grid_finds_its_best(config: str, validation: Path, dataset: Path) -> 
     assert all("not finite" in trial.reason for trial in tuning.trials[2:])
     logs = [math.log(value) for of_task in best.metrics.values() for value in of_task.values()]
     assert best.objective == pytest.approx(sum(logs) / 3)
-    assert (best.samples, list(best.metrics)) == (1024, ["watch", "click", "rare"])
-    assert (seen[-1].ended, seen[-1].samples, seen[-1].best) == (4, 4 * 1024, best.objective)
+    assert (best.samples, list(best.metrics)) == (SAMPLES, ["watch", "click", "rare"])
+    assert (seen[-1].ended, seen[-1].samples, seen[-1].best) == (4, 4 * SAMPLES, best.objective)
 
     run = RunDirectory(best.run).read_config()
     assert run.data.test == str(validation)
@@ -111,19 +122,22 @@ def test_a_search_that_was_stopped_and_killed_goes_on(config: str, validation: P
         search.wait_until(under_way(1))
         search.signal(signal.SIGKILL)
         search.end()
-    code, printed, errors = run_command(tmp_path, *words, "--json")
+    search_now = make_search(config, validation, grid, changes=(often,))
+    trials = tune(search_now, out, 1, 1, lambda _: None).trials
 
-    assert (code, "of 2 trials" in errors) == (0, True)
-    records = [json.loads(line) for line in printed.splitlines()]
-    assert [record["values"] for record in records] == [{SPARSE: 0.2}, {SPARSE: 0.02}]
-    assert sorted(record["trial"] for record in records) == [0, 1]
-    assert all((record["state"], record["samples"]) == ("complete", 1024) for record in records)
+    assert [trial.values for trial in trials] == [{SPARSE: "0.2"}, {SPARSE: "0.02"}]
+    assert sorted(trial.number for trial in trials) == [0, 1]
+    assert all((trial.state, trial.samples) == ("complete", SAMPLES) for trial in trials)
     assert [num_starts(out, trial) for trial in (0, 1)] == [2, 2]
 
-    for part, others in (("config", {"changes": ("run.seed=3",)}), ("choice of pruning", {"prune": False})):
-        search_now = make_search(config, validation, grid, **{"changes": (often,), **others})
+    others = {
+        "config": replace(search_now, changes=("run.seed=3",)),
+        "choice of pruning": replace(search_now, prune=False),
+        "--grid or --range": replace(search_now, space=parse_space([f"{SPARSE}=0.2"], [])),
+    }
+    for part, other in others.items():
         with pytest.raises(ConfigError, match=f"holds a search with another {part}"):
-            tune(search_now, out, 1, 1, lambda _: None)
+            tune(other, out, 1, 1, lambda _: None)
 
 
 @pytest.mark.parametrize(
