@@ -297,6 +297,7 @@ def test_help_of_every_command() -> None:
         ["audit"],
         ["compare"],
         ["report"],
+        ["tune"],
         ["synth"],
         ["import"],
         ["import", "kuairand"],

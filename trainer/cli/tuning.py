@@ -58,6 +58,7 @@ def tune_command(  # noqa: PLR0913 - one parameter for each option
     from trainer.studies.tuning_checks import Search
     from trainer.studies.tuning_output import (
         TuningDisplay,
+        console_table,
         failure_notes,
         json_lines,
         train_command,
@@ -74,7 +75,7 @@ def tune_command(  # noqa: PLR0913 - one parameter for each option
     if as_json:
         sys.stdout.writelines(json_lines(tuning))
     else:
-        console.print(tuning_table(tuning))
+        console.print(console_table(tuning_table(tuning)))
         for note in failure_notes(tuning):
             console.print(note, soft_wrap=True)
     command = train_command(search, tuning.best)

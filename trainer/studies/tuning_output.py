@@ -1,7 +1,6 @@
 """A search for people: how far it is, and at its end a table, the command of the best trial, and files."""
 
 import json
-import math
 import shlex
 import time
 from pathlib import Path
@@ -10,10 +9,12 @@ import tomli_w
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from data.counts import format_count
 from data.storage.files import replace_text
-from trainer.analysis.compare.files import escaped
 from trainer.config.load import changed_values
 from trainer.console import make_console, visible
+from trainer.studies.pages import markdown_table
+from trainer.studies.tables import StudyTable
 from trainer.studies.tuning import Status, Tuning
 from trainer.studies.tuning_checks import Search
 from trainer.studies.tuning_space import changes_of
@@ -73,16 +74,47 @@ class TuningDisplay:
         return f"{seconds:,.0f} s"
 
 
-def tuning_table(tuning: Tuning) -> Table:
+def console_table(table: StudyTable) -> Table:
+    """For a terminal: where that is narrow the names of keys are broken, numbers never."""
+    shown = Table(title=table.title)
+    for column, name in enumerate(table.header):
+        width = max(len(row[column]) for row in table.rows)
+        shown.add_column(name, justify="right" if column else "left", overflow="fold", min_width=width)
+    for row in table.rows:
+        shown.add_row(*row)
+    return shown
+
+
+def tuning_table(tuning: Tuning) -> StudyTable:
     """A trial a row, best first."""
-    header, rows = _cells(tuning)
-    table = Table(title="trials, best first; objective: mean over tasks of the logarithm of NE (NMSE)")
-    for name in header[:-1]:
-        table.add_column(name, justify="right", overflow="fold")
-    table.add_column(header[-1])
-    for row in rows:
-        table.add_row(*row)
-    return table
+    keys = list(tuning.trials[0].values)
+    metrics = {task: name for trial in tuning.trials for task, of_task in trial.metrics.items() for name in of_task}
+    header = ["trial", *keys, *(f"{task} {name.upper()}" for task, name in metrics.items()), "objective"]
+    rows = [_row(trial, keys, metrics) for trial in tuning.trials]
+    return StudyTable("trials, best first; objective: mean over tasks of the logarithm of NE (NMSE)", header, rows)
+
+
+def _row(trial: Trial, keys: list[str], metrics: dict[str, str]) -> list[str]:
+    values = [_short(trial.values[key]) for key in keys]
+    figures = [trial.metrics.get(task, {}).get(name) for task, name in metrics.items()]
+    cells = ["–" if figure is None else f"{figure:.5g}" for figure in figures]
+    cells.append("–" if trial.objective is None else f"{trial.objective:.4g}")
+    return [_name(trial), *values, *cells]
+
+
+def _name(trial: Trial) -> str:
+    if trial.state == "pruned":
+        return f"{trial.number} (pruned at {format_count(trial.samples)})"
+    return f"{trial.number} (failed)" if trial.state == "failed" else str(trial.number)
+
+
+def _short(text: str) -> str:
+    """A number in four digits, as far as that is shorter."""
+    try:
+        number = float(text)
+    except ValueError:
+        return text
+    return min(text, f"{number:.4g}", key=len)
 
 
 def failure_notes(tuning: Tuning) -> list[str]:
@@ -99,7 +131,7 @@ def train_command(search: Search, best: Trial) -> str:
     """The command that trains with the best values."""
     changes = [*search.changes, *changes_of(best.values)]
     options = [part for change in changes for part in ("--set", change)]
-    return visible(shlex.join(["adatt", "train", search.config, *options]))
+    return " ".join(visible(shlex.join(["adatt", "train", search.config, *options])).split("\n"))
 
 
 def write_tuning(tuning: Tuning, search: Search, out: Path) -> None:
@@ -109,8 +141,8 @@ def write_tuning(tuning: Tuning, search: Search, out: Path) -> None:
     if tuning.trials[0].state == "complete":
         command = train_command(search, tuning.best)
         values = changed_values(search.config, [*search.changes, *changes_of(tuning.best.values)])
-        heading = f"# {visible(search.config)} with the values of the best of {len(tuning.trials)} trials."
-        replace_text(out / "best.toml", f"{' '.join(heading.split())}\n{tomli_w.dumps(values)}")
+        heading = f"# The config of `{command}`, the best of {len(tuning.trials)} trials."
+        replace_text(out / "best.toml", f"{heading}\n{tomli_w.dumps(values)}")
     replace_text(out / "tune.md", _markdown(tuning, command))
 
 
@@ -120,45 +152,7 @@ def json_lines(tuning: Tuning) -> list[str]:
 
 
 def _markdown(tuning: Tuning, command: str) -> str:
-    header, rows = _cells(tuning)
-    alignment = [*["---:"] * (len(header) - 1), "---"]
-    lines = ["| " + " | ".join(row) + " |" for row in ([*map(escaped, header)], alignment, *_escaped_rows(rows))]
-    parts = ["# Trials, best first", "\n".join(lines), "Objective: mean over tasks of the logarithm of NE (NMSE)."]
-    parts += map(escaped, failure_notes(tuning))
-    if command:
-        parts.append(f"    {' '.join(command.split())}")
-    return "\n\n".join(parts) + "\n"
-
-
-def _escaped_rows(rows: list[list[str]]) -> list[list[str]]:
-    return [[escaped(cell) for cell in row] for row in rows]
-
-
-def _cells(tuning: Tuning) -> tuple[list[str], list[list[str]]]:
-    """Header and rows of the table."""
-    keys = list(tuning.trials[0].values)
-    metrics = {task: name for trial in tuning.trials for task, of_task in trial.metrics.items() for name in of_task}
-    header = ["trial", *keys, *(f"{task} {name.upper()}" for task, name in metrics.items()), "objective", "state"]
-    return header, [_row(trial, keys, metrics) for trial in tuning.trials]
-
-
-def _row(trial: Trial, keys: list[str], metrics: dict[str, str]) -> list[str]:
-    values = [_short(trial.values[key]) for key in keys]
-    figures = [trial.metrics.get(task, {}).get(name) for task, name in metrics.items()]
-    cells = ["–" if figure is None else f"{figure:.5f}" for figure in (*figures, trial.objective)]
-    return [str(trial.number), *values, *cells, _state(trial)]
-
-
-def _state(trial: Trial) -> str:
-    if trial.state == "pruned":
-        return f"pruned at {trial.samples:,} samples"
-    return trial.state
-
-
-def _short(text: str) -> str:
-    """A number in four digits, as far as that is shorter."""
-    try:
-        number = float(text)
-    except ValueError:
-        return text
-    return min(text, f"{number:.4g}", key=len) if math.isfinite(number) else text
+    table = tuning_table(tuning)
+    notes = [f"- {line}" for line in failure_notes(tuning)]
+    parts = [f"# {table.title}", markdown_table(table), "\n".join(notes), f"    {command}" if command else ""]
+    return "\n\n".join(part for part in parts if part) + "\n"

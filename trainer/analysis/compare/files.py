@@ -50,7 +50,7 @@ def markdown(comparison: Comparison) -> str:
     parts = ["# Comparison"]
     for grid in grids:
         parts += [_markdown_table(grid), f"![{grid.task}]({grid.task}.png)"]
-    parts += map(escaped, comparison_notes(comparison.differences))
+    parts += map(_escaped, comparison_notes(comparison.differences))
     return "\n\n".join(parts) + "\n"
 
 
@@ -58,11 +58,11 @@ def _markdown_table(grid: Grid) -> str:
     num_columns = len(grid.header) - 2  # behind the head and its runs; numbers, aligned to the right
     alignment = ["---", "---", *["---:"] * num_columns]
     rows = [grid.header, alignment, *grid.rows]
-    lines = ["| " + " | ".join(map(escaped, row)) + " |" for row in rows]
-    return "\n".join([f"## {escaped(grid.title)}", "", *lines])
+    lines = ["| " + " | ".join(map(_escaped, row)) + " |" for row in rows]
+    return "\n".join([f"## {_escaped(grid.title)}", "", *lines])
 
 
-def escaped(text: str) -> str:
+def _escaped(text: str) -> str:
     """Text of a Markdown table or paragraph, whatever the names of folders and columns hold.
 
     Brackets alone stay as they are, since intervals have them: they are a link only before another one.
