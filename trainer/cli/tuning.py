@@ -49,14 +49,13 @@ def tune_command(  # noqa: PLR0913 - one parameter for each option
     """
     from data.storage.paths import path_of
     from trainer.console import make_console
-    from trainer.studies.tuning_space import parse_space
+    from trainer.studies.tuning.space import parse_space
 
     folder = path_of("--out", out)
     space = parse_space(grids or [], ranges or [])
 
-    from trainer.studies.tuning import tune
-    from trainer.studies.tuning_checks import Search
-    from trainer.studies.tuning_output import (
+    from trainer.studies.tuning.checks import Search
+    from trainer.studies.tuning.output import (
         TuningDisplay,
         console_table,
         failure_notes,
@@ -65,6 +64,7 @@ def tune_command(  # noqa: PLR0913 - one parameter for each option
         tuning_table,
         write_tuning,
     )
+    from trainer.studies.tuning.search import tune
 
     search = Search(config, tuple(changes or ()), space, data_source(validation, where), trials, prune)
     with TuningDisplay() as display:

@@ -8,6 +8,7 @@ from pathlib import Path
 from data.storage.paths import full_path
 from trainer.errors import ConfigError, RunError
 from trainer.studies.equal_flops import cost_of
+from trainer.studies.grids import choose_on_grid
 from trainer.studies.pages import write_study
 from trainer.studies.progress import StudyProgress
 from trainer.studies.results import collect
@@ -23,8 +24,10 @@ def run_study(study: Expanded, out: Path, parallel: int, threads: int, command: 
     """
     make_dataset(study.study.dataset, short=study.short)
     out.mkdir(parents=True, exist_ok=True)
-    trainings = study.trainings()
+    if study.study.grid is not None:
+        choose_on_grid(study, study.study.grid, out, parallel, threads)
 
+    trainings = study.trainings()
     with StudyProgress(study.study.title, trainings) as progress:
         run_trainings(trainings, out, parallel, threads, progress)
 

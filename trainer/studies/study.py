@@ -61,8 +61,8 @@ class DatasetSource(Settings):
 class Grid(Settings):
     """Hyper-parameters of each variant, chosen on validation rows before the study is run; the same trials for each."""
 
-    validation: str
-    """Dataset, no row of which is in the test set."""
+    validation: str = "validation"
+    """Folder in that of the dataset; no row of it is in the test set."""
     values: dict[str, list[Any]]
     samples: Count
     """Trained in each trial."""
@@ -162,13 +162,17 @@ class Expanded:
         self._own = {variant.name: self._changes_of(variant) for variant in study.variants}
         by_name = {variant.name: variant for variant in study.variants}
         self.configs = {name: self._widened(by_name[name], self._load(name)) for name in self._own}
-        self.chosen: dict[str, Changes] = {}
+        self.chosen: dict[str, dict[str, str]] = {}
         """Hyper-parameters by variant, once the grid has been searched."""
 
     @property
     def dataset(self) -> str:
         """Its folder."""
         return dataset_folder(self.study, short=self.short)
+
+    def choose(self, variant: str, values: dict[str, str]) -> None:
+        """Gives a variant's trainings these values of hyper-parameters."""
+        self.chosen[variant] = values
 
     def trainings(self) -> list[Training]:
         """All runs: every variant with the first seed, then with the next."""
@@ -180,7 +184,7 @@ class Expanded:
 
     def changes(self, variant: str) -> list[str]:
         """What makes the study's config that of a variant."""
-        chosen = set_options(self.chosen.get(variant, {}))
+        chosen = [f"{key}={value}" for key, value in self.chosen.get(variant, {}).items()]
         return [*self._own[variant], *chosen, *self._of_user]
 
     def _training(self, variant: str, seed: int) -> Training:

@@ -21,11 +21,11 @@ from trainer.run.directory import RunDirectory
 from trainer.run.jsonl import whole_lines
 from trainer.run.records import Evaluation
 from trainer.studies import tuning_store
-from trainer.studies.tuning import Status, tune
-from trainer.studies.tuning_checks import Search, checked
-from trainer.studies.tuning_output import TuningDisplay, train_command, write_tuning
-from trainer.studies.tuning_space import parse_space
-from trainer.studies.tuning_trials import metrics_by_samples, objective_of
+from trainer.studies.tuning.checks import Search, checked
+from trainer.studies.tuning.output import TuningDisplay, train_command, write_tuning
+from trainer.studies.tuning.search import Status, tune
+from trainer.studies.tuning.space import parse_space
+from trainer.studies.tuning.trials import metrics_by_samples, objective_of
 
 SAMPLES = 512
 DENSE, SPARSE = "optimizer.dense.learning_rate", "optimizer.sparse.learning_rate"

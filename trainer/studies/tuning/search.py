@@ -28,10 +28,10 @@ from trainer.process.signals import Interrupted
 from trainer.run.directory import RunDirectory
 from trainer.run.records import read_evaluations
 from trainer.studies.trainings import POLL_SECONDS, Training, TrainingProcess, stop, use_threads
-from trainer.studies.tuning_checks import CheckedSearch, Search, checked, held_folder
-from trainer.studies.tuning_space import changes_of
-from trainer.studies.tuning_store import TrialStore, opened_store
-from trainer.studies.tuning_trials import Metrics, Trial, best_first, metrics_by_samples, objective_of
+from trainer.studies.tuning.checks import CheckedSearch, Search, checked, held_folder
+from trainer.studies.tuning.space import changes_of
+from trainer.studies.tuning.store import TrialStore, opened_store
+from trainer.studies.tuning.trials import Metrics, Trial, best_first, metrics_by_samples, objective_of
 
 
 @dataclass(frozen=True)

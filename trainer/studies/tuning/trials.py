@@ -12,7 +12,7 @@ from typing import Any, Literal
 from data.counts import parse_count
 from trainer.config.load import toml_value
 from trainer.run.records import Evaluation
-from trainer.studies.tuning_space import Values
+from trainer.studies.tuning.space import Values
 
 State = Literal["complete", "pruned", "failed"]
 Metrics = dict[str, dict[str, float]]

@@ -19,8 +19,8 @@ from trainer.config.run_config import Config
 from trainer.console import LateProgress
 from trainer.datasets import check_columns, end_of_training, open_manifest, train_reading
 from trainer.errors import ConfigError
-from trainer.studies.tuning_space import Space, changes_of
-from trainer.studies.tuning_store import DATABASE
+from trainer.studies.tuning.space import Space, changes_of
+from trainer.studies.tuning.store import DATABASE
 
 MOST_ENDS = 1_000
 """Points that are checked before a search begins, at some 30 ms each; so many trainings are no small search either."""

@@ -15,10 +15,10 @@ from trainer.config.load import changed_values
 from trainer.console import make_console, visible
 from trainer.studies.pages import markdown_table
 from trainer.studies.tables import StudyTable
-from trainer.studies.tuning import Status, Tuning
-from trainer.studies.tuning_checks import Search
-from trainer.studies.tuning_space import changes_of
-from trainer.studies.tuning_trials import Trial
+from trainer.studies.tuning.checks import Search
+from trainer.studies.tuning.search import Status, Tuning
+from trainer.studies.tuning.space import changes_of
+from trainer.studies.tuning.trials import Trial
 
 PLAIN_LINE_SECONDS = 30.0
 """Shortest time between two plain lines."""
@@ -32,12 +32,17 @@ class TuningDisplay:
     On standard error, so that standard output holds the results alone.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, title: str = "tuning") -> None:
+        self._title = title
         self._console = make_console(stderr=True)
         self._begin = time.monotonic()
         self._first: Status | None = None
         self._next_line = 0.0
-        columns = (TextColumn("tuning"), BarColumn(), TextColumn("{task.fields[text]}", markup=False))
+        columns = (
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            TextColumn("{task.fields[text]}", markup=False),
+        )
         self._bar = Progress(*columns, TimeElapsedColumn(), console=self._console)
 
     def __enter__(self) -> "TuningDisplay":
@@ -52,13 +57,13 @@ class TuningDisplay:
         """It is so far."""
         if self._first is None:
             self._first = status
-            self._task = self._bar.add_task("tuning", total=status.all_samples, text="")
+            self._task = self._bar.add_task(self._title, total=status.all_samples, text="")
 
         text = self._text(status)
         if self._console.is_terminal:
             self._bar.update(self._task, completed=status.samples, text=text)
         elif time.monotonic() >= self._next_line:
-            self._console.print(text)
+            self._console.print(f"{self._title}: {text}")
             self._next_line = time.monotonic() + PLAIN_LINE_SECONDS
 
     def _text(self, status: Status) -> str:

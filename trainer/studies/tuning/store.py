@@ -15,8 +15,8 @@ from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
 from trainer.errors import ConfigError, RunError
-from trainer.studies.tuning_space import Space, Values
-from trainer.studies.tuning_trials import Metrics, State, Trial
+from trainer.studies.tuning.space import Space, Values
+from trainer.studies.tuning.trials import Metrics, State, Trial
 
 DATABASE = "optuna.db"
 STARTUP_TRIALS = 4

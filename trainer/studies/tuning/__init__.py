@@ -1,0 +1,1 @@
+"""The search for hyper-parameters: `adatt tune`, and the grids of studies."""
