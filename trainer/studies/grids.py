@@ -18,14 +18,13 @@ def choose_on_grid(study: Expanded, grid: Grid, out: Path, parallel: int, thread
     validation = source_of(f"{study.dataset}/{grid.validation}")
 
     for variant in study.configs:
-        changes = (*study.changes(variant), *_budget(study, grid), f"run.seed={grid.seed}")
+        changes = (*study.changes(variant), *_budget(grid), f"run.seed={grid.seed}")
         search = Search(study.config_file, changes, space, validation, prune=False)
         with TuningDisplay(f"tuning {variant}") as display:
             found = tune(search, out / "tuning" / variant, parallel, threads, display)
         study.choose(variant, found.best.values)
 
 
-def _budget(study: Expanded, grid: Grid) -> list[str]:
+def _budget(grid: Grid) -> list[str]:
     """Of a trial: a short training, evaluated at its end alone."""
-    budget = [] if study.short else [f"train.samples={grid.samples}"]
-    return [*budget, "evaluate.at_samples=[]", *set_options(grid.set)]
+    return [f"train.samples={grid.samples}", "evaluate.at_samples=[]", *set_options(grid.set)]

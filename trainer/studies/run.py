@@ -24,7 +24,7 @@ def run_study(study: Expanded, out: Path, parallel: int, threads: int, command: 
     """
     make_dataset(study.study.dataset, short=study.short)
     out.mkdir(parents=True, exist_ok=True)
-    if study.study.grid is not None:
+    if study.study.grid is not None and not study.short:
         choose_on_grid(study, study.study.grid, out, parallel, threads)
 
     trainings = study.trainings()

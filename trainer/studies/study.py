@@ -71,7 +71,7 @@ class Grid(Settings):
 
 
 class ShortForm(Settings):
-    """What a run of the whole study in a minute changes."""
+    """What a run of the whole study in a minute changes; its grid is left out."""
 
     seeds: Seeds = (17, 18)
     set: Changes = Field(default={})
