@@ -1,6 +1,8 @@
 """How likely each outcome is: hidden signals of an impression, mixed into tasks.
 
-    signal = Σ parts               user, video, context, taste (user · video), an MLP of numbers and tab, history
+    signal = Σ parts               user, video, context, taste, an MLP of numbers and tab, history
+    taste = Σ_k ± user_k video_k   the same products for all signals, with other signs: what one task teaches about a
+                                   user or a video, another one can use, although the signals are uncorrelated
     z = Σ mixing[tab] · signals    per task; by tab, so that how much two tasks share depends on the row
     binary                         label ~ Bernoulli(sigmoid(intercept + z))
     regression                     label = level + swing · tanh(z) + noise
@@ -33,8 +35,10 @@ from data.synthetic.world import (
 
 TaskGroup = Literal["engagement-consumption", "two-consumption", "five"]
 
-PART_SHARES = {"user": 0.27, "video": 0.31, "context": 0.10, "taste": 0.16, "numbers": 0.13, "history": 0.03}
+PART_SHARES = {"user": 0.17, "video": 0.19, "context": 0.06, "taste": 0.40, "numbers": 0.14, "history": 0.04}
 """Share of each part in the variance of every signal."""
+_TASTE_SIGNS_CK = np.array([[1, 1, 1, 1], [1, -1, 1, -1], [1, 1, -1, -1], [1, -1, -1, 1]], np.float32)
+"""Orthogonal rows."""
 _HISTORY_EFFECT_C = np.array([1.0, 0.6, 1.0, -1.0], np.float32)
 _TAB_VARIATION = 0.5  # of a weight, up or down
 _CALIBRATION_ROWS = 65_536
@@ -83,6 +87,8 @@ class SignalModel:
 
     number_mean_D1: Floats
     number_deviation_D1: Floats
+    taste_KC: Floats
+    """From products of tastes to signals that are uncorrelated."""
     part_mean_PC: Floats
     part_scale_PC: Floats
 
@@ -128,7 +134,7 @@ def hidden_signals(world: HiddenWorld, model: SignalModel, shown: Impressions) -
     numbers_DB = _standardise(_log_numbers(shown), model.number_mean_D1, model.number_deviation_D1)
 
     for part_BC, mean_C, scale_C in zip(
-        _parts(world, numbers_DB, shown), model.part_mean_PC, model.part_scale_PC, strict=True
+        _parts(world, numbers_DB, shown, model.taste_KC), model.part_mean_PC, model.part_scale_PC, strict=True
     ):
         signal_BC += (part_BC - mean_C) * scale_C
 
@@ -151,7 +157,7 @@ def draw_labels(task: SyntheticTask, mean_B: Floats, random: Random) -> Floats |
     return (mean_B + _WATCH_NOISE * noise_B).astype(np.float32, copy=False)
 
 
-def _parts(world: HiddenWorld, numbers_DB: Floats, shown: Impressions) -> Iterator[Floats]:
+def _parts(world: HiddenWorld, numbers_DB: Floats, shown: Impressions, taste_KC: Floats) -> Iterator[Floats]:
     """[B, C] for each of PART_SHARES, in its order."""
     user_B = shown.user_B
     video_B = shown.video_B
@@ -159,11 +165,23 @@ def _parts(world: HiddenWorld, numbers_DB: Floats, shown: Impressions) -> Iterat
     yield world.user_effect_UC[user_B]
     yield world.video_effect_VC[video_B]
     yield _context_effect(world, shown.context)
-    yield np.einsum("bck,bck->bc", world.user_taste_UCK[user_B], world.video_taste_VCK[video_B])
+    yield _taste_products(world, shown) @ taste_KC
     of_tab_HB = world.mlp_tab_HT[:, tab_B]
     hidden_HB = np.tanh(world.mlp_in_HD @ numbers_DB + of_tab_HB)
     yield (world.mlp_out_CH @ hidden_HB).T
     yield _history_match(world, shown)[:, None] * _HISTORY_EFFECT_C
+
+
+def _taste_products(world: HiddenWorld, shown: Impressions) -> Floats:
+    """products_BK: how well user and video agree, in each direction of taste."""
+    return world.user_taste_UK[shown.user_B] * world.video_taste_VK[shown.video_B]
+
+
+def _uncorrelated(products_BK: Floats) -> Floats:
+    """taste_KC: each signal's signs on whitened products, since users are shown more of what they like."""
+    variance_K, directions_KK = np.linalg.eigh(np.cov(products_BK.T))
+    whitening_KK = directions_KK / np.sqrt(variance_K) @ directions_KK.T
+    return (whitening_KK @ _TASTE_SIGNS_CK.T).astype(np.float32)
 
 
 def _context_effect(world: HiddenWorld, context: dict[str, Integers]) -> Floats:
@@ -190,12 +208,13 @@ def _fit_signals(world: HiddenWorld, shown: Impressions) -> SignalModel:
     mean_D1 = np.nanmean(log_DB, 1, keepdims=True)
     deviation_D1 = np.nanstd(log_DB, 1, keepdims=True)
     numbers_DB = _standardise(log_DB, mean_D1, deviation_D1)
-    parts = list(_parts(world, numbers_DB, shown))
+    taste_KC = _uncorrelated(_taste_products(world, shown))
+    parts = list(_parts(world, numbers_DB, shown, taste_KC))
     deviation_PC = np.stack([part_BC.std(0) for part_BC in parts])
     share_P1 = np.array(list(PART_SHARES.values()), np.float32)[:, None]
     mean_PC = np.stack([part_BC.mean(0) for part_BC in parts])
 
-    return SignalModel(mean_D1, deviation_D1, mean_PC, np.sqrt(share_P1) / deviation_PC)
+    return SignalModel(mean_D1, deviation_D1, taste_KC, mean_PC, np.sqrt(share_P1) / deviation_PC)
 
 
 def _fit_task(task: SyntheticTask, random: Random, signal_BC: Floats, tab_B: Integers) -> TaskModel:

@@ -56,8 +56,8 @@ class HiddenWorld:
     """Mean length of the list of recent videos."""
     user_effect_UC: Floats
     video_effect_VC: Floats
-    user_taste_UCK: Floats
-    video_taste_VCK: Floats
+    user_taste_UK: Floats
+    video_taste_VK: Floats
     context_effects: dict[str, Floats]
     """[vocabulary, C] for each context column."""
     user_numbers: dict[str, Floats]
@@ -84,8 +84,8 @@ class _Tastes:
     """What users like, and the videos' side of it."""
 
     archetype_U: Integers
-    user_taste_UCK: Floats
-    video_taste_VCK: Floats
+    user_taste_UK: Floats
+    video_taste_VK: Floats
     favourites_UF: Integers
 
 
@@ -121,8 +121,8 @@ def build_world(seed: int) -> HiddenWorld:
         history_U=random.gamma(3.0, 2.5, USERS).astype(np.float32),
         user_effect_UC=user_effect_UC,
         video_effect_VC=video_effect_VC,
-        user_taste_UCK=tastes.user_taste_UCK,
-        video_taste_VCK=tastes.video_taste_VCK,
+        user_taste_UK=tastes.user_taste_UK,
+        video_taste_VK=tastes.video_taste_VK,
         context_effects=_draw_context_effects(random),
         user_numbers=_draw_user_numbers(random, user_share_U, user_effect_UC),
         video_numbers=_draw_video_numbers(random, catalogue, video_effect_VC),
@@ -168,19 +168,19 @@ def _draw_tags(random: Random, category: Integers) -> Integers:
 
 
 def _draw_tastes(random: Random, category_V: Integers) -> _Tastes:
-    """Favourites are drawn by the softmax (the Gumbel way) of user · category on the first signal."""
+    """Favourites are drawn by the softmax (the Gumbel way) of user · category."""
     archetype_U = random.integers(ARCHETYPES, size=USERS)
-    category_GCK = _normal(random, CATEGORIES, len(SIGNALS), TASTE_WIDTH)
-    user_UCK = 0.8 * _normal(random, ARCHETYPES, len(SIGNALS), TASTE_WIDTH)[archetype_U]
-    user_UCK += 0.6 * _normal(random, USERS, len(SIGNALS), TASTE_WIDTH)
-    video_VCK = 0.8 * category_GCK[category_V]
-    video_VCK += 0.6 * _normal(random, VIDEOS, len(SIGNALS), TASTE_WIDTH)
-    preference_UG = user_UCK[:, 0] @ category_GCK[:, 0].T
+    category_GK = _normal(random, CATEGORIES, TASTE_WIDTH)
+    user_UK = 0.8 * _normal(random, ARCHETYPES, TASTE_WIDTH)[archetype_U]
+    user_UK += 0.6 * _normal(random, USERS, TASTE_WIDTH)
+    video_VK = 0.8 * category_GK[category_V]
+    video_VK += 0.6 * _normal(random, VIDEOS, TASTE_WIDTH)
+    preference_UG = user_UK @ category_GK.T
     exponential_UG = random.standard_exponential((USERS, CATEGORIES), dtype=np.float32)
     preference_UG -= np.log(exponential_UG + np.float32(1e-9))
     favourites_UF = np.argpartition(preference_UG, -FAVOURITES)[:, -FAVOURITES:]
 
-    return _Tastes(archetype_U, user_UCK, video_VCK, np.ascontiguousarray(favourites_UF))
+    return _Tastes(archetype_U, user_UK, video_VK, np.ascontiguousarray(favourites_UF))
 
 
 def _draw_video_effects(random: Random, catalogue: _Catalogue) -> Floats:

@@ -20,7 +20,7 @@ from trainer.errors import ConfigError
 from trainer.run.directory import RunDirectory
 from trainer.run.jsonl import whole_lines
 from trainer.run.records import Evaluation
-from trainer.studies import tuning_store
+from trainer.studies.tuning import store as tuning_store
 from trainer.studies.tuning.checks import Search, checked
 from trainer.studies.tuning.output import TuningDisplay, train_command, write_tuning
 from trainer.studies.tuning.search import Status, tune

@@ -1,0 +1,167 @@
+"""The studies of `experiments/` in their short form, and what a study promises: equal FLOPs, and that it goes on."""
+
+import json
+import os
+import signal
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from data.importers.census import import_census
+from data.importers.kuairand import import_kuairand
+from tests.commands import run_command, started_command
+from trainer.errors import ConfigError
+from trainer.run.directory import RunDirectory
+from trainer.run.jsonl import read_records
+from trainer.studies.equal_flops import cost_of
+from trainer.studies.results import holm
+from trainer.studies.run import run_study
+from trainer.studies.study import FILE, Expanded, read_study
+
+EXPERIMENTS = Path(__file__).parents[3] / "experiments"
+STUDIES = sorted(path.parent.name for path in EXPERIMENTS.glob(f"*/{FILE}"))
+SHARED = Path(__file__).parents[4] / "shared" / "data"
+OFFICIAL = {"datasets/studies/census": "census_income_kdd", "datasets/kuairand": "kuairand_pure"}
+SHORTER = ["train.samples=1k", "evaluate.at_samples=['512']", "data.global_batch_size=256"]
+
+
+@pytest.fixture(scope="session")
+def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A working directory that the studies share, with their datasets."""
+    return tmp_path_factory.mktemp("studies")
+
+
+def expanded(name: str, *changes: str, seeds: tuple[int, ...] = (17,)) -> Expanded:
+    folder = str(EXPERIMENTS / name)
+    return Expanded(read_study(folder), folder, short=True, changes=changes, seeds=seeds)
+
+
+def import_official(folder: str) -> None:
+    """Imports the official files, where they are at hand."""
+    if folder not in OFFICIAL or Path(folder).exists():
+        return
+    source = SHARED / OFFICIAL[folder]
+    if not source.exists():
+        pytest.skip(f"{source} is not there")
+    if "census" in folder:
+        import_census(source, Path(folder), halves=True)
+    else:
+        import_kuairand(source, Path(folder), 2)
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_every_study_in_short(name: str, work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(work)
+    study = expanded(name, *SHORTER)
+    import_official(study.dataset)
+    out = work / "runs" / name
+    tables = run_study(study, out, 1, 1, f"adatt study experiments/{name}")
+
+    text = (out / "study.md").read_text()
+    assert study.study.title in text
+    assert all(table.title in text for table in tables)
+    records = [json.loads(line) for line in (out / "study.json").read_text().splitlines()]
+    ends = {(record["variant"], record["task"]) for record in records if record["kind"] == "end"}
+    assert {variant for variant, _ in ends} == set(study.configs)
+    assert {task for _, task in ends} == set(next(iter(study.configs.values())).evaluated_tasks)
+    assert (out / "study.html").read_text().count("<table") >= len(tables)
+
+    papers = {(paper.task, variant) for paper in study.study.paper for variant in paper.values}
+    assert papers <= ends  # no number of the paper is left without ours
+    assert study.study.baseline in study.configs
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_heads_that_are_to_cost_the_same_do(name: str) -> None:
+    study = expanded(name)
+    for variant in study.study.variants:
+        if variant.equal_flops_to is not None:
+            wanted = cost_of(study.configs[variant.equal_flops_to]).training_flops
+            assert cost_of(study.configs[variant.name]).training_flops == pytest.approx(wanted, rel=0.012), variant.name
+
+
+def test_a_study_that_was_killed_goes_on(work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(work)
+    changes = [part for change in SHORTER for part in ("--set", change)]
+    command = ["study", str(EXPERIMENTS / "table6"), "--short", "--parallel", "1", *changes]
+    out, whole = tmp_path / "killed", tmp_path / "whole"
+    first = out / "runs" / "adatt_sp-17.ended.json"
+
+    with started_command(tmp_path, *command, "--out", str(out)) as killed:
+        killed.wait_until(first.exists)
+        killed.signal(signal.SIGKILL)
+        killed.end()
+    before = first.stat().st_mtime_ns
+    with started_command(tmp_path, *command, "--out", str(out)) as stopped:
+        stopped.wait_until((out / "runs" / "no_native-17").exists)
+        stopped.signal(signal.SIGTERM)
+        assert stopped.end() == 75, stopped.errors
+
+    assert run_command(tmp_path, *command, "--out", str(out))[0] == 0
+    assert run_command(tmp_path, *command, "--out", str(whole))[0] == 0
+    assert first.stat().st_mtime_ns == before
+    for name in ("adatt_sp-17", "no_native-17", "adatt_sp-18", "no_native-18"):
+        ends = [read_records(RunDirectory(folder / "runs" / name).evaluations)[-1] for folder in (out, whole)]
+        assert ends[0]["ne"] == ends[1]["ne"] is not None
+
+    code, printed, _ = run_command(tmp_path, *command, "--out", str(out), "--dry-run")
+    assert code == 0
+    assert " 4 " in printed  # runs, all of which have ended
+
+
+@given(st.dictionaries(st.tuples(st.text(max_size=2), st.just("task")), st.floats(0, 1), min_size=1, max_size=8))
+def test_holm_rejects_what_its_definition_rejects(p_values: dict[tuple[str, str], float]) -> None:
+    corrected = holm(p_values)
+    for level in (0.01, 0.05, 0.3):
+        rejected: set[tuple[str, str]] = set()
+        for place, key in enumerate(sorted(p_values, key=lambda key: p_values[key])):  # stop at the first that holds
+            if p_values[key] > level / (len(p_values) - place):
+                break
+            rejected.add(key)
+        close = {key for key, value in corrected.items() if abs(value - level) < 1e-12}
+        assert {key for key, value in corrected.items() if value <= level} | close == rejected | close
+
+
+STUDY = """
+title = "t"
+config = "config.toml"
+seeds = [1]
+baseline = "a"
+[dataset]
+folder = "nowhere"
+[[variants]]
+name = "a"
+"""
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (("seeds = [1]", "seeds = []"), "seeds = []"),
+        (("seeds = [1]", "seeds = [1, 1]"), "different numbers"),
+        (('baseline = "a"', 'baseline = "b"'), "baseline = 'b' is no variant; choose from a"),
+        (('name = "a"', 'name = "a"\nequal_flops_to = "c"'), "equal_flops_to = 'c'"),
+        (('name = "a"', 'name = "a"\n[[variants]]\nname = "a"'), "two variants are called 'a'"),
+        (('title = "t"', 'titel = "t"'), "title"),
+        (('title = "t"', "title = t"), "not valid TOML"),
+        (('name = "a"', 'name = "../a"'), "variants.0.name"),
+    ],
+)
+def test_a_study_that_cannot_be_read(tmp_path: Path, change: tuple[str, str], says: str) -> None:
+    (tmp_path / FILE).write_text(STUDY.replace(*change))
+    with pytest.raises(ConfigError) as error:
+        read_study(str(tmp_path))
+    assert says in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_data_that_only_the_user_can_get(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, _, errors = run_command(tmp_path, "study", str(EXPERIMENTS / "table5_6"), "--short", "--out", "out")
+    assert code == 2
+    assert errors.startswith("error: ")
+    assert "adatt import census SRC datasets/studies/census --halves" in errors
+    assert not Path("out").exists()
+    assert os.listdir(tmp_path / "datasets") == [] if (tmp_path / "datasets").exists() else True
