@@ -106,6 +106,8 @@ class Study(Settings):
     fusion: bool = False
     """Whether the page shows the mean fusion weights of every variant, as in Figure 3."""
     set: Changes = Field(default={})
+    variants_from: str | None = None
+    """File with variants that several studies have, from the study's folder; before those named here."""
     variants: list[Variant] = Field(min_length=1)
     grid: Grid | None = None
     short: ShortForm = ShortForm()
@@ -114,16 +116,14 @@ class Study(Settings):
 
 def read_study(folder: str) -> Study:
     """The study in a folder; ConfigError, in one line, for anything wrong in it."""
-    path = full_path(folder) / FILE
+    path = Path(full_path(folder)) / FILE
+    values = _read_toml(path)
+    shared = values.get("variants_from")
+    if isinstance(shared, str):
+        values["variants"] = [*_read_toml(path.parent / shared).get("variants", []), *values.get("variants", [])]
+
     try:
-        values = parse_toml(path.read_text(encoding="utf-8"))
         study = Study.model_validate(values)
-    except FileNotFoundError as error:
-        raise ConfigError(f"{path}: no such file; a study is a folder with a {FILE} (docs/study.md)") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read ({error})") from error
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{path}: not valid TOML: {error}") from error
     except ValidationError as error:
         problem = error.errors()[0]
         key = ".".join(map(str, problem["loc"]))
@@ -131,6 +131,17 @@ def read_study(folder: str) -> Study:
 
     _check(study, path)
     return study
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        return parse_toml(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ConfigError(f"{path}: no such file; a study is a folder with a {FILE} (docs/study.md)") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read ({error})") from error
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path}: not valid TOML: {error}") from error
 
 
 def _check(study: Study, path: Path) -> None:

@@ -17,14 +17,14 @@ from trainer.run.directory import RunDirectory
 from trainer.run.jsonl import read_records
 from trainer.studies.equal_flops import cost_of
 from trainer.studies.results import holm
-from trainer.studies.run import run_study
+from trainer.studies.run import dry_run_table, run_study
 from trainer.studies.study import FILE, Expanded, read_study
 
 EXPERIMENTS = Path(__file__).parents[3] / "experiments"
 STUDIES = sorted(path.parent.name for path in EXPERIMENTS.glob(f"*/{FILE}"))
 SHARED = Path(__file__).parents[4] / "shared" / "data"
 OFFICIAL = {"datasets/studies/census": "census_income_kdd", "datasets/kuairand": "kuairand_pure"}
-SHORTER = ["train.samples=1k", "evaluate.at_samples=['512']", "data.global_batch_size=256"]
+SHORTER = ["train.samples=512", "evaluate.at_samples=[]", "data.global_batch_size=256"]
 
 
 @pytest.fixture(scope="session")
@@ -68,7 +68,7 @@ def test_every_study_in_short(name: str, work: Path, monkeypatch: pytest.MonkeyP
     assert {task for _, task in ends} == set(next(iter(study.configs.values())).evaluated_tasks)
     assert (out / "study.html").read_text().count("<table") >= len(tables)
 
-    papers = {(paper.task, variant) for paper in study.study.paper for variant in paper.values}
+    papers = {(variant, paper.task) for paper in study.study.paper for variant in paper.values}
     assert papers <= ends  # no number of the paper is left without ours
     assert study.study.baseline in study.configs
 
@@ -100,15 +100,15 @@ def test_a_study_that_was_killed_goes_on(work: Path, tmp_path: Path, monkeypatch
         assert stopped.end() == 75, stopped.errors
 
     assert run_command(tmp_path, *command, "--out", str(out))[0] == 0
-    assert run_command(tmp_path, *command, "--out", str(whole))[0] == 0
+    study = expanded("table6", *SHORTER, seeds=(17, 18))
+    run_study(study, whole, 2, 1, "the same, uninterrupted")
     assert first.stat().st_mtime_ns == before
     for name in ("adatt_sp-17", "no_native-17", "adatt_sp-18", "no_native-18"):
         ends = [read_records(RunDirectory(folder / "runs" / name).evaluations)[-1] for folder in (out, whole)]
         assert ends[0]["ne"] == ends[1]["ne"] is not None
 
-    code, printed, _ = run_command(tmp_path, *command, "--out", str(out), "--dry-run")
-    assert code == 0
-    assert " 4 " in printed  # runs, all of which have ended
+    _, runs, ended, *_, hours = dry_run_table(study, out, 2).rows[-1]
+    assert (runs, ended, hours) == ("4", "4", "0.00")
 
 
 @given(st.dictionaries(st.tuples(st.text(max_size=2), st.just("task")), st.floats(0, 1), min_size=1, max_size=8))
