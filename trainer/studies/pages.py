@@ -1,7 +1,6 @@
 """A study's results as files: study.md, study.html and study.json (a record a line)."""
 
 import json
-import re
 from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -12,10 +11,10 @@ from rich.table import Table
 
 from data.storage.files import replace_text
 from trainer.analysis.compare.compare import Difference
+from trainer.analysis.compare.files import escaped
 from trainer.analysis.report.charts import Chart, line_chart
 from trainer.analysis.report.html import Content, element, page, paragraph, section, table, write_page
 from trainer.analysis.report.lines import Line
-from trainer.console import visible
 from trainer.studies.results import Results, holm_at_end
 from trainer.studies.study import Expanded
 from trainer.studies.tables import StudyTable, difference_cell
@@ -33,7 +32,7 @@ def markdown(title: str, about: str, head: str, tables: Sequence[StudyTable]) ->
     """The page as text."""
     parts = [f"# {title}", f"`{head}`", *([about.strip()] if about else [])]
     for one in tables:
-        parts += [f"## {_escaped(one.title)}", markdown_table(one), *([_escaped(one.note)] if one.note else [])]
+        parts += [f"## {escaped(one.title)}", markdown_table(one), *([escaped(one.note)] if one.note else [])]
     return "\n\n".join(parts) + "\n"
 
 
@@ -41,11 +40,7 @@ def markdown_table(one: StudyTable) -> str:
     """Words to the left, numbers to the right."""
     alignment = ["---", *["---:"] * (len(one.header) - 1)]
     lines = [one.header, alignment, *one.rows]
-    return "\n".join("| " + " | ".join(map(_escaped, line)) + " |" for line in lines)
-
-
-def _escaped(text: str) -> str:
-    return re.sub(r"([\\`*|<])", r"\\\1", visible(text))
+    return "\n".join("| " + " | ".join(map(escaped, line)) + " |" for line in lines)
 
 
 def console_table(one: StudyTable) -> Table:

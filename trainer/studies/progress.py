@@ -1,10 +1,11 @@
-"""How far a study is, for people: a bar in a terminal, a plain line now and then elsewhere."""
+"""How far many trainings are: a bar in a terminal, a plain line now and then elsewhere, on standard error."""
 
 import time
 from collections.abc import Sequence
 from datetime import timedelta
+from typing import Self
 
-from rich.progress import BarColumn, Progress, TextColumn
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from trainer.console import make_console
 from trainer.studies.trainings import Training
@@ -12,49 +13,58 @@ from trainer.studies.trainings import Training
 PLAIN_LINE_SECONDS = 30.0
 
 
-class StudyProgress:
-    """Context; called with how many trainings have ended and how many samples are trained, of all."""
+class SamplesDisplay:
+    """Context that shows samples trained, of all, with the time left."""
 
-    def __init__(self, title: str, trainings: Sequence[Training]) -> None:
-        self._count = len(trainings)
-        self._samples = sum(training.samples for training in trainings)
+    def __init__(self, title: str) -> None:
+        self._title = title
         self._console = make_console(stderr=True)
-        self._bar = Progress(
+        columns = (
             TextColumn("{task.description}", markup=False),
             BarColumn(),
             TextColumn("{task.fields[text]}", markup=False),
-            console=self._console,
-            disable=not self._console.is_terminal,
+            TimeElapsedColumn(),
         )
-        self._task = self._bar.add_task(title, total=self._samples, text="")
+        self._bar = Progress(*columns, console=self._console, disable=not self._console.is_terminal)
+        self._task = self._bar.add_task(title, text="")
         self._begin: tuple[float, int] | None = None
         self._next_line = 0.0
 
-    def __enter__(self) -> "StudyProgress":
+    def __enter__(self) -> Self:
         self._bar.start()
         return self
 
     def __exit__(self, *error: object) -> None:
         self._bar.stop()
 
-    def __call__(self, ended: int, samples: int) -> None:
-        """So much is done."""
+    def show(self, text: str, samples: int, of: int) -> None:
+        """So many samples are done; `text` says what else there is to say."""
         now = time.monotonic()
         if self._begin is None:
             self._begin = (now, samples)
-        text = (
-            f"{ended} of {self._count} runs · {samples:,} of {self._samples:,} samples{self._time_left(now, samples)}"
-        )
-        self._bar.update(self._task, completed=samples, text=text)
+        text += f" · ETA {self._time_left(now, samples, of)}"
+        self._bar.update(self._task, completed=samples, total=of, text=text)
 
         if not self._console.is_terminal and now >= self._next_line:
-            self._console.print(text)
+            self._console.print(f"{self._title}: {text}")
             self._next_line = now + PLAIN_LINE_SECONDS
 
-    def _time_left(self, now: float, samples: int) -> str:
+    def _time_left(self, now: float, samples: int, of: int) -> str:
         assert self._begin is not None
         begin, before = self._begin
         if samples <= before:
-            return ""
-        seconds = (self._samples - samples) * (now - begin) / (samples - before)
-        return f" · ETA {timedelta(seconds=round(seconds))}"
+            return "–"
+        return str(timedelta(seconds=round((of - samples) * (now - begin) / (samples - before))))
+
+
+class StudyDisplay(SamplesDisplay):
+    """Called with how many trainings have ended, and the samples trained in all."""
+
+    def __init__(self, title: str, trainings: Sequence[Training]) -> None:
+        super().__init__(title)
+        self._count = len(trainings)
+        self._samples = sum(training.samples for training in trainings)
+
+    def __call__(self, ended: int, samples: int) -> None:
+        """So much is done."""
+        self.show(f"{ended} of {self._count} runs · {samples:,} samples", samples, self._samples)

@@ -10,7 +10,7 @@ from trainer.errors import ConfigError, RunError
 from trainer.studies.equal_flops import cost_of
 from trainer.studies.grids import choose_on_grid
 from trainer.studies.pages import write_study
-from trainer.studies.progress import StudyProgress
+from trainer.studies.progress import StudyDisplay
 from trainer.studies.results import collect
 from trainer.studies.study import DatasetSource, Expanded
 from trainer.studies.tables import StudyTable, study_tables
@@ -28,7 +28,7 @@ def run_study(study: Expanded, out: Path, parallel: int, threads: int, command: 
         choose_on_grid(study, study.study.grid, out, parallel, threads)
 
     trainings = study.trainings()
-    with StudyProgress(study.study.title, trainings) as progress:
+    with StudyDisplay(study.study.title, trainings) as progress:
         run_trainings(trainings, out, parallel, threads, progress)
 
     results = collect(study, out)

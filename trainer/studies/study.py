@@ -213,6 +213,8 @@ class Expanded:
         config = load_config(self.config_file, [*self._own[name], *self._of_user])
         if not isinstance(config.train.samples, int):
             raise ConfigError(f"{self.config_file}: train.samples must be a number in a study, to know how far it is")
+        if config.checkpoint.dir is not None:
+            raise ConfigError(f"{self.config_file}: checkpoint.dir would be the same for all runs; leave it out")
         return config
 
     def _widened(self, variant: Variant, config: Config) -> Config:

@@ -50,7 +50,7 @@ def markdown(comparison: Comparison) -> str:
     parts = ["# Comparison"]
     for grid in grids:
         parts += [_markdown_table(grid), f"![{grid.task}]({grid.task}.png)"]
-    parts += map(_escaped, comparison_notes(comparison.differences))
+    parts += map(escaped, comparison_notes(comparison.differences))
     return "\n\n".join(parts) + "\n"
 
 
@@ -58,18 +58,18 @@ def _markdown_table(grid: Grid) -> str:
     num_columns = len(grid.header) - 2  # behind the head and its runs; numbers, aligned to the right
     alignment = ["---", "---", *["---:"] * num_columns]
     rows = [grid.header, alignment, *grid.rows]
-    lines = ["| " + " | ".join(map(_escaped, row)) + " |" for row in rows]
-    return "\n".join([f"## {_escaped(grid.title)}", "", *lines])
+    lines = ["| " + " | ".join(map(escaped, row)) + " |" for row in rows]
+    return "\n".join([f"## {escaped(grid.title)}", "", *lines])
 
 
-def _escaped(text: str) -> str:
+def escaped(text: str) -> str:
     """Text of a Markdown table or paragraph, whatever the names of folders and columns hold.
 
     Brackets alone stay as they are, since intervals have them: they are a link only before another one.
     """
     one_line = visible(" ".join(text.split()))
-    escaped = re.sub(r"[\\`*|&<]", lambda found: _ENTITIES.get(found[0], f"\\{found[0]}"), one_line)
-    return re.sub(r"\](?=[(\[:])", r"\]", escaped)
+    text = re.sub(r"[\\`*|&<]", lambda found: _ENTITIES.get(found[0], f"\\{found[0]}"), one_line)
+    return re.sub(r"\](?=[(\[:])", r"\]", text)
 
 
 def curve(comparison: Comparison, task: str) -> Figure:

@@ -2,18 +2,17 @@
 
 import json
 import shlex
-import time
 from pathlib import Path
 
 import tomli_w
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from data.counts import format_count
 from data.storage.files import replace_text
 from trainer.config.load import changed_values
-from trainer.console import make_console, visible
+from trainer.console import visible
 from trainer.studies.pages import markdown_table
+from trainer.studies.progress import SamplesDisplay
 from trainer.studies.tables import StudyTable
 from trainer.studies.tuning.checks import Search
 from trainer.studies.tuning.search import Status, Tuning
@@ -26,57 +25,16 @@ LONGEST_REASON = 100
 """Characters of a failure in the notes."""
 
 
-class TuningDisplay:
-    """Context that shows how far a search is: a bar on a terminal, a plain line now and then elsewhere.
-
-    On standard error, so that standard output holds the results alone.
-    """
+class TuningDisplay(SamplesDisplay):
+    """Called with the status of a search."""
 
     def __init__(self, title: str = "tuning") -> None:
-        self._title = title
-        self._console = make_console(stderr=True)
-        self._begin = time.monotonic()
-        self._first: Status | None = None
-        self._next_line = 0.0
-        columns = (
-            TextColumn("{task.description}", markup=False),
-            BarColumn(),
-            TextColumn("{task.fields[text]}", markup=False),
-        )
-        self._bar = Progress(*columns, TimeElapsedColumn(), console=self._console)
-
-    def __enter__(self) -> "TuningDisplay":
-        if self._console.is_terminal:
-            self._bar.start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._bar.stop()
+        super().__init__(title)
 
     def __call__(self, status: Status) -> None:
         """It is so far."""
-        if self._first is None:
-            self._first = status
-            self._task = self._bar.add_task(self._title, total=status.all_samples, text="")
-
-        text = self._text(status)
-        if self._console.is_terminal:
-            self._bar.update(self._task, completed=status.samples, text=text)
-        elif time.monotonic() >= self._next_line:
-            self._console.print(f"{self._title}: {text}")
-            self._next_line = time.monotonic() + PLAIN_LINE_SECONDS
-
-    def _text(self, status: Status) -> str:
         best = "" if status.best is None else f" · best objective {status.best:.5f}"
-        return f"{status.ended:,} of {status.trials:,} trials{best} · ETA {self._seconds_left(status)}"
-
-    def _seconds_left(self, status: Status) -> str:
-        assert self._first is not None
-        trained = status.samples - self._first.samples
-        if trained <= 0:
-            return "–"
-        seconds = (time.monotonic() - self._begin) * (status.all_samples - status.samples) / trained
-        return f"{seconds:,.0f} s"
+        self.show(f"{status.ended:,} of {status.trials:,} trials{best}", status.samples, status.all_samples)
 
 
 def console_table(table: StudyTable) -> Table:

@@ -210,3 +210,23 @@ def test_no_loss_to_divide_by(loss: float) -> None:
 def test_quantiles_of_student_t() -> None:
     for freedom in (*range(1, 40), 100, 1000):
         assert t_quantile(freedom) == pytest.approx(stats.t.ppf(0.975, freedom), abs=5e-4)
+
+
+@exact
+@given(st.integers(0, 10_000), st.integers(2, 5), st.floats(-0.03, 0.03))
+def test_the_p_value_says_at_which_confidence_the_interval_ends_at_zero(seed: int, seeds: int, shift: float) -> None:
+    losses = random_losses(seed, 2 * seeds)
+    baseline = dict(enumerate(losses[:seeds]))
+    found = estimate(baseline, {number: (1 + shift) * loss for number, loss in enumerate(losses[seeds:])}, 200)
+    assert found.p_value is not None
+    if not math.isclose(found.p_value, 0.05, rel_tol=0.01):
+        assert (found.p_value < 0.05) == found.excludes_zero
+
+
+def test_the_p_value_is_that_of_a_paired_t_test_where_rows_add_nothing() -> None:
+    base = np.ones(BUCKETS)
+    factors = (1.01, 1.02, 1.005, 1.03)  # every bucket alike: each draw of them gives the same difference
+    found = estimate(dict.fromkeys(range(4), base), {seed: factor * base for seed, factor in enumerate(factors)})
+    expected = stats.ttest_1samp(100 * (np.array(factors) - 1), 0.0).pvalue
+    assert found.p_value == pytest.approx(expected, rel=5e-3)
+    assert estimate({1: base}, {1: 1.1 * base}).p_value is None  # one training on each side says nothing of heads
