@@ -44,7 +44,7 @@ def study_command(  # noqa: PLR0913 - one parameter for each option
     at_once = parallel or max((os.cpu_count() or 1) // threads, 1)
     console = make_console()
     if dry_run:
-        console.print(console_table(dry_run_table(study, target, at_once)))
+        console.print(console_table(dry_run_table(study, target, at_once, threads)))
         return
 
     command = shlex.join(["adatt", *sys.argv[1:]])

@@ -7,6 +7,8 @@ from pathlib import Path
 
 from data.storage.paths import full_path
 from trainer.errors import ConfigError, RunError
+from trainer.planning.plan import Size
+from trainer.planning.sweep import plan_sizes
 from trainer.studies.equal_flops import cost_of
 from trainer.studies.grids import choose_on_grid
 from trainer.studies.pages import write_study
@@ -14,7 +16,7 @@ from trainer.studies.progress import StudyDisplay
 from trainer.studies.results import collect
 from trainer.studies.study import DatasetSource, Expanded
 from trainer.studies.tables import StudyTable, study_tables
-from trainer.studies.trainings import Training, has_ended, run_trainings, seconds_of
+from trainer.studies.trainings import Training, has_ended, run_trainings, seconds_of, use_threads
 
 
 def run_study(study: Expanded, out: Path, parallel: int, threads: int, command: str) -> list[StudyTable]:
@@ -51,20 +53,21 @@ def make_dataset(source: DatasetSource, *, short: bool) -> None:
         raise RunError(f"{folder}: could not be written (adatt {' '.join(make)})")
 
 
-def dry_run_table(study: Expanded, out: Path, parallel: int) -> StudyTable:
-    """What the study takes: for each variant its runs, samples and FLOPs, and the hours where they are known."""
+def dry_run_table(study: Expanded, out: Path, parallel: int, threads: int) -> StudyTable:
+    """What the study takes: for each variant its runs, samples, FLOPs and hours."""
     trainings = study.trainings()
-    rate = _flops_per_second(study, trainings, out)
+    seen = _flops_per_second(study, trainings, out)
+    rate = seen or _planned_flops_per_second(study, threads)
     rows = []
     for name in study.configs:
         of_variant = [training for training in trainings if training.name in study.names(name)]
-        rows.append([name, *_figures(study, of_variant, out, rate, parallel)])
-    rows.append(["all", *_figures(study, trainings, out, rate, parallel)])
+        rows.append([name, *_figures(study, of_variant, out, rate * parallel)])
+    rows.append(["all", *_figures(study, trainings, out, rate * parallel)])
 
-    unknown = (
-        "hours: after a first training has ended. " if rate is None else "hours: at the speed of those that ended. "
+    basis = (
+        "by the speed of the runs that have ended" if seen else "by the model of adatt plan on this machine, just now"
     )
-    note = f"TFLOP: of the heads alone, forward and backward. {unknown}{parallel} trainings at a time."
+    note = f"TFLOP: of the heads, forward and backward. Hours: {basis}, {parallel} at a time, without the grid."
     return StudyTable(study.study.title, ["", "runs", "ended", "samples", "TFLOP", "hours left"], rows, note)
 
 
@@ -73,8 +76,8 @@ def _figures(study: Expanded, trainings: Sequence[Training], out: Path, rate: fl
     left = sum(_flops(study, training) for training in trainings if training not in ended)
     samples = sum(training.samples for training in trainings)
     flops = sum(_flops(study, training) for training in trainings)
-    hours = "–" if rate is None else f"{left / rate / parallel / 3600:.2f}"
-    return [f"{len(trainings)}", f"{len(ended)}", f"{samples:,}", f"{flops / 1e12:,.1f}", hours]
+    hours = left / rate / 3600
+    return [f"{len(trainings)}", f"{len(ended)}", f"{samples:,}", f"{flops / 1e12:,.1f}", f"{hours:.2f}"]
 
 
 def _flops(study: Expanded, training: Training) -> float:
@@ -88,3 +91,15 @@ def _flops_per_second(study: Expanded, trainings: Sequence[Training], out: Path)
     seconds = sum(value for value in known.values() if value is not None)
     flops = sum(_flops(study, training) for training, value in known.items() if value is not None)
     return flops / seconds if seconds else None
+
+
+def _planned_flops_per_second(study: Expanded, threads: int) -> float:
+    """Of the baseline, as `adatt plan` has it for this machine."""
+    use_threads(threads)
+    config = study.configs[study.study.baseline]
+    (planned,) = plan_sizes(config, [1], "cpu", None, [])
+    if not isinstance(planned, Size):
+        raise ConfigError(
+            f"{study.config_file}: its tables do not fit into this machine's memory (adatt plan says more)"
+        )
+    return float(cost_of(config).training_flops) * planned.samples_per_second

@@ -107,7 +107,7 @@ def test_a_study_that_was_killed_goes_on(work: Path, tmp_path: Path, monkeypatch
         ends = [read_records(RunDirectory(folder / "runs" / name).evaluations)[-1] for folder in (out, whole)]
         assert ends[0]["ne"] == ends[1]["ne"] is not None
 
-    _, runs, ended, *_, hours = dry_run_table(study, out, 2).rows[-1]
+    _, runs, ended, *_, hours = dry_run_table(study, out, 2, 1).rows[-1]
     assert (runs, ended, hours) == ("4", "4", "0.00")
 
 
