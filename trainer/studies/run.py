@@ -71,13 +71,12 @@ def dry_run_table(study: Expanded, out: Path, parallel: int, threads: int) -> St
     return StudyTable(study.study.title, ["", "runs", "ended", "samples", "TFLOP", "hours left"], rows, note)
 
 
-def _figures(study: Expanded, trainings: Sequence[Training], out: Path, rate: float | None, parallel: int) -> list[str]:
+def _figures(study: Expanded, trainings: Sequence[Training], out: Path, rate: float) -> list[str]:
     ended = [training for training in trainings if has_ended(training, out)]
     left = sum(_flops(study, training) for training in trainings if training not in ended)
     samples = sum(training.samples for training in trainings)
     flops = sum(_flops(study, training) for training in trainings)
-    hours = left / rate / 3600
-    return [f"{len(trainings)}", f"{len(ended)}", f"{samples:,}", f"{flops / 1e12:,.1f}", f"{hours:.2f}"]
+    return [f"{len(trainings)}", f"{len(ended)}", f"{samples:,}", f"{flops / 1e12:,.1f}", f"{left / rate / 3600:.2f}"]
 
 
 def _flops(study: Expanded, training: Training) -> float:
