@@ -1,6 +1,7 @@
 """`adatt study`: the same comparison for everyone, by one command."""
 
 import os
+import re
 import shlex
 import sys
 from typing import Annotated
@@ -57,6 +58,7 @@ def _seeds(text: str | None) -> list[int]:
     if text is None:
         return []
     parts = text.split(",")
-    if not all(part.strip().isdecimal() for part in parts) or len(set(parts)) < len(parts):
+    seeds = [int(part) for part in parts if re.fullmatch(r"\s*\d{1,18}\s*", part)]
+    if len(set(seeds)) < len(parts):
         raise ExpectedError(f"--seeds {text!r}: write different numbers, as in 17,18,19")
-    return [int(part) for part in parts]
+    return seeds

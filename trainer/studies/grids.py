@@ -1,10 +1,9 @@
 """Hyper-parameters of each variant, by the same grid on validation rows, before a study is run."""
 
-import json
 from pathlib import Path
 
 from data.discovery.source import source_of
-from trainer.studies.study import Expanded, Grid, set_options
+from trainer.studies.study import Expanded, Grid, inline_toml, set_options
 from trainer.studies.tuning.checks import Search
 from trainer.studies.tuning.output import TuningDisplay
 from trainer.studies.tuning.search import tune
@@ -13,7 +12,7 @@ from trainer.studies.tuning.space import parse_space
 
 def choose_on_grid(study: Expanded, grid: Grid, out: Path, parallel: int, threads: int) -> None:
     """Searches the grid for every variant, in OUT/tuning/VARIANT, and gives each its best values."""
-    options = [f"{key}={','.join(json.dumps(value) for value in values)}" for key, values in grid.values.items()]
+    options = [f"{key}={','.join(map(inline_toml, values))}" for key, values in grid.values.items()]
     space = parse_space(options, [])
     validation = source_of(f"{study.dataset}/{grid.validation}")
 

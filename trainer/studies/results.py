@@ -38,7 +38,7 @@ class AucDifference:
 
 @dataclass(frozen=True)
 class Results:
-    """Of all variants that have at least one run."""
+    """Of all variants, once all runs have ended."""
 
     variants: tuple[str, ...]
     tasks: tuple[str, ...]
@@ -52,16 +52,11 @@ class Results:
 
 
 def collect(study: Expanded, out: Path) -> Results:
-    """Reads the runs of a study; raises ConfigError where the baseline has none."""
-    folders = {name: [out / "runs" / run for run in study.names(name)] for name in study.configs}
-    groups = {name: _group(paths) for name, paths in folders.items()}
-    found = {name: group for name, group in groups.items() if group is not None}
+    """Reads the runs of a study; raises ConfigError where one has no evaluation."""
+    found = {name: _group([out / "runs" / run for run in study.names(name)]) for name in study.configs}
     baseline = study.study.baseline
-    if baseline not in found:
-        raise ConfigError(f"{out}: the baseline {baseline!r} has no run with an evaluation yet")
-
     bases = dict.fromkeys([baseline, *study.study.rivals])
-    against = {base: _differences(base, found) for base in bases if base in found}
+    against = {base: _differences(base, found) for base in bases}
     ends = {name: [_end(Path(run.path)) for run in group.runs] for name, group in found.items()}
     fusions = {name: _mean_fusion(Path(run.path) for run in group.runs) for name, group in found.items()}
     gated = {name: levels for name, levels in fusions.items() if levels}
@@ -70,15 +65,14 @@ def collect(study: Expanded, out: Path) -> Results:
     return Results(tuple(found), tasks, against, ends, auc_differences(ends, baseline), gated)
 
 
-def _group(paths: list[Path]) -> Group | None:
-    """The runs that have been evaluated; None if there are none."""
-    evaluated = [path for path in paths if any((path / "evaluations").glob("*.parquet"))]
-    groups = group_runs(read_run(str(path)) for path in evaluated)
+def _group(paths: list[Path]) -> Group:
+    """A variant's runs, by seed."""
+    groups = group_runs(read_run(str(path)) for path in paths)
     if len(groups) > 1:
         raise ConfigError(
             f"{groups[1].name}: was trained with another config or other data than {groups[0].name}; remove one of them"
         )
-    return groups[0] if groups else None
+    return groups[0]
 
 
 def _differences(base: str, groups: Mapping[str, Group]) -> list[Difference]:
@@ -96,6 +90,8 @@ def _renamed(difference: Difference, base: str, name: str) -> Difference:
 
 def _end(path: Path) -> dict[str, Evaluation]:
     records = [record for record in read_evaluations(RunDirectory(path).evaluations) if record.by is None]
+    if not records:
+        raise ConfigError(f"{path}: no evaluation in evaluations.jsonl; remove the run to train it anew")
     last = max(record.samples for record in records)
     return {record.task: record for record in records if record.samples == last}
 
@@ -118,7 +114,7 @@ def _aucs(runs: list[dict[str, Evaluation]], task: str) -> list[float]:
 
 
 def _auc_difference(variant: str, task: str, new_S: list[float], old_S: list[float]) -> AucDifference:
-    paired_S = [new - old for new, old in zip(new_S, old_S, strict=False)]
+    paired_S = [new - old for new, old in zip(new_S, old_S, strict=True)]
     count = len(paired_S)
     spread = stdev(paired_S) if count > 1 else 0.0
     half = t_quantile(count - 1) * spread / math.sqrt(count) if count > 1 else math.inf

@@ -6,10 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from data.storage.paths import full_path
+from trainer.datasets import check_columns, open_manifest, train_reading
 from trainer.errors import ConfigError, RunError
 from trainer.planning.plan import Size
 from trainer.planning.sweep import plan_sizes
 from trainer.studies.equal_flops import cost_of
+from trainer.studies.folder import check_folder, held_folder
 from trainer.studies.grids import choose_on_grid
 from trainer.studies.pages import write_study
 from trainer.studies.progress import StudyDisplay
@@ -24,8 +26,15 @@ def run_study(study: Expanded, out: Path, parallel: int, threads: int, command: 
 
     Raises Stopped when it is asked to end: what has been trained is saved.
     """
+    check_folder(out, "study", {"runs", "tuning"})
     make_dataset(study.study.dataset, short=study.short)
-    out.mkdir(parents=True, exist_ok=True)
+    _check_data(study)
+    with held_folder(out, "study"):
+        return _run(study, out, parallel, threads, command)
+
+
+def _run(study: Expanded, out: Path, parallel: int, threads: int, command: str) -> list[StudyTable]:
+    (out / "runs").mkdir(exist_ok=True)
     if study.study.grid is not None and not study.short:
         choose_on_grid(study, study.study.grid, out, parallel, threads)
 
@@ -51,6 +60,16 @@ def make_dataset(source: DatasetSource, *, short: bool) -> None:
     call = [sys.executable, "-m", "trainer", *make]
     if subprocess.run(call, check=False, stdout=subprocess.DEVNULL).returncode:  # its own error line is out
         raise RunError(f"{folder}: could not be written (adatt {' '.join(make)})")
+
+
+def _check_data(study: Expanded) -> None:
+    """Raises ExpectedError, before hours of other trainings, if a variant cannot be trained or tested on its data."""
+    for config in study.configs.values():
+        assert config.data.test_source is not None  # every study sets data.test
+        train = open_manifest(config.data.train_source)
+        check_columns(train, config)
+        check_columns(open_manifest(config.data.test_source), config, trains=False)
+        train_reading(config, train)
 
 
 def dry_run_table(study: Expanded, out: Path, parallel: int, threads: int) -> StudyTable:

@@ -3,18 +3,18 @@
 study.toml ──► variants × seeds ──► trainings (trainings.py) ──► results.py ──► pages.py
 """
 
-import json
+import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Field, ValidationError
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
 
 from data.settings import Count, Settings
 from data.storage.parsing import parse_toml
-from data.storage.paths import full_path
-from trainer.config.load import load_config
+from data.storage.paths import local_path, path_of
+from trainer.config.load import load_config, toml_text
 from trainer.config.run_config import Config
 from trainer.errors import ConfigError
 from trainer.studies.equal_flops import at_equal_flops
@@ -30,14 +30,14 @@ def _as_tuple(value: Any) -> Any:
 
 
 Numbers = Annotated[tuple[float, ...], BeforeValidator(_as_tuple)]
-Seeds = Annotated[tuple[int, ...], BeforeValidator(_as_tuple)]
+Seeds = Annotated[tuple[Annotated[int, Field(ge=0)], ...], BeforeValidator(_as_tuple)]
 Texts = Annotated[tuple[str, ...], BeforeValidator(_as_tuple)]
 
 
 class Variant(Settings):
     """One line of the study's table."""
 
-    name: str = Field(pattern=r"^[\w.=+ -]+$")
+    name: str = Field(pattern=r"^\w[\w.=+ -]*$", max_length=100)
     set: Changes = Field(default={})
     equal_flops_to: str | None = None
     """Variant whose training FLOPs this one's head is given, by the width of its levels."""
@@ -48,8 +48,8 @@ class Variant(Settings):
 class DatasetSource(Settings):
     """How to come by the data."""
 
-    folder: str
-    """Where it is to be."""
+    folder: Annotated[str, AfterValidator(lambda text: str(local_path(text)))]
+    """Where it is to be, from the working directory."""
     make: Texts = ()
     """Arguments of `adatt` that write it, where that takes no files of others."""
     make_short: Texts = ()
@@ -116,11 +116,11 @@ class Study(Settings):
 
 def read_study(folder: str) -> Study:
     """The study in a folder; ConfigError, in one line, for anything wrong in it."""
-    path = Path(full_path(folder)) / FILE
+    path = path_of("DIR", folder) / FILE
     values = _read_toml(path)
     shared = values.get("variants_from")
     if isinstance(shared, str):
-        values["variants"] = [*_read_toml(path.parent / shared).get("variants", []), *values.get("variants", [])]
+        values["variants"] = _variants(path.parent / shared) + (_variants(path) if "variants" in values else [])
 
     try:
         study = Study.model_validate(values)
@@ -133,11 +133,20 @@ def read_study(folder: str) -> Study:
     return study
 
 
+def _variants(path: Path) -> list[Any]:
+    """Those that a file names."""
+    variants = _read_toml(path).get("variants")
+    if not isinstance(variants, list):
+        raise ConfigError(f"{path}: no [[variants]]")
+    return variants
+
+
 def _read_toml(path: Path) -> dict[str, Any]:
     try:
         return parse_toml(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise ConfigError(f"{path}: no such file; a study is a folder with a {FILE} (docs/study.md)") from error
+        hint = f"; a study is a folder with a {FILE} (docs/study.md)" if path.name == FILE else ""
+        raise ConfigError(f"{path}: no such file{hint}") from error
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read ({error})") from error
     except tomllib.TOMLDecodeError as error:
@@ -146,9 +155,10 @@ def _read_toml(path: Path) -> dict[str, Any]:
 
 def _check(study: Study, path: Path) -> None:
     names = [variant.name for variant in study.variants]
-    twice = next((name for name in names if names.count(name) > 1), None)
+    folders = [_name(name, 0) for name in names]
+    twice = next((name for name, folder in zip(names, folders, strict=True) if folders.count(folder) > 1), None)
     if twice is not None:
-        raise ConfigError(f"{path}: two variants are called {twice!r}")
+        raise ConfigError(f"{path}: two variants are called {twice!r}, with _ for each blank as in their runs' folders")
     if len(set(study.seeds)) < len(study.seeds) or not study.seeds:
         raise ConfigError(f"{path}: seeds = {list(study.seeds)} must be different numbers, at least one")
 
@@ -159,6 +169,11 @@ def _check(study: Study, path: Path) -> None:
             if name not in names:
                 raise ConfigError(f"{path}: {key} = {name!r} is no variant; choose from {', '.join(names)}")
 
+    widened = [variant.name for variant in study.variants if variant.equal_flops_to]
+    chained = next((name for name in named["equal_flops_to"] if name in widened), None)
+    if chained is not None:
+        raise ConfigError(f"{path}: equal_flops_to = {chained!r} has an equal_flops_to itself; name one that has none")
+
 
 class Expanded:
     """A study with its config loaded once for each variant: every change checked, every width found."""
@@ -168,13 +183,15 @@ class Expanded:
         self.study = study
         self.short = short
         self.seeds = tuple(seeds) or (study.short.seeds if short else study.seeds)
-        self.config_file = str(full_path(folder) / study.config)
-        self._of_user = list(changes)
-        self._own = {variant.name: self._changes_of(variant) for variant in study.variants}
-        by_name = {variant.name: variant for variant in study.variants}
-        self.configs = {name: self._widened(by_name[name], self._load(name)) for name in self._own}
+        self.config_file = str(path_of("DIR", folder) / study.config)
         self.chosen: dict[str, dict[str, str]] = {}
         """Hyper-parameters by variant, once the grid has been searched."""
+        self._changes = {variant.name: [*self._changes_of(variant), *changes] for variant in study.variants}
+        self._refuse(changes)
+        for variant in study.variants:
+            self._widen(variant)
+        self.configs = {variant.name: self._load(variant.name) for variant in study.variants}
+        self._check_tasks()
 
     @property
     def dataset(self) -> str:
@@ -184,10 +201,11 @@ class Expanded:
     def choose(self, variant: str, values: dict[str, str]) -> None:
         """Gives a variant's trainings these values of hyper-parameters."""
         self.chosen[variant] = values
+        self.configs[variant] = self._load(variant)
 
     def trainings(self) -> list[Training]:
         """All runs: every variant with the first seed, then with the next."""
-        return [self._training(name, seed) for seed in self.seeds for name in self._own]
+        return [self._training(name, seed) for seed in self.seeds for name in self.configs]
 
     def names(self, variant: str) -> list[str]:
         """Of the variant's trainings."""
@@ -195,8 +213,7 @@ class Expanded:
 
     def changes(self, variant: str) -> list[str]:
         """What makes the study's config that of a variant."""
-        chosen = [f"{key}={value}" for key, value in self.chosen.get(variant, {}).items()]
-        return [*self._own[variant], *chosen, *self._of_user]
+        return [*self._changes[variant], *(f"{key}={value}" for key, value in self.chosen.get(variant, {}).items())]
 
     def _training(self, variant: str, seed: int) -> Training:
         samples = int(self.configs[variant].train.samples)
@@ -210,20 +227,36 @@ class Expanded:
         return [option for part in parts for option in set_options(part)]
 
     def _load(self, name: str) -> Config:
-        config = load_config(self.config_file, [*self._own[name], *self._of_user])
+        config = load_config(self.config_file, self.changes(name))
         if not isinstance(config.train.samples, int):
             raise ConfigError(f"{self.config_file}: train.samples must be a number in a study, to know how far it is")
         if config.checkpoint.dir is not None:
             raise ConfigError(f"{self.config_file}: checkpoint.dir would be the same for all runs; leave it out")
         return config
 
-    def _widened(self, variant: Variant, config: Config) -> Config:
-        if variant.equal_flops_to is None:
-            return config
-        head = at_equal_flops(config, self._load(variant.equal_flops_to))
-        levels = [list(level) for level in head.levels]
-        self._own[variant.name].append(f"model.levels={json.dumps(levels)}")
-        return config.model_copy(update={"model": head})
+    def _widen(self, variant: Variant) -> None:
+        if variant.equal_flops_to is not None:
+            head = at_equal_flops(self._load(variant.name), self._load(variant.equal_flops_to))
+            self._changes[variant.name] += set_options({"model.levels": head.levels})
+
+    def _refuse(self, changes: Sequence[str]) -> None:
+        """Raises ConfigError if a change of the user's would have no effect."""
+        keys = [change.partition("=")[0].strip() for change in changes]
+        grid = self.study.grid.values if self.study.grid and not self.short else {}
+        why = {"run.dir": "runs are in --out", "run.seed": "use --seeds", **dict.fromkeys(grid, "the grid chooses it")}
+        useless = next((key for key in keys if key in why), None)
+        if useless is not None:
+            raise ConfigError(f"--set {useless}=… has no effect in this study; {why[useless]}")
+
+    def _check_tasks(self) -> None:
+        """Raises ConfigError if what variants are evaluated on cannot be compared."""
+        baseline = self.configs[self.study.baseline]
+        for name, config in self.configs.items():
+            if config.evaluated_tasks != baseline.evaluated_tasks:
+                raise ConfigError(f"{self.config_file}: variant {name!r} is not evaluated on the tasks of the baseline")
+        kinds = {task.kind for task in baseline.tasks if task.name in baseline.evaluated_tasks}
+        if self.study.metric == "auc" and "binary" not in kinds:
+            raise ConfigError(f'{self.config_file}: metric = "auc" takes a binary task; leave it out for MSE')
 
 
 def dataset_folder(study: Study, *, short: bool) -> str:
@@ -237,13 +270,17 @@ def _name(variant: str, seed: int) -> str:
 
 def set_options(changes: Mapping[str, Any]) -> list[str]:
     """Values by key path as arguments of `--set`."""
-    return [f"{key}={_inline(value)}" for key, value in changes.items()]
+    return [f"{key}={inline_toml(value)}" for key, value in changes.items()]
 
 
-def _inline(value: Any) -> str:
+def inline_toml(value: Any) -> str:
     """A TOML value on one line."""
     if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{key} = {_inline(entry)}" for key, entry in value.items()) + "}"
+        return "{" + ", ".join(f"{_key(key)} = {inline_toml(entry)}" for key, entry in value.items()) + "}"
     if isinstance(value, list | tuple):
-        return "[" + ", ".join(map(_inline, value)) + "]"
-    return json.dumps(value)
+        return "[" + ", ".join(map(inline_toml, value)) + "]"
+    return toml_text(value) if isinstance(value, str) else str(value).lower()  # numbers, true, dates
+
+
+def _key(key: str) -> str:
+    return key if re.fullmatch("[A-Za-z0-9_-]+", key) else toml_text(key)

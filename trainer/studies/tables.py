@@ -57,7 +57,7 @@ def _relative_table(
     points = {entry.column: entry for entry in sorted(entries, key=lambda entry: entry.samples)}
     papers = [f"paper {column}" for column in paper.columns] if paper else []
     empty = [UNDEFINED] * len(papers)
-    rows = [[first.baseline, *(f"{entry.baseline_value:.4f}" for entry in points.values()), "", *empty]]
+    rows = [[first.baseline, *(value_cell(entry.baseline_value) for entry in points.values()), "", *empty]]
 
     for run in dict.fromkeys(entry.run for entry in entries):
         cells = {entry.column: difference_cell(entry) for entry in entries if entry.run == run}
@@ -74,6 +74,11 @@ def _relative_table(
         "comparisons (Holm)."
     )
     return StudyTable(title, ["", *points, "p", *papers], rows, note)
+
+
+def value_cell(value: float | None) -> str:
+    """Four decimals."""
+    return UNDEFINED if value is None else f"{value:.4f}"
 
 
 def difference_cell(entry: Difference) -> str:
@@ -134,12 +139,12 @@ def _rival_tables(study: Expanded, results: Results) -> Iterator[StudyTable]:
         corrected = holm_at_end(differences)
         rows = []
         for name in results.variants:
-            of_run = {entry.task: entry for entry in differences if entry.run == name and entry.samples == last}
-            if of_run:
-                cells = [
-                    f"{difference_cell(entry)} p {p_cell(corrected.get((name, task)))}"
-                    for task, entry in of_run.items()
-                ]
+            cells = [
+                f"{difference_cell(entry)} p {p_cell(corrected.get((name, entry.task)))}"
+                for entry in differences
+                if entry.run == name and entry.samples == last
+            ]
+            if cells:
                 rows.append([name, *cells])
         note = f"Lower is better than {rival}; p corrected for {len(corrected)} comparisons (Holm)."
         yield StudyTable(f"Every variant against {rival} at the end, in per cent", ["", *results.tasks], rows, note)

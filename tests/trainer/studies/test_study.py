@@ -2,23 +2,33 @@
 
 import json
 import os
+import re
 import signal
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+import tomli_w
 from hypothesis import given
 from hypothesis import strategies as st
 
+from data.errors import ExpectedError
 from data.importers.census import import_census
 from data.importers.kuairand import import_kuairand
 from tests.commands import run_command, started_command
+from tests.trainer.datasets import config_values
+from trainer.cli.studies import _seeds
+from trainer.config.load import load_config, toml_value
 from trainer.errors import ConfigError
 from trainer.run.directory import RunDirectory
 from trainer.run.jsonl import read_records
 from trainer.studies.equal_flops import cost_of
+from trainer.studies.folder import check_folder, held_folder
 from trainer.studies.results import holm
 from trainer.studies.run import dry_run_table, run_study
-from trainer.studies.study import FILE, Expanded, read_study
+from trainer.studies.study import FILE, Expanded, read_study, set_options
 
 EXPERIMENTS = Path(__file__).parents[3] / "experiments"
 STUDIES = sorted(path.parent.name for path in EXPERIMENTS.glob(f"*/{FILE}"))
@@ -147,6 +157,15 @@ name = "a"
         (('title = "t"', 'titel = "t"'), "title"),
         (('title = "t"', "title = t"), "not valid TOML"),
         (('name = "a"', 'name = "../a"'), "variants.0.name"),
+        (('name = "a"', 'name = ".."'), "variants.0.name"),
+        (('name = "a"', 'name = "a"\n[[variants]]\nname = "b c"\n[[variants]]\nname = "b_c"'), "are called 'b c'"),
+        (('name = "a"', 'name = "a"\nequal_flops_to = "a"'), "'a' has an equal_flops_to itself"),
+        (("seeds = [1]", "seeds = [-1]"), "seeds.0"),
+        (("seeds = [1]", 'seeds = [1]\nvariants_from = "study.toml/x"'), "study.toml/x: cannot be read"),
+        (("seeds = [1]", 'seeds = [1]\nvariants_from = "config.toml"'), "config.toml: no such file"),
+        (('"nowhere"', '"s3://nowhere"'), "dataset.folder"),
+        (('"nowhere"', '""'), "dataset.folder"),
+        (('[[variants]]\nname = "a"', "variants = 3"), "dataset.variants"),
     ],
 )
 def test_a_study_that_cannot_be_read(tmp_path: Path, change: tuple[str, str], says: str) -> None:
@@ -155,6 +174,98 @@ def test_a_study_that_cannot_be_read(tmp_path: Path, change: tuple[str, str], sa
         read_study(str(tmp_path))
     assert says in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_shared_variants_that_are_none(tmp_path: Path) -> None:
+    (tmp_path / FILE).write_text(STUDY.replace("seeds", 'variants_from = "shared.toml"\nseeds'))
+    (tmp_path / "shared.toml").write_text("variants = 3")
+    with pytest.raises(ConfigError, match=r"shared\.toml: no \[\[variants\]\]"):
+        read_study(str(tmp_path))
+
+
+TEXTS = st.text(st.characters(exclude_characters="\x7f", exclude_categories=["Cs"]))
+VALUES = st.recursive(
+    st.booleans() | st.integers(-9, 9) | st.floats(allow_nan=False) | st.dates() | TEXTS,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text("ab.é ", min_size=1), inner, max_size=3),
+    max_leaves=4,
+)
+
+
+@given(VALUES)
+def test_values_of_a_study_are_what_set_reads(value: object) -> None:
+    (option,) = set_options({"data.train": value})
+    assert toml_value(option.removeprefix("data.train=")) == value
+
+
+def own_study(folder: Path, dataset: Path, *changes: str, **settings: Any) -> Expanded:
+    """Two variants, the second at the FLOPs of the first."""
+    (folder / "config.toml").write_text(tomli_w.dumps(config_values(dataset, train={"samples": 512})))
+    variants = [
+        {"name": "a 1", "set": {"model": {"head": "shared_bottom", "levels": [[8], [4]], "tower": [4]}}},
+        {"name": "b", "equal_flops_to": "a 1", "set": {"model": {"head": "mmoe", "levels": [[8], [4]], "experts": 2}}},
+    ]
+    values = {"title": "t", "config": "config.toml", "seeds": [1, 2], "baseline": "a 1", "variants": variants}
+    (folder / FILE).write_text(tomli_w.dumps({**values, "dataset": {"folder": str(dataset)}, **settings}))
+    return Expanded(read_study(str(folder)), str(folder), short=False, changes=changes, seeds=())
+
+
+def test_changes_of_the_user_come_before_the_width(tmp_path: Path, dataset: Path) -> None:
+    study = own_study(tmp_path, dataset, "model.levels=[[32], [16]]", "model.tower=[]")
+    for variant, config in study.configs.items():
+        assert load_config(study.config_file, study.changes(variant)).model == config.model
+    costs = [cost_of(config).training_flops for config in study.configs.values()]
+    assert costs[1] == pytest.approx(costs[0], rel=0.1)
+
+
+def test_what_the_grid_chose_is_what_the_page_shows(tmp_path: Path, dataset: Path) -> None:
+    study = own_study(tmp_path, dataset)
+    study.choose("b", {"model.experts": "3"})
+    assert study.configs["b"].model.model_dump()["experts"] == 3
+    assert load_config(study.config_file, study.changes("b")).model == study.configs["b"].model
+
+
+@pytest.mark.parametrize(
+    ("changes", "settings", "says"),
+    [
+        (["run.seed=3"], {}, "--set run.seed=… has no effect in this study; use --seeds"),
+        (["run.dir=x"], {}, "run.dir"),
+        (
+            ["model.dropout=0.1"],
+            {"grid": {"samples": 256, "values": {"model.dropout": [0.0, 0.1]}}},
+            "the grid chooses",
+        ),
+        ([], {"metric": "auc", "set": {"tasks": [{"name": "w", "kind": "regression", "label": "watch"}]}}, "binary"),
+    ],
+)
+def test_a_study_that_would_say_nothing(
+    tmp_path: Path, dataset: Path, changes: list[str], settings: dict[str, Any], says: str
+) -> None:
+    with pytest.raises(ConfigError, match=re.escape(says)):
+        own_study(tmp_path, dataset, *changes, **settings)
+
+
+@pytest.mark.parametrize("text", ["17,17", "17,017", "17, 17", "-1", "abc", "", "1.5", "9" * 5000])
+def test_seeds_that_are_none(text: str) -> None:
+    with pytest.raises(ExpectedError, match="--seeds"):
+        _seeds(text)
+
+
+@pytest.mark.parametrize("name", ["", "config.toml", "notes.txt", "runs/ and optuna.db"])
+def test_folders_that_a_study_does_not_take(tmp_path: Path, name: str) -> None:
+    out = tmp_path / "out"
+    for part in name.split(" and "):
+        path = out / part
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.mkdir() if part.endswith("/") else path.touch()
+    with pytest.raises(ConfigError, match="--out"):
+        check_folder(out, "study", {"runs", "tuning"})
+
+
+def test_one_study_at_a_time(tmp_path: Path) -> None:
+    code = f"from trainer.studies.folder import *; held_folder(Path({str(tmp_path)!r}), 'study').__enter__()"
+    with held_folder(tmp_path, "study"):
+        second = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False, text=True)
+    assert "a study is under way in it" in second.stderr
 
 
 def test_data_that_only_the_user_can_get(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

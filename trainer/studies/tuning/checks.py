@@ -1,32 +1,27 @@
 """What a search is asked for, and whether it can be done: all that is checked before anything is written."""
 
-import fcntl
 import hashlib
 import json
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from data.discovery.source import Source
 from data.errors import DataError, ExpectedError
 from data.manifest import Manifest
-from data.storage.files import open_unlinked
 from trainer.config.compatibility import plain
 from trainer.config.load import changed_values, load_config, toml_text
 from trainer.config.run_config import Config
 from trainer.console import LateProgress
 from trainer.datasets import check_columns, end_of_training, open_manifest, train_reading
 from trainer.errors import ConfigError
+from trainer.studies.folder import DATABASE, check_folder
 from trainer.studies.tuning.space import Space, changes_of
-from trainer.studies.tuning.store import DATABASE
 
 MOST_ENDS = 1_000
 """Points that are checked before a search begins, at some 30 ms each; so many trainings are no small search either."""
 RANGE_TRIALS = 20
 """Trials where nothing says how many, and a range has no last one."""
-_LOCK = "lock"
 
 
 @dataclass(frozen=True)
@@ -78,7 +73,7 @@ def checked(search: Search, out: Path) -> CheckedSearch:
     """Raises ExpectedError, in one line, for whatever is wrong with it; writes nothing."""
     if search.trials is not None and search.trials < 1:
         raise ConfigError(f"--trials {search.trials}: a search needs at least one")
-    _check_folder(out)
+    check_folder(out, "search", {DATABASE})
     config = load_config(search.config, list(search.trial_changes))
     test = _test_of(search)
     _check_validation(search, config, test)
@@ -102,43 +97,6 @@ def checked(search: Search, out: Path) -> CheckedSearch:
         "config": _digest(plain(config)),
     }
     return CheckedSearch(search, config, samples, marks)
-
-
-@contextmanager
-def held_folder(out: Path) -> Iterator[None]:
-    """Context that makes the folder and keeps other searches out of it."""
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        file = open(out / _LOCK, "a", opener=open_unlinked)  # noqa: SIM115 - closed below
-    except OSError as error:
-        raise ConfigError(f"--out {str(out)!r} cannot be used ({error.strerror}); name another folder") from error
-
-    with file:
-        try:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise ConfigError(
-                f"--out {str(out)!r}: a search is under way in it; wait for it, stop it, or name another folder"
-            ) from error
-        yield
-
-
-def _check_folder(out: Path) -> None:
-    try:
-        there = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
-        if not there.is_dir():
-            raise ConfigError(f"--out {str(out)!r}: {str(there)!r} is a file; name a folder")
-        names = {entry.name for entry in out.iterdir()} if out.exists() else set()
-    except OSError as error:
-        raise ConfigError(f"--out {str(out)!r} cannot be used ({error.strerror}); name another folder") from error
-
-    if "config.toml" in names:
-        raise ConfigError(f"--out {str(out)!r} is the folder of a run; name another folder")
-    if names - {_LOCK} and DATABASE not in names:
-        raise ConfigError(f"--out {str(out)!r} is not empty and holds no search; name another folder")
-
-    if not os.access(there, os.W_OK | os.X_OK):
-        raise ConfigError(f"--out {str(out)!r}: {str(there)!r} is not writable; name another folder")
 
 
 def _check_space(search: Search) -> None:

@@ -27,8 +27,9 @@ from trainer.errors import ConfigError, RunError
 from trainer.process.signals import Interrupted
 from trainer.run.directory import RunDirectory
 from trainer.run.records import read_evaluations
+from trainer.studies.folder import held_folder
 from trainer.studies.trainings import POLL_SECONDS, Training, TrainingProcess, stop, use_threads
-from trainer.studies.tuning.checks import CheckedSearch, Search, checked, held_folder
+from trainer.studies.tuning.checks import CheckedSearch, Search, checked
 from trainer.studies.tuning.space import changes_of
 from trainer.studies.tuning.store import TrialStore, opened_store
 from trainer.studies.tuning.trials import Metrics, Trial, best_first, metrics_by_samples, objective_of
@@ -77,7 +78,10 @@ def tune(search: Search, out: Path, parallel: int, threads: int, progress: Progr
     goes on.
     """
     ready = checked(search, out)
-    with held_folder(out), opened_store(out, search.space, ready.config.run.seed, prune=search.prune) as store:
+    with (
+        held_folder(out, "search"),
+        opened_store(out, search.space, ready.config.run.seed, prune=search.prune) as store,
+    ):
         store.check(ready.marks, out)
         use_threads(threads)
         trials = _Trials(ready, store, out)

@@ -15,10 +15,10 @@ from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
 from trainer.errors import ConfigError, RunError
+from trainer.studies.folder import DATABASE
 from trainer.studies.tuning.space import Space, Values
 from trainer.studies.tuning.trials import Metrics, State, Trial
 
-DATABASE = "optuna.db"
 STARTUP_TRIALS = 4
 """So many are trained to their end before any is pruned: a median of fewer says little."""
 _NAME = "tune"
