@@ -38,7 +38,7 @@ class AucDifference:
 
 @dataclass(frozen=True)
 class Results:
-    """Of all variants, once all runs have ended."""
+    """Of the variants whose runs have all ended."""
 
     variants: tuple[str, ...]
     tasks: tuple[str, ...]
@@ -56,7 +56,7 @@ def collect(study: Expanded, out: Path) -> Results:
     found = {name: _group([out / "runs" / run for run in study.names(name)]) for name in study.configs}
     baseline = study.study.baseline
     bases = dict.fromkeys([baseline, *study.study.rivals])
-    against = {base: _differences(base, found) for base in bases}
+    against = {base: _differences(base, found) for base in bases if base in found}
     ends = {name: [_end(Path(run.path)) for run in group.runs] for name, group in found.items()}
     fusions = {name: _mean_fusion(Path(run.path) for run in group.runs) for name, group in found.items()}
     gated = {name: levels for name, levels in fusions.items() if levels}

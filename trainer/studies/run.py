@@ -38,14 +38,35 @@ def _run(study: Expanded, out: Path, parallel: int, threads: int, command: str) 
     if study.study.grid is not None and not study.short:
         choose_on_grid(study, study.study.grid, out, parallel, threads)
 
-    trainings = study.trainings()
-    with StudyDisplay(study.study.title, trainings) as progress:
-        run_trainings(trainings, out, parallel, threads, progress)
-
+    failure = _train(study, out, parallel, threads)
     results = collect(study, out)
     tables = study_tables(study, results)
     write_study(study, results, tables, command, out)
+    if failure is not None:
+        raise RunError(f"{failure}; the page is without the variants that failed") from failure
     return tables
+
+
+def _train(study: Expanded, out: Path, parallel: int, threads: int) -> RunError | None:
+    """Trains what is missing; of failed trainings the error, with their variants left out of the study.
+
+    Raises it at once if the baseline has failed: nothing can be compared then.
+    """
+    trainings = study.trainings()
+    try:
+        with StudyDisplay(study.study.title, trainings) as progress:
+            run_trainings(trainings, out, parallel, threads, progress)
+    except RunError as error:
+        for name in [name for name in study.configs if not _all_ended(study, name, out)]:
+            if name == study.study.baseline:
+                raise
+            del study.configs[name]
+        return error
+    return None
+
+
+def _all_ended(study: Expanded, variant: str, out: Path) -> bool:
+    return all(has_ended(one, out) for one in study.trainings() if one.name in study.names(variant))
 
 
 def make_dataset(source: DatasetSource, *, short: bool) -> None:

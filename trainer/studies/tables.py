@@ -29,7 +29,8 @@ class StudyTable:
 def study_tables(study: Expanded, results: Results) -> list[StudyTable]:
     """All tables of the page, the findings first."""
     tables = [
-        *(_relative_tables(study, results) if study.study.metric == "loss" else _auc_tables(study, results)),
+        *(_auc_tables(study, results) if study.study.metric == "auc" else ()),
+        *_relative_tables(study, results),
         *_rival_tables(study, results),
         *_order_table(results),
         *(_fusion_tables(results) if study.study.fusion else ()),
@@ -42,8 +43,9 @@ def _relative_tables(study: Expanded, results: Results) -> Iterator[StudyTable]:
     baseline = study.study.baseline
     differences = results.against[baseline]
     corrected = holm_at_end(differences)
+    by_auc = {entry.task for entry in results.aucs} if study.study.metric == "auc" else set()
 
-    for task in results.tasks:
+    for task in (task for task in results.tasks if task not in by_auc):
         of_task = [entry for entry in differences if entry.task == task]
         paper = next((table for table in study.study.paper if table.task == task), None)
         if of_task:
@@ -77,8 +79,10 @@ def _relative_table(
 
 
 def value_cell(value: float | None) -> str:
-    """Four decimals."""
-    return UNDEFINED if value is None else f"{value:.4f}"
+    """Four decimals, or six digits of what is large."""
+    if value is None:
+        return UNDEFINED
+    return f"{value:.4f}" if abs(value) < 100 else f"{value:.6g}"
 
 
 def difference_cell(entry: Difference) -> str:
@@ -103,20 +107,21 @@ def _auc_tables(study: Expanded, results: Results) -> Iterator[StudyTable]:
     corrected = holm(family)
     tasks = list(dict.fromkeys(entry.task for entry in results.aucs))
     papers = {table.task: table for table in study.study.paper}
+    paper_header = ["paper"] if papers else []
 
     for task in tasks:
         entries = sorted((entry for entry in results.aucs if entry.task == task), key=lambda entry: -entry.auc)
         rows = []
         for entry in entries:
             values = papers[task].values.get(entry.variant, ()) if task in papers else ()
-            paper = [f"{value:.4f}" for value in values] or [UNDEFINED]
+            paper = [f"{value:.4f}" for value in values[:1]] or [UNDEFINED] * len(paper_header)
             p_value = p_cell(corrected.get((entry.variant, task)))
             rows.append([entry.variant, *_auc_cells(entry, study.study.baseline), p_value, *paper])
 
         seeds = len(results.ends[entries[0].variant])
         yield StudyTable(
             f"{task}: AUC, best first",
-            ["", "AUC", "± SE", f"against {study.study.baseline}", "p", "paper"],
+            ["", "AUC", "± SE", f"against {study.study.baseline}", "p", *paper_header],
             rows,
             f"Mean over {seeds} initialisations. SE, intervals and p (Holm, {len(corrected)} comparisons) are over "
             "initialisations on these test rows, paired by seed; other test rows are not accounted for.",
@@ -198,7 +203,7 @@ def cost_table(study: Expanded) -> StudyTable:
         experts = ", ".join(f"{key} {value}" for key, value in keys.items()) or UNDEFINED
         chosen = ", ".join(f"{key} {value}" for key, value in study.chosen.get(name, {}).items()) or UNDEFINED
         levels = [list(level) for level in config.model.levels]
-        flops = f"{cost.training_flops / 1e6:.3f}"
+        flops = f"{cost.training_flops / 1e6:#.4g}"
         rows.append([name, config.model.head, str(levels), experts, flops, f"{cost.parameters:,}", chosen])
 
     samples = format_count(max(int(config.train.samples) for config in study.configs.values()))

@@ -21,7 +21,7 @@ from tests.commands import run_command, started_command
 from tests.trainer.datasets import config_values
 from trainer.cli.studies import _seeds
 from trainer.config.load import load_config, toml_value
-from trainer.errors import ConfigError
+from trainer.errors import ConfigError, RunError
 from trainer.run.directory import RunDirectory
 from trainer.run.jsonl import read_records
 from trainer.studies.equal_flops import cost_of
@@ -222,6 +222,21 @@ def test_what_the_grid_chose_is_what_the_page_shows(tmp_path: Path, dataset: Pat
     study.choose("b", {"model.experts": "3"})
     assert study.configs["b"].model.model_dump()["experts"] == 3
     assert load_config(study.config_file, study.changes("b")).model == study.configs["b"].model
+
+
+def test_a_variant_that_diverges_is_left_out(tmp_path: Path, dataset: Path) -> None:
+    variants = [
+        {"name": name, "set": {"optimizer.dense.learning_rate": rate, "model": {"head": "shared_bottom"}}}
+        for name, rate in (("a 1", 1e-3), ("b", 1e30))
+    ]
+    study = own_study(tmp_path, dataset, "data.global_batch_size=128", metric="auc", seeds=[1], variants=variants)
+    with pytest.raises(RunError, match=r"1 of 2 trainings failed: b-1: .* not finite .* without the variants") as error:
+        run_study(study, tmp_path / "out", 2, 1, "adatt study")
+
+    assert "\n" not in str(error.value)
+    page = (tmp_path / "out" / "study.md").read_text()
+    assert "| a 1 |" in page
+    assert "| b |" not in page
 
 
 @pytest.mark.parametrize(
