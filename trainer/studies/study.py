@@ -63,7 +63,7 @@ class Grid(Settings):
 
     validation: str = "validation"
     """Folder in that of the dataset; no row of it is in the test set."""
-    values: dict[str, list[Any]]
+    values: dict[str, Annotated[list[Any], Field(min_length=1)]] = Field(min_length=1)
     samples: Count
     """Trained in each trial."""
     seed: int = 1

@@ -166,6 +166,8 @@ name = "a"
         (('"nowhere"', '"s3://nowhere"'), "dataset.folder"),
         (('"nowhere"', '""'), "dataset.folder"),
         (('[[variants]]\nname = "a"', "variants = 3"), "dataset.variants"),
+        (('name = "a"', 'name = "a"\n[grid]\nsamples = 1\nvalues = {}'), "grid.values"),
+        (('name = "a"', 'name = "a"\n[grid]\nsamples = 1\nvalues.x = []'), "grid.values.x"),
     ],
 )
 def test_a_study_that_cannot_be_read(tmp_path: Path, change: tuple[str, str], says: str) -> None:
