@@ -77,16 +77,16 @@ def _page(study: Expanded, results: Results, tables: Sequence[StudyTable], head:
     contents: list[Content] = [element("h1", study.study.title), paragraph(head)]
     if study.study.about:
         contents.append(element("p", study.study.about.strip()))
-    charts = [line_chart(_chart(results, study.study.baseline, task)) for task in results.tasks]
+    tasks = results.tasks if results.against[study.study.baseline] else ()
+    charts = [line_chart(_chart(results, study.study.baseline, task)) for task in tasks]
     found = [
         part
         for one in tables
         for part in (table(one.title, one.header, one.rows, words=["head", "levels", "experts"]), paragraph(one.note))
     ]
-    contents += [
-        section("curves", "Curves", element("div", *charts, class_="figures")),
-        section("tables", "Tables", *found),
-    ]
+    if charts:
+        contents.append(section("curves", "Curves", element("div", *charts, class_="figures")))
+    contents.append(section("tables", "Tables", *found))
     return page(study.study.title, contents)
 
 

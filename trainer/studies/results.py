@@ -55,14 +55,16 @@ def collect(study: Expanded, out: Path) -> Results:
     """Reads the runs of a study; raises ConfigError where one has no evaluation."""
     found = {name: _group([out / "runs" / run for run in study.names(name)]) for name in study.configs}
     baseline = study.study.baseline
+    compared = {} if study.study.metric == "end" else found
     bases = dict.fromkeys([baseline, *study.study.rivals])
-    against = {base: _differences(base, found) for base in bases if base in found}
-    ends = {name: [_end(Path(run.path)) for run in group.runs] for name, group in found.items()}
+    against = {base: _differences(base, compared) for base in bases if base in found}
+    ends = {name: [evaluations_at_end(Path(run.path)) for run in group.runs] for name, group in found.items()}
     fusions = {name: _mean_fusion(Path(run.path) for run in group.runs) for name, group in found.items()}
     gated = {name: levels for name, levels in fusions.items() if levels}
     tasks = tuple(found[baseline].tasks)
+    aucs = auc_differences(ends, baseline) if compared else []
 
-    return Results(tuple(found), tasks, against, ends, auc_differences(ends, baseline), gated)
+    return Results(tuple(found), tasks, against, ends, aucs, gated)
 
 
 def _group(paths: list[Path]) -> Group:
@@ -88,7 +90,8 @@ def _renamed(difference: Difference, base: str, name: str) -> Difference:
     return Difference(**{**vars(difference), "baseline": base, "run": name})
 
 
-def _end(path: Path) -> dict[str, Evaluation]:
+def evaluations_at_end(path: Path) -> dict[str, Evaluation]:
+    """By task, on the whole test set, the last of a run."""
     records = [record for record in read_evaluations(RunDirectory(path).evaluations) if record.by is None]
     if not records:
         raise ConfigError(f"{path}: no evaluation in evaluations.jsonl; remove the run to train it anew")
@@ -148,11 +151,11 @@ def holm_at_end(differences: list[Difference]) -> dict[tuple[str, str], float]:
 
 
 def rank_agreement(results: Results, task: str) -> float | None:
-    """Kendall's tau of the variants' order by AUC and by NE: 1 is the same order. None where there is no AUC."""
+    """Kendall's tau of the variants' order by AUC and by NE: 1 is the same order. None where a variant has no AUC."""
     pairs = []
     for runs in results.ends.values():
-        records = [run[task] for run in runs]
-        if any(record.auc is None or record.ne is None for record in records):
+        records = [run[task] for run in runs if task in run]
+        if not records or any(record.auc is None or record.ne is None for record in records):
             return None
         pairs.append((-fmean(record.auc or 0 for record in records), fmean(record.ne or 0 for record in records)))
 

@@ -101,8 +101,9 @@ class Study(Settings):
     """Variant with which the others are compared."""
     rivals: Texts = ()
     """Variants with which all are compared at the end as well."""
-    metric: str = Field(default="loss", pattern="^(loss|auc)$")
-    """loss: NE or MSE, relative to the baseline; auc: AUC as it is."""
+    metric: str = Field(default="loss", pattern="^(loss|auc|end)$")
+    """loss: NE or MSE, relative to the baseline; auc: AUC as it is; end: NE or MSE of each variant at its own end, not
+    compared, so that variants may differ in tasks and samples."""
     fusion: bool = False
     """Whether the page shows the mean fusion weights of every variant, as in Figure 3."""
     set: Changes = Field(default={})

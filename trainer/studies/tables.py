@@ -1,8 +1,9 @@
 """A study's results as tables of text, in the form of the paper's and beside them."""
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from statistics import fmean
+from statistics import fmean, stdev
 
 from data.counts import format_count
 from trainer.analysis.compare.compare import Difference
@@ -30,6 +31,7 @@ def study_tables(study: Expanded, results: Results) -> list[StudyTable]:
     """All tables of the page, the findings first."""
     tables = [
         *(_auc_tables(study, results) if study.study.metric == "auc" else ()),
+        *(_end_table(study, results) if study.study.metric == "end" else ()),
         *_relative_tables(study, results),
         *_rival_tables(study, results),
         *_order_table(results),
@@ -136,6 +138,31 @@ def _auc_cells(entry: AucDifference, baseline: str) -> list[str]:
     return [f"{entry.auc:.4f}", f"{entry.standard_error:.4f}", against]
 
 
+def _end_table(study: Expanded, results: Results) -> Iterator[StudyTable]:
+    """Every variant at its own end, variants × tasks; the last row is that of the true conditional means."""
+    last = {task: record for runs in results.ends.values() for run in runs for task, record in run.items()}
+    rows = []
+    for name, runs in results.ends.items():
+        cells = [mean_cell([run[task].main for run in runs if task in run]) for task in last]
+        rows.append([name, format_count(int(study.configs[name].train.samples)), *cells])
+
+    if any(record.oracle is not None for record in last.values()):
+        rows.append(["oracle", "", *(mean_cell([record.oracle]) for record in last.values())])
+
+    header = [f"{task} {record.main_metric.upper()}" for task, record in last.items()]
+    note = f"Lower is better. Mean ± standard error over {len(study.seeds)} seeds. Oracle: the true conditional means."
+    yield StudyTable("Every variant at its own end", ["", "samples", *header], rows, note)
+
+
+def mean_cell(values: Sequence[float | None]) -> str:
+    """0.8066 ± 0.0003, the mean with its standard error."""
+    known = [value for value in values if value is not None]
+    if not known:
+        return UNDEFINED
+    error = f" ± {stdev(known) / math.sqrt(len(known)):.4f}" if len(known) > 1 else ""
+    return f"{fmean(known):.4f}{error}"
+
+
 def _rival_tables(study: Expanded, results: Results) -> Iterator[StudyTable]:
     """The end alone, variants × tasks."""
     for rival in study.study.rivals:
@@ -206,7 +233,8 @@ def cost_table(study: Expanded) -> StudyTable:
         flops = f"{cost.training_flops / 1e6:#.4g}"
         rows.append([name, config.model.head, str(levels), experts, flops, f"{cost.parameters:,}", chosen])
 
-    samples = format_count(max(int(config.train.samples) for config in study.configs.values()))
+    counts = [int(config.train.samples) for config in study.configs.values()]
+    samples = " to ".join(dict.fromkeys(format_count(count) for count in (min(counts), max(counts))))
     of_each = f"{samples} samples, {len(study.seeds)} seeds"
     note = f"MFLOP: of the head, for each training sample, forward and backward. {of_each}."
     return StudyTable(

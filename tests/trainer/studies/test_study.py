@@ -83,6 +83,30 @@ def test_every_study_in_short(name: str, work: Path, monkeypatch: pytest.MonkeyP
     assert study.study.baseline in study.configs
 
 
+def test_variants_that_differ_in_tasks_and_samples(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(work)
+    folder = EXPERIMENTS / "instrument"
+    study = read_study(str(folder))
+    wanted = ("shared_bottom", "like_alone 1x")
+    some = study.model_copy(update={"variants": [one for one in study.variants if one.name in wanted]})
+    some.variants[0] = some.variants[0].model_copy(update={"equal_flops_to": None})
+    some.variants[1] = some.variants[1].model_copy(
+        update={"equal_flops_to": None, "set_short": {"train.samples": "512"}}
+    )
+    found = Expanded(some, str(folder), short=True, changes=["data.global_batch_size=256"], seeds=(17, 18))
+    end, _ = run_study(found, work / "runs" / "ends", 1, 1, "adatt study")
+
+    assert list(end.header) == ["", "samples", "click NE", "like NE"]
+    together, alone, oracle = end.rows
+    assert together[:2] == ["shared_bottom", "8k"]
+    assert alone[:3] == ["like_alone 1x", "512", "–"]
+    assert oracle[0] == "oracle"
+    for seeds, truth in zip([*together[2:], alone[3]], [*oracle[2:], oracle[3]], strict=True):
+        mean, _, error = seeds.partition(" ± ")
+        assert float(mean) > float(truth) > 0.5, seeds
+        assert 0 < float(error) < 0.1, seeds
+
+
 @pytest.mark.parametrize("name", STUDIES)
 def test_heads_that_are_to_cost_the_same_do(name: str) -> None:
     study = expanded(name)
