@@ -129,8 +129,9 @@ def main(arguments: Sequence[str]) -> None:
         for seed, run in zip(options.seeds, runs, strict=True)
     ]
     os.environ["OMP_NUM_THREADS"] = "1"
-    fresh = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(options.parallel, fresh, max_tasks_per_child=1) as pool:
+    processes = multiprocessing.get_context("forkserver")
+    processes.set_forkserver_preload(["trainer.studies.preload"])
+    with ProcessPoolExecutor(options.parallel, processes, max_tasks_per_child=1) as pool:
         codes = list(pool.map(train, [options.config] * len(each), each))
 
     if any(codes):
