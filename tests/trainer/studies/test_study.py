@@ -28,7 +28,7 @@ from trainer.studies.equal_flops import cost_of
 from trainer.studies.folder import check_folder, held_folder
 from trainer.studies.results import holm
 from trainer.studies.run import dry_run_table, run_study
-from trainer.studies.study import FILE, Expanded, read_study, set_options
+from trainer.studies.study import FILE, Expanded, Variant, read_study, set_options
 
 EXPERIMENTS = Path(__file__).parents[3] / "experiments"
 STUDIES = sorted(path.parent.name for path in EXPERIMENTS.glob(f"*/{FILE}"))
@@ -85,26 +85,23 @@ def test_every_study_in_short(name: str, work: Path, monkeypatch: pytest.MonkeyP
 
 def test_variants_that_differ_in_tasks_and_samples(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(work)
-    folder = EXPERIMENTS / "instrument"
-    study = read_study(str(folder))
-    wanted = ("shared_bottom", "like_alone 1x")
-    some = study.model_copy(update={"variants": [one for one in study.variants if one.name in wanted]})
-    some.variants[0] = some.variants[0].model_copy(update={"equal_flops_to": None})
-    some.variants[1] = some.variants[1].model_copy(
-        update={"equal_flops_to": None, "set_short": {"train.samples": "512"}}
-    )
-    found = Expanded(some, str(folder), short=True, changes=["data.global_batch_size=256"], seeds=(17, 18))
-    end, _ = run_study(found, work / "runs" / "ends", 1, 1, "adatt study")
+    folder = str(EXPERIMENTS / "instrument")
+    like = {"name": "like", "kind": "binary", "label": "like", "weight": 1}
+    alone = Variant(name="like_alone", set={"tasks": [like]}, set_short={"train.samples": "4k"})
+    changes = {"variants": [Variant(name="both"), alone], "baseline": "both"}
+    study = read_study(folder).model_copy(update=changes)
+    short = Expanded(study, folder, short=True, changes=["data.global_batch_size=256"], seeds=(17, 18))
+    ends, *_ = run_study(short, work / "runs" / "ends", 1, 1, "adatt study")
 
-    assert list(end.header) == ["", "samples", "click NE", "like NE"]
-    together, alone, oracle = end.rows
-    assert together[:2] == ["shared_bottom", "8k"]
-    assert alone[:3] == ["like_alone 1x", "512", "–"]
-    assert oracle[0] == "oracle"
-    for seeds, truth in zip([*together[2:], alone[3]], [*oracle[2:], oracle[3]], strict=True):
-        mean, _, error = seeds.partition(" ± ")
-        assert float(mean) > float(truth) > 0.5, seeds
-        assert 0 < float(error) < 0.1, seeds
+    assert list(ends.header) == ["", "samples", "click NE", "like NE"]
+    both_row, alone_row, oracle_row = ends.rows
+    assert both_row[:2] == ["both", "8k"]
+    assert alone_row[:3] == ["like_alone", "4k", "–"]
+    assert oracle_row[:2] == ["oracle", ""]
+    for row in (both_row, alone_row):
+        mean, _, error = row[3].partition(" ± ")
+        assert float(mean) > float(oracle_row[3])
+        assert float(error) < 0.1
 
 
 @pytest.mark.parametrize("name", STUDIES)
