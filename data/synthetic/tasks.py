@@ -131,19 +131,23 @@ def build_label_model(seed: int, group: TaskGroup) -> LabelModel:
 def hidden_signals(world: HiddenWorld, model: SignalModel, shown: Impressions) -> Floats:
     """signal_BC: float32, each of mean 0 and about unit variance."""
     signal_BC = np.zeros((len(shown.user_B), len(SIGNALS)), np.float32)
-    numbers_DB = _standardise(_log_numbers(shown), model.number_mean_D1, model.number_deviation_D1)
-
-    for part_BC, mean_C, scale_C in zip(
-        _parts(world, numbers_DB, shown, model.taste_KC), model.part_mean_PC, model.part_scale_PC, strict=True
-    ):
-        signal_BC += (part_BC - mean_C) * scale_C
+    for part_BC in signal_parts(world, model, shown):
+        signal_BC += part_BC
 
     return signal_BC
 
 
+def signal_parts(world: HiddenWorld, model: SignalModel, shown: Impressions) -> Iterator[Floats]:
+    """What each of PART_SHARES, in its order, adds to the signals: [B, C], of mean 0."""
+    numbers_DB = _standardise(_log_numbers(shown), model.number_mean_D1, model.number_deviation_D1)
+    parts = _parts(world, numbers_DB, shown, model.taste_KC)
+    for part_BC, mean_C, scale_C in zip(parts, model.part_mean_PC, model.part_scale_PC, strict=True):
+        yield (part_BC - mean_C) * scale_C
+
+
 def true_mean(model: TaskModel, signal_BC: Floats, tab_B: Integers) -> Floats:
     """mean_B: float32, the expected label of each row given everything that the log shows."""
-    z_B = _mix(model.weights_TC, signal_BC, tab_B)
+    z_B = mix_signals(model.weights_TC, signal_BC, tab_B)
     if model.task.kind == "regression":
         return (_WATCH_LEVEL + _WATCH_SWING * np.tanh(z_B)).astype(np.float32, copy=False)
     return _sigmoid(z_B + np.float32(model.intercept))
@@ -220,7 +224,7 @@ def _fit_signals(world: HiddenWorld, shown: Impressions) -> SignalModel:
 def _fit_task(task: SyntheticTask, random: Random, signal_BC: Floats, tab_B: Integers) -> TaskModel:
     variation_TC = random.uniform(-_TAB_VARIATION, _TAB_VARIATION, (CONTEXT["tab"], len(SIGNALS)))
     weights_TC = np.array(task.mixing_C, np.float32) * (1 + variation_TC).astype(np.float32)
-    z_B = _mix(weights_TC, signal_BC, tab_B)
+    z_B = mix_signals(weights_TC, signal_BC, tab_B)
     scale = task.strength / float(z_B.std())
     intercept = 0.0 if task.rate is None else _intercept(z_B * scale, task.rate)
     return TaskModel(task, weights_TC * np.float32(scale), intercept)
@@ -240,7 +244,8 @@ def _intercept(logit_B: Floats, rate: float) -> float:
     return low
 
 
-def _mix(weights_TC: Floats, signal_BC: Floats, tab_B: Integers) -> Floats:
+def mix_signals(weights_TC: Floats, signal_BC: Floats, tab_B: Integers) -> Floats:
+    """z_B, by the weights of each row's tab."""
     return np.einsum("bc,bc->b", weights_TC[tab_B], signal_BC)
 
 
