@@ -6,7 +6,8 @@ A network for each hidden signal, and from them each task by its true mixing (`d
 varies each weight, and all of the signals, it has to learn. At the training FLOPs of the config's own head.
 
 It is no head of the program: in the processes of this experiment it stands in the place of shared_bottom, so that all
-else is `adatt train`. The runs' records call it shared_bottom, and no other process can read their checkpoints.
+else is `adatt train`. The runs' records call it shared_bottom, and no other process can read their checkpoints: the
+test set is scored here, into OUT/SEED-predictions.
 
 Shapes: B rows, F features, T tasks, C signals.
 """
@@ -19,6 +20,7 @@ import sys
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 from unittest.mock import patch
 
@@ -96,12 +98,23 @@ def head_change(path: str, changes: list[str]) -> str:
     return f"model.levels={json.dumps(head.levels)}"
 
 
-def train(path: str, changes: list[str]) -> int:
-    """Trains a run in this process; the exit code of `adatt train`."""
+def adatt(tasks: Sequence[str], arguments: list[str]) -> int:
+    """Its exit code, with this head in place."""
     from trainer.cli.app import run
 
-    with in_place_of_shared_bottom(tasks_of(load_config(path, changes))):
-        return run(["train", path, *(part for change in changes for part in ("--set", change))])
+    with in_place_of_shared_bottom(tasks):
+        return run(arguments)
+
+
+def run_all(tasks: Sequence[str], commands: Sequence[list[str]], parallel: int) -> None:
+    """Commands of adatt, so many at a time, on one thread each; ends with the exit code of one that fails."""
+    os.environ["OMP_NUM_THREADS"] = "1"
+    processes = multiprocessing.get_context("forkserver")
+    processes.set_forkserver_preload(["trainer.studies.preload"])
+    with ProcessPoolExecutor(parallel, processes, max_tasks_per_child=1) as pool:
+        codes = list(pool.map(partial(adatt, tasks), commands))
+    if any(codes):
+        sys.exit(max(codes))
 
 
 def table(runs: Sequence[Path]) -> StudyTable:
@@ -113,7 +126,7 @@ def table(runs: Sequence[Path]) -> StudyTable:
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Trains a run for each seed and prints the table."""
+    """Trains a run for each seed, scores the test set and prints the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("config")
     parser.add_argument("--out", type=Path, required=True, help="folder of the runs, SEED by SEED")
@@ -122,20 +135,19 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--parallel", type=int, default=2, help="trainings at a time, one thread each")
     options = parser.parse_args(arguments)
 
+    config = load_config(options.config, options.set)
     changes = [*options.set, PLACE, head_change(options.config, options.set)]
     runs = [options.out / str(seed) for seed in options.seeds]
-    each = [
-        [*changes, f"run.seed={seed}", f"run.dir={toml_text(str(run))}"]
-        for seed, run in zip(options.seeds, runs, strict=True)
-    ]
-    os.environ["OMP_NUM_THREADS"] = "1"
-    processes = multiprocessing.get_context("forkserver")
-    processes.set_forkserver_preload(["trainer.studies.preload"])
-    with ProcessPoolExecutor(options.parallel, processes, max_tasks_per_child=1) as pool:
-        codes = list(pool.map(train, [options.config] * len(each), each))
+    trainings = []
+    for seed, run in zip(options.seeds, runs, strict=True):
+        of_run = [*changes, f"run.seed={seed}", f"run.dir={toml_text(str(run))}"]
+        trainings.append(["train", options.config, *(part for change in of_run for part in ("--set", change))])
+    run_all(tasks_of(config), trainings, options.parallel)
 
-    if any(codes):
-        sys.exit(max(codes))
+    unscored = [run for run in runs if not Path(f"{run}-predictions").exists()]
+    of_test = ["--data", str(config.data.test)]
+    scorings = [["predict", str(run), *of_test, "--out", f"{run}-predictions"] for run in unscored]
+    run_all(tasks_of(config), scorings, options.parallel)
     sys.stdout.write(f"{changes[-1]}\n\n{markdown_table(table(runs))}\n")
 
 
