@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from data.storage.files import replace_text
-from trainer.config.load import toml_text
+from trainer.config.load import changed_values, toml_text
 from trainer.console import visible
 from trainer.distributed.preemption import STOPPED, Stopped
 from trainer.errors import ConfigError, RunError
@@ -63,9 +63,9 @@ class Training:
 
     @property
     def digest(self) -> str:
-        """Equal for the same config file and changes."""
-        text = Path(self.config).read_text(encoding="utf-8") + "\n".join(self.changes)
-        return hashlib.sha256(text.encode()).hexdigest()
+        """Equal for the same values of the config's keys, whatever its comments and order."""
+        values = changed_values(self.config, self.changes)
+        return hashlib.sha256(json.dumps(values, sort_keys=True, default=str).encode()).hexdigest()
 
 
 Progress = Callable[[int, int], None]

@@ -29,6 +29,7 @@ from trainer.studies.folder import check_folder, held_folder
 from trainer.studies.results import holm
 from trainer.studies.run import dry_run_table, run_study
 from trainer.studies.study import FILE, Expanded, Variant, read_study, set_options
+from trainer.studies.trainings import Training
 
 EXPERIMENTS = Path(__file__).parents[3] / "experiments"
 STUDIES = sorted(path.parent.name for path in EXPERIMENTS.glob(f"*/{FILE}"))
@@ -314,3 +315,12 @@ def test_data_that_only_the_user_can_get(tmp_path: Path, monkeypatch: pytest.Mon
     assert "adatt import census SRC datasets/studies/census --halves" in errors
     assert not Path("out").exists()
     assert os.listdir(tmp_path / "datasets") == [] if (tmp_path / "datasets").exists() else True
+
+
+def test_a_comment_in_the_config_repeats_no_training(tmp_path: Path) -> None:
+    first, second = tmp_path / "first.toml", tmp_path / "second.toml"
+    first.write_text('[train]\nsamples = "1k"\n[run]\nseed = 3\n')
+    second.write_text('# said anew\n[run]\nseed = 4  # as it was\n[train]\nsamples = "1k"\n')
+    one = Training("a", str(first), (), 1000)
+    assert one.digest == Training("b", str(second), ("run.seed=3",), 1000).digest
+    assert one.digest != Training("a", str(second), (), 1000).digest
