@@ -164,6 +164,7 @@ def _check(study: Study, path: Path) -> None:
         raise ConfigError(f"{path}: seeds = {list(study.seeds)} must be different numbers, at least one")
 
     named = {"baseline": [study.baseline], "rivals": study.rivals}
+    named["paper.values"] = [name for table in study.paper for name in table.values]
     named["equal_flops_to"] = [variant.equal_flops_to for variant in study.variants if variant.equal_flops_to]
     for key, wanted in named.items():
         for name in wanted:
@@ -250,7 +251,9 @@ class Expanded:
             raise ConfigError(f"--set {useless}=… has no effect in this study; {why[useless]}")
 
     def _check_tasks(self) -> None:
-        """Raises ConfigError if what variants are evaluated on cannot be compared."""
+        """Raises ConfigError if what variants are evaluated on cannot be compared, where they are to be."""
+        if self.study.metric == "end":
+            return
         baseline = self.configs[self.study.baseline]
         for name, config in self.configs.items():
             if config.evaluated_tasks != baseline.evaluated_tasks:

@@ -216,9 +216,9 @@ def _fusion_table(name: str, number: int, level: LevelWeights) -> StudyTable:
         [unit, *(f"{weight:.3f}" for weight in weights)]
         for unit, weights in zip(level.units, level.weights, strict=True)
     ]
-    return StudyTable(
-        f"{name}, level {number}: weight of each expert, mean over test rows and seeds", ["unit", *level.experts], rows
-    )
+    title = f"{name}, level {number}: weight of each expert, mean over test rows and seeds"
+    note = "Gate and, in AdaTT, native part together: rows of a gate alone add up to 1."
+    return StudyTable(title, ["unit", *level.experts], rows, note)
 
 
 def cost_table(study: Expanded) -> StudyTable:

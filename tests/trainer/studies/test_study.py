@@ -175,6 +175,10 @@ name = "a"
         (("seeds = [1]", "seeds = [1, 1]"), "different numbers"),
         (('baseline = "a"', 'baseline = "b"'), "baseline = 'b' is no variant; choose from a"),
         (('name = "a"', 'name = "a"\nequal_flops_to = "c"'), "equal_flops_to = 'c'"),
+        (
+            ('name = "a"', 'name = "a"\n[[paper]]\ntitle = "T"\ntask = "t"\ncolumns = []\nvalues = { d = [1] }'),
+            "paper.values = 'd'",
+        ),
         (('name = "a"', 'name = "a"\n[[variants]]\nname = "a"'), "two variants are called 'a'"),
         (('title = "t"', 'titel = "t"'), "title"),
         (('title = "t"', "title = t"), "not valid TOML"),
