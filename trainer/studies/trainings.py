@@ -127,7 +127,8 @@ class TrainingProcess:
         log.parent.mkdir(parents=True, exist_ok=True)
         command = training.command(out)
         log.write_text(f"$ {shlex.join(['adatt', *command])}\n", encoding="utf-8")
-        self._process = start(_train, (command, str(training.folder(out)), str(log)))
+        threads = int(os.environ.get("OMP_NUM_THREADS", "1"))
+        self._process = start(_train, (command, str(training.folder(out)), str(log), threads))
         self._is_asked = False
 
     @property
@@ -204,10 +205,13 @@ def start(target: Callable[..., None], arguments: tuple[Any, ...]) -> BaseProces
     return process
 
 
-def _train(command: list[str], folder: str, log: str) -> None:
+def _train(command: list[str], folder: str, log: str, threads: int) -> None:
     """In the process: the program's own way from arguments to exit code."""
+    import torch
+
     from trainer.__main__ import main
 
+    torch.set_num_threads(threads)  # the fork server may have begun with others, and sums depend on them
     os.setpgrp()  # Ctrl-C is for the study, which passes it on
     threading.Thread(target=_end_with_parent, daemon=True).start()
     descriptor = os.open(log, os.O_WRONLY | os.O_APPEND)
