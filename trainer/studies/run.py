@@ -27,7 +27,7 @@ def run_study(study: Expanded, out: Path, parallel: int, threads: int, command: 
     Raises Stopped when it is asked to end: what has been trained is saved.
     """
     check_folder(out, "study", {"runs", "tuning"})
-    make_dataset(study.study.dataset, short=study.short)
+    make_dataset(study.study.dataset, study.dataset, short=study.short)
     _check_data(study)
     with held_folder(out, "study"):
         return _run(study, out, parallel, threads, command)
@@ -66,13 +66,13 @@ def _train(study: Expanded, out: Path, parallel: int, threads: int) -> RunError 
 
 
 def _all_ended(study: Expanded, variant: str, out: Path) -> bool:
-    return all(has_ended(one, out) for one in study.trainings() if one.name in study.names(variant))
+    return all(has_ended(one, out) for one in study.trainings_of(variant))
 
 
-def make_dataset(source: DatasetSource, *, short: bool) -> None:
+def make_dataset(source: DatasetSource, dataset: str, *, short: bool) -> None:
     """Writes the study's data where it is not there; ConfigError names the command where that takes files of others."""
     make = source.make_short if short and source.make_short else source.make
-    folder = Path(full_path(f"{source.folder}-short" if make == source.make_short and make else source.folder))
+    folder = Path(full_path(dataset))
     if folder.exists():
         return
     if not make:
@@ -95,14 +95,10 @@ def _check_data(study: Expanded) -> None:
 
 def dry_run_table(study: Expanded, out: Path, parallel: int, threads: int) -> StudyTable:
     """What the study takes: for each variant its runs, samples, FLOPs and hours."""
-    trainings = study.trainings()
-    seen = _flops_per_second(study, trainings, out)
-    rate = seen or _planned_flops_per_second(study, threads)
-    rows = []
-    for name in study.configs:
-        of_variant = [training for training in trainings if training.name in study.names(name)]
-        rows.append([name, *_figures(study, of_variant, out, rate * parallel)])
-    rows.append(["all", *_figures(study, trainings, out, rate * parallel)])
+    seen = _flops_per_second(study, out)
+    rate = parallel * (seen or _planned_flops_per_second(study, threads))
+    rows = [[name, *_figures(study, [name], out, rate)] for name in study.configs]
+    rows.append(["all", *_figures(study, list(study.configs), out, rate)])
 
     basis = (
         "by the speed of the runs that have ended" if seen else "by the model of adatt plan on this machine, just now"
@@ -111,24 +107,29 @@ def dry_run_table(study: Expanded, out: Path, parallel: int, threads: int) -> St
     return StudyTable(study.study.title, ["", "runs", "ended", "samples", "TFLOP", "hours left"], rows, note)
 
 
-def _figures(study: Expanded, trainings: Sequence[Training], out: Path, rate: float) -> list[str]:
-    ended = [training for training in trainings if has_ended(training, out)]
-    left = sum(_flops(study, training) for training in trainings if training not in ended)
-    samples = sum(training.samples for training in trainings)
-    flops = sum(_flops(study, training) for training in trainings)
-    return [f"{len(trainings)}", f"{len(ended)}", f"{samples:,}", f"{flops / 1e12:,.1f}", f"{left / rate / 3600:.2f}"]
+def _figures(study: Expanded, variants: Sequence[str], out: Path, rate: float) -> list[str]:
+    """Of all runs of some variants; `rate`: FLOPs a second."""
+    runs = [(training, _flops(study, name, training)) for name in variants for training in study.trainings_of(name)]
+    left = [flops for training, flops in runs if not has_ended(training, out)]
+    samples = sum(training.samples for training, _ in runs)
+    all_flops = sum(flops for _, flops in runs)
+    hours = sum(left) / rate / 3600
+    return [f"{len(runs)}", f"{len(runs) - len(left)}", f"{samples:,}", f"{all_flops / 1e12:,.1f}", f"{hours:.2f}"]
 
 
-def _flops(study: Expanded, training: Training) -> float:
-    variant = next(name for name in study.configs if training.name in study.names(name))
+def _flops(study: Expanded, variant: str, training: Training) -> float:
     return float(cost_of(study.configs[variant]).training_flops) * training.samples
 
 
-def _flops_per_second(study: Expanded, trainings: Sequence[Training], out: Path) -> float | None:
+def _flops_per_second(study: Expanded, out: Path) -> float | None:
     """Of one training, over those that have ended."""
-    known = {training: seconds_of(training, out) for training in trainings}
-    seconds = sum(value for value in known.values() if value is not None)
-    flops = sum(_flops(study, training) for training, value in known.items() if value is not None)
+    flops, seconds = 0.0, 0.0
+    for name in study.configs:
+        for training in study.trainings_of(name):
+            known = seconds_of(training, out)
+            if known is not None:
+                flops += _flops(study, name, training)
+                seconds += known
     return flops / seconds if seconds else None
 
 

@@ -209,6 +209,10 @@ class Expanded:
         """All runs: every variant with the first seed, then with the next."""
         return [self._training(name, seed) for seed in self.seeds for name in self.configs]
 
+    def trainings_of(self, variant: str) -> list[Training]:
+        """The variant's runs, by seed."""
+        return [self._training(variant, seed) for seed in self.seeds]
+
     def names(self, variant: str) -> list[str]:
         """Of the variant's trainings."""
         return [_name(variant, seed) for seed in self.seeds]
