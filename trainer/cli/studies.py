@@ -15,9 +15,7 @@ from trainer.cli.options import SetOption
 def study_command(  # noqa: PLR0913 - one parameter for each option
     folder: Annotated[str, typer.Argument(metavar="DIR", help="Folder with a study.toml, such as experiments/table1.")],
     out: Annotated[str, typer.Option(metavar="DIR", help="Where runs, logs and the study's page go.")],
-    short: Annotated[
-        bool, typer.Option("--short", help="The whole study in about a minute, to see that it runs.")
-    ] = False,
+    short: Annotated[bool, typer.Option("--short", help="The whole study in about a minute, in OUT/short.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only tell runs, samples, FLOPs and hours.")] = False,
     seeds: Annotated[str | None, typer.Option(metavar="N[,N…]", help="Seeds instead of the study's: 17,18,19.")] = None,
     parallel: Annotated[
@@ -36,11 +34,12 @@ def study_command(  # noqa: PLR0913 - one parameter for each option
     """
     from data.storage.paths import path_of
     from trainer.console import make_console
+    from trainer.studies.folder import study_folder
     from trainer.studies.pages import console_table
     from trainer.studies.run import dry_run_table, run_study
     from trainer.studies.study import Expanded, read_study
 
-    target = path_of("--out", out)
+    target = study_folder(path_of("--out", out), short=short)
     study = Expanded(read_study(folder), folder, short=short, changes=changes or [], seeds=_seeds(seeds))
     at_once = parallel or max((os.cpu_count() or 1) // threads, 1)
     console = make_console()

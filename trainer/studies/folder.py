@@ -34,6 +34,12 @@ def held_folder(out: Path, what: str) -> Iterator[None]:
         yield
 
 
+def study_folder(out: Path, *, short: bool) -> Path:
+    """Where a study's runs and pages go. Raises ConfigError if OUT is not for a study."""
+    check_folder(out, "study", {"runs", "tuning", "short"})
+    return out / "short" if short else out
+
+
 def check_folder(out: Path, what: str, marks: set[str]) -> None:
     """Raises ConfigError unless the folder can be made, is empty, or holds one of the `marks` of what it is for."""
     try:

@@ -11,7 +11,7 @@ from trainer.errors import ConfigError, RunError
 from trainer.planning.plan import Size
 from trainer.planning.sweep import plan_sizes
 from trainer.studies.equal_flops import cost_of
-from trainer.studies.folder import check_folder, held_folder
+from trainer.studies.folder import held_folder
 from trainer.studies.grids import choose_on_grid
 from trainer.studies.pages import write_study
 from trainer.studies.progress import StudyDisplay
@@ -26,7 +26,6 @@ def run_study(study: Expanded, out: Path, parallel: int, threads: int, command: 
 
     Raises Stopped when it is asked to end: what has been trained is saved.
     """
-    check_folder(out, "study", {"runs", "tuning"})
     make_dataset(study.study.dataset, study.dataset, short=study.short)
     _check_data(study)
     with held_folder(out, "study"):

@@ -26,7 +26,7 @@ from trainer.errors import ConfigError, RunError
 from trainer.run.directory import RunDirectory
 from trainer.run.jsonl import read_records
 from trainer.studies.equal_flops import cost_of
-from trainer.studies.folder import check_folder, held_folder
+from trainer.studies.folder import held_folder, study_folder
 from trainer.studies.results import holm
 from trainer.studies.run import dry_run_table, run_study
 from trainer.studies.study import FILE, Expanded, Variant, read_study, set_options
@@ -122,7 +122,8 @@ def test_a_study_that_was_killed_goes_on(work: Path, tmp_path: Path, monkeypatch
     changes = [part for change in SHORTER for part in ("--set", change)]
     command = ["study", str(EXPERIMENTS / "table6"), "--short", "--parallel", "1", *changes]
     out, whole = tmp_path / "killed", tmp_path / "whole"
-    first = out / "runs" / "adatt_sp-17.ended.json"
+    runs = out / "short" / "runs"
+    first = runs / "adatt_sp-17.ended.json"
 
     with started_command(tmp_path, *command, "--out", str(out)) as killed:
         killed.wait_until(first.exists)
@@ -130,7 +131,7 @@ def test_a_study_that_was_killed_goes_on(work: Path, tmp_path: Path, monkeypatch
         killed.end()
     before = first.stat().st_mtime_ns
     with started_command(tmp_path, *command, "--out", str(out)) as stopped:
-        stopped.wait_until((out / "runs" / "no_native-17").exists)
+        stopped.wait_until((runs / "no_native-17").exists)
         stopped.signal(signal.SIGTERM)
         assert stopped.end() == 75, stopped.errors
 
@@ -139,10 +140,10 @@ def test_a_study_that_was_killed_goes_on(work: Path, tmp_path: Path, monkeypatch
     run_study(study, whole, 2, 1, "the same, uninterrupted")
     assert first.stat().st_mtime_ns == before
     for name in ("adatt_sp-17", "no_native-17", "adatt_sp-18", "no_native-18"):
-        ends = [read_records(RunDirectory(folder / "runs" / name).evaluations)[-1] for folder in (out, whole)]
+        ends = [read_records(RunDirectory(folder / name).evaluations)[-1] for folder in (runs, whole / "runs")]
         assert ends[0]["ne"] == ends[1]["ne"] is not None
 
-    _, runs, ended, *_, hours = dry_run_table(study, out, 2, 1).rows[-1]
+    _, runs, ended, *_, hours = dry_run_table(study, out / "short", 2, 1).rows[-1]
     assert (runs, ended, hours) == ("4", "4", "0.00")
 
 
@@ -304,7 +305,7 @@ def test_folders_that_a_study_does_not_take(tmp_path: Path, name: str) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.mkdir() if part.endswith("/") else path.touch()
     with pytest.raises(ConfigError, match="--out"):
-        check_folder(out, "study", {"runs", "tuning"})
+        study_folder(out, short=False)
 
 
 def test_one_study_at_a_time(tmp_path: Path) -> None:
