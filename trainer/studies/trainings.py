@@ -30,7 +30,7 @@ from trainer.process.signals import Interrupted
 from trainer.run.directory import RunDirectory
 from trainer.run.jsonl import read_records
 
-POLL_SECONDS = 0.2
+POLL_SECONDS = 0.5
 SAVING_SECONDS = 25.0
 """How long trainings may take to save when all are asked to stop."""
 ORPHAN_SECONDS = 60.0
