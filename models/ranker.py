@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from data.batch import Batch
+from models.balancers.balancer import Balancer
 from models.embedding import FeatureLayer
 from models.heads.base import Head
 from models.losses import loss_sums
@@ -38,7 +39,7 @@ class Ranker(nn.Module):
 
     The trained loss is Σ_tasks loss_weight · (Σ_rows loss) / B. Dividing by all rows, labelled or not, gives every
     labelled row the same say wherever it falls, so the mean over ranks is the loss of the global batch on any number of
-    them.
+    them. A balancer weighs the tasks anew at each step (`models.balancers`).
     """
 
     is_binary_T: torch.Tensor
@@ -46,10 +47,19 @@ class Ranker(nn.Module):
     first_logit_H: torch.Tensor
     logit_scale_H: torch.Tensor
 
-    def __init__(self, features: FeatureLayer, head: Head, tasks: tuple[TaskConfig, ...], bf16: bool = False) -> None:
+    def __init__(
+        self,
+        features: FeatureLayer,
+        head: Head,
+        tasks: tuple[TaskConfig, ...],
+        bf16: bool = False,
+        balancer: Balancer | None = None,
+    ) -> None:
+        """`balancer`: weighs the losses, or what their gradients give to the features; None: they are added up."""
         super().__init__()
         self.features = features
         self.head = head
+        self.balancer = balancer
         self.bf16 = bf16
         self.factors = factors_of(tasks)
         with_output = head_tasks(tasks)
@@ -66,6 +76,8 @@ class Ranker(nn.Module):
     def forward(self, batch: Batch) -> tuple[torch.Tensor, StepOutput]:
         """(loss of this rank's rows, output)."""
         features_BF = self.features(batch.sparse, batch.dense_BD)
+        if self.balancer is not None:
+            features_BF = self.balancer.gate(features_BF)
         with torch.autocast("cuda", torch.bfloat16, enabled=self.bf16):
             logits_BH = self.head(features_BF)
 
@@ -74,7 +86,9 @@ class Ranker(nn.Module):
         weights_BT = batch.weights_B[:, None] * batch.label_weights_BT
         loss_T = loss_sums(logits_BT, batch.labels_BT, weights_BT, self.is_binary_T)
         num_rows = batch.weights_B.shape[0]
-        loss = (loss_T * self.loss_weight_T).sum() / num_rows
+        losses_T = loss_T * self.loss_weight_T / num_rows
+        labels_T = (weights_BT > 0).sum(dim=0)
+        loss = losses_T.sum() if self.balancer is None else self.balancer(losses_T, labels_T)
 
         output = StepOutput(logits_BT.detach(), batch.labels_BT, weights_BT, loss_T.detach(), batch.row_ids_B)
         return loss, output

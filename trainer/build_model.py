@@ -8,6 +8,9 @@ from torch import nn
 from torchrec.distributed.model_parallel import DefaultDataParallelWrapper, DistributedModelParallel, DMPCollection
 from torchrec.distributed.types import ModuleSharder, ShardingEnv, ShardingPlan
 
+from models.balancers import ConstantConfig
+from models.balancers.balancer import Balancer, Group
+from models.balancers.settings import Tasks
 from models.embedding import FeatureLayer
 from models.ranker import Ranker
 from trainer.config.run_config import Config
@@ -45,9 +48,18 @@ def build_model(config: Config, tables_on: torch.device, held: dict[str, int] | 
     frozen = [table.name for table in config.tables if config.init is not None and config.init.freezes(table.name)]
     features = FeatureLayer(config.tables, config.features, tables_on, frozen, held)
     head = config.model.build(features.width, len(config.head_tasks))
-    ranker = Ranker(features, head, config.tasks, bf16=config.train.precision == "bf16")
+    ranker = Ranker(features, head, config.tasks, config.train.precision == "bf16", build_balancer(config))
     initialise_dense(ranker.head, config.run.seed)
     return ranker
+
+
+def build_balancer(config: Config) -> Balancer | None:
+    """What weighs the tasks; None where their losses are added up, and nobody looks at their gradients."""
+    balance = config.balance
+    if isinstance(balance, ConstantConfig) and not balance.observe:
+        return None
+    method = balance.build(Tasks([task.binary for task in config.tasks]))
+    return Balancer(method, len(config.tasks), config.data.global_batch_size, balance.every, config.run.seed)
 
 
 def _same_sums_after_a_resume() -> DefaultDataParallelWrapper:
@@ -76,6 +88,10 @@ def build_sharded_model(config: Config, world: World, total_samples: int, *, sav
     initialise_tables(model, config.tables, config.run.seed)
     optimizer = Optimizer(config.optimizer, config.tables, model, total_samples, fused_dense=world.runs_ahead)
     pipeline = GuardedPipeline(model, optimizer.combined, world.device, execute_all_batches=True)
+    if ranker.balancer is not None:
+        apart = world if world.runs_ahead else world.with_own_group()
+        ranker.balancer.ranks = Group(world.rank, world.size, apart.sum)
+        pipeline.balancer = ranker.balancer
     if isinstance(model, DMPCollection):
         pipeline.averaging = averaging(model, config.sharding, global_batch_size, total_samples)
 

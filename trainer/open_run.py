@@ -8,6 +8,7 @@ import torch
 import torchrec
 
 from data.collisions import Crowding, crowded_tables
+from models.balancers.balancer import Balancer
 from models.heads.base import Head
 from models.ranker import Ranker
 from trainer.build_model import ShardedModel, build_sharded_model
@@ -48,6 +49,11 @@ class Loaded:
     def head(self) -> Head:
         """The multi-task head, which DDP trains."""
         return cast(Ranker, self.sharded.model.module).head
+
+    @property
+    def balancer(self) -> Balancer | None:
+        """What weighs the tasks, if they are not simply added up."""
+        return cast(Ranker, self.sharded.model.module).balancer
 
 
 @dataclass(frozen=True)

@@ -131,7 +131,8 @@ def _components(
     batches = TrainBatches(stored, inputs.train, len(world.lanes(inputs.train.lanes)))
 
     guard = StepGuard(world, stop, watchdog, batches, config.checkpoint.every_minutes)
-    guard.watch(loaded.head)
+    balancer = loaded.balancer
+    guard.watch(loaded.head, None if balancer is None else balancer.gate)
     sharded.guard_with(guard)
 
     log = TrainLog(config, world, run, opened.state, loaded.clock.samples, inputs.end)

@@ -15,6 +15,7 @@ from data.reading import DataConfig
 from data.settings import Count, Settings
 from data.storage.paths import full_path, local_path
 from data.storage.uris import refuse_credentials
+from models.balancers import AnyBalanceConfig, ConstantConfig
 from models.heads import AnyHeadConfig
 from models.products import head_tasks
 from models.tasks import TaskConfig
@@ -130,6 +131,7 @@ class Config(Settings):
     tables: tuple[ShardedTableConfig, ...]
     tasks: tuple[TaskConfig, ...] = Field(min_length=1)
     model: AnyHeadConfig
+    balance: AnyBalanceConfig = ConstantConfig()
     init: InitConfig | None = None
     optimizer: OptimizerConfig = OptimizerConfig()
     sharding: ShardingConfig = ShardingConfig()

@@ -55,8 +55,8 @@ class StepGuard:
         """Whether the dense optimizer is to step; on a GPU it does, and `found_inf` tells it to change nothing."""
         return not self._verdict.unsound
 
-    def watch(self, head: nn.Module) -> None:
-        """Judges whenever the gradient of the head's input has been computed."""
+    def watch(self, head: nn.Module, entrance: nn.Module | None = None) -> None:
+        """Judges whenever the gradient of the input of `entrance`, or else of the head, has been computed."""
         parameters = list(head.parameters())
 
         def before_forward(_: nn.Module, inputs: tuple[Any, ...]) -> None:
@@ -64,7 +64,7 @@ class StepGuard:
             if isinstance(features_BF, torch.Tensor) and features_BF.requires_grad:  # not while it is traced
                 features_BF.register_hook(lambda gradient_BF: self._judge(gradient_BF, parameters))
 
-        head.register_forward_pre_hook(before_forward)
+        (entrance or head).register_forward_pre_hook(before_forward)
 
     def expect(self, loss: torch.Tensor) -> None:
         """The loss whose gradient comes next."""

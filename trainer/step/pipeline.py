@@ -8,6 +8,7 @@ from torch.profiler import profile
 from torchrec.distributed.train_pipeline import TrainPipelineSparseDist
 
 from data.batch import Batch
+from models.balancers.balancer import Balancer
 from models.ranker import StepOutput
 from trainer.sharding.replicas import Averaging
 from trainer.step.guard import StepGuard
@@ -20,6 +21,7 @@ class GuardedPipeline(TrainPipelineSparseDist[Batch, StepOutput]):
     guard: StepGuard | None = None
     profiler: profile | None = None
     averaging: Averaging | None = None
+    balancer: Balancer | None = None
 
     def guard_with(self, guard: StepGuard) -> None:
         """Has every training step judged by `guard`."""
@@ -33,6 +35,8 @@ class GuardedPipeline(TrainPipelineSparseDist[Batch, StepOutput]):
         `settle`, and wherever a rank wants the loop to do something, no step is left open. Collective.
         """
         assert self.guard is not None, "a pipeline without a guard has no verdicts"
+        if self.balancer is not None:
+            self.balancer.begin(samples)
         self._unread.append((samples, self.progress(batches)))
         results = []
         while len(self._unread) > (0 if settle else self.guard.lag):
@@ -60,3 +64,5 @@ class GuardedPipeline(TrainPipelineSparseDist[Batch, StepOutput]):
     def _optimizer_step(self) -> None:
         if self.guard is None or self.guard.updates:
             super()._optimizer_step()
+            if self.balancer is not None:
+                self.balancer.commit()

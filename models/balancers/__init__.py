@@ -1,0 +1,34 @@
+"""How the losses of several tasks become one update: learned weights, and gradients made to agree."""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from models.balancers.by_gradients import (
+    CAGradConfig,
+    ConstantConfig,
+    GradDropConfig,
+    GradNormConfig,
+    ImtlGConfig,
+    MgdaConfig,
+    NashMtlConfig,
+    PCGradConfig,
+)
+from models.balancers.by_losses import DwaConfig, FamoConfig, ImtlLConfig, UncertaintyConfig
+
+AnyBalanceConfig = Annotated[
+    ConstantConfig
+    | UncertaintyConfig
+    | DwaConfig
+    | ImtlLConfig
+    | FamoConfig
+    | GradNormConfig
+    | PCGradConfig
+    | MgdaConfig
+    | GradDropConfig
+    | CAGradConfig
+    | ImtlGConfig
+    | NashMtlConfig,
+    Field(discriminator="method"),
+]
+"""Every method: one entry here."""

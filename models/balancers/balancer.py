@@ -1,0 +1,121 @@
+"""From the losses of the tasks to one update: what every method has in common.
+
+    losses_T, labels_T of this rank ─┐
+    ∂L_t/∂y of each task ────────────┴► one sum over the ranks: global losses, who has labels, Gram matrix G_TT
+                                        │
+                                        ▼  method: the same on every rank
+                              weights_T of the losses, or of the gradients that go on to what is shared (gate.py)
+                                        │
+                                        ▼  at a sound step: commit() keeps the method's new state
+
+With world size W the loss of a rank is that of its rows, and the trained one the mean over ranks: global losses are
+Σ/W, the Gram matrix Σ/W².
+
+Shapes: B rows of this rank, F width of the shared representation, T tasks.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+from data.hashing import stable_seed
+from models.balancers.gate import GradientGate
+from models.balancers.method import Method, Rows, Seen
+
+
+class Group(NamedTuple):
+    """Of whom the trained loss is the mean."""
+
+    rank: int = 0
+    size: int = 1
+    sum: Callable[[torch.Tensor], torch.Tensor] = lambda tensor: tensor
+    """The sum over all of them."""
+
+
+class Balancer(nn.Module):
+    """Weighs the losses of a training step; in evaluation it adds them up."""
+
+    kept_T: torch.Tensor
+    """Weights when they were last renewed."""
+
+    def __init__(self, method: Method, num_tasks: int, global_batch_size: int, every: int, seed: int) -> None:
+        """`every`: weights are renewed every so many steps, and kept in between; `seed`: of the run."""
+        super().__init__()
+        self.method = method
+        self.gate = GradientGate()
+        self.ranks = Group()
+        self._global_batch_size = global_batch_size
+        self._every = every
+        self._seed = seed
+        self._samples = 0
+        self.seen: Seen | None = None
+        """Of the newest step in which weights were renewed, for the log."""
+        self.register_buffer("kept_T", torch.ones(num_tasks, dtype=torch.float64))
+        self._proposed_T = self.kept_T
+
+    def begin(self, samples: int) -> None:
+        """A training step begins, whose batch begins at `samples`."""
+        self._samples = samples
+        self._proposed_T = self.kept_T
+        self.method.proposed = {}
+        self.gate.open()
+
+    def forward(self, losses_T: torch.Tensor, labels_T: torch.Tensor) -> torch.Tensor:
+        """The loss that is trained: of this rank's losses, and how many of its rows have each label."""
+        if not (self.training and losses_T.requires_grad):
+            return losses_T.sum()
+
+        renews = (self._samples // self._global_batch_size) % self._every == 0
+        kind = self.method.gradients
+        takes = kind == "combined" or (kind != "none" and renews)
+        gradient_TBF = self.gate.gradients(losses_T) if takes else None
+        seen = self._meet(losses_T.detach(), labels_T, gradient_TBF)
+        weights_T = (self._renewed(seen) if renews else self.kept_T).to(losses_T)
+        if kind == "weighed":
+            self.gate.hand_on(self._weighed(losses_T, weights_T, gradient_TBF))
+            return losses_T.sum()
+        if gradient_TBF is not None and kind == "combined":
+            rows = Rows(self.ranks.rank * gradient_TBF.shape[1], self._global_batch_size)
+            self.gate.hand_on(self.method.combine(gradient_TBF, seen, rows))
+            return losses_T.sum()
+        return self.method.objective(losses_T, weights_T, seen.is_active_T)
+
+    @torch.no_grad()
+    def commit(self) -> None:
+        """The step was sound: the new state is kept."""
+        self.kept_T.copy_(self._proposed_T)
+        self.method.commit()
+
+    def _meet(self, losses_T: torch.Tensor, labels_T: torch.Tensor, gradient_TBF: torch.Tensor | None) -> Seen:
+        """What all ranks know together. Collective."""
+        num_tasks = len(losses_T)
+        sums = [losses_T.double(), labels_T.double()]
+        if gradient_TBF is not None:
+            rows_TN = gradient_TBF.flatten(1).double()
+            sums.append((rows_TN @ rows_TN.T).flatten() / self.ranks.size)
+
+        losses_T, labels_T, *gram = self.ranks.sum(torch.cat(sums)).split(num_tasks)
+        return Seen(
+            losses_T=losses_T / self.ranks.size,
+            is_active_T=labels_T > 0,
+            gram_TT=torch.stack(gram) / self.ranks.size if gram else None,
+            samples=self._samples,
+            seed=stable_seed(self._seed, "balance", self._samples),
+        )
+
+    def _renewed(self, seen: Seen) -> torch.Tensor:
+        """weights_T of this batch; those before where its gradients are not finite, as the guard will find too."""
+        self.seen = seen
+        if seen.gram_TT is None or bool(seen.gram_TT.isfinite().all()):
+            self._proposed_T = self.method.weigh(seen)
+        return self._proposed_T
+
+    def _weighed(
+        self, losses_T: torch.Tensor, weights_T: torch.Tensor, gradient_TBF: torch.Tensor | None
+    ) -> torch.Tensor:
+        """gradient_BF: the sum of the gradients by weights."""
+        if gradient_TBF is None:
+            return self.gate.gradients((losses_T * weights_T).sum().reshape(1))[0]
+        return torch.einsum("t,tbf->bf", weights_T, gradient_TBF)

@@ -1,0 +1,65 @@
+"""The place in the network where the gradients of the tasks meet, and one gradient goes on to what they share.
+
+    embeddings ──► x ──► gate ──► y ──► head ──► losses_T
+                   ▲              │
+                   │              └── ∂L_t/∂y of each task, by torch.autograd.grad: passes through the head alone
+                   └── in the backward pass: Σ α_t ∂L_t/∂y in place of what comes from above
+
+Shapes: B rows, F width of the shared representation, T tasks.
+"""
+
+from typing import Any
+
+import torch
+from torch import nn
+
+
+class GradientGate(nn.Module):
+    """The identity; in training its backward pass hands on `replacement` where there is one.
+
+    On a CPU a head works on parts of the rows: y is then several tensors, in the order of the rows.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.parts: list[torch.Tensor] = []
+        """y of the newest forward pass."""
+        self.replacement: list[torch.Tensor] | None = None
+        """The gradient of each part that is handed on."""
+
+    def open(self) -> None:
+        """Before a forward pass."""
+        self.parts = []
+        self.replacement = None
+
+    def forward(self, x_BF: torch.Tensor) -> torch.Tensor:
+        """y_BF."""
+        if not (isinstance(x_BF, torch.Tensor) and torch.is_grad_enabled() and x_BF.requires_grad):
+            return x_BF  # evaluation, or while the model is traced
+        y_BF: torch.Tensor = _Replace.apply(x_BF, self, len(self.parts))
+        self.parts.append(y_BF)
+        return y_BF
+
+    def gradients(self, losses_T: torch.Tensor) -> torch.Tensor:
+        """g_TBF: the gradient of each loss with regard to y; the graph stays for the backward pass that follows."""
+        of_tasks = []
+        for loss in losses_T:
+            of_parts = torch.autograd.grad(loss, self.parts, retain_graph=True, materialize_grads=True)
+            of_tasks.append(torch.cat(of_parts))
+        return torch.stack(of_tasks)
+
+    def hand_on(self, gradient_BF: torch.Tensor) -> None:
+        """What the coming backward pass gives to x."""
+        self.replacement = list(gradient_BF.split([len(part) for part in self.parts]))
+
+
+class _Replace(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x_BF: torch.Tensor, gate: GradientGate, part: int) -> torch.Tensor:
+        ctx.gate, ctx.part = gate, part
+        return x_BF.view_as(x_BF)
+
+    @staticmethod
+    def backward(ctx: Any, gradient_BF: torch.Tensor) -> tuple[torch.Tensor, None, None]:
+        replacement = ctx.gate.replacement
+        return (gradient_BF if replacement is None else replacement[ctx.part]), None, None

@@ -1,0 +1,38 @@
+"""The inner products of the tasks' gradients, G[s, t] = ⟨g_s, g_t⟩, and the tasks that take part.
+
+Shapes: T tasks, A active tasks.
+"""
+
+from collections.abc import Callable
+
+import torch
+
+
+def of_active(
+    is_active_T: torch.Tensor,
+    gram_TT: torch.Tensor,
+    method: Callable[[torch.Tensor], torch.Tensor],
+) -> torch.Tensor:
+    """The weights that `method` gives to the active tasks from their gram_AA; 0 for the others. alpha_T: float64."""
+    gram_TT = gram_TT.double()
+    alpha_T = gram_TT.new_zeros(len(gram_TT))
+    if is_active_T.any():
+        alpha_T[is_active_T] = method(gram_TT[is_active_T][:, is_active_T])
+    return alpha_T
+
+
+def norms(gram_TT: torch.Tensor) -> torch.Tensor:
+    """Length of each gradient."""
+    # Rounding can leave a gradient of 0 with a square below 0.
+    return gram_TT.diagonal().clamp(min=0).sqrt()
+
+
+def combined_norm(alpha_T: torch.Tensor, gram_TT: torch.Tensor) -> torch.Tensor:
+    """Length of Σ α_t g_t."""
+    return (alpha_T @ gram_TT @ alpha_T).clamp(min=0).sqrt()
+
+
+def cosines(gram_TT: torch.Tensor) -> torch.Tensor:
+    """Inner products of the gradients at length 1; each must be longer than 0."""
+    norm_T = norms(gram_TT)
+    return gram_TT / torch.outer(norm_T, norm_T)

@@ -1,0 +1,189 @@
+"""Weights that solve a small optimisation problem over the tasks' gradients: MGDA, CAGrad, Nash-MTL.
+
+All use G[s, t] = ⟨g_s, g_t⟩ alone. They run on the CPU in numpy: the matrices are tiny and the steps many.
+
+Shapes: T tasks.
+"""
+
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.optimize import minimize
+
+from models.balancers.gram import combined_norm, cosines, norms, of_active
+
+Array = NDArray[np.float64]
+Normalizer = Literal["none", "l2", "loss", "loss+"]
+
+FRANK_WOLFE_STEPS = 250
+FRANK_WOLFE_TOLERANCE = 1e-5
+NEWTON_STEPS = 40
+NEWTON_TOLERANCE = 1e-10
+
+
+def _array(values: torch.Tensor) -> Array:
+    return values.double().numpy(force=True)
+
+
+def mgda(gram_TT: torch.Tensor, losses_T: torch.Tensor, normalizer: Normalizer = "none") -> torch.Tensor:
+    """Weights of the shortest convex combination of the gradients: Sener and Koltun, NeurIPS 2018, algorithm 2.
+
+        min ‖Σ α_t g_t / s_t‖²   with α ≥ 0, Σ α = 1
+        s_t = 1 (none), ‖g_t‖ (l2), L_t (loss), L_t ‖g_t‖ (loss+)
+
+    Frank-Wolfe with exact steps from α = 1 / T, at most 250 of them or until one is below 1e-5. As in the authors'
+    training loop, α is then used for the gradients without s_t. A task whose gradient is 0 gets all the weight: the
+    shared gradient is 0. alpha_T: float64.
+
+    Elsewhere: the authors' code starts from the best pair of tasks, keeps a step within 0.001 and 0.999 of it, and
+    trains with projected gradient descent; the Nash-MTL authors' copy multiplies α by T.
+    """
+    scales_T = _scales(gram_TT, losses_T, normalizer)
+    alpha = _shortest(_array(gram_TT / torch.outer(scales_T, scales_T)))
+    return torch.from_numpy(alpha).to(gram_TT.device)
+
+
+def _scales(gram_TT: torch.Tensor, losses_T: torch.Tensor, normalizer: Normalizer) -> torch.Tensor:
+    gram_TT, losses_T = gram_TT.double(), losses_T.double()
+    ones_T = torch.ones_like(losses_T)
+    factors = {
+        "none": ones_T,
+        "l2": norms(gram_TT),
+        "loss": losses_T,
+        "loss+": losses_T * norms(gram_TT),
+    }
+    scales_T = factors[normalizer]
+    # A loss or gradient of 0 has nothing to scale.
+    return torch.where(scales_T > 0, scales_T, ones_T)
+
+
+def _shortest(gram: Array) -> Array:
+    alpha = np.full(len(gram), 1 / len(gram))
+    for _ in range(FRANK_WOLFE_STEPS):
+        inner = gram @ alpha
+        best = inner.argmin()
+        step = _frank_wolfe_step(alpha @ inner, inner[best], gram[best, best])
+
+        alpha *= 1 - step
+        alpha[best] += step
+        if step < FRANK_WOLFE_TOLERANCE:
+            break
+    return alpha
+
+
+def _frank_wolfe_step(square: float, inner: float, best_square: float) -> float:
+    """The γ in [0, 1] with the shortest (1 - γ) p + γ g, from ‖p‖², ⟨p, g⟩ and ‖g‖²."""
+    gap = square - inner
+    # Equal gradients differ by rounding alone: p is the shortest already.
+    if gap <= 1e-12 * square:
+        return 0.0
+    return float(min(gap / (square + best_square - 2 * inner), 1.0))
+
+
+def cagrad(gram_TT: torch.Tensor, c: float = 0.4) -> torch.Tensor:
+    """The direction near the mean gradient that helps the worst-off task most: Liu et al., NeurIPS 2021, algorithm 1.
+
+        g₀ = mean_t g_t,   g_w = Σ w_t g_t
+        w = argmin ⟨g_w, g₀⟩ + c ‖g₀‖ ‖g_w‖   with w ≥ 0, Σ w = 1
+        shared gradient = T / (1 + c²) · (g₀ + c ‖g₀‖ g_w / ‖g_w‖)
+
+    T / (1 + c²) is the authors' scale for image tasks (rescale = 1, then "to match the sum loss"): c = 0 is the plain
+    sum of the gradients. Where g_w is 0 the gradients can be joined to nothing; g₀ stays alone. c in [0, 1).
+    alpha_T: float64.
+
+    The dual is solved to convergence by SLSQP. Elsewhere: the authors' reinforcement learning code takes the best of 20
+    steps of SGD on the logits of w, without the factor T; their code adds 1e-8 to ‖g_w‖² whatever the scale of the
+    gradients; TorchJD has no factor T / (1 + c²) and returns 0 where g_w is 0.
+    """
+    gram = _array(gram_TT)
+    num_tasks = len(gram)
+    total = gram.trace()
+    if total <= 0:
+        return torch.ones_like(gram_TT[0], dtype=torch.float64)
+
+    gram = gram / total
+    radius = c * np.sqrt(max(gram.mean(), 0))
+    worst = _worst_mix(gram, radius)
+
+    alpha = np.full(num_tasks, 1 / num_tasks)
+    length = np.sqrt(max(worst @ gram @ worst, 0))
+    if length > 1e-4 * (worst @ np.sqrt(gram.diagonal().clip(0))):
+        alpha += radius / length * worst
+    return torch.from_numpy(alpha * num_tasks / (1 + c**2)).to(gram_TT.device)
+
+
+def _worst_mix(gram: Array, radius: float) -> Array:
+    """w of the dual problem. The trace of G is 1."""
+    mean_inner = gram.mean(axis=1)
+
+    def objective(w: Array) -> tuple[float, Array]:
+        gram_w = gram @ w
+        # Keeps the slope finite where g_w is 0; far below any length that is used.
+        length = np.sqrt(max(w @ gram_w, 0) + 1e-20)
+        return float(w @ mean_inner + radius * length), mean_inner + radius * gram_w / length
+
+    start = np.full(len(gram), 1 / len(gram))
+    on_simplex = {"type": "eq", "fun": lambda w: w.sum() - 1, "jac": np.ones_like}
+    options = {"ftol": 1e-16, "maxiter": 200}
+    bounds = [(0, 1)] * len(gram)
+    found = minimize(objective, start, jac=True, method="SLSQP", bounds=bounds, constraints=on_simplex, options=options)
+
+    w: Array = found.x.clip(0)
+    return w / w.sum()
+
+
+def nash_mtl(
+    gram_TT: torch.Tensor,
+    previous_T: torch.Tensor,
+    is_active_T: torch.Tensor,
+    max_norm: float = 1.0,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The Nash bargaining solution of the tasks: Navon et al., ICML 2022, equation 2 and algorithm 1.
+
+        G α = 1 / α,   α > 0,   for G divided by its Frobenius norm as in the authors' code
+        shared gradient = Σ α_t g_t, shortened to max_norm where it is longer
+
+    Returns alpha_T and the weights to pass to the next call, before they were shortened: float64. `previous_T` is 1 at
+    the start. It is used where the equation has no solution, because gradients can be joined to 0. A task that is not
+    active, or whose gradient is 0, gets 0 and keeps its previous weight for later. max_norm = inf shortens nothing.
+
+    α minimises the convex ½ αᵀ G α - Σ ln α_t, so Newton's method finds it from any start. Elsewhere: the authors solve
+    up to 20 convex programs until ‖G α - 1 / α‖ < 1e-3, start from the previous α, and shorten the gradient of the
+    shared parameters; TorchJD shortens α.
+    """
+    takes_part_T = is_active_T & (gram_TT.diagonal() > 0)
+    previous_T = previous_T.double()
+
+    def solve(gram_AA: torch.Tensor) -> torch.Tensor:
+        alpha_A = _bargain(gram_AA / gram_AA.norm())
+        return previous_T[takes_part_T] if alpha_A is None else alpha_A
+
+    alpha_T = of_active(takes_part_T, gram_TT, solve)
+    kept_T = torch.where(takes_part_T, alpha_T, previous_T)
+    norm = combined_norm(alpha_T, gram_TT.double())
+    return alpha_T * (max_norm / norm).clamp(max=1), kept_T
+
+
+def _bargain(gram_TT: torch.Tensor) -> torch.Tensor | None:
+    """α with G α = 1 / α; None where there is none. With β_t = α_t ‖g_t‖ and the cosines C it is C β = 1 / β."""
+    beta = _newton(_array(cosines(gram_TT)))
+    if beta is None:
+        return None
+    return torch.from_numpy(beta).to(gram_TT.device) / norms(gram_TT)
+
+
+def _newton(cosine: Array) -> Array | None:
+    """β > 0 with C β = 1 / β, by damped Newton steps (Nesterov and Nemirovskii): each keeps β > 0."""
+    beta = np.ones(len(cosine))
+    for _ in range(NEWTON_STEPS):
+        slope = cosine @ beta - 1 / beta
+        step = np.linalg.solve(cosine + np.diag(beta**-2), -slope)
+        decrement = float(-slope @ step) ** 0.5
+        beta = beta + step / (1 + decrement)
+        if decrement < NEWTON_TOLERANCE:
+            break
+
+    is_solved = np.allclose(beta * (cosine @ beta), 1, rtol=0, atol=1e-6)
+    return beta if is_solved else None

@@ -1,0 +1,27 @@
+"""What the configs of all methods have in common."""
+
+from abc import abstractmethod
+from dataclasses import dataclass
+
+from pydantic import Field
+
+from data.settings import Settings
+from models.balancers.method import Method
+
+
+@dataclass(frozen=True)
+class Tasks:
+    """What a method may need to know of the tasks."""
+
+    is_binary: list[bool]
+
+
+class BalanceConfig(Settings):
+    """How the tasks are balanced. A key that the method does not use is an error."""
+
+    every: int = Field(default=1, gt=0)
+    """Weights are renewed at every so many steps, and kept in between."""
+
+    @abstractmethod
+    def build(self, tasks: Tasks) -> Method:
+        """The method."""
