@@ -138,6 +138,7 @@ def _components(
     log = TrainLog(config, world, run, opened.state, loaded.clock.samples, inputs.end)
     stack.callback(log.close)
     log.watch_gates(loaded.head)
+    log.watch_balance(balancer)
     log.watch_data(inputs.train.columns, stored.account)
 
     if loaded.state is not None:

@@ -21,6 +21,7 @@ from rich.text import Text
 from data.columns.decode import Columns
 from data.pipeline.account import Account
 from data.pipeline.readers import ReadingTimes
+from models.balancers.balancer import Balancer
 from models.heads.base import Head
 from models.ranker import StepOutput
 from trainer.checkpoint.state import State
@@ -31,6 +32,7 @@ from trainer.distributed.world import World
 from trainer.evaluation.gate_stats import GateObserver, gate_entropies
 from trainer.evaluation.result import EvaluationResult, at_milestone, write_evaluation
 from trainer.evaluation.warnings import count_not_finite, describe_not_finite
+from trainer.logging.balance import balance_figures
 from trainer.logging.data_window import DataWindow
 from trainer.logging.progress import ProgressDisplay
 from trainer.logging.tables import by_table, evaluation_table, result_table, window_line, window_table
@@ -62,6 +64,7 @@ class TrainLog:
 
         self._gates: GateObserver | None = None
         self._newest_gates: list[torch.Tensor] = []
+        self._balancer: Balancer | None = None
         self._columns: Columns | None = None
         self._data_window: DataWindow | None = None
         self._warned_columns: set[str] = set()
@@ -85,6 +88,10 @@ class TrainLog:
         """Adds the entropy of each gate, on the newest batch of rank 0, to the records."""
         if self._world.is_rank_zero:
             self._gates = GateObserver(head, self._config.head_tasks, training=True)
+
+    def watch_balance(self, balancer: Balancer | None) -> None:
+        """Adds weights of the tasks, and what is known of their gradients, to the records."""
+        self._balancer = balancer
 
     def watch_data(self, columns: Columns, account: Account) -> None:
         """Adds what is wrong with the data to the records, and warns of dense columns with numbers that are not finite.
@@ -123,6 +130,9 @@ class TrainLog:
 
         if self._gates is not None:
             metrics |= gate_entropies(self._gates, self._newest_gates)
+
+        if self._balancer is not None:
+            metrics |= balance_figures(self._balancer, [task.name for task in self._config.tasks])
 
         if self._data_window is not None:
             metrics |= self._data_window.close(samples)
