@@ -15,8 +15,8 @@ def pcgrad(gram_TT: torch.Tensor, order_TT: torch.Tensor) -> torch.Tensor:
     order_TT: row i is the order in which task i meets the tasks, itself among them; `random_orders` draws it.
     alpha_T: float64.
 
-    Elsewhere: the authors' code throws its shuffled losses away, so that the order is always that of the tasks; the
-    CAGrad authors' copy takes the mean of the projected gradients.
+    Elsewhere: the authors' code throws its shuffled losses away, so that the order is always that of the tasks; it and
+    the Nash-MTL authors' copy project on the task's own gradient too, which earlier projections may have turned away.
     """
     gram_TT = gram_TT.double()
     alpha_T = torch.zeros_like(gram_TT[0])

@@ -13,11 +13,18 @@ def of_active(
     gram_TT: torch.Tensor,
     method: Callable[[torch.Tensor], torch.Tensor],
 ) -> torch.Tensor:
-    """The weights that `method` gives to the active tasks from their gram_AA; 0 for the others. alpha_T: float64."""
+    """The weights that `method` gives to the active tasks from their gram_AA; 0 for the others. alpha_T: float64.
+
+    They are NaN where a gradient is not finite: no method has an answer, and the step shows what is wrong.
+    """
     gram_TT = gram_TT.double()
     alpha_T = gram_TT.new_zeros(len(gram_TT))
-    if is_active_T.any():
-        alpha_T[is_active_T] = method(gram_TT[is_active_T][:, is_active_T])
+    gram_AA = gram_TT[is_active_T][:, is_active_T]
+
+    if not gram_AA.isfinite().all():
+        alpha_T[is_active_T] = torch.nan
+    elif len(gram_AA):
+        alpha_T[is_active_T] = method(gram_AA)
     return alpha_T
 
 

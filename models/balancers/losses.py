@@ -28,7 +28,7 @@ def uncertainty(
 
 
 def imtl_l(losses_T: torch.Tensor, s_T: torch.Tensor, is_active_T: torch.Tensor) -> torch.Tensor:
-    """The loss of all tasks, to be minimised over s too: Liu et al., ICLR 2021, section 3.2.
+    """The loss of all tasks, to be minimised over s too: Liu et al., ICLR 2021.
 
         Σ e^(s_t) L_t - s_t      s = 0 at the start; at the minimum every e^(s_t) L_t is 1
 

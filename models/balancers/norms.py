@@ -29,7 +29,8 @@ def gradnorm(
     norms_T: ‖g_t‖ of the gradients without weights. loss_ratios_T: L_t / L_t⁰, at least 0. weights_T: their sum is T.
     Means are over the active tasks; the weights of the others stay, and the active ones fill the sum to T.
 
-    The paper lets a weight fall below 0, which would train its task backwards; here the step ends at SMALLEST_WEIGHT.
+    Nothing in the paper keeps a weight from falling below 0, where its task would be trained backwards; here the step
+    ends at SMALLEST_WEIGHT.
     Elsewhere: LibMTL learns the logits of w = T softmax(logits), not w.
     """
     weights_T = weights_T.double()
@@ -60,7 +61,7 @@ def imtl_g(gram_TT: torch.Tensor) -> torch.Tensor:
     singular matrix; TorchJD takes the pseudo-inverse of G, which for opposed gradients of different lengths gives
     weights that do not solve the equation.
     """
-    return of_active(norms(gram_TT) > 0, gram_TT, _of_equal_projections)
+    return of_active(norms(gram_TT) != 0, gram_TT, _of_equal_projections)
 
 
 def _of_equal_projections(gram_TT: torch.Tensor) -> torch.Tensor:

@@ -1,0 +1,94 @@
+"""Every way to balance the tasks trains alike on any ranks, goes on to the bit, and updates the tables once a step."""
+
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+import torch
+
+from models.balancers import AnyBalanceConfig
+from models.balancers.gate import GradientGate
+from tests.ranks import run_on_ranks
+from tests.trainer.datasets import copy_with_overflows, make_config, nothing_to_measure
+from trainer.config.run_config import Config
+from trainer.distributed.world import World
+from trainer.logging.balance import COSINE, WEIGHT
+from trainer.run.directory import RunDirectory
+from trainer.run.jsonl import read_records
+from trainer.train import train
+
+METHODS = [config.model_fields["method"].default for config in get_args(get_args(AnyBalanceConfig)[0])]
+SHORT: dict[str, dict[str, Any]] = {"dwa": {"window": 200}, "gradnorm": {"first": 200}, "constant": {"observe": True}}
+"""What has begun after a few steps of the tests."""
+
+
+def _train(world: World, config: Config) -> list[dict[str, Any]]:
+    train(config, world)
+    return read_records(RunDirectory(config.run.dir).train_log)
+
+
+def _config(dataset: Path, folder: Path, method: str, samples: int = 1280, **sections: Any) -> Config:
+    balance = {"method": method, "every": 1, **SHORT.get(method, {}), **sections.pop("balance", {})}
+    return make_config(dataset, run={"dir": str(folder)}, train={"samples": samples}, balance=balance, **sections)
+
+
+def _numbers(records: list[dict[str, Any]], begin: str) -> torch.Tensor:
+    keys = sorted(key for key in records[0] if key.startswith(begin))
+    return torch.tensor([[record[key] for key in keys] for record in records], dtype=torch.float64)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_weights_and_losses_do_not_depend_on_ranks(dataset: Path, tmp_path: Path, method: str) -> None:
+    runs = [run_on_ranks(size, _train, _config(dataset, tmp_path / str(size), method))[0] for size in (1, 2, 4)]
+    for records in runs[1:]:
+        for begin in ("loss", WEIGHT):
+            expected, found = _numbers(runs[0], begin), _numbers(records, begin)
+            torch.testing.assert_close(found[:5], expected[:5], rtol=1e-5, atol=1e-7)
+            torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_resumed_run_is_the_uninterrupted_one(dataset: Path, tmp_path: Path, method: str) -> None:
+    whole = run_on_ranks(1, _train, _config(dataset, tmp_path / "whole", method))[0]
+    run_on_ranks(1, _train, _config(dataset, tmp_path / "halves", method, samples=640))
+    halves = run_on_ranks(1, _train, _config(dataset, tmp_path / "halves", method))[0]
+    for begin in ("loss", WEIGHT, COSINE):
+        assert torch.equal(_numbers(halves, begin), _numbers(whole, begin)), begin
+
+
+def test_looking_at_gradients_changes_nothing(dataset: Path, tmp_path: Path) -> None:
+    plain = make_config(dataset, run={"dir": str(tmp_path / "plain")}, train={"samples": 1280})
+    observed = _config(dataset, tmp_path / "observed", "constant")
+    one, other = (run_on_ranks(1, _train, config)[0] for config in (plain, observed))
+    torch.testing.assert_close(_numbers(one, "loss"), _numbers(other, "loss"), rtol=1e-6, atol=0)
+    cosines = _numbers(other, COSINE)
+    assert cosines.shape[1] == 3
+    assert ((cosines.abs() <= 1) & (cosines != 0)).all()
+
+
+@pytest.mark.parametrize("method", ["pcgrad", "famo", "gradnorm"])
+def test_a_batch_that_is_left_out_leaves_no_trace_in_the_state(dataset: Path, tmp_path: Path, method: str) -> None:
+    broken = copy_with_overflows(dataset, tmp_path / "data", [5])
+    config = _config(broken, tmp_path / "run", method, samples=8000, **nothing_to_measure(broken))
+    skipping = config.model_copy(update={"train": config.train.model_copy(update={"on_non_finite": "skip"})})
+    records = run_on_ranks(1, _train, skipping)[0]
+    assert _numbers(records, WEIGHT).isfinite().all()
+
+
+def test_the_gate_hands_on_what_it_is_told_once() -> None:
+    gate = GradientGate()
+    x_BF = torch.arange(6.0).view(3, 2).requires_grad_()
+    calls: list[torch.Tensor] = []
+    shared_BF = x_BF * 1
+    shared_BF.register_hook(calls.append)
+    gate.open()
+    y_BF = torch.cat([gate(part) for part in shared_BF.split(2)])
+    losses_T = torch.stack([y_BF.sum(), (2 * y_BF[:1]).sum()])
+
+    gradient_TBF = gate.gradients(losses_T)
+    assert gradient_TBF.tolist() == [[[1, 1]] * 3, [[2, 2], [0, 0], [0, 0]]]
+    gate.hand_on(torch.full((3, 2), 7.0))
+    losses_T.sum().backward()
+    assert x_BF.grad is not None
+    assert x_BF.grad.tolist() == [[7, 7]] * 3
+    assert len(calls) == 1  # what is shared, tables above all, has one backward pass however many tasks there are
