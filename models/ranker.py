@@ -76,7 +76,7 @@ class Ranker(nn.Module):
     def forward(self, batch: Batch) -> tuple[torch.Tensor, StepOutput]:
         """(loss of this rank's rows, output)."""
         features_BF = self.features(batch.sparse, batch.dense_BD)
-        if self.balancer is not None:
+        if self.balancer is not None and self.balancer.at == "features":
             features_BF = self.balancer.gate(features_BF)
         with torch.autocast("cuda", torch.bfloat16, enabled=self.bf16):
             logits_BH = self.head(features_BF)

@@ -48,7 +48,10 @@ def build_model(config: Config, tables_on: torch.device, held: dict[str, int] | 
     frozen = [table.name for table in config.tables if config.init is not None and config.init.freezes(table.name)]
     features = FeatureLayer(config.tables, config.features, tables_on, frozen, held)
     head = config.model.build(features.width, len(config.head_tasks))
-    ranker = Ranker(features, head, config.tasks, config.train.precision == "bf16", build_balancer(config))
+    balancer = build_balancer(config)
+    if balancer is not None and balancer.at == "trunk":
+        head.meet_at_trunk(balancer.gate)
+    ranker = Ranker(features, head, config.tasks, config.train.precision == "bf16", balancer)
     initialise_dense(ranker.head, config.run.seed)
     return ranker
 
@@ -58,8 +61,8 @@ def build_balancer(config: Config) -> Balancer | None:
     balance = config.balance
     if isinstance(balance, ConstantConfig) and not balance.observe:
         return None
-    method = balance.build(Tasks([task.binary for task in config.tasks]))
-    return Balancer(method, len(config.tasks), config.data.global_batch_size, balance.every, config.run.seed)
+    tasks = Tasks([task.binary for task in config.tasks])
+    return Balancer(balance, tasks, config.data.global_batch_size, config.run.seed)
 
 
 def _same_sums_after_a_resume() -> DefaultDataParallelWrapper:

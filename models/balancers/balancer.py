@@ -22,7 +22,8 @@ from torch import nn
 
 from data.hashing import stable_seed
 from models.balancers.gate import GradientGate
-from models.balancers.method import Method, Rows, Seen
+from models.balancers.method import Rows, Seen
+from models.balancers.settings import BalanceConfig, Tasks
 
 
 class Group(NamedTuple):
@@ -40,19 +41,20 @@ class Balancer(nn.Module):
     kept_T: torch.Tensor
     """Weights when they were last renewed."""
 
-    def __init__(self, method: Method, num_tasks: int, global_batch_size: int, every: int, seed: int) -> None:
-        """`every`: weights are renewed every so many steps, and kept in between; `seed`: of the run."""
+    def __init__(self, config: BalanceConfig, tasks: Tasks, global_batch_size: int, seed: int) -> None:
+        """`seed`: of the run."""
         super().__init__()
-        self.method = method
+        self.at = config.at
+        self.method = config.build(tasks)
         self.gate = GradientGate()
         self.ranks = Group()
         self._global_batch_size = global_batch_size
-        self._every = every
+        self._every = config.every
         self._seed = seed
         self._samples = 0
         self.seen: Seen | None = None
         """Of the newest step in which weights were renewed, for the log."""
-        self.register_buffer("kept_T", torch.ones(num_tasks, dtype=torch.float64))
+        self.register_buffer("kept_T", torch.ones(len(tasks.is_binary), dtype=torch.float64))
         self._proposed_T = self.kept_T
 
     def begin(self, samples: int) -> None:

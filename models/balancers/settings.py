@@ -2,6 +2,7 @@
 
 from abc import abstractmethod
 from dataclasses import dataclass
+from typing import Literal
 
 from pydantic import Field
 
@@ -19,6 +20,9 @@ class Tasks:
 class BalanceConfig(Settings):
     """How the tasks are balanced. A key that the method does not use is an error."""
 
+    at: Literal["features", "trunk"] = "features"
+    """Where the gradients of the tasks meet, so what counts as shared. features: the tables, below the head. trunk: the
+    trunk of shared_bottom as well."""
     every: int = Field(default=1, gt=0)
     """Weights are renewed at every so many steps, and kept in between."""
 

@@ -83,6 +83,10 @@ class Head(nn.Module):
     def logits(self, features_BF: torch.Tensor) -> torch.Tensor:
         """logits_BT; rows are independent of each other."""
 
+    def meet_at_trunk(self, gate: nn.Module) -> None:  # noqa: ARG002
+        """Puts `gate` where all tasks read one trunk; raises ValueError if they read none."""
+        raise ValueError("balance.at = 'trunk' takes a head with one trunk (shared_bottom); use 'features'")
+
     def fusion_weights(self, features_BF: torch.Tensor) -> list[torch.Tensor]:  # noqa: ARG002
         """For each level weights_BUE, what every fused output takes from every expert; [] where nothing is gated."""
         return []

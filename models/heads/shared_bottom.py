@@ -9,6 +9,7 @@ Shapes: B rows, F features, T tasks.
 from typing import Literal
 
 import torch
+from torch import nn
 
 from models.heads.base import Head, HeadConfig
 from models.layers import GroupedMLP, Towers
@@ -42,9 +43,16 @@ class TrunkHead(Head):
         layers = config.end_to_end
         self.has_one_trunk = num_trunks == 1
         self.trunk = GroupedMLP([1] * num_trunks, num_features, layers, config.activation, config.dropout)
+        self.meeting: nn.Module = nn.Identity()
         self.towers = Towers(num_tasks, layers[-1], config.tower, config.activation, config.dropout)
 
     def logits(self, features_BF: torch.Tensor) -> torch.Tensor:
         """logits_BT."""
         trunk_BNH = self.trunk(features_BF)
-        return self.towers(trunk_BNH.squeeze(1) if self.has_one_trunk else trunk_BNH)
+        return self.towers(self.meeting(trunk_BNH.squeeze(1)) if self.has_one_trunk else trunk_BNH)
+
+    def meet_at_trunk(self, gate: nn.Module) -> None:
+        """Puts `gate` behind the trunk; raises ValueError if each task has one of its own."""
+        if not self.has_one_trunk:
+            super().meet_at_trunk(gate)
+        self.meeting = gate

@@ -9,6 +9,7 @@ from pydantic import (
     PlainSerializer,
     model_validator,
 )
+from torch import nn
 
 from data.features import Features
 from data.reading import DataConfig
@@ -144,9 +145,11 @@ class Config(Settings):
     def _check(self) -> Self:
         for rule in RULES:
             rule(self)
-        self.model.build_on_meta(
+        head = self.model.build_on_meta(
             num_features=8, num_tasks=len(self.head_tasks)
         )  # any width shows whether it can be built
+        if self.balance.at == "trunk":
+            head.meet_at_trunk(nn.Identity())
         return self
 
     @property
