@@ -87,8 +87,7 @@ class Ranker(nn.Module):
         loss_T = loss_sums(logits_BT, batch.labels_BT, weights_BT, self.is_binary_T)
         num_rows = batch.weights_B.shape[0]
         losses_T = loss_T * self.loss_weight_T / num_rows
-        labels_T = (weights_BT > 0).sum(dim=0)
-        loss = losses_T.sum() if self.balancer is None else self.balancer(losses_T, labels_T)
+        loss = losses_T.sum() if self.balancer is None else self.balancer(losses_T, batch.labels_BT, weights_BT)
 
         output = StepOutput(logits_BT.detach(), batch.labels_BT, weights_BT, loss_T.detach(), batch.row_ids_B)
         return loss, output

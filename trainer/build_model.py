@@ -48,20 +48,22 @@ def build_model(config: Config, tables_on: torch.device, held: dict[str, int] | 
     frozen = [table.name for table in config.tables if config.init is not None and config.init.freezes(table.name)]
     features = FeatureLayer(config.tables, config.features, tables_on, frozen, held)
     head = config.model.build(features.width, len(config.head_tasks))
-    balancer = build_balancer(config)
+    balancer = build_balancer(config, features.width)
     if balancer is not None and balancer.at == "trunk":
         head.meet_at_trunk(balancer.gate)
     ranker = Ranker(features, head, config.tasks, config.train.precision == "bf16", balancer)
     initialise_dense(ranker.head, config.run.seed)
+    if balancer is not None:
+        initialise_dense(balancer, config.run.seed)
     return ranker
 
 
-def build_balancer(config: Config) -> Balancer | None:
+def build_balancer(config: Config, num_features: int) -> Balancer | None:
     """What weighs the tasks; None where their losses are added up, and nobody looks at their gradients."""
     balance = config.balance
     if isinstance(balance, ConstantConfig) and not balance.observe:
         return None
-    tasks = Tasks([task.binary for task in config.tasks])
+    tasks = Tasks(config.tasks, num_features if balance.at == "features" else config.model.end_to_end[-1])
     return Balancer(balance, tasks, config.data.global_batch_size, config.run.seed)
 
 

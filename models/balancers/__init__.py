@@ -15,6 +15,7 @@ from models.balancers.by_gradients import (
     PCGradConfig,
 )
 from models.balancers.by_losses import DwaConfig, FamoConfig, ImtlLConfig, UncertaintyConfig
+from models.balancers.small_heads import SmallHeadsConfig
 
 AnyBalanceConfig = Annotated[
     ConstantConfig
@@ -28,7 +29,8 @@ AnyBalanceConfig = Annotated[
     | GradDropConfig
     | CAGradConfig
     | ImtlGConfig
-    | NashMtlConfig,
+    | NashMtlConfig
+    | SmallHeadsConfig,
     Field(discriminator="method"),
 ]
 """Every method: one entry here."""

@@ -54,7 +54,7 @@ class Balancer(nn.Module):
         self._samples = 0
         self.seen: Seen | None = None
         """Of the newest step in which weights were renewed, for the log."""
-        self.register_buffer("kept_T", torch.ones(len(tasks.is_binary), dtype=torch.float64))
+        self.register_buffer("kept_T", torch.ones(len(tasks.configs), dtype=torch.float64))
         self._proposed_T = self.kept_T
 
     def begin(self, samples: int) -> None:
@@ -64,8 +64,8 @@ class Balancer(nn.Module):
         self.method.proposed = {}
         self.gate.open()
 
-    def forward(self, losses_T: torch.Tensor, labels_T: torch.Tensor) -> torch.Tensor:
-        """The loss that is trained: of this rank's losses, and how many of its rows have each label."""
+    def forward(self, losses_T: torch.Tensor, labels_BT: torch.Tensor, weights_BT: torch.Tensor) -> torch.Tensor:
+        """The loss that is trained: of this rank's losses and labels, whose weight is 0 where they are missing."""
         if not (self.training and losses_T.requires_grad):
             return losses_T.sum()
 
@@ -73,7 +73,7 @@ class Balancer(nn.Module):
         kind = self.method.gradients
         takes = kind == "combined" or (kind != "none" and renews)
         gradient_TBF = self.gate.gradients(losses_T) if takes else None
-        seen = self._meet(losses_T.detach(), labels_T, gradient_TBF)
+        seen = self._meet(losses_T.detach(), (weights_BT > 0).sum(dim=0), gradient_TBF)
         weights_T = (self._renewed(seen) if renews else self.kept_T).to(losses_T)
         if kind == "weighed":
             self.gate.hand_on(self._weighed(losses_T, weights_T, gradient_TBF))
@@ -82,7 +82,9 @@ class Balancer(nn.Module):
             rows = Rows(self.ranks.rank * gradient_TBF.shape[1], self._global_batch_size)
             self.gate.hand_on(self.method.combine(gradient_TBF, seen, rows))
             return losses_T.sum()
-        return self.method.objective(losses_T, weights_T, seen.is_active_T)
+        loss = self.method.objective(losses_T, weights_T, seen.is_active_T)
+        extra = self.method.extra_loss(self.gate.parts, labels_BT, weights_BT)
+        return loss if extra is None else loss + extra
 
     @torch.no_grad()
     def commit(self) -> None:

@@ -61,6 +61,15 @@ class Method(nn.Module):
         """The trained loss of this rank's rows."""
         return (losses_T * weights_T).sum()
 
+    def extra_loss(
+        self,
+        parts: list[torch.Tensor],  # noqa: ARG002
+        labels_BT: torch.Tensor,  # noqa: ARG002
+        weights_BT: torch.Tensor,  # noqa: ARG002
+    ) -> torch.Tensor | None:
+        """What is added to the trained loss of this rank's rows; `parts`: y_BF, as the gate has it. None: nothing."""
+        return None
+
     def combine(self, gradient_TBF: torch.Tensor, seen: Seen, rows: Rows) -> torch.Tensor:
         """gradient_BF for the shared representation, where they are "combined"."""
         raise NotImplementedError

@@ -8,13 +8,21 @@ from pydantic import Field
 
 from data.settings import Settings
 from models.balancers.method import Method
+from models.tasks import TaskConfig
 
 
 @dataclass(frozen=True)
 class Tasks:
     """What a method may need to know of the tasks."""
 
-    is_binary: list[bool]
+    configs: tuple[TaskConfig, ...]
+    width: int
+    """Of the shared representation."""
+
+    @property
+    def is_binary(self) -> list[bool]:
+        """Of each task."""
+        return [task.binary for task in self.configs]
 
 
 class BalanceConfig(Settings):

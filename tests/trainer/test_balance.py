@@ -9,7 +9,8 @@ import torch
 from models.balancers import AnyBalanceConfig
 from models.balancers.gate import GradientGate
 from tests.ranks import run_on_ranks
-from tests.trainer.datasets import copy_with_overflows, make_config, nothing_to_measure
+from tests.trainer.datasets import config_values, copy_with_overflows, make_config, nothing_to_measure
+from trainer.config.load import parse_config
 from trainer.config.run_config import Config
 from trainer.distributed.world import World
 from trainer.logging.balance import COSINE, WEIGHT
@@ -20,6 +21,7 @@ from trainer.train import train
 METHODS = [config.model_fields["method"].default for config in get_args(get_args(AnyBalanceConfig)[0])]
 SHORT: dict[str, dict[str, Any]] = {"dwa": {"window": 200}, "gradnorm": {"first": 200}, "constant": {"observe": True}}
 """What has begun after a few steps of the tests."""
+SHARED_BOTTOM = {"head": "shared_bottom", "levels": [[16]], "tower": [8]}
 
 
 def _train(world: World, config: Config) -> list[dict[str, Any]]:
@@ -29,7 +31,9 @@ def _train(world: World, config: Config) -> list[dict[str, Any]]:
 
 def _config(dataset: Path, folder: Path, method: str, samples: int = 1280, **sections: Any) -> Config:
     balance = {"method": method, "every": 1, **SHORT.get(method, {}), **sections.pop("balance", {})}
-    return make_config(dataset, run={"dir": str(folder)}, train={"samples": samples}, balance=balance, **sections)
+    model = sections.pop("model", None)
+    values = config_values(dataset, run={"dir": str(folder)}, train={"samples": samples}, balance=balance, **sections)
+    return parse_config(values if model is None else {**values, "model": model}, "test")
 
 
 def _numbers(records: list[dict[str, Any]], begin: str) -> torch.Tensor:
@@ -64,6 +68,16 @@ def test_looking_at_gradients_changes_nothing(dataset: Path, tmp_path: Path) -> 
     cosines = _numbers(other, COSINE)
     assert cosines.shape[1] == 3
     assert ((cosines.abs() <= 1) & (cosines != 0)).all()
+
+
+def test_small_heads_change_what_is_shared(dataset: Path, tmp_path: Path) -> None:
+    runs = []
+    for weight in (0.0, 1.0):
+        balance = {"weight": weight, "hidden": 2, "at": "trunk"}
+        config = _config(dataset, tmp_path / str(weight), "small_heads", balance=balance, model=SHARED_BOTTOM)
+        runs.append(_numbers(run_on_ranks(1, _train, config)[0], "loss"))
+    assert torch.equal(runs[0][0], runs[1][0])
+    assert (runs[0][1:] != runs[1][1:]).all()
 
 
 @pytest.mark.parametrize("method", ["pcgrad", "famo", "gradnorm"])
