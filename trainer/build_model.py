@@ -9,7 +9,8 @@ from torchrec.distributed.model_parallel import DefaultDataParallelWrapper, Dist
 from torchrec.distributed.types import ModuleSharder, ShardingEnv, ShardingPlan
 
 from models.balancers import ConstantConfig
-from models.balancers.balancer import Balancer, Group
+from models.balancers.balancer import Balancer
+from models.balancers.method import Group
 from models.balancers.settings import Tasks
 from models.embedding import FeatureLayer
 from models.ranker import Ranker

@@ -15,6 +15,7 @@ from models.balancers.by_gradients import (
     PCGradConfig,
 )
 from models.balancers.by_losses import DwaConfig, FamoConfig, ImtlLConfig, UncertaintyConfig
+from models.balancers.rotograd import RotoGradConfig
 from models.balancers.small_heads import SmallHeadsConfig
 
 AnyBalanceConfig = Annotated[
@@ -30,7 +31,8 @@ AnyBalanceConfig = Annotated[
     | CAGradConfig
     | ImtlGConfig
     | NashMtlConfig
-    | SmallHeadsConfig,
+    | SmallHeadsConfig
+    | RotoGradConfig,
     Field(discriminator="method"),
 ]
 """Every method: one entry here."""

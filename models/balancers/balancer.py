@@ -14,25 +14,13 @@ With world size W the loss of a rank is that of its rows, and the trained one th
 Shapes: B rows of this rank, F width of the shared representation, T tasks.
 """
 
-from collections.abc import Callable
-from typing import NamedTuple
-
 import torch
 from torch import nn
 
 from data.hashing import stable_seed
 from models.balancers.gate import GradientGate
-from models.balancers.method import Rows, Seen
+from models.balancers.method import Group, Rows, Seen
 from models.balancers.settings import BalanceConfig, Tasks
-
-
-class Group(NamedTuple):
-    """Of whom the trained loss is the mean."""
-
-    rank: int = 0
-    size: int = 1
-    sum: Callable[[torch.Tensor], torch.Tensor] = lambda tensor: tensor
-    """The sum over all of them."""
 
 
 class Balancer(nn.Module):
@@ -46,7 +34,7 @@ class Balancer(nn.Module):
         super().__init__()
         self.at = config.at
         self.method = config.build(tasks)
-        self.gate = GradientGate()
+        self.gate = GradientGate(self.method.read)
         self.ranks = Group()
         self._global_batch_size = global_batch_size
         self._every = config.every
@@ -74,7 +62,7 @@ class Balancer(nn.Module):
         takes = kind == "combined" or (kind != "none" and renews)
         gradient_TBF = self.gate.gradients(losses_T) if takes else None
         seen = self._meet(losses_T.detach(), (weights_BT > 0).sum(dim=0), gradient_TBF)
-        weights_T = (self._renewed(seen) if renews else self.kept_T).to(losses_T)
+        weights_T = (self._renewed(seen, gradient_TBF) if renews else self.kept_T).to(losses_T)
         if kind == "weighed":
             self.gate.hand_on(self._weighed(losses_T, weights_T, gradient_TBF))
             return losses_T.sum()
@@ -109,11 +97,13 @@ class Balancer(nn.Module):
             seed=stable_seed(self._seed, "balance", self._samples),
         )
 
-    def _renewed(self, seen: Seen) -> torch.Tensor:
+    def _renewed(self, seen: Seen, gradient_TBF: torch.Tensor | None) -> torch.Tensor:
         """weights_T of this batch; those before where its gradients are not finite, as the guard will find too."""
         self.seen = seen
         if seen.gram_TT is None or bool(seen.gram_TT.isfinite().all()):
             self._proposed_T = self.method.weigh(seen)
+            if gradient_TBF is not None:
+                self.method.learn(gradient_TBF, seen, self.ranks)
         return self._proposed_T
 
     def _weighed(

@@ -8,6 +8,7 @@
 Shapes: B rows, F width of the shared representation, T tasks.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -20,8 +21,10 @@ class GradientGate(nn.Module):
     On a CPU a head works on parts of the rows: y is then several tensors, in the order of the rows.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, read: Callable[[torch.Tensor], torch.Tensor] = lambda y_BF: y_BF) -> None:
+        """`read`: what the tasks read of y."""
         super().__init__()
+        self._read = read
         self.parts: list[torch.Tensor] = []
         """y of the newest forward pass."""
         self.replacement: list[torch.Tensor] | None = None
@@ -33,12 +36,12 @@ class GradientGate(nn.Module):
         self.replacement = None
 
     def forward(self, x_BF: torch.Tensor) -> torch.Tensor:
-        """y_BF."""
+        """y_BF, or what the tasks read of it."""
         if not (isinstance(x_BF, torch.Tensor) and torch.is_grad_enabled() and x_BF.requires_grad):
-            return x_BF  # evaluation, or while the model is traced
+            return self._read(x_BF)  # evaluation, or while the model is traced
         y_BF: torch.Tensor = _Replace.apply(x_BF, self, len(self.parts))
         self.parts.append(y_BF)
-        return y_BF
+        return self._read(y_BF)
 
     def gradients(self, losses_T: torch.Tensor) -> torch.Tensor:
         """g_TBF: the gradient of each loss with regard to y; the graph stays for the backward pass that follows."""

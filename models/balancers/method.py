@@ -3,6 +3,7 @@
 Shapes: B rows of this rank, F width of the shared representation, T tasks.
 """
 
+from collections.abc import Callable
 from typing import Literal, NamedTuple
 
 import torch
@@ -33,6 +34,15 @@ class Seen(NamedTuple):
     def generator(self) -> torch.Generator:
         """The same on every rank, and after a resume."""
         return torch.Generator().manual_seed(self.seed)
+
+
+class Group(NamedTuple):
+    """Of whom the trained loss is the mean."""
+
+    rank: int = 0
+    size: int = 1
+    sum: Callable[[torch.Tensor], torch.Tensor] = lambda tensor: tensor
+    """The sum over all of them."""
 
 
 class Rows(NamedTuple):
@@ -69,6 +79,13 @@ class Method(nn.Module):
     ) -> torch.Tensor | None:
         """What is added to the trained loss of this rank's rows; `parts`: y_BF, as the gate has it. None: nothing."""
         return None
+
+    def learn(self, gradient_TBF: torch.Tensor, seen: Seen, ranks: Group) -> None:
+        """Looks at the gradients themselves in a step that renews the weights; on all ranks alike, so it may meet."""
+
+    def read(self, y_BF: torch.Tensor) -> torch.Tensor:
+        """What the tasks read of the shared representation, in training and evaluation."""
+        return y_BF
 
     def combine(self, gradient_TBF: torch.Tensor, seen: Seen, rows: Rows) -> torch.Tensor:
         """gradient_BF for the shared representation, where they are "combined"."""

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from data.settings import Settings
 from models.balancers.method import Method
+from models.heads.base import HeadConfig
 from models.tasks import TaskConfig
 
 
@@ -33,6 +34,9 @@ class BalanceConfig(Settings):
     trunk of shared_bottom as well."""
     every: int = Field(default=1, gt=0)
     """Weights are renewed at every so many steps, and kept in between."""
+
+    def check(self, head: HeadConfig, tasks: tuple[TaskConfig, ...]) -> None:
+        """Raises ValueError if the method does not fit the head or the tasks."""
 
     @abstractmethod
     def build(self, tasks: Tasks) -> Method:

@@ -19,9 +19,15 @@ from trainer.run.jsonl import read_records
 from trainer.train import train
 
 METHODS = [config.model_fields["method"].default for config in get_args(get_args(AnyBalanceConfig)[0])]
-SHORT: dict[str, dict[str, Any]] = {"dwa": {"window": 200}, "gradnorm": {"first": 200}, "constant": {"observe": True}}
+SHORT: dict[str, dict[str, Any]] = {
+    "dwa": {"window": 200},
+    "gradnorm": {"first": 200},
+    "rotograd": {"burn_in": 5},
+    "constant": {"observe": True},
+}
 """What has begun after a few steps of the tests."""
 SHARED_BOTTOM = {"head": "shared_bottom", "levels": [[16]], "tower": [8]}
+MODELS = {"rotograd": SHARED_BOTTOM}
 
 
 def _train(world: World, config: Config) -> list[dict[str, Any]]:
@@ -31,7 +37,7 @@ def _train(world: World, config: Config) -> list[dict[str, Any]]:
 
 def _config(dataset: Path, folder: Path, method: str, samples: int = 1280, **sections: Any) -> Config:
     balance = {"method": method, "every": 1, **SHORT.get(method, {}), **sections.pop("balance", {})}
-    model = sections.pop("model", None)
+    model = sections.pop("model", MODELS.get(method))
     values = config_values(dataset, run={"dir": str(folder)}, train={"samples": samples}, balance=balance, **sections)
     return parse_config(values if model is None else {**values, "model": model}, "test")
 

@@ -148,6 +148,7 @@ class Config(Settings):
         head = self.model.build_on_meta(
             num_features=8, num_tasks=len(self.head_tasks)
         )  # any width shows whether it can be built
+        self.balance.check(self.model, self.tasks)
         if self.balance.at == "trunk":
             head.meet_at_trunk(nn.Identity())
         return self
