@@ -10,8 +10,8 @@ Javaloy and Valera, ICLR 2022, sections 3.1 and 3.2.
 G_t⁰ is the task's first gradient, and that after the burn-in from then on, as in the authors' code.
 
 With R_t ← R_t exp(A), A skew, the slope of ⟨U_t, V⟩ at A = 0 is U_tᵀV - VᵀU_t, whatever R_t is, and A is the learning
-rate times it: plain gradient ascent, as in the paper. So R_t stays a rotation but for rounding, no derivative of the
-exponential is needed, and two gradients of one row at an angle φ turn by rate · sin(φ) / 2 each, towards each other.
+rate times it: plain gradient ascent, as in the paper. So R_t stays a rotation, no derivative of the exponential is
+needed, and two gradients of one row at an angle φ turn by rate · sin(φ) / 2 each, towards each other.
 
 Differs: the paper's objective is ⟨G_t, V⟩, in which tasks with long gradients turn faster. The authors' code minimises
 ‖R_t V - ∂L_t/∂(R_t y)‖² with V as long as the mean gradient, whose slope has the same direction; it writes
@@ -106,7 +106,9 @@ def slopes(gradient_TBF: torch.Tensor, norms_T: torch.Tensor, takes_part_T: torc
 
 def turned_by(rotation_TFF: torch.Tensor, slope_TFF: torch.Tensor, learning_rate: float) -> torch.Tensor:
     """rotation_TFF after a step; float64."""
-    return rotation_TFF @ torch.linalg.matrix_exp(learning_rate * slope_TFF)
+    turned_TFF = rotation_TFF @ torch.linalg.matrix_exp(learning_rate * slope_TFF)
+    # Rounding errors add up over the steps; Newton's iteration for the nearest orthogonal matrix removes them.
+    return 1.5 * turned_TFF - 0.5 * turned_TFF @ turned_TFF.transpose(1, 2) @ turned_TFF
 
 
 class RotoGrad(Method):

@@ -176,7 +176,7 @@ def test_tasks_that_take_no_part_are_not_turned_and_turn_none() -> None:
 
     rotation_TFF = random_rotation(4, 4, seed=2)
     turned_TFF = turned_by(rotation_TFF, found_TFF, 0.1)
-    assert torch.equal(turned_TFF[~takes_part_T], rotation_TFF[~takes_part_T])
+    torch.testing.assert_close(turned_TFF[~takes_part_T], rotation_TFF[~takes_part_T], rtol=0, atol=1e-14)
     assert slopes(gradient_TBF, lengths(gradient_TBF), torch.zeros(4, dtype=torch.bool)).abs().max() == 0
 
 
@@ -201,8 +201,8 @@ def test_a_rotation_stays_one_over_many_steps() -> None:
         rotation_TFF = turned_by(rotation_TFF, slope_TFF - slope_TFF.transpose(1, 2), 0.1)
 
     identity_TFF = torch.eye(8, dtype=torch.float64).expand(2, 8, 8)
-    torch.testing.assert_close(rotation_TFF @ rotation_TFF.transpose(1, 2), identity_TFF, rtol=0, atol=1e-12)
-    torch.testing.assert_close(torch.linalg.det(rotation_TFF), tensor([1.0, 1.0]), rtol=0, atol=1e-12)
+    torch.testing.assert_close(rotation_TFF @ rotation_TFF.transpose(1, 2), identity_TFF, rtol=0, atol=1e-14)
+    torch.testing.assert_close(torch.linalg.det(rotation_TFF), tensor([1.0, 1.0]), rtol=0, atol=1e-14)
 
 
 # The method
