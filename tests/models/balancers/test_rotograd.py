@@ -1,4 +1,5 @@
 import math
+from typing import Literal
 
 import pytest
 import torch
@@ -9,6 +10,8 @@ from models.balancers.balancer import Balancer
 from models.balancers.method import Group, Seen
 from models.balancers.rotograd import RotoGrad, RotoGradConfig, equal_lengths, slopes, turned_by
 from models.balancers.settings import Tasks
+from models.heads.base import HeadConfig
+from models.heads.shared_bottom import SharedBottomConfig, SingleTaskConfig
 from models.tasks import TaskConfig
 
 
@@ -286,3 +289,32 @@ def test_what_is_shared_gets_gradients_of_one_length_turned_back() -> None:
     gradient_TBF = balancer.gate.gradients(torch.stack([4 * y_BTF[0, 0, 0], 2 * y_BTF[0, 1, 0]]))
     angles = [math.atan2(float(row_F[1]), float(row_F[0])) for row_F in gradient_TBF[:, 0]]
     assert angles == pytest.approx([-0.05, -math.pi / 2 + 0.05])
+
+
+CLICK, BUY = (TaskConfig(name=name, kind="binary", label=name) for name in ("click", "buy"))
+BOTH = TaskConfig(name="both", kind="product", of=("click", "buy"), label="both")
+
+
+@pytest.mark.parametrize(
+    ("head", "at", "tasks", "message"),
+    [
+        (SingleTaskConfig(), "trunk", (CLICK, BUY), "it takes model.head = 'shared_bottom' with balance.at = 'trunk'"),
+        (SharedBottomConfig(), "features", (CLICK, BUY), "it takes model.head = 'shared_bottom'"),
+        (SharedBottomConfig(), "trunk", (CLICK, BUY, BOTH), "task 'both' is a product"),
+        (
+            SharedBottomConfig(levels=((513,),)),
+            "trunk",
+            (CLICK, BUY),
+            r"513 × 513 for each of 2 tasks \(4,210,704 bytes",
+        ),
+    ],
+)
+def test_what_does_not_fit_is_refused(
+    head: HeadConfig, at: Literal["features", "trunk"], tasks: tuple[TaskConfig, ...], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        RotoGradConfig(at=at).check(head, tasks)
+
+
+def test_what_fits_is_not_refused() -> None:
+    RotoGradConfig().check(SharedBottomConfig(levels=((1024,), (512,))), (CLICK, BUY))
