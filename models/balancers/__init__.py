@@ -1,6 +1,6 @@
 """How the losses of several tasks become one update: learned weights, and gradients made to agree."""
 
-from typing import Annotated
+from typing import Annotated, get_args
 
 from pydantic import Field
 
@@ -16,6 +16,7 @@ from models.balancers.by_gradients import (
 )
 from models.balancers.by_losses import DwaConfig, FamoConfig, ImtlLConfig, UncertaintyConfig
 from models.balancers.rotograd import RotoGradConfig
+from models.balancers.settings import BalanceConfig
 from models.balancers.small_heads import SmallHeadsConfig
 
 AnyBalanceConfig = Annotated[
@@ -36,3 +37,6 @@ AnyBalanceConfig = Annotated[
     Field(discriminator="method"),
 ]
 """Every method: one entry here."""
+METHODS: dict[str, type[BalanceConfig]] = {
+    method.model_fields["method"].default: method for method in get_args(get_args(AnyBalanceConfig)[0])
+}

@@ -51,6 +51,7 @@ _REASONS = {
     "tables": "their rows and state fit no other",
     "tasks": "it decides what is learned",
     "model": "the head's weights fit no other",
+    "balance": "its state fits no other",
     "optimizer": "its state fits no other",
     "init": "the run has begun from it",
 }

@@ -4,7 +4,7 @@ import json
 import re
 import tomllib
 import types
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Union, get_args, get_origin
 
@@ -12,11 +12,17 @@ from pydantic import BaseModel, ValidationError
 
 from data.storage.parsing import parse_toml
 from data.storage.paths import full_path
+from models.balancers import METHODS
 from models.heads import HEADS
 from trainer.config.rules import nearest
 from trainer.config.run_config import Config
 from trainer.errors import ConfigError
 
+_KINDS: dict[int | str, tuple[str, Mapping[str, type[BaseModel]]]] = {
+    "model": ("head", HEADS),
+    "balance": ("method", METHODS),
+}
+"""Sections of several kinds: the key that names the kind, and the kinds."""
 _TRIED = re.compile(r"(str|tuple\[.*|function-after\[.*)$")
 
 
@@ -97,16 +103,19 @@ def _explain(error: ValidationError) -> str:
     found = problem["input"]
     place = problem["loc"]
     key = ".".join(str(part) for part in _config_path(place))
-    if problem["type"] == "extra_forbidden" and place[0] == "model" and (users := _heads_with(place[-1])):
-        return f"key {key!r} is not used by head {place[1]!r}; remove it (heads that use it: {', '.join(users)})"
+    if problem["type"] == "extra_forbidden" and place[0] in _KINDS and (users := _users_of(place)):
+        tag, _ = _KINDS[place[0]]
+        return f"key {key!r} is not used by {tag} {place[1]!r}; remove it ({tag}s that use it: {', '.join(users)})"
     if problem["type"] == "extra_forbidden":
         return f"unknown key {key!r}; {nearest(str(place[-1]), _known_keys(place))}"
     if problem["type"] == "missing":
         return f"key {key!r} is missing"
     if problem["type"] == "union_tag_invalid":
-        return f"{key}.head: unknown head {problem['ctx']['tag']!r}; choose from {problem['ctx']['expected_tags']}"
+        tag, _ = _KINDS[key]
+        return f"{key}.{tag}: unknown {tag} {problem['ctx']['tag']!r}; choose from {problem['ctx']['expected_tags']}"
     if problem["type"] == "union_tag_not_found":
-        return f"{key}.head is missing; name one of the heads"
+        tag, kinds = _KINDS[key]
+        return f"{key}.{tag} is missing; choose from {', '.join(map(repr, kinds))}"
 
     message = problem["msg"].removeprefix("Value error, ")
     if not key:
@@ -117,16 +126,17 @@ def _explain(error: ValidationError) -> str:
     return f"{key}: {message[0].lower()}{message[1:]}{shown}"
 
 
-def _heads_with(key: int | str) -> list[str]:
-    """Names of the heads that have a key."""
-    return [name for name, head in HEADS.items() if key in head.model_fields]
+def _users_of(place: tuple[int | str, ...]) -> list[str]:
+    """Names of the heads, or methods, that have a key which another has not."""
+    _, kinds = _KINDS[place[0]]
+    return [name for name, kind in kinds.items() if place[-1] in kind.model_fields]
 
 
 def _config_path(place: tuple[int | str, ...]) -> list[int | str]:
-    """The key as the user writes it: pydantic puts the head's name behind `model`, a tag behind task_experts, and the
-    type that it tried behind a key of several types.
+    """The key as the user writes it: pydantic puts the head's name behind `model`, the method's behind `balance`, a tag
+    behind task_experts, and the type that it tried behind a key of several types.
     """
-    if "model" not in place[:1]:
+    if not place or place[0] not in _KINDS:
         return [part for part in place if not (isinstance(part, str) and _TRIED.match(part))]
     added = {1, 3} if "task_experts" in place else {1}
     return [part for index, part in enumerate(place) if index not in added]
@@ -139,8 +149,9 @@ def _known_keys(place: tuple[int | str, ...]) -> set[str]:
         fields = candidates[0].model_fields
         if part in fields:
             candidates = _models_in(fields[str(part)].annotation)
-        elif isinstance(part, str):  # pydantic puts the head's name behind `model`
-            candidates = [model for model in candidates if model.model_fields["head"].default == part]
+        elif isinstance(part, str):  # the name of a head or method
+            _, kinds = _KINDS[place[0]]
+            candidates = [kinds[part]]
 
     return {field.alias or name for name, field in candidates[0].model_fields.items()}
 
