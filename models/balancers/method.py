@@ -31,6 +31,12 @@ class Seen(NamedTuple):
         return self.gram_TT
 
     @property
+    def is_finite(self) -> bool:
+        """Whether losses and gradients are."""
+        parts = [self.losses_T] if self.gram_TT is None else [self.losses_T, self.gram_TT.flatten()]
+        return bool(torch.cat(parts).isfinite().all())
+
+    @property
     def generator(self) -> torch.Generator:
         """The same on every rank, and after a resume."""
         return torch.Generator().manual_seed(self.seed)
