@@ -132,7 +132,7 @@ def _components(
 
     guard = StepGuard(world, stop, watchdog, batches, config.checkpoint.every_minutes)
     balancer = loaded.balancer
-    guard.watch(loaded.head, balancer.gate if balancer is not None and balancer.at == "features" else None)
+    guard.watch(loaded.head, balancer)
     sharded.guard_with(guard)
 
     log = TrainLog(config, world, run, opened.state, loaded.clock.samples, inputs.end)

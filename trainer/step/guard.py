@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from models.balancers.balancer import Balancer
 from trainer.batches import TrainBatches
 from trainer.distributed.preemption import StopRequest
 from trainer.distributed.watchdog import HangWatchdog
@@ -55,16 +56,20 @@ class StepGuard:
         """Whether the dense optimizer is to step; on a GPU it does, and `found_inf` tells it to change nothing."""
         return not self._verdict.unsound
 
-    def watch(self, head: nn.Module, entrance: nn.Module | None = None) -> None:
-        """Judges whenever the gradient of the input of `entrance`, or else of the head, has been computed."""
+    def watch(self, head: nn.Module, balancer: Balancer | None = None) -> None:
+        """Judges whenever the gradient of what the features give to all of these has been computed."""
         parameters = list(head.parameters())
+        entrance = head
+        if balancer is not None:
+            parameters += balancer.parameters()
+            entrance = balancer.gate if balancer.at == "features" else head
 
         def before_forward(_: nn.Module, inputs: tuple[Any, ...]) -> None:
             features_BF = inputs[0]
             if isinstance(features_BF, torch.Tensor) and features_BF.requires_grad:  # not while it is traced
                 features_BF.register_hook(lambda gradient_BF: self._judge(gradient_BF, parameters))
 
-        (entrance or head).register_forward_pre_hook(before_forward)
+        entrance.register_forward_pre_hook(before_forward)
 
     def expect(self, loss: torch.Tensor) -> None:
         """The loss whose gradient comes next."""
