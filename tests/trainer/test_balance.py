@@ -10,12 +10,16 @@ from models.balancers import AnyBalanceConfig
 from models.balancers.gate import GradientGate
 from tests.ranks import run_on_ranks
 from tests.trainer.datasets import config_values, copy_with_overflows, make_config, nothing_to_measure
+from tests.trainer.training import train_or_explain
 from trainer.config.load import parse_config
 from trainer.config.run_config import Config
 from trainer.distributed.world import World
+from trainer.evaluation.evaluate_run import evaluate_run
 from trainer.logging.balance import COSINE, WEIGHT
 from trainer.run.directory import RunDirectory
+from trainer.run.evaluations import read_evaluations
 from trainer.run.jsonl import read_records
+from trainer.run.records import Evaluation
 from trainer.train import train
 
 METHODS = [config.model_fields["method"].default for config in get_args(get_args(AnyBalanceConfig)[0])]
@@ -33,6 +37,10 @@ MODELS = {"rotograd": SHARED_BOTTOM}
 def _train(world: World, config: Config) -> list[dict[str, Any]]:
     train(config, world)
     return read_records(RunDirectory(config.run.dir).train_log)
+
+
+def _evaluate(world: World, run: str) -> list[Evaluation]:
+    return evaluate_run(run, "latest", None, world)
 
 
 def _config(dataset: Path, folder: Path, method: str, samples: int = 1280, **sections: Any) -> Config:
@@ -84,6 +92,23 @@ def test_small_heads_change_what_is_shared(dataset: Path, tmp_path: Path) -> Non
         runs.append(_numbers(run_on_ranks(1, _train, config)[0], "loss"))
     assert torch.equal(runs[0][0], runs[1][0])
     assert (runs[0][1:] != runs[1][1:]).all()
+
+
+def test_rotations_are_part_of_a_trained_model(dataset: Path, tmp_path: Path) -> None:
+    balance = {"learning_rate": 0.5, "every": 2}
+    config = _config(dataset, tmp_path / "run", "rotograd", balance=balance)
+    run_on_ranks(2, _train, config)
+    at_the_end = read_evaluations(RunDirectory(config.run.dir).evaluations)
+    again = run_on_ranks(2, _evaluate, config.run.dir)[0]
+    assert [(record.log_loss, record.mse) for record in again] == [
+        (record.log_loss, record.mse) for record in at_the_end
+    ]
+
+    # Towers of the trained run read the turned trunk, so they are no beginning for another run.
+    other = _config(dataset, tmp_path / "other", "rotograd", init={"from": config.run.dir})
+    assert "set init.head = false" in str(run_on_ranks(1, train_or_explain, other)[0])
+    other = _config(dataset, tmp_path / "other", "rotograd", init={"from": config.run.dir, "head": False})
+    assert run_on_ranks(1, train_or_explain, other)[0] is None
 
 
 @pytest.mark.parametrize("method", ["pcgrad", "famo", "gradnorm"])

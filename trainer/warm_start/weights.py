@@ -20,6 +20,7 @@ from trainer.checkpoint.manager import features_of, tensors_of
 from trainer.checkpoint.safe_load import SafePlanner
 from trainer.checkpoint.true_rows import without_padding
 from trainer.config.run_config import Config
+from trainer.errors import ConfigError
 from trainer.warm_start.choice import TableChoice, choose_tables, input_columns, input_width
 from trainer.warm_start.source import Source
 
@@ -46,6 +47,7 @@ def take_weights(config: Config, source: Source, sharded: ShardedModel) -> list[
     Raises an ExpectedError if ids would meet other rows. Collective: call on all ranks.
     """
     assert config.init is not None
+    _check_towers(config, source)
     tables = choose_tables(config, source.config, source.name)
     own = tensors_of(sharded.model, sharded.optimizer)
     states = own["optimizer"]["state"]
@@ -61,6 +63,17 @@ def take_weights(config: Config, source: Source, sharded: ShardedModel) -> list[
     note = "another one of the head in the source" if config.init.optimizer and not with_dense else ""
     taken = "state of what is taken" if config.init.optimizer else "–"
     return [*map(_table_line, tables), head, Taken("optimizer", taken, note)]
+
+
+def _check_towers(config: Config, source: Source) -> None:
+    """Raises ConfigError if the source's towers would read another representation than they were trained on."""
+    assert config.init is not None
+    is_taken = config.init.head and config.model.head == source.config.model.head
+    if is_taken and source.config.balance.method == "rotograd":
+        raise ConfigError(
+            f"init.head: the towers in {source.name} read a trunk that rotograd has turned for each of them, and its "
+            "rotations are not taken; set init.head = false"
+        )
 
 
 def _table_line(table: TableChoice) -> Taken:
