@@ -27,6 +27,11 @@ class ConstantConfig(BalanceConfig):
     observe: bool = False
     """true: the tasks' gradients are looked at, every `every` steps: how long they are, and whether they conflict."""
 
+    @property
+    def looks_at_shared(self) -> bool:
+        """If asked."""
+        return self.observe
+
     def build(self, tasks: Tasks) -> Method:  # noqa: ARG002
         """The method."""
         return Observed()

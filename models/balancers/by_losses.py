@@ -16,7 +16,14 @@ from models.balancers.method import Method, Seen
 from models.balancers.settings import BalanceConfig, Tasks
 
 
-class UncertaintyConfig(BalanceConfig):
+class _LossesConfig(BalanceConfig):
+    @property
+    def looks_at_shared(self) -> bool:
+        """No."""
+        return False
+
+
+class UncertaintyConfig(_LossesConfig):
     """A learned variance for each task (Kendall, Gal and Cipolla, CVPR 2018)."""
 
     method: Literal["uncertainty"] = "uncertainty"
@@ -26,7 +33,7 @@ class UncertaintyConfig(BalanceConfig):
         return Uncertainty(torch.tensor(tasks.is_binary))
 
 
-class ImtlLConfig(BalanceConfig):
+class ImtlLConfig(_LossesConfig):
     """A learned scale for each loss (Liu et al., ICLR 2021)."""
 
     method: Literal["imtl_l"] = "imtl_l"
@@ -36,7 +43,7 @@ class ImtlLConfig(BalanceConfig):
         return ImtlL(len(tasks.is_binary))
 
 
-class DwaConfig(BalanceConfig):
+class DwaConfig(_LossesConfig):
     """Dynamic weight average: losses that fall more slowly weigh more (Liu, Johns and Davison, CVPR 2019)."""
 
     method: Literal["dwa"] = "dwa"
@@ -50,7 +57,7 @@ class DwaConfig(BalanceConfig):
         return Dwa(len(tasks.is_binary), self.window, self.temperature)
 
 
-class FamoConfig(BalanceConfig):
+class FamoConfig(_LossesConfig):
     """Losses that fall at the same relative rate (Liu, Feng, Stone and Liu, NeurIPS 2023)."""
 
     method: Literal["famo"] = "famo"

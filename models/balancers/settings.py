@@ -38,6 +38,11 @@ class BalanceConfig(Settings):
     def check(self, head: HeadConfig, tasks: tuple[TaskConfig, ...]) -> None:
         """Raises ValueError if the method does not fit the head or the tasks."""
 
+    @property
+    def looks_at_shared(self) -> bool:
+        """Whether the method works on the shared representation, so that something below must be trained."""
+        return True
+
     @abstractmethod
     def build(self, tasks: Tasks) -> Method:
         """The method."""

@@ -166,6 +166,17 @@ def _check_init(config: "Config") -> None:
             )
 
 
+def _check_balance(config: "Config") -> None:
+    balance = config.balance
+    if config.init is None or balance.at != "features" or not balance.looks_at_shared:
+        return
+    if all(config.init.freezes(table.name) for table in config.tables):
+        raise ValueError(
+            f"balance.method = {balance.method!r} works on what the tables give to the head, and init.freeze leaves no "
+            "table to train; freeze fewer, or remove [balance]"
+        )
+
+
 def _check_weight_decay(config: "Config") -> None:
     for table in config.tables:
         optimizer = config.optimizer.sparse.of(table)
@@ -199,6 +210,7 @@ RULES = (
     _check_groups,
     _check_milestones,
     _check_init,
+    _check_balance,
     _check_weight_decay,
     _check_skipping,
 )

@@ -38,6 +38,10 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"balance": {"method": "gradnorm", "alfa": 1}}, "unknown key 'balance.alfa'; did you mean 'alpha'?"),
     ({"balance": {"method": "cagrad", "c": 7}}, "balance.c: input should be less than 1, not 7"),
     ({"balance": {"method": "cagrad", "at": "trunk"}}, "balance.at = 'trunk' takes a head with one trunk"),
+    (
+        {"balance": {"method": "pcgrad"}, "init": {"from": "x", "freeze": ["*"]}},
+        "balance.method = 'pcgrad' works on what the tables give to the head, and init.freeze leaves no table to train",
+    ),
     ({"balance": {"method": "rotograd"}}, "it takes model.head = 'shared_bottom' with balance.at = 'trunk'"),
     ({"model": {"levels": [[0]]}}, "model.levels.0.0: input should be greater than 0, not 0"),
     ({"model": {"task_experts": [1, 2]}}, "task_experts"),
