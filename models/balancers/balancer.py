@@ -19,7 +19,7 @@ from torch import nn
 
 from data.hashing import stable_seed
 from models.balancers.gate import GradientGate
-from models.balancers.method import Group, Rows, Seen
+from models.balancers.method import Group, Rows, Seen, keep
 from models.balancers.settings import BalanceConfig, Tasks
 
 
@@ -75,10 +75,13 @@ class Balancer(nn.Module):
         return loss if extra is None else loss + extra
 
     @torch.no_grad()
-    def commit(self) -> None:
-        """The step was sound: the new state is kept."""
-        self.kept_T.copy_(self._proposed_T)
-        self.method.commit()
+    def commit(self, unsound: torch.Tensor | None = None) -> None:
+        """The step was sound, as far as the host knows: the new state is kept.
+
+        `unsound`: a scalar on a device that runs behind the host; where it is not 0 all stays as it is. Asynchronous.
+        """
+        keep(self.kept_T, self._proposed_T, unsound)
+        self.method.commit(unsound)
 
     def _meet(self, losses_T: torch.Tensor, labels_T: torch.Tensor, gradient_TBF: torch.Tensor | None) -> Seen:
         """What all ranks know together. Collective."""

@@ -102,8 +102,13 @@ class Method(nn.Module):
         self.proposed |= state
 
     @torch.no_grad()
-    def commit(self) -> None:
-        """Keeps what was proposed."""
+    def commit(self, unsound: torch.Tensor | None = None) -> None:
+        """Keeps what was proposed; all stays where `unsound` is not 0."""
         for name, value in self.proposed.items():
-            getattr(self, name).copy_(value)
+            keep(getattr(self, name), value, unsound)
         self.proposed = {}
+
+
+def keep(buffer: torch.Tensor, value: torch.Tensor, unsound: torch.Tensor | None) -> None:
+    """Copies `value` into the buffer, unless `unsound` is a scalar that is not 0. Asynchronous."""
+    buffer.copy_(value if unsound is None else torch.where(unsound == 0, value.to(buffer), buffer))

@@ -1,5 +1,6 @@
 """Every way to balance the tasks trains alike on any ranks, goes on to the bit, and updates the tables once a step."""
 
+import math
 from pathlib import Path
 from typing import Any, get_args
 
@@ -7,7 +8,10 @@ import pytest
 import torch
 
 from models.balancers import AnyBalanceConfig
+from models.balancers.balancer import Balancer
+from models.balancers.by_losses import DwaConfig
 from models.balancers.gate import GradientGate
+from models.balancers.settings import Tasks
 from tests.ranks import run_on_ranks
 from tests.trainer.datasets import config_values, copy_with_overflows, make_config, nothing_to_measure
 from tests.trainer.training import train_or_explain
@@ -72,6 +76,21 @@ def test_a_resumed_run_is_the_uninterrupted_one(dataset: Path, tmp_path: Path, m
     halves = run_on_ranks(1, _train, _config(dataset, tmp_path / "halves", method))[0]
     for begin in ("loss", WEIGHT, COSINE):
         assert torch.equal(_numbers(halves, begin), _numbers(whole, begin)), begin
+
+
+def test_a_device_that_runs_behind_the_host_decides_what_is_kept() -> None:
+    """The host commits before it knows the verdict on a GPU: NaN must not stay in a method's state."""
+    config = DwaConfig(window=100)
+    balancer = Balancer(config, Tasks([True, True]), global_batch_size=4, seed=1)
+    before = {name: value.clone() for name, value in balancer.state_dict().items()}
+    for loss, unsound in ((math.nan, 1.0), (2.0, 0.0)):
+        balancer.begin(0)
+        losses_T = torch.tensor([1.0, loss], requires_grad=True)
+        balancer(losses_T, torch.tensor([4, 4]))
+        balancer.commit(torch.tensor(unsound))
+        now = balancer.state_dict()
+        changed = [name for name in now if not torch.allclose(now[name], before[name], equal_nan=True)]
+        assert changed == ([] if unsound else ["method.sums_2T"])
 
 
 def test_looking_at_gradients_changes_nothing(dataset: Path, tmp_path: Path) -> None:

@@ -52,6 +52,11 @@ class StepGuard:
         return 0 if self.on_device is None else 1
 
     @property
+    def found_inf(self) -> torch.Tensor | None:
+        """1 after a step that is unsound, else 0, where only the device knows of it."""
+        return None if self.on_device is None else self.on_device.found_inf
+
+    @property
     def updates(self) -> bool:
         """Whether the dense optimizer is to step; on a GPU it does, and `found_inf` tells it to change nothing."""
         return not self._verdict.unsound

@@ -65,4 +65,4 @@ class GuardedPipeline(TrainPipelineSparseDist[Batch, StepOutput]):
         if self.guard is None or self.guard.updates:
             super()._optimizer_step()
             if self.balancer is not None:
-                self.balancer.commit()
+                self.balancer.commit(None if self.guard is None else self.guard.found_inf)
