@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from data.hashing import stable_seed
+from models.balancers.cosine_sums import CosineSums
 from models.balancers.gate import GradientGate
 from models.balancers.method import Group, Rows, Seen, keep
 from models.balancers.settings import BalanceConfig, Tasks
@@ -43,12 +44,17 @@ class Balancer(nn.Module):
         self.seen: Seen | None = None
         """Of the newest step in which weights were renewed, for the log."""
         self.register_buffer("kept_T", torch.ones(len(tasks.configs), dtype=torch.float64))
+        self.cosines = CosineSums(len(tasks.configs)) if self.method.gradients != "none" else None
+        """Of the steps in which weights were renewed; None where no gradients are taken."""
         self._proposed_T = self.kept_T
+        self._renewed_gram_TT: torch.Tensor | None = None
+        """Of the step under way."""
 
     def begin(self, samples: int) -> None:
         """A training step begins, whose batch begins at `samples`."""
         self._samples = samples
         self._proposed_T = self.kept_T
+        self._renewed_gram_TT = None
         self.method.proposed = {}
         self.gate.open()
 
@@ -82,6 +88,8 @@ class Balancer(nn.Module):
         """
         keep(self.kept_T, self._proposed_T, unsound)
         self.method.commit(unsound)
+        if self.cosines is not None and self._renewed_gram_TT is not None:
+            self.cosines.add(self._renewed_gram_TT, unsound)
 
     def _meet(self, losses_T: torch.Tensor, labels_T: torch.Tensor, gradient_TBF: torch.Tensor | None) -> Seen:
         """What all ranks know together. Collective."""
@@ -103,6 +111,7 @@ class Balancer(nn.Module):
     def _renewed(self, seen: Seen, gradient_TBF: torch.Tensor | None) -> torch.Tensor:
         """weights_T of this batch; those before where it is not finite, as the guard will find too."""
         self.seen = seen
+        self._renewed_gram_TT = seen.gram_TT
         # With a GPU the verdict on a step comes after its commit, so nothing that is not finite may be proposed.
         if seen.is_finite:
             self._proposed_T = self.method.weigh(seen)

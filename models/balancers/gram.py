@@ -43,3 +43,14 @@ def cosines(gram_TT: torch.Tensor) -> torch.Tensor:
     """Inner products of the gradients at length 1; each must be longer than 0."""
     norm_T = norms(gram_TT)
     return gram_TT / torch.outer(norm_T, norm_T)
+
+
+def pair_cosines(gram_TT: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """(cosine_TT, is_known_TT): 0 and not known where a gradient is 0 or not finite. Asynchronous."""
+    gram_TT = gram_TT.double()
+    norm_T = norms(gram_TT)
+    lengths_TT = torch.outer(norm_T, norm_T)
+    is_known_TT = (lengths_TT > 0) & gram_TT.isfinite()
+    cosine_TT = torch.where(is_known_TT, gram_TT / lengths_TT, 0)
+    # Rounding can leave parallel gradients with a cosine beyond 1.
+    return cosine_TT.clamp(-1, 1), is_known_TT

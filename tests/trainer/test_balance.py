@@ -6,6 +6,7 @@ from typing import Any, get_args
 
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from models.balancers import AnyBalanceConfig
 from models.balancers.balancer import Balancer
@@ -19,11 +20,11 @@ from trainer.config.load import parse_config
 from trainer.config.run_config import Config
 from trainer.distributed.world import World
 from trainer.evaluation.evaluate_run import evaluate_run
-from trainer.logging.balance import COSINE, WEIGHT
 from trainer.run.directory import RunDirectory
 from trainer.run.evaluations import read_evaluations
 from trainer.run.jsonl import read_records
-from trainer.run.records import Evaluation
+from trainer.run.matrices import Conflicts
+from trainer.run.records import COSINE, LENGTH, WEIGHT, Evaluation
 from trainer.train import train
 
 METHODS = [config.model_fields["method"].default for config in get_args(get_args(AnyBalanceConfig)[0])]
@@ -76,6 +77,35 @@ def test_a_resumed_run_is_the_uninterrupted_one(dataset: Path, tmp_path: Path, m
     halves = run_on_ranks(1, _train, _config(dataset, tmp_path / "halves", method))[0]
     for begin in ("loss", WEIGHT, COSINE):
         assert torch.equal(_numbers(halves, begin), _numbers(whole, begin)), begin
+
+
+def test_cosines_at_evaluations_are_means_since_the_one_before(dataset: Path, tmp_path: Path) -> None:
+    """Of all steps, where every step is logged; and the same after a resume in between, or at an evaluation."""
+    files: dict[str, dict[int, Conflicts]] = {}
+    for name, ends in {"whole": [1280], "in parts": [640, 960, 1280]}.items():
+        for end in ends:
+            config = _config(dataset, tmp_path / name, "constant", samples=end, evaluate={"at_samples": [640]})
+            records = run_on_ranks(1, _train, config)[0]
+        run = RunDirectory(config.run.dir)
+        files[name] = {at: Conflicts.from_json(run.conflicts_file(at).read_text()) for at in (640, 1280)}
+        assert run.conflicts_file(1280).with_suffix(".png").read_bytes().startswith(b"\x89PNG")
+
+    assert files["in parts"] == files["whole"]
+    for samples, record in files["whole"].items():
+        since = samples - 640
+        of_leg = [each for each in records if since < each["samples"] <= samples]
+        assert (record.since, record.steps, record.tasks) == (since, 10, ["watch", "click", "rare"])
+        cosines = [each[f"{COSINE}/watch/rare"] for each in of_leg]
+        assert record.cosines[0][2] == record.cosines[2][0] == pytest.approx(sum(cosines) / 10)
+        assert record.below_zero[0][2] == sum(cosine < 0 for cosine in cosines) / 10
+        assert record.cosines[1][1] is None
+
+    board = EventAccumulator(str(run.tensorboard))
+    board.Reload()
+    scalars = set(board.Tags()["scalars"])
+    assert {f"balance/{WEIGHT}/click", f"balance/{LENGTH}/click", f"balance/{COSINE}/watch/rare"} <= scalars
+    assert not any(tag.startswith(("train/balance", "train/gradient")) for tag in scalars)
+    assert {event.step for event in board.Images("conflicts")} >= {640, 1280}
 
 
 def test_a_device_that_runs_behind_the_host_decides_what_is_kept() -> None:

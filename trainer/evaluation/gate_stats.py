@@ -19,7 +19,7 @@ from models.ranker import StepOutput
 from trainer.distributed.world import World
 from trainer.evaluation.accumulator import Accumulator
 from trainer.run.jsonl import json_line
-from trainer.run.records import Fusion, LevelWeights
+from trainer.run.matrices import Fusion, LevelWeights
 
 
 class GateObserver:

@@ -11,7 +11,8 @@ from trainer.evaluation.metrics import MetricSums
 from trainer.evaluation.warnings import describe_not_finite, evaluation_warnings
 from trainer.run.directory import RunDirectory
 from trainer.run.jsonl import append_records
-from trainer.run.records import Evaluation, LevelWeights
+from trainer.run.matrices import LevelWeights
+from trainer.run.records import Evaluation
 
 
 @dataclass(frozen=True)

@@ -3,16 +3,11 @@
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import tomli_w
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-from matplotlib.image import imsave
 from torch.utils.tensorboard import SummaryWriter
 
-from data.storage.files import replaced
-from trainer.run.records import Evaluation, LevelWeights, Window
+from trainer.logging.heat_maps import HeatMap, draw, save
+from trainer.run.records import BALANCE, Evaluation, Window
 from trainer.sharding.plan import Placement
 
 HPARAMS = {
@@ -36,8 +31,6 @@ EVALUATION_KEYS = ("ne", "ne_recalibrated", "auc", "gauc", "log_loss", "calibrat
 """Metrics that have a curve over the evaluations."""
 RESULT_KEYS = ("ne", "auc", "gauc", "mse")
 """Metrics of the last evaluation that stand on the HPARAMS page."""
-_DPI = 120
-"""Of figures."""
 
 
 class TensorBoardWriter:
@@ -67,8 +60,11 @@ class TensorBoardWriter:
                 self._writer.add_scalar(name, value, samples)
 
     def add_training(self, window: Window) -> None:
-        """Adds a record of train.jsonl."""
-        scalars = {f"train/{key}": value for key, value in window.figures.items()}
+        """Adds a record of train.jsonl; what tells of the tasks' balance has a group of its own."""
+        scalars = {}
+        for key, value in window.figures.items():
+            group = "balance" if key.startswith(BALANCE) else "train"
+            scalars[f"{group}/{key}"] = value
         self.add_scalars(scalars, window.samples)
 
     def add_evaluation(self, records: list[Evaluation], samples: int) -> None:
@@ -83,19 +79,12 @@ class TensorBoardWriter:
             scalars = {f"next_window/{key}/{record.task}": getattr(record, key) for key in EVALUATION_KEYS}
             self.add_scalars(scalars, record.samples)
 
-    def add_fusion(self, levels: list[LevelWeights], samples: int, image: Path) -> None:
-        """Adds heat maps of the mean fusion weights, here and as a PNG at `image`; none if there are no gates."""
-        if not levels:
-            return
-
-        canvas = FigureCanvasAgg(fusion_figure(levels))
-        canvas.draw()  # once for both
-        pixels_HW4 = np.asarray(canvas.buffer_rgba())
-
-        image.parent.mkdir(parents=True, exist_ok=True)
-        with replaced(image) as file:
-            imsave(file, pixels_HW4, format="png", dpi=_DPI)
-        self._writer.add_image("fusion", pixels_HW4[:, :, :3], samples, dataformats="HWC")
+    def add_heat_maps(self, name: str, maps: list[HeatMap], samples: int, image: Path) -> None:
+        """Adds heat maps, here under `name` and as a PNG at `image`, if there are any."""
+        if maps:
+            pixels_HW4 = draw(maps)
+            save(pixels_HW4, image)
+            self._writer.add_image(name, pixels_HW4[:, :, :3], samples, dataformats="HWC")
 
     def add_result(self, config: dict[str, Any], records: list[Evaluation]) -> None:
         """Adds the run as a line of the HPARAMS page, with the metrics of its last evaluation."""
@@ -119,43 +108,6 @@ class TensorBoardWriter:
     def close(self) -> None:
         """Writes what is left."""
         self._writer.close()
-
-
-def fusion_figure(levels: list[LevelWeights]) -> Figure:
-    """A heat map for each level: how much each output takes from each expert."""
-    num_experts = [len(level.experts) for level in levels]
-    num_units = [len(level.units) for level in levels]
-    width = 2 + 0.6 * max(num_experts)
-    height = sum(0.8 + 0.45 * units for units in num_units)
-
-    figure = Figure(figsize=(width, height), dpi=_DPI, layout="constrained")
-
-    all_axes = figure.subplots(len(levels), 1, squeeze=False, height_ratios=num_units)[:, 0]
-    for number, (level, axes) in enumerate(zip(levels, all_axes, strict=True)):
-        axes.set_title(f"level {number}: mean weight on each expert", fontsize=9)
-        _draw_level(axes, level)
-
-    return figure
-
-
-def _draw_level(axes: Axes, level: LevelWeights) -> None:
-    """The heat map of one level, with the weight in each cell."""
-    experts = level.experts
-    units = level.units
-    rows = level.weights
-
-    # Symmetric limits put weight 0 at the white middle of the colour map.
-    largest = max(abs(weight) for weights in rows for weight in weights) or 1.0
-    axes.imshow(rows, cmap="RdBu", vmin=-largest, vmax=largest, aspect="auto")
-
-    axes.set_xticks(range(len(experts)), experts, rotation=30, ha="right", fontsize=8)
-    axes.set_yticks(range(len(units)), units, fontsize=8)
-
-    for row, weights in enumerate(rows):
-        for column, weight in enumerate(weights):
-            is_dark = abs(weight) > 0.6 * largest
-            colour = "white" if is_dark else "black"
-            axes.text(column, row, f"{weight:.2f}", ha="center", va="center", fontsize=7, color=colour)
 
 
 def _indented(text: str) -> str:

@@ -21,6 +21,7 @@ from rich.text import Text
 from data.columns.decode import Columns
 from data.pipeline.account import Account
 from data.pipeline.readers import ReadingTimes
+from data.storage.files import replace_text
 from models.balancers.balancer import Balancer
 from models.heads.base import Head
 from models.ranker import StepOutput
@@ -32,15 +33,16 @@ from trainer.distributed.world import World
 from trainer.evaluation.gate_stats import GateObserver, gate_entropies
 from trainer.evaluation.result import EvaluationResult, at_milestone, write_evaluation
 from trainer.evaluation.warnings import count_not_finite, describe_not_finite
-from trainer.logging.balance import balance_figures
+from trainer.logging.balance import balance_figures, conflicts, cosine_map
 from trainer.logging.data_window import DataWindow
+from trainer.logging.heat_maps import fusion_maps
 from trainer.logging.progress import ProgressDisplay
 from trainer.logging.tables import by_table, evaluation_table, result_table, window_line, window_table
 from trainer.logging.tensorboard import TensorBoardWriter
 from trainer.logging.window import TrainingWindow
 from trainer.process.host import peak_bytes
 from trainer.run.directory import RunDirectory
-from trainer.run.jsonl import append_records
+from trainer.run.jsonl import append_records, json_line
 from trainer.run.records import Evaluation, Event, Window, read_evaluations, read_window_evaluations
 from trainer.sharding.plan import Placement
 
@@ -65,6 +67,7 @@ class TrainLog:
         self._gates: GateObserver | None = None
         self._newest_gates: list[torch.Tensor] = []
         self._balancer: Balancer | None = None
+        self._task_names = [task.name for task in config.tasks]
         self._columns: Columns | None = None
         self._data_window: DataWindow | None = None
         self._warned_columns: set[str] = set()
@@ -132,7 +135,7 @@ class TrainLog:
             metrics |= gate_entropies(self._gates, self._newest_gates)
 
         if self._balancer is not None:
-            metrics |= balance_figures(self._balancer, [task.name for task in self._config.tasks])
+            metrics |= balance_figures(self._balancer, self._task_names)
 
         if self._data_window is not None:
             metrics |= self._data_window.close(samples)
@@ -191,7 +194,7 @@ class TrainLog:
 
         image = self._run.fusion_file(result.samples).with_suffix(".png")
         self._board.add_evaluation(result.of_whole_set, result.samples)
-        self._board.add_fusion(result.fusion, result.samples, image)
+        self._board.add_heat_maps("fusion", fusion_maps(result.fusion), result.samples, image)
         # The run's records come last: once they are written, a later start does not evaluate here again.
         write_evaluation(self._run, result, reached, self._state.run, sums_only=False)
 
@@ -201,6 +204,25 @@ class TrainLog:
         for column in self._config.evaluate.by:
             of_column = [record for record in result.records if record.by == column]
             self.print(by_table(column, of_column, self._run.evaluations.name))
+
+    def write_conflicts(self, samples: int) -> None:
+        """Writes the cosines between the tasks' gradients since those written before; on rank 0."""
+        cosines = self._balancer.cosines if self._balancer is not None else None
+        if self._board is None or cosines is None:
+            return
+
+        means = cosines.means()
+        if means.steps:
+            self._run.lock.check()
+            record = conflicts(means, self._task_names, samples)
+            path = self._run.conflicts_file(samples)
+            self._board.add_heat_maps("conflicts", [cosine_map(record)], samples, path.with_suffix(".png"))
+            replace_text(path, json_line(record))
+
+    def begin_conflicts(self, samples: int) -> None:
+        """The next cosines written are those of the steps after `samples`. Call it alike on all ranks."""
+        if self._balancer is not None and self._balancer.cosines is not None:
+            self._balancer.cosines.begin(samples)
 
     def write_window(self, records: list[Evaluation]) -> None:
         """Writes and prints the evaluation of a window that is trained next; on rank 0."""

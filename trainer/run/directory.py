@@ -8,6 +8,7 @@ RUN/evaluations.jsonl    one record per task and evaluation
 RUN/evaluations/<samples>.parquet    sums of every bucket of test rows, for `adatt compare`
 RUN/evaluations/<test set>/<samples>.parquet    the same, on other test sets: `adatt evaluate RUN --data URI`
 RUN/fusion/<samples>.json, .png      mean fusion weights on the test set
+RUN/conflicts/<samples>.json, .png   with balance: mean cosines between the gradients of the tasks
 RUN/calibration/<samples>.json       calibration along the predictions on the test set
 RUN/profile/             with `adatt train --profile`: a trace of a few steps of each rank
 RUN/segments.jsonl       one record per start: from where, how far, on how many ranks
@@ -115,7 +116,7 @@ class RunDirectory:
 
     @property
     def _folders(self) -> list[Path]:
-        named = [self.path / name for name in ("evaluations", "fusion", "calibration", "vocabularies")]
+        named = [self.path / name for name in ("evaluations", "fusion", "conflicts", "calibration", "vocabularies")]
         return [self.checkpoints, self.tensorboard, self.trace, self.profile, self.manifests["train"].parent, *named]
 
     def _is_there(self) -> bool:
@@ -228,6 +229,10 @@ class RunDirectory:
         """Mean fusion weights of an evaluation."""
         return self.path / "fusion" / f"{samples}.json"
 
+    def conflicts_file(self, samples: int) -> Path:
+        """Cosines between the tasks' gradients before an evaluation."""
+        return self.path / "conflicts" / f"{samples}.json"
+
     def calibration_file(self, samples: int) -> Path:
         """Calibration curves of an evaluation."""
         return self.path / "calibration" / f"{samples}.json"
@@ -242,7 +247,7 @@ class RunDirectory:
             if path.exists():
                 rewrite_records(path, [record for record in read_records(path) if record["samples"] <= samples])
 
-        for folder in ("evaluations", "fusion", "calibration"):
+        for folder in ("evaluations", "fusion", "conflicts", "calibration"):
             for path in (self.path / folder).glob("**/*.*"):
                 if path.stem.isdecimal() and int(path.stem) > samples:
                     path.unlink()

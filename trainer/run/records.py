@@ -3,7 +3,7 @@
     RUN/evaluations.jsonl   Evaluation      one task at one evaluation
     RUN/train.jsonl         Window          figures of what was trained since the record before
     RUN/events.jsonl        Event           whatever happened besides; one subclass for each kind
-    RUN/fusion/*.json       Fusion          mean fusion weights of an evaluation
+    RUN/fusion/*.json, RUN/conflicts/*.json    trainer.run.matrices
     RUN/segments.jsonl      trainer.run.starts.RunStart
     RUN/calibration/*.json  trainer.evaluation.calibration.Calibration
 
@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Literal, Self, TypeVar
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, NonNegativeInt, ValidationError, model_validator
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, NonNegativeInt, ValidationError
 
 from data.storage.parsing import parse_json
 from trainer.errors import ConfigError
@@ -22,6 +22,10 @@ from trainer.run.jsonl import whole_lines
 from trainer.run.starts import Samples, explain
 
 AnyRecord = TypeVar("AnyRecord", bound="Record")
+
+WEIGHT, LENGTH, COSINE = "balance_weight", "gradient_norm", "gradient_cosine"
+"""How the keys of training records begin that tell of the tasks' balance (`trainer.logging.balance`)."""
+BALANCE = tuple(f"{key}/" for key in (WEIGHT, LENGTH, COSINE))
 
 
 class Record(BaseModel):
@@ -94,8 +98,9 @@ class Window(Record):
     """Figures of what was trained since the record before, over all ranks.
 
     Besides those named here: a metric of each task as METRIC/TASK, gate_entropy/LEVEL/UNIT on the newest batch of
-    rank 0; and where there are any, the rows left out for a value of a column as bad_values/COLUMN, and the NaN and
-    ±inf of a dense column as not_finite/COLUMN.
+    rank 0; with `balance`, WEIGHT/TASK, LENGTH/TASK and COSINE/TASK/OTHER of the newest step; and where there are any,
+    the rows left out for a value of a column as bad_values/COLUMN, and the NaN and ±inf of a dense column as
+    not_finite/COLUMN.
     """
 
     __pydantic_extra__: dict[str, float | None]
@@ -229,26 +234,6 @@ EVENTS: dict[str, type[Event]] = {
     "warm_start": WarmStartEvent,
 }
 """The models of events by their kind; others, of later versions, are read as `Event`."""
-
-
-class LevelWeights(BaseModel):
-    """Mean weight of each unit (row) on each expert (column) of a level."""
-
-    units: list[str]
-    experts: list[str]
-    weights: list[list[float]]
-
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        if [len(row) for row in self.weights] != [len(self.experts)] * len(self.units):
-            raise ValueError(f"weights are not {len(self.units)} rows of {len(self.experts)}")
-        return self
-
-
-class Fusion(Record):
-    """The weights of all levels at one evaluation."""
-
-    levels: list[LevelWeights]
 
 
 def read_evaluations(path: Path) -> list[Evaluation]:

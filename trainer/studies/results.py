@@ -16,7 +16,8 @@ from trainer.analysis.compare.compare import Difference, compare_groups
 from trainer.analysis.compare.seed_groups import Group, group_runs, read_run
 from trainer.errors import ConfigError
 from trainer.run.directory import RunDirectory
-from trainer.run.records import Evaluation, Fusion, LevelWeights, read_evaluations
+from trainer.run.matrices import Fusion, LevelWeights
+from trainer.run.records import Evaluation, read_evaluations
 from trainer.studies.study import Expanded
 
 

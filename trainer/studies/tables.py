@@ -8,7 +8,7 @@ from statistics import fmean, stdev
 from data.counts import format_count
 from trainer.analysis.compare.compare import Difference
 from trainer.analysis.compare.table import unit_text
-from trainer.run.records import LevelWeights
+from trainer.run.matrices import LevelWeights
 from trainer.studies.equal_flops import cost_of
 from trainer.studies.results import AucDifference, Results, holm, holm_at_end, rank_agreement
 from trainer.studies.study import Expanded, PaperTable

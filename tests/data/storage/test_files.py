@@ -12,7 +12,7 @@ from data.storage.parsing import parse_json, parse_toml
 from data.storage.paths import full_path, local_path, path_of
 from data.trace import TraceWriter
 from trainer.run.jsonl import append_records
-from trainer.run.records import Fusion
+from trainer.run.matrices import Fusion
 
 
 def _trace(path: Path) -> None:

@@ -8,7 +8,7 @@ from trainer.analysis.report.heat_maps import heat_map
 from trainer.analysis.report.html import Content, decimal, element, paragraph
 from trainer.analysis.report.lines import Line
 from trainer.analysis.report.run_records import RunRecords
-from trainer.run.records import LevelWeights
+from trainer.run.matrices import LevelWeights
 
 ENTROPY = "gate_entropy/"
 """How the keys of the training records begin that hold entropies: gate_entropy/LEVEL/UNIT."""

@@ -2,7 +2,7 @@
 
     records of each run (run_records) ─► sections (configuration, datasets, results, figures, timeline) ─► page (html)
 
-Whatever a run does not have yet is said in words.
+Whatever a run does not have yet is said in words. A section of which no run has anything is left out.
 """
 
 from datetime import UTC, datetime
@@ -11,6 +11,7 @@ from xml.etree.ElementTree import Element
 
 from models.tasks import TaskConfig
 from trainer.analysis.report.configuration import configuration
+from trainer.analysis.report.conflicts import conflict_figures
 from trainer.analysis.report.datasets import data_tables
 from trainer.analysis.report.evaluations import UNDEFINED, evaluation_tables, tables_by_value
 from trainer.analysis.report.figures import calibration_figures, learning_curves, speed_figures
@@ -27,6 +28,7 @@ SECTIONS = {
     "curves": "Learning curves",
     "calibration": "Calibration",
     "fusion": "Fusion weights",
+    "conflicts": "Do the tasks conflict?",
     "speed": "Speed",
     "events": "Events",
 }
@@ -52,13 +54,15 @@ def report_page(runs: list[RunRecords]) -> Element:
         "curves": learning_curves(runs, tasks),
         "calibration": calibration_figures(runs, tasks),
         "fusion": fusion_figures(runs),
+        "conflicts": conflict_figures(runs),
         "speed": speed_figures(runs),
         "events": _events(runs),
     }
 
     title = _title(runs)
-    sections = [section(key, name, *contents[key]) for key, name in SECTIONS.items()]
-    return page(title, [*_head(title, runs, comparisons), *sections])
+    names = {key: name for key, name in SECTIONS.items() if contents[key]}
+    sections = [section(key, name, *contents[key]) for key, name in names.items()]
+    return page(title, [*_head(title, runs, comparisons, names), *sections])
 
 
 def _title(runs: list[RunRecords]) -> str:
@@ -70,10 +74,10 @@ def _title(runs: list[RunRecords]) -> str:
     return f"{count} against {baseline.name}"
 
 
-def _head(title: str, runs: list[RunRecords], comparisons: Comparisons | None) -> list[Content]:
+def _head(title: str, runs: list[RunRecords], comparisons: Comparisons | None, names: dict[str, str]) -> list[Content]:
     """What stands above the sections: the verdicts, the runs, and links to the sections."""
     written = f"Written {datetime.now(UTC):%Y-%m-%d %H:%M} UTC by adatt report. Lower NE and MSE are better."
-    links = [element("a", name, href=f"#{key}") for key, name in SECTIONS.items()]
+    links = [element("a", name, href=f"#{key}") for key, name in names.items()]
     return [
         element("h1", title),
         paragraph(written),

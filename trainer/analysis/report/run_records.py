@@ -16,10 +16,10 @@ from trainer.config.run_config import Config
 from trainer.errors import ConfigError
 from trainer.evaluation.calibration import Calibration
 from trainer.run.directory import RunDirectory
+from trainer.run.matrices import Conflicts, Fusion
 from trainer.run.records import (
     Evaluation,
     Event,
-    Fusion,
     Window,
     read_evaluations,
     read_events,
@@ -53,6 +53,8 @@ class RunRecords:
     events: list[Event]
     fusion: Fusion | None
     """Of the newest evaluation."""
+    conflicts: list[Conflicts]
+    """Of every evaluation of a run that looks at the tasks' gradients."""
     calibration: Calibration | None
     """Of the newest evaluation."""
     manifests: dict[str, Manifest]
@@ -117,6 +119,7 @@ def _read(name: str, run: RunDirectory, config: Config, style: int) -> RunRecord
         starts=read_starts(run.segments),
         events=read_events(run.events),
         fusion=_read_newest(run.path / "fusion", Fusion, "the fusion weights of an evaluation"),
+        conflicts=_read_all(run.path / "conflicts", Conflicts, "the cosines of gradients before an evaluation"),
         calibration=_read_newest(run.path / "calibration", Calibration, "the calibration of an evaluation"),
         manifests=_read_manifests(run),
     )
@@ -132,16 +135,25 @@ def _read_manifests(run: RunDirectory) -> dict[str, Manifest]:
 
 
 def _read_newest(folder: Path, form: type[Model], what: str) -> Model | None:
-    newest = max((path for path in folder.glob("*.json") if path.stem.isdecimal()), key=_samples_of, default=None)
-    if newest is None:
-        return None
+    paths = _by_samples(folder)
+    return _read_file(paths[-1], form, what) if paths else None
 
+
+def _read_all(folder: Path, form: type[Model], what: str) -> list[Model]:
+    return [_read_file(path, form, what) for path in _by_samples(folder)]
+
+
+def _by_samples(folder: Path) -> list[Path]:
+    return sorted((path for path in folder.glob("*.json") if path.stem.isdecimal()), key=_samples_of)
+
+
+def _read_file(path: Path, form: type[Model], what: str) -> Model:
     try:
-        return form.model_validate_json(newest.read_text(encoding="utf-8"))
+        return form.model_validate_json(path.read_text(encoding="utf-8"))
     except ValidationError as error:
-        raise _damaged(newest, f"not {what} ({explain(error)})") from error
+        raise _damaged(path, f"not {what} ({explain(error)})") from error
     except (OSError, ValueError) as error:
-        raise _damaged(newest, f"not {what} ({error})") from error
+        raise _damaged(path, f"not {what} ({error})") from error
 
 
 def _samples_of(path: Path) -> int:

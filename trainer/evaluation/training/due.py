@@ -36,6 +36,7 @@ class DueEvaluations:
         """Makes those that are due after `samples`. `save` is called before the test set is evaluated."""
         if self.schedule.evaluation(samples):
             self._evaluate_test_set(samples, save, between)
+            self.log.begin_conflicts(samples)  # whether it was made now or before a resume
         if self.next_windows is not None and self.schedule.window(samples):
             self._evaluate_windows(self.next_windows, samples, between)
 
@@ -48,6 +49,7 @@ class DueEvaluations:
             return
 
         save()
+        self.log.write_conflicts(samples)
         if self.evaluator is not None:
             with self.log.pause():
                 evaluation = self.evaluator.run(samples, between)

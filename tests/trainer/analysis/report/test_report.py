@@ -32,6 +32,7 @@ from trainer.analysis.report.timeline import timeline
 from trainer.cli.app import run
 from trainer.config.compatibility import plain
 from trainer.config.load import parse_config
+from trainer.run.jsonl import read_records, rewrite_records
 
 BUCKETS, ROWS = 256, 40
 """Of the test set, and test rows in each of them."""
@@ -146,6 +147,27 @@ def write_fusion(folder: Path, samples: int = 901_120) -> None:
     (folder / "fusion" / f"{samples}.json").write_text(json.dumps({"samples": samples, "levels": levels}))
 
 
+def write_conflicts(folder: Path, num_tasks: int = 3) -> None:
+    """Records with `balance`, and the mean cosines before two evaluations: the first two tasks conflict at the last."""
+    tasks = [*BASE, *(f"task_{number}" for number in range(3, num_tasks))][:num_tasks]
+    pairs = [(one, other) for place, one in enumerate(tasks) for other in tasks[place + 1 :]]
+    windows = read_records(folder / "train.jsonl")
+    for window in windows:
+        window |= {f"balance_weight/{task}": 1.0 for task in tasks}
+        window |= {f"gradient_norm/{task}": 0.01 for task in tasks}
+        window |= {f"gradient_cosine/{one}/{other}": 0.5 - 0.005 * place for place, (one, other) in enumerate(pairs)}
+    rewrite_records(folder / "train.jsonl", windows)
+    (folder / "conflicts").mkdir()
+    for since, samples, cosine in ((0, 301_056, 0.2), (301_056, 602_112, -0.125)):
+        cosines = [[None if row == column else 0.25 for column in tasks] for row in tasks]
+        shares = [[None if row == column else 0.1 for column in tasks] for row in tasks]
+        cosines[0][1] = cosines[1][0] = cosine
+        shares[0][1] = shares[1][0] = 0.6
+        cosines[0][2] = cosines[2][0] = shares[0][2] = shares[2][0] = None
+        record = {"since": since, "steps": 49, "tasks": tasks, "cosines": cosines, "below_zero": shares}
+        (folder / "conflicts" / f"{samples}.json").write_text(json.dumps({"samples": samples, **record}))
+
+
 def write_curves(folder: Path, samples: int = 901_120) -> None:
     """Calibration along the predictions: right but for the highest tenth."""
     share = [0.05 + 0.1 * place for place in range(10)]
@@ -253,6 +275,7 @@ def runs(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
         folder / "better", dataset, effect=-0.02, optimizer={"dense": {"name": "adam", "learning_rate": 0.01}}
     )
     worse = write_run(folder / "worse", dataset, head="mmoe", effect=0.01)
+    write_conflicts(better)
     for run_folder in (better, worse):
         write_fusion(run_folder)
         write_curves(run_folder)
@@ -268,8 +291,9 @@ def test_the_page_is_whole_and_stands_alone(runs: list[Path], tmp_path: Path) ->
     assert len(tree.all("h1")) == 1
     targets = [link["href"] for link in tree.all("a")]
     assert targets == [f"#{heading['id']}" for heading in tree.all("h2")]
-    assert len(targets) == 8
-    assert len(tree.all("figure")) == 3 * 3 + 1 + 2 * 2 * 2 + 2  # per task; calibration; gates; speed
+    assert len(targets) == 9
+    # per task; calibration; gates; cosines at two evaluations, and three charts of them; speed
+    assert len(tree.all("figure")) == 3 * 3 + 1 + 2 * 2 * 2 + 2 + 3 + 2
     charts = [attributes for attributes in tree.all("svg") if attributes.get("class") == "chart"]
     assert all(chart["role"] == "img" and any(map(str.isdigit, chart["aria-label"] or "")) for chart in charts)
     tables_in_figures = [where for (tag, _), where in zip(tree.elements, tree.inside, strict=True) if tag == "table"]
@@ -295,6 +319,35 @@ def test_what_has_no_fusion_weights_is_said_once(runs: list[Path], dataset: Path
     text = report(tmp_path / "report.html", *runs, *folders).text
     assert text.count("No fusion weights") == 1
     assert "No fusion weights of base, a, b: the head has no gates" in text
+
+
+def test_whether_tasks_conflict_is_said_and_drawn(runs: list[Path], tmp_path: Path) -> None:
+    tree = report(tmp_path / "report.html", *runs)
+    alternatives = [str(chart["aria-label"]) for chart in tree.all("svg") if "aria-label" in chart]
+    ends = "at 12,288 samples to {0} at 897,024 samples"
+    for text in (
+        "better (adatt, constant) From 301,056 to 602,112 samples, 1 of 2 pairs of tasks conflict on average: ",
+        "watch and click (mean cosine −0.125, below 0 in 60% of the steps).",
+        "Cosines from 0 to 301,056 samples, means over 49 steps task watch click rare watch 0.20 click 0.20 0.25",
+        "watch −0.12 click −0.12 0.25 rare 0.25",
+    ):
+        assert text in tree.text
+    (cosines,) = (text for text in alternatives if text.startswith("Cosines of gradients. better: click and rare 0.49"))
+    assert f"watch and rare 0.4950 {ends.format('0.4950')}; watch and click 0.5000 {ends.format('0.5000')}" in cosines
+
+    alone = report(tmp_path / "alone.html", runs[0])
+    assert "conflict" not in alone.text
+    assert len(alone.all("h2")) == 8
+
+
+def test_of_many_tasks_the_pairs_that_conflict_most_are_drawn(dataset: Path, tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "run", dataset)
+    write_conflicts(folder, num_tasks=20)
+    tree = report(tmp_path / "report.html", folder)
+    (drawn,) = (str(chart["aria-label"]) for chart in tree.all("svg") if "task_18 and task_19" in str(chart))
+    assert drawn.startswith("The 6 pairs that conflict most. run: task_18 and task_19 −0.4450 at 12,288 samples")
+    assert drawn.count(" and ") == 6
+    assert "1 of 189 pairs of tasks conflict on average: watch and click" in tree.text
 
 
 def test_noise_of_training_does_not_set_the_axis() -> None:
@@ -458,6 +511,13 @@ DAMAGED = {
             '{"samples": 1, "levels": [{"units": ["a"], "experts": ["b"], "weights": [[1, 2]]}]}',
         ),
         "fusion/1000000.json: not the fusion weights of an evaluation (levels.0: weights are not 1 rows of 1, not",
+    ),
+    "conflicts": (
+        damage(
+            "conflicts/5.json",
+            '{"samples": 5, "since": 0, "steps": 1, "tasks": ["a"], "cosines": [[null, 1]], "below_zero": [[null]]}',
+        ),
+        "conflicts/5.json: not the cosines of gradients before an evaluation (cosines and shares are not 1 rows of 1",
     ),
     "calibration": (
         damage(
