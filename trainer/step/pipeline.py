@@ -35,8 +35,7 @@ class GuardedPipeline(TrainPipelineSparseDist[Batch, StepOutput]):
         `settle`, and wherever a rank wants the loop to do something, no step is left open. Collective.
         """
         assert self.guard is not None, "a pipeline without a guard has no verdicts"
-        if self.balancer is not None:
-            self.balancer.begin(samples)
+        self.begin(samples)
         self._unread.append((samples, self.progress(batches)))
         results = []
         while len(self._unread) > (0 if settle else self.guard.lag):
@@ -48,6 +47,11 @@ class GuardedPipeline(TrainPipelineSparseDist[Batch, StepOutput]):
         if self.averaging is not None:
             self.averaging.after_step(samples, at_rest=settle)
         return results
+
+    def begin(self, samples: int) -> None:
+        """The next step of training begins at `samples`. `train_step` calls it; before `progress` call it yourself."""
+        if self.balancer is not None:
+            self.balancer.begin(samples)
 
     def progress(self, dataloader_iter: Iterator[Batch]) -> StepOutput:
         """A step, in training or evaluation; StopIteration where there is no batch left."""
