@@ -95,8 +95,9 @@ def build_sharded_model(config: Config, world: World, total_samples: int, *, sav
     optimizer = Optimizer(config.optimizer, config.tables, model, total_samples, fused_dense=world.runs_ahead)
     pipeline = GuardedPipeline(model, optimizer.combined, world.device, execute_all_batches=True)
     if ranker.balancer is not None:
-        apart = world if world.runs_ahead else world.with_own_group()
-        ranker.balancer.ranks = Group(world.rank, world.size, apart.sum)
+        if world.size > 1:
+            apart = world if world.runs_ahead else world.with_own_group()
+            ranker.balancer.ranks = Group(world.rank, world.size, apart.sum)
         pipeline.balancer = ranker.balancer
     if isinstance(model, DMPCollection):
         pipeline.averaging = averaging(model, config.sharding, global_batch_size, total_samples)

@@ -20,6 +20,7 @@ from torch import nn
 from data.hashing import stable_seed
 from models.balancers.cosine_sums import CosineSums
 from models.balancers.gate import GradientGate
+from models.balancers.gram import inner_products
 from models.balancers.method import Group, Rows, Seen, keep
 from models.balancers.settings import BalanceConfig, Tasks
 
@@ -96,8 +97,7 @@ class Balancer(nn.Module):
         num_tasks = len(losses_T)
         sums = [losses_T.double(), labels_T.double()]
         if gradient_TBF is not None:
-            rows_TN = gradient_TBF.flatten(1).double()
-            sums.append((rows_TN @ rows_TN.T).flatten() / self.ranks.size)
+            sums.append(inner_products(gradient_TBF).flatten() / self.ranks.size)
 
         losses_T, labels_T, *gram = self.ranks.sum(torch.cat(sums)).split(num_tasks)
         return Seen(

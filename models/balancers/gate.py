@@ -45,11 +45,12 @@ class GradientGate(nn.Module):
 
     def gradients(self, losses_T: torch.Tensor) -> torch.Tensor:
         """g_TBF: the gradient of each loss with regard to y; the graph stays for the backward pass that follows."""
-        of_tasks = []
-        for loss in losses_T:
+        num_rows = sum(map(len, self.parts))
+        gradient_TBF = self.parts[0].new_empty(len(losses_T), num_rows, *self.parts[0].shape[1:])
+        for loss, gradient_BF in zip(losses_T, gradient_TBF, strict=True):
             of_parts = torch.autograd.grad(loss, self.parts, retain_graph=True, materialize_grads=True)
-            of_tasks.append(torch.cat(of_parts))
-        return torch.stack(of_tasks)
+            torch.cat(of_parts, out=gradient_BF)
+        return gradient_TBF
 
     def hand_on(self, gradient_BF: torch.Tensor) -> None:
         """What the coming backward pass gives to x."""

@@ -7,6 +7,20 @@ from collections.abc import Callable
 
 import torch
 
+ELEMENTS_IN_CACHE = 1 << 14
+"""Of each gradient, that are converted to float64 at once on a CPU."""
+
+
+def inner_products(gradient_TBF: torch.Tensor) -> torch.Tensor:
+    """gram_TT of gradients in any dtype: float64, in which products of float32 are exact."""
+    rows_TN = gradient_TBF.flatten(1)
+    gram_TT = rows_TN.new_zeros(len(rows_TN), len(rows_TN), dtype=torch.float64)
+    size = ELEMENTS_IN_CACHE if rows_TN.device.type == "cpu" else rows_TN.shape[1]
+    for part_TN in rows_TN.split(max(size, 1), dim=1):
+        part_TN = part_TN.double()
+        gram_TT.addmm_(part_TN, part_TN.T)
+    return gram_TT
+
 
 def of_active(
     is_active_T: torch.Tensor,

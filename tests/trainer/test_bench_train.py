@@ -10,7 +10,7 @@ from benchmarks.parts import PARTS
 from benchmarks.train import bench_train
 from tests.ranks import run_on_ranks
 from tests.trainer.datasets import make_config
-from trainer.cli.benchmarks import bench_table
+from trainer.cli.benchmark_tables import bench_table
 from trainer.config.load import load_config
 from trainer.config.run_config import Config
 from trainer.distributed.world import World

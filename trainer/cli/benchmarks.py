@@ -2,17 +2,15 @@
 
 import json
 import sys
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from rich.table import Table
 
 from data.errors import ExpectedError
+from trainer.cli.benchmark_tables import Record, balance_bench_table, bench_table, data_bench_table, head_bench_table
 from trainer.cli.options import ConfigArgument, JsonOption, SetOption, config_at
 
 bench = typer.Typer(help="Measures speed, beside the limit measured in the same run.")
-
-Record = dict[str, Any]
 
 
 @bench.command("heads")
@@ -150,112 +148,45 @@ def bench_train_command(
             make_console().print(bench_table(result))
 
 
-def head_bench_table(results: list[Record]) -> Table:
-    """The figures of `adatt bench heads`."""
-    threads = results[0]["threads"]
-    rate = results[0]["matmul_flops_per_second"]
-    table = Table(title=f"heads, forward + backward; {threads} threads, products at {rate / 1e9:.0f} GFLOP/s")
-    table.add_column("head")
-    names = (
-        "batch",
-        "tasks",
-        "experts per task",
-        "shared",
-        "in all",
-        "samples/s",
-        "loop",
-        "speed-up",
-        "of product rate",
-        "loop's",
-    )
+@bench.command("balance")
+def bench_balance_command(  # noqa: PLR0913 - one parameter for each option
+    methods: Annotated[
+        list[str] | None, typer.Option("--method", metavar="NAME", help="Only this method. May be repeated.")
+    ] = None,
+    heads: Annotated[
+        list[str] | None,
+        typer.Option("--head", metavar="NAME", help="Of this head; shared_bottom and adatt are the default."),
+    ] = None,
+    tasks: Annotated[
+        list[int] | None, typer.Option(min=1, max=100, help="May be repeated; 2, 5 and 20 are the default.")
+    ] = None,
+    batch: Annotated[int, typer.Option(min=1, max=1 << 20)] = 1024,
+    threads: Annotated[int, typer.Option(min=1, max=1024)] = 1,
+    rounds: Annotated[int, typer.Option(min=1, help="Times that each is timed; figures are medians.")] = 9,
+    as_json: JsonOption = False,
+) -> None:
+    """Time a training step with each method of balancing the tasks, against one that adds the losses up.
 
-    for name in (*names, "parameters", "MFLOP/sample", "MiB"):
-        table.add_column(name, justify="right")
+    Beside those that take the tasks' gradients: a pass back through the head for each task at the machine's
+    matrix-product rate, and a whole backward pass for each.
+    """
+    from benchmarks.balance import HEADS, METHODS, TASKS, Setting, bench_balance
+    from trainer.console import make_console
 
-    for result in results:
-        table.add_row(result["head"], *_head_cells(result))
+    for option, names, known in (("--method", methods, METHODS), ("--head", heads, HEADS)):
+        for name in names or []:
+            if name not in known:
+                raise ExpectedError(f"{option}: unknown name {name!r}; choose from {', '.join(known)}")
 
-    return table
+    settings = [
+        Setting(head, number, batch, tuple(methods or METHODS)) for head in heads or HEADS for number in tasks or TASKS
+    ]
+    results = []
+    for result in bench_balance(settings, threads, rounds):
+        results.append(result)
+        if as_json:
+            sys.stdout.write(json.dumps(result) + "\n")
+            sys.stdout.flush()
 
-
-def _head_cells(result: Record) -> list[str]:
-    sizes = [f"{result[key]:,}" for key in ("batch", "tasks")]
-    experts = [str(result[key] or "–") for key in ("task_experts", "shared_experts", "experts")]
-    rates = [f"{result[key]:,.0f}" for key in ("samples_per_second", "loop_samples_per_second")]
-    fractions = [f"{result[key]:.1%}" for key in ("matmul_fraction", "loop_matmul_fraction")]
-
-    megaflops = f"{result['flops_per_sample'] / 1e6:.2f}"
-    mebibytes = f"{result['peak_bytes'] / 2**20:,.0f}"
-    cost = [f"{result['parameters']:,}", megaflops, mebibytes]
-
-    return [*sizes, *experts, *rates, f"{result['speedup']:.2f}", *fractions, *cost]
-
-
-def data_bench_table(results: list[Record]) -> Table:
-    """The figures of `adatt bench data`."""
-    table = Table(title="reading batches, million rows/s; raw: Arrow's decoding of the same columns on one thread")
-    for name in ("data", "order"):
-        table.add_column(name)
-    for name in ("threads", "M rows/s", "raw", "of raw", "of one thread", "plain loop", "of it", "DataLoader", "of it"):
-        table.add_column(name, justify="right")
-    for name in ("read", "decode", "gather"):
-        table.add_column(f"{name}, µs a row", justify="right")
-
-    for result in results:
-        rates = [f"{result[f'{key}rows_per_second'] / 1e6:.3f}" for key in ("", "raw_", "loop_", "dataloader_")]
-        of_raw, of_one, of_loop, of_loader = (
-            f"{result[key]:.2f}" for key in ("fraction_of_raw", "of_one_thread", "of_loop", "of_dataloader")
-        )
-        stages = [f"{result[f'{stage}_microseconds']:.2f}" for stage in ("read", "decode", "gather")]
-        cells = [rates[0], rates[1], of_raw, of_one, rates[2], of_loop, rates[3], of_loader]
-        table.add_row(result["schema"], result["order"], str(result["threads"]), *cells, *stages)
-
-    return table
-
-
-def _part_rows(result: Record) -> dict[str, str]:
-    """The parts of a step, and which of them takes longest."""
-
-    def milliseconds(key: str) -> str:
-        return f"{result[key] * 1e3:,.1f} ms"
-
-    return {
-        "a step's parts, each alone": f"longest: {result['bottleneck']}",
-        "  reading": milliseconds("reading_seconds"),
-        "  lookup of embeddings": milliseconds("lookup_seconds"),
-        "    limit: their bytes at the rate of a copy": milliseconds("lookup_limit_seconds"),
-        "  update of embeddings": milliseconds("update_seconds"),
-        "    limit: their bytes, read and written": milliseconds("update_limit_seconds"),
-        "  exchange, inside both: as an all-to-all": milliseconds("exchange_limit_seconds"),
-        "  head": milliseconds("head_seconds"),
-        "    limit: its products": milliseconds("head_limit_seconds"),
-    }
-
-
-def bench_table(result: Record) -> Table:
-    """The figures of `adatt bench train`."""
-    table = Table(title=f"training on {result['world_size']} ranks, {result['threads']} threads each")
-    table.add_column("figure")
-    table.add_column("value", justify="right")
-    rows = {
-        "samples/s": f"{result['samples_per_second']:,.0f}",
-        "step": f"{result['step_seconds'] * 1e3:,.1f} ms",
-        "waiting for data": f"{result['data_wait_fraction']:.1%}",
-        "head, forward + backward": f"{result['head_flops_per_sample'] / 1e6:,.2f} MFLOP/sample",
-        "matrix-product rate per rank": f"{result['matmul_flops_per_second'] / 1e9:,.1f} GFLOP/s",
-        "bound: head at that rate": f"{result['bound_samples_per_second']:,.0f} samples/s",
-        "reached of the bound": f"{result['fraction_of_bound']:.1%}",
-        **_part_rows(result),
-        "checkpoint": f"{result['checkpoint_bytes'] / 2**20:,.0f} MiB in {result['checkpoint_seconds']:,.2f} s",
-        "  training waits for it": f"{result['checkpoint_stall_seconds'] * 1e3:,.1f} ms",
-        "  limit: a plain copy": f"{result['checkpoint_copy_seconds'] * 1e3:,.1f} ms",
-        "  slower steps while it is written": f"{result['checkpoint_slowdown_seconds'] * 1e3:,.1f} ms in all",
-        "evaluation": f"{result['evaluation_samples_per_second']:,.0f} samples/s",
-        "  limit: forward pass alone": f"{result['forward_samples_per_second']:,.0f} samples/s",
-        "peak memory per process": f"{result['peak_bytes'] / 2**20:,.0f} MiB",
-    }
-
-    for name, value in rows.items():
-        table.add_row(name, value)
-
-    return table
+    if not as_json:
+        make_console().print(balance_bench_table(results))
