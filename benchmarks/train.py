@@ -86,6 +86,7 @@ def _bench(config: Config, world: World, batches: int) -> dict[str, Any]:
     feed = islice(source, WARM_UP_BATCHES + (BLOCKS + 1) * batches)
 
     for _ in range(WARM_UP_BATCHES):
+        sharded.pipeline.begin()
         sharded.pipeline.progress(feed)
 
     waited = source.times.wait
@@ -237,6 +238,7 @@ def _block_seconds(pipeline: GuardedPipeline, feed: Iterator[Batch], batches: in
     meet(world)
     begin = time.perf_counter()
     for _ in range(batches):
+        pipeline.begin()
         pipeline.progress(feed)
     meet(world)
     return time.perf_counter() - begin

@@ -51,9 +51,9 @@ class Balancer(nn.Module):
         self._renewed_gram_TT: torch.Tensor | None = None
         """Of the step under way."""
 
-    def begin(self, samples: int) -> None:
-        """A training step begins, whose batch begins at `samples`."""
-        self._samples = samples
+    def begin(self, samples: int | None = None) -> None:
+        """A training step begins, whose batch begins at `samples`, or behind the last one."""
+        self._samples = self._samples + self._global_batch_size if samples is None else samples
         self._proposed_T = self.kept_T
         self._renewed_gram_TT = None
         self.method.proposed = {}

@@ -48,8 +48,8 @@ class GuardedPipeline(TrainPipelineSparseDist[Batch, StepOutput]):
             self.averaging.after_step(samples, at_rest=settle)
         return results
 
-    def begin(self, samples: int) -> None:
-        """The next step of training begins at `samples`. `train_step` calls it; before `progress` call it yourself."""
+    def begin(self, samples: int | None = None) -> None:
+        """The next step of training begins, at `samples` or behind the last. Before a `progress` call it yourself."""
         if self.balancer is not None:
             self.balancer.begin(samples)
 
