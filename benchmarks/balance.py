@@ -11,6 +11,7 @@ taken with the mean of those before and after, since the speed of a shared machi
 `constant` is one more model without a method: how far it is from 1 is what the figures are worth.
 """
 
+import logging
 import multiprocessing
 import statistics
 import tempfile
@@ -20,7 +21,7 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from itertools import repeat
-from typing import Any, cast, get_args
+from typing import Any, NamedTuple, cast, get_args
 
 import torch
 import torch.distributed as dist
@@ -89,6 +90,7 @@ def bench_balance(settings: Iterable[Setting], threads: int, rounds: int) -> Ite
 def _measure(setting: Setting, threads: int, rounds: int) -> list[dict[str, Any]]:
     torch.set_num_threads(threads)
     keep_freed_memory()
+    logging.getLogger("torch.fx._symbolic_trace").setLevel(logging.ERROR)  # as the program does
     device = choose_device()
     world = World(0, 1, 0, 1, device)
     with tempfile.TemporaryDirectory() as folder, start_world(world, dist.FileStore(f"{folder}/store", 1), 60):
@@ -98,13 +100,12 @@ def _measure(setting: Setting, threads: int, rounds: int) -> list[dict[str, Any]
         base = _step(config, world, batch)
         steps = {name: _step(_config(setting, name), world, batch) for name in names}
         steps["naive"] = _naive_step(config, world, batch)
-        with torch.random.fork_rng():
-            product = Product(device)
-        seconds, ratios, rate = _timed(base, steps, product, device, rounds)
+        medians, rate = _timed(base, steps, Product(device), device, rounds)
 
     flops = head_cost(config.model, _width(config), setting.tasks).forward_flops
-    limit = 1 + setting.tasks * flops * setting.batch / rate / seconds[CONSTANT]
+    limit = 1 + setting.tasks * flops * setting.batch / rate / medians[CONSTANT].seconds
     takes_gradients = {name: _takes_gradients(_config(setting, name)) for name in names}
+    naive = medians["naive"].of_constant
     return [
         {
             "method": name,
@@ -112,10 +113,11 @@ def _measure(setting: Setting, threads: int, rounds: int) -> list[dict[str, Any]
             "tasks": setting.tasks,
             "batch": setting.batch,
             "threads": threads,
-            "step_seconds": seconds[name],
-            "of_constant": ratios[name],
+            "step_seconds": medians[name].seconds,
+            "of_constant": medians[name].of_constant,
+            "cpu_of_constant": medians[name].cpu_of_constant,
             "limit_of_constant": limit if takes_gradients[name] else 1.0,
-            "naive_of_constant": ratios["naive"] if takes_gradients[name] else None,
+            "naive_of_constant": naive if takes_gradients[name] else None,
             "head_flops_per_sample": flops,
             "matmul_flops_per_second": rate,
         }
@@ -123,39 +125,54 @@ def _measure(setting: Setting, threads: int, rounds: int) -> list[dict[str, Any]
     ]
 
 
+class Taken(NamedTuple):
+    """By a step."""
+
+    seconds: float
+    cpu_seconds: float
+    """Of all threads: what other programs on the machine do shows less in them."""
+
+
+class Medians(NamedTuple):
+    """Over the rounds."""
+
+    seconds: float
+    of_constant: float
+    cpu_of_constant: float
+
+
 def _timed(
     base: Step, steps: dict[str, Step], product: Product, device: torch.device, rounds: int
-) -> tuple[dict[str, float], dict[str, float], float]:
-    """(seconds, ratios to `base`, product rate), medians over the rounds."""
-    seconds: dict[str, list[float]] = {name: [] for name in steps}
-    ratios: dict[str, list[float]] = {name: [] for name in steps}
+) -> tuple[dict[str, Medians], float]:
+    """(figures of each step beside `base`, product rate)."""
+    taken: dict[str, list[Medians]] = {name: [] for name in steps}
     rates = []
-    for index in range(WARM_UP_ROUNDS + rounds):
-        rate = product.flops_per_second()
-        before = _seconds(base, device)
+    for _ in range(WARM_UP_ROUNDS + rounds):
+        rates.append(product.flops_per_second())
+        before = _time(base, device)
         for name, step in steps.items():
-            taken = _seconds(step, device)
-            after = _seconds(base, device)
-            if index >= WARM_UP_ROUNDS:
-                seconds[name].append(taken)
-                ratios[name].append(2 * taken / (before + after))
+            now = _time(step, device)
+            after = _time(base, device)
+            ratios = [2 * each / (one + other) for each, one, other in zip(now, before, after, strict=True)]
+            taken[name].append(Medians(now.seconds, *ratios))
             before = after
-        if index >= WARM_UP_ROUNDS:
-            rates.append(rate)
 
-    medians = ({name: statistics.median(values) for name, values in of.items()} for of in (seconds, ratios))
-    return next(medians), next(medians), statistics.median(rates)
+    medians = {
+        name: Medians(*map(statistics.median, zip(*of_rounds[WARM_UP_ROUNDS:], strict=True)))
+        for name, of_rounds in taken.items()
+    }
+    return medians, statistics.median(rates[WARM_UP_ROUNDS:])
 
 
-def _seconds(step: Step, device: torch.device) -> float:
+def _time(step: Step, device: torch.device) -> Taken:
     """Of one of STEPS in a row, after one that finds the caches full of another model."""
     step()
     synchronise(device)
-    begin = time.perf_counter()
+    begin, cpu_begin = time.perf_counter(), time.process_time()
     for _ in range(STEPS):
         step()
     synchronise(device)
-    return (time.perf_counter() - begin) / STEPS
+    return Taken((time.perf_counter() - begin) / STEPS, (time.process_time() - cpu_begin) / STEPS)
 
 
 def _config(setting: Setting, name: str) -> Config:

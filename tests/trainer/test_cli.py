@@ -280,6 +280,11 @@ def test_run_directory_that_is_none(folder: Path) -> None:
         (["import", "kuairand", "nowhere", "out"], "nowhere"),
         (["import"], "Missing command"),
         (["bench", "data", "--schema", "narrow"], "--schema: unknown schema 'narrow'; choose from wide, strings"),
+        (
+            ["bench", "balance", "--method", "pcgard"],
+            "--method: unknown name 'pcgard'; choose from constant",
+        ),
+        (["bench", "balance", "--head", "ple"], "--head: unknown name 'ple'; choose from shared_bottom, adatt"),
         (["bench", "heads", "--head", "adat"], "--head: unknown head 'adat'; choose from shared_bottom, single_task"),
     ],
 )
@@ -304,6 +309,7 @@ def test_help_of_every_command() -> None:
         ["bench", "train"],
         ["bench", "heads"],
         ["bench", "data"],
+        ["bench", "balance"],
     ):
         code, out, _ = command(*words, "--help")
         assert code == 0

@@ -56,11 +56,11 @@ def balance_bench_table(results: list[Record]) -> Table:
     table = Table(title=f"a step, x a constant one; {threads} threads, products at {rate / 1e9:.0f} GFLOP/s")
     table.add_column("method")
     table.add_column("head")
-    for name in ("tasks", "batch", "ms", "x constant", "limit", "naive"):
+    for name in ("tasks", "batch", "ms", "x constant", "in CPU time", "limit", "naive"):
         table.add_column(name, justify="right")
 
     for result in results:
-        ratios = [result[key] for key in ("of_constant", "limit_of_constant", "naive_of_constant")]
+        ratios = [result[key] for key in ("of_constant", "cpu_of_constant", "limit_of_constant", "naive_of_constant")]
         sizes = [f"{result[key]:,}" for key in ("tasks", "batch")]
         milliseconds = f"{result['step_seconds'] * 1e3:,.1f}"
         cells = ["–" if ratio is None else f"{ratio:.2f}" for ratio in ratios]

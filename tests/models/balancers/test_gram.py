@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from models.balancers.conflicts import pcgrad, random_orders
-from models.balancers.gram import cosines, norms, of_active
+from models.balancers.gram import ELEMENTS_IN_CACHE, cosines, inner_products, norms, of_active
 from models.balancers.norms import imtl_g
 from models.balancers.optima import cagrad, mgda, nash_mtl
 from tests.models.balancers.gradients import gram, random_gradients, rows
@@ -77,3 +77,10 @@ def test_norms_and_cosines() -> None:
     assert norms(gram_TT).tolist() == [5, 2]
     assert cosines(gram_TT).flatten().tolist() == pytest.approx([1, 0.6, 0.6, 1])
     assert norms(torch.tensor([[-1e-30]])).tolist() == [0]
+
+
+@pytest.mark.parametrize("num_elements", [0, 3, ELEMENTS_IN_CACHE, 3 * ELEMENTS_IN_CACHE + 5])
+def test_inner_products_part_by_part_are_those_of_float64(num_elements: int) -> None:
+    gradient_TBF = torch.randn(3, num_elements, 1, generator=torch.Generator().manual_seed(5))
+    rows_TN = gradient_TBF[:, :, 0].double()
+    torch.testing.assert_close(inner_products(gradient_TBF), rows_TN @ rows_TN.T, rtol=1e-12, atol=1e-9)
