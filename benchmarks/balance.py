@@ -6,6 +6,8 @@ One rank, features as in the quickstart, one batch over and over. Beside each me
             matrix product: gradients of the shared representation alone, 1 of the 3 products of a training step
     naive   a whole backward pass for each task, tables included, as `loss.backward(retain_graph=True)` makes it
 
+Beside those that take none, what they cost alone (`own`), which is too little to be seen in a step of a busy machine.
+
 Each head and number of tasks has a process of its own. Between any two methods a constant step is timed, and ratios are
 taken with the mean of those before and after, since the speed of a shared machine drifts; figures are medians. The row
 `constant` is one more model without a method: how far it is from 1 is what the figures are worth.
@@ -49,6 +51,7 @@ TASKS = (2, 5, 20)
 CONSTANT, OBSERVED = "constant", "constant, observed"
 WARM_UP_ROUNDS = 1
 STEPS = 3
+OWN_ROUNDS = 300
 _TABLES = {"user": 100_000, "video": 50_000, "author": 10_000, "tag": 2_000, "category": 60, "region": 32, "hour": 24}
 _TABLES |= {"device": 12, "tab": 6, "network": 4}
 _LISTS = ("recent", "tag")
@@ -116,6 +119,7 @@ def _measure(setting: Setting, threads: int, rounds: int) -> list[dict[str, Any]
             "step_seconds": medians[name].seconds,
             "of_constant": medians[name].of_constant,
             "cpu_of_constant": medians[name].cpu_of_constant,
+            "own_seconds": _own_seconds(_config(setting, name), setting),
             "limit_of_constant": limit if takes_gradients[name] else 1.0,
             "naive_of_constant": naive if takes_gradients[name] else None,
             "head_flops_per_sample": flops,
@@ -227,6 +231,33 @@ def _width(config: Config) -> int:
 def _takes_gradients(config: Config) -> bool:
     balancer = build_balancer(config)
     return balancer is not None and balancer.method.gradients != "none"
+
+
+def _own_seconds(config: Config, setting: Setting) -> float | None:
+    """CPU time of a method that takes no gradients, alone, beyond that of a sum; None for the others."""
+    balancer = build_balancer(config)
+    if balancer is None or balancer.method.gradients != "none":
+        return None
+
+    labels_T = torch.full((setting.tasks,), setting.batch)
+
+    def add() -> None:
+        torch.rand(setting.tasks, requires_grad=True).sum().backward()
+
+    def balance() -> None:
+        balancer.begin(_SAMPLES)
+        balancer(torch.rand(setting.tasks, requires_grad=True), labels_T).backward()
+        balancer.commit()
+
+    differences = []
+    for _ in range(OWN_ROUNDS):
+        times = [time.process_time()]
+        for function in (add, balance):
+            function()
+            times.append(time.process_time())
+        before, between, after = times
+        differences.append((after - between) - (between - before))
+    return statistics.median(differences)
 
 
 def _step(config: Config, world: World, batch: Batch) -> Step:

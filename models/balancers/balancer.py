@@ -92,6 +92,7 @@ class Balancer(nn.Module):
         if self.cosines is not None and self._renewed_gram_TT is not None:
             self.cosines.add(self._renewed_gram_TT, unsound)
 
+    @torch.no_grad()
     def _meet(self, losses_T: torch.Tensor, labels_T: torch.Tensor, gradient_TBF: torch.Tensor | None) -> Seen:
         """What all ranks know together. Collective."""
         num_tasks = len(losses_T)
@@ -108,6 +109,7 @@ class Balancer(nn.Module):
             seed=stable_seed(self._seed, "balance", self._samples),
         )
 
+    @torch.no_grad()
     def _renewed(self, seen: Seen, gradient_TBF: torch.Tensor | None) -> torch.Tensor:
         """weights_T of this batch; those before where it is not finite, as the guard will find too."""
         self.seen = seen

@@ -35,6 +35,7 @@ def test_methods_are_timed_beside_their_limits() -> None:
         takes_gradients = result["method"] not in (CONSTANT, "famo")
         assert (result["limit_of_constant"] > 1) == takes_gradients
         assert (result["naive_of_constant"] is not None) == takes_gradients
+        assert (result["own_seconds"] is not None) == (result["method"] == "famo")
     assert balance_bench_table(results).row_count == len(results)
 
 

@@ -56,7 +56,7 @@ def balance_bench_table(results: list[Record]) -> Table:
     table = Table(title=f"a step, x a constant one; {threads} threads, products at {rate / 1e9:.0f} GFLOP/s")
     table.add_column("method")
     table.add_column("head")
-    for name in ("tasks", "batch", "ms", "x constant", "in CPU time", "limit", "naive"):
+    for name in ("tasks", "batch", "ms", "x constant", "in CPU time", "limit", "naive", "own, ms"):
         table.add_column(name, justify="right")
 
     for result in results:
@@ -64,7 +64,8 @@ def balance_bench_table(results: list[Record]) -> Table:
         sizes = [f"{result[key]:,}" for key in ("tasks", "batch")]
         milliseconds = f"{result['step_seconds'] * 1e3:,.1f}"
         cells = ["–" if ratio is None else f"{ratio:.2f}" for ratio in ratios]
-        table.add_row(result["method"], result["head"], *sizes, milliseconds, *cells)
+        own = "–" if result["own_seconds"] is None else f"{result['own_seconds'] * 1e3:.2f}"
+        table.add_row(result["method"], result["head"], *sizes, milliseconds, *cells, own)
 
     return table
 
