@@ -23,17 +23,17 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from itertools import repeat
-from typing import Any, NamedTuple, cast, get_args
+from typing import Any, NamedTuple, cast
 
 import torch
 import torch.distributed as dist
 from torch import nn
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
+import models.balancers
 from benchmarks.machine import Product, synchronise
 from data.batch import Batch
 from data.errors import ExpectedError
-from models.balancers import AnyBalanceConfig
 from models.balancers.balancer import Balancer
 from models.cost import head_cost
 from models.ranker import Ranker
@@ -43,9 +43,8 @@ from trainer.config.run_config import Config
 from trainer.distributed.world import World, choose_device, start_world
 from trainer.process.host import keep_freed_memory
 
-METHODS: tuple[str, ...] = tuple(
-    config.model_fields["method"].default for config in get_args(get_args(AnyBalanceConfig)[0])
-)
+METHODS: tuple[str, ...] = tuple(name for name in models.balancers.METHODS if name != "rotograd")
+"""Without the one that takes a trunk."""
 HEADS = ("shared_bottom", "adatt")
 TASKS = (2, 5, 20)
 CONSTANT, OBSERVED = "constant", "constant, observed"
@@ -229,24 +228,24 @@ def _width(config: Config) -> int:
 
 
 def _takes_gradients(config: Config) -> bool:
-    balancer = build_balancer(config)
+    balancer = build_balancer(config, _width(config))
     return balancer is not None and balancer.method.gradients != "none"
 
 
 def _own_seconds(config: Config, setting: Setting) -> float | None:
-    """CPU time of a method that takes no gradients, alone, beyond that of a sum; None for the others."""
-    balancer = build_balancer(config)
-    if balancer is None or balancer.method.gradients != "none":
+    """CPU time of a method that looks at losses only, alone, beyond that of a sum; None for the others."""
+    balancer = build_balancer(config, _width(config))
+    if balancer is None or config.balance.looks_at_shared:
         return None
 
-    labels_T = torch.full((setting.tasks,), setting.batch)
+    ones_BT = torch.ones(setting.batch, setting.tasks)
 
     def add() -> None:
         torch.rand(setting.tasks, requires_grad=True).sum().backward()
 
     def balance() -> None:
         balancer.begin(_SAMPLES)
-        balancer(torch.rand(setting.tasks, requires_grad=True), labels_T).backward()
+        balancer(torch.rand(setting.tasks, requires_grad=True), ones_BT, ones_BT).backward()
         balancer.commit()
 
     differences = []
@@ -277,7 +276,7 @@ class _Apart(nn.Module):
 
     at = "nowhere"
 
-    def forward(self, losses_T: torch.Tensor, labels_T: torch.Tensor) -> torch.Tensor:  # noqa: ARG002
+    def forward(self, losses_T: torch.Tensor, *_: torch.Tensor) -> torch.Tensor:
         return losses_T
 
 

@@ -113,9 +113,9 @@ class Balancer(nn.Module):
     def _renewed(self, seen: Seen, gradient_TBF: torch.Tensor | None) -> torch.Tensor:
         """weights_T of this batch; those before where it is not finite, as the guard will find too."""
         self.seen = seen
-        self._renewed_gram_TT = seen.gram_TT
         # With a GPU the verdict on a step comes after its commit, so nothing that is not finite may be proposed.
         if seen.is_finite:
+            self._renewed_gram_TT = seen.gram_TT
             self._proposed_T = self.method.weigh(seen)
             if gradient_TBF is not None:
                 self.method.learn(gradient_TBF, seen, self.ranks)

@@ -1,18 +1,19 @@
 """Every way to balance the tasks trains alike on any ranks, goes on to the bit, and updates the tables once a step."""
 
+import itertools
 import math
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from models.balancers import AnyBalanceConfig
+from models.balancers import METHODS
 from models.balancers.balancer import Balancer
 from models.balancers.by_losses import DwaConfig
 from models.balancers.gate import GradientGate
-from models.balancers.settings import Tasks
+from tests.models.balancers.tasks import binary_tasks
 from tests.ranks import run_on_ranks
 from tests.trainer.datasets import config_values, copy_with_overflows, make_config, nothing_to_measure
 from tests.trainer.training import train_or_explain
@@ -27,7 +28,6 @@ from trainer.run.matrices import Conflicts
 from trainer.run.records import COSINE, LENGTH, WEIGHT, Evaluation
 from trainer.train import train
 
-METHODS = [config.model_fields["method"].default for config in get_args(get_args(AnyBalanceConfig)[0])]
 SHORT: dict[str, dict[str, Any]] = {
     "dwa": {"window": 200},
     "gradnorm": {"first": 200},
@@ -44,6 +44,10 @@ def _train(world: World, config: Config) -> list[dict[str, Any]]:
     return read_records(RunDirectory(config.run.dir).train_log)
 
 
+def _train_all(world: World, configs: dict[str, Config]) -> dict[str, list[dict[str, Any]]]:
+    return {method: _train(world, config) for method, config in configs.items()}
+
+
 def _evaluate(world: World, run: str) -> list[Evaluation]:
     return evaluate_run(run, "latest", None, world)
 
@@ -55,28 +59,33 @@ def _config(dataset: Path, folder: Path, method: str, samples: int = 1280, **sec
     return parse_config(values if model is None else {**values, "model": model}, "test")
 
 
+def _all_methods(size: int, dataset: Path, folder: Path, samples: int = 1280) -> dict[str, list[dict[str, Any]]]:
+    """The records of every method, one after the other in the same processes."""
+    configs = {method: _config(dataset, folder / method, method, samples) for method in METHODS}
+    return run_on_ranks(size, _train_all, configs)[0]
+
+
 def _numbers(records: list[dict[str, Any]], begin: str) -> torch.Tensor:
     keys = sorted(key for key in records[0] if key.startswith(begin))
     return torch.tensor([[record[key] for key in keys] for record in records], dtype=torch.float64)
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_weights_and_losses_do_not_depend_on_ranks(dataset: Path, tmp_path: Path, method: str) -> None:
-    runs = [run_on_ranks(size, _train, _config(dataset, tmp_path / str(size), method))[0] for size in (1, 2, 4)]
-    for records in runs[1:]:
-        for begin in ("loss", WEIGHT):
-            expected, found = _numbers(runs[0], begin), _numbers(records, begin)
-            torch.testing.assert_close(found[:5], expected[:5], rtol=1e-5, atol=1e-7)
-            torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
+def test_weights_and_losses_do_not_depend_on_ranks(dataset: Path, tmp_path: Path) -> None:
+    one, *others = (_all_methods(size, dataset, tmp_path / str(size)) for size in (1, 2, 4))
+    for found_of in others:
+        for method, begin in itertools.product(METHODS, ("loss", WEIGHT)):
+            expected, found = _numbers(one[method], begin), _numbers(found_of[method], begin)
+            message = f"{begin} of {method}: {{}}".format
+            torch.testing.assert_close(found[:5], expected[:5], rtol=1e-5, atol=1e-7, msg=message)
+            torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4, msg=message)
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_a_resumed_run_is_the_uninterrupted_one(dataset: Path, tmp_path: Path, method: str) -> None:
-    whole = run_on_ranks(1, _train, _config(dataset, tmp_path / "whole", method))[0]
-    run_on_ranks(1, _train, _config(dataset, tmp_path / "halves", method, samples=640))
-    halves = run_on_ranks(1, _train, _config(dataset, tmp_path / "halves", method))[0]
-    for begin in ("loss", WEIGHT, COSINE):
-        assert torch.equal(_numbers(halves, begin), _numbers(whole, begin)), begin
+def test_a_resumed_run_is_the_uninterrupted_one(dataset: Path, tmp_path: Path) -> None:
+    whole = _all_methods(1, dataset, tmp_path / "whole")
+    _all_methods(1, dataset, tmp_path / "halves", samples=640)
+    halves = _all_methods(1, dataset, tmp_path / "halves")
+    for method, begin in itertools.product(METHODS, ("loss", WEIGHT, COSINE)):
+        assert torch.equal(_numbers(halves[method], begin), _numbers(whole[method], begin)), (method, begin)
 
 
 def test_cosines_at_evaluations_are_means_since_the_one_before(dataset: Path, tmp_path: Path) -> None:
@@ -111,12 +120,13 @@ def test_cosines_at_evaluations_are_means_since_the_one_before(dataset: Path, tm
 def test_a_device_that_runs_behind_the_host_decides_what_is_kept() -> None:
     """The host commits before it knows the verdict on a GPU: NaN must not stay in a method's state."""
     config = DwaConfig(window=100)
-    balancer = Balancer(config, Tasks([True, True]), global_batch_size=4, seed=1)
+    balancer = Balancer(config, binary_tasks("ab"), global_batch_size=4, seed=1)
+    ones_BT = torch.ones(4, 2)
     before = {name: value.clone() for name, value in balancer.state_dict().items()}
     for loss, unsound in ((math.nan, 1.0), (2.0, 0.0)):
         balancer.begin(0)
         losses_T = torch.tensor([1.0, loss], requires_grad=True)
-        balancer(losses_T, torch.tensor([4, 4]))
+        balancer(losses_T, ones_BT, ones_BT)
         balancer.commit(torch.tensor(unsound))
         now = balancer.state_dict()
         changed = [name for name in now if not torch.allclose(now[name], before[name], equal_nan=True)]

@@ -43,7 +43,7 @@ def test_every_method_has_a_config_that_the_trainer_takes() -> None:
     for name in (*METHODS, OBSERVED):
         config = benchmarks.balance._config(Setting("shared_bottom", 2), name)
         assert config.balance.method == name.split(",")[0]
-        assert (build_balancer(config) is None) == (name == CONSTANT)
+        assert (build_balancer(config, 8) is None) == (name == CONSTANT)
 
 
 def test_ratios_are_to_the_constant_steps_on_both_sides(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ from benchmarks.parts import PARTS
 from benchmarks.train import _block_seconds, bench_train
 from models.balancers.balancer import Balancer
 from models.balancers.by_gradients import ConstantConfig
-from models.balancers.settings import Tasks
+from tests.models.balancers.tasks import binary_tasks
 from tests.ranks import run_on_ranks
 from tests.trainer.datasets import make_config
 from trainer.cli.benchmark_tables import bench_table
@@ -39,12 +39,13 @@ def test_the_parts_of_a_step_are_timed_without_any_data(tmp_path: Path, size: in
 
 def test_every_step_begins_so_that_balancing_costs_what_it_does_in_training() -> None:
     """A gate that is never opened anew would keep the rows of all batches, and take their gradients again."""
-    balancer = Balancer(ConstantConfig(observe=True, every=3), Tasks([True, True]), global_batch_size=4, seed=1)
+    balancer = Balancer(ConstantConfig(observe=True, every=3), binary_tasks("ab"), global_batch_size=4, seed=1)
+    ones_BT = torch.ones(4, 2)
     rows: list[int] = []
 
     def progress(_: object) -> None:
         y_BF = balancer.gate(torch.ones(4, 2, requires_grad=True) * 1)
-        balancer(torch.stack([y_BF.sum(), y_BF.square().sum()]), torch.tensor([4, 4])).backward()
+        balancer(torch.stack([y_BF.sum(), y_BF.square().sum()]), ones_BT, ones_BT).backward()
         rows.append(sum(map(len, balancer.gate.parts)))
         balancer.commit()
 

@@ -5,10 +5,9 @@ import torch
 
 from models.balancers import METHODS
 from models.balancers.balancer import Balancer
-from models.balancers.settings import Tasks
-from models.tasks import TaskConfig
+from tests.models.balancers.tasks import binary_tasks
 
-TASKS = Tasks(tuple(TaskConfig(name=name, kind="binary", label=name) for name in "abc"), width=4)
+TASKS = binary_tasks("abc", width=4)
 ONES_BT = torch.ones(2, 3)
 
 

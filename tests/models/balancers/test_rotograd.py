@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from models.balancers.balancer import Balancer
 from models.balancers.method import Group, Seen
 from models.balancers.rotograd import RotoGrad, RotoGradConfig, equal_lengths, slopes, turned_by
-from models.balancers.settings import Tasks
 from models.heads.base import HeadConfig
 from models.heads.shared_bottom import SharedBottomConfig, SingleTaskConfig
 from models.tasks import TaskConfig
+from tests.models.balancers.tasks import binary_tasks
 
 
 def tensor(values: object) -> torch.Tensor:
@@ -247,7 +247,7 @@ def test_a_step_that_is_not_kept_leaves_no_trace() -> None:
 
 
 def test_what_the_tasks_read_is_the_turned_trunk_in_training_and_evaluation() -> None:
-    tasks = Tasks(tuple(TaskConfig(name=name, kind="binary", label=name) for name in "ab"), width=4)
+    tasks = binary_tasks("ab", width=4)
     balancer = Balancer(RotoGradConfig(), tasks, global_batch_size=5, seed=0)
     method = balancer.method
     assert isinstance(method, RotoGrad)
@@ -263,7 +263,7 @@ def test_what_the_tasks_read_is_the_turned_trunk_in_training_and_evaluation() ->
 
 def test_what_is_shared_gets_gradients_of_one_length_turned_back() -> None:
     """By hand: two tasks, whose losses are sums of their towers' inputs with factors."""
-    tasks = Tasks(tuple(TaskConfig(name=name, kind="binary", label=name) for name in "ab"), width=2)
+    tasks = binary_tasks("ab", width=2)
     balancer = Balancer(RotoGradConfig(learning_rate=0.1), tasks, global_batch_size=1, seed=0)
     method = balancer.method
     assert isinstance(method, RotoGrad)

@@ -1,6 +1,6 @@
 """Two tasks that pull one number in opposite directions, one a hundred times as strongly: what balancing can mend.
 
-    python -m experiments.conflict.generate datasets/conflict
+    python -m experiments.quiet_and_loud datasets/conflict
 
 Each id has two hidden numbers p and q. Labels are `quiet` = p and `loud` = -0.6 p + 0.8 q, each with noise of half its
 deviation, and the config gives loud a weight of 100. A model that keeps one number of each id has to share it out. Its
