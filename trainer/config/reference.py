@@ -1,6 +1,7 @@
 """Writes docs/configuration.md from the docstrings of the config classes: `python -m trainer.config.reference`."""
 
 import sys
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel
@@ -9,6 +10,8 @@ from pydantic_core import PydanticUndefined
 
 from data.features import DenseFeature, SparseFeature
 from data.reading import DataConfig
+from models.balancers import METHODS
+from models.balancers.settings import BalanceConfig
 from models.heads import HEADS
 from models.heads.base import HeadConfig
 from models.tasks import TaskConfig
@@ -32,6 +35,7 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "[tables.optimizer]": TableOptimizerConfig,
     "[[tasks]]": TaskConfig,
     "[model]": HeadConfig,
+    "[balance]": BalanceConfig,
     "[init]": InitConfig,
     "[optimizer.dense]": DenseOptimizerConfig,
     "[optimizer.sparse]": SparseOptimizerConfig,
@@ -41,6 +45,11 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "[checkpoint]": CheckpointConfig,
     "[log]": LogConfig,
 }
+CHOICES: dict[type[BaseModel], tuple[str, Mapping[str, type[BaseModel]], str, str]] = {
+    HeadConfig: ("head", HEADS, "required", "heads"),
+    BalanceConfig: ("method", METHODS, '`"constant"`', "balancing"),
+}
+"""(key, choices, default, page) of sections whose keys depend on one of them."""
 INTRODUCTION = """\
 # Configuration
 
@@ -67,21 +76,34 @@ def reference() -> str:
 
 def _section(title: str, model: type[BaseModel]) -> str:
     rows = [_row(field.alias or name, field) for name, field in model.model_fields.items()]
-    rows += _head_rows(set(model.model_fields)) if model is HeadConfig else []
+    if model in CHOICES:
+        rows += _rows_of_choices(*CHOICES[model], set(model.model_fields))
     head = [f"## `{title}`", "", " ".join((model.__doc__ or "").split()), ""]
     return "\n".join([*head, "| key | type | default | meaning |", "|---|---|---|---|", *rows, ""])
 
 
-def _head_rows(common: set[str]) -> list[str]:
-    """`model.head` itself, and the keys that only some heads have, with the heads that have them."""
-    rows = [f"| `head` | {' · '.join(f'`{name}`' for name in HEADS)} | required | See [heads](heads.md). |"]
-    for key in dict.fromkeys(key for head in HEADS.values() for key in head.model_fields):
-        if key not in common | {"head"}:
-            users = [name for name, head in HEADS.items() if key in head.model_fields]
-            row = _row(key, HEADS[users[-1]].model_fields[key])
-            rows.append(f"{row.removesuffix(' |')} Heads: {', '.join(users)}. |")
-
+def _rows_of_choices(
+    key: str, choices: Mapping[str, type[BaseModel]], default: str, see: str, common: set[str]
+) -> list[str]:
+    """The key that chooses, and the keys that only some choices have, with the choices that have them."""
+    rows = [f"| `{key}` | {' · '.join(f'`{name}`' for name in choices)} | {default} | See [{see}]({see}.md). |"]
+    for own in dict.fromkeys(own for choice in choices.values() for own in choice.model_fields):
+        if own not in common | {key}:
+            described = [
+                (name, _row(own, choice.model_fields[own]))
+                for name, choice in choices.items()
+                if own in choice.model_fields
+            ]
+            rows += _with_users(key, described)
     return rows
+
+
+def _with_users(key: str, described: Sequence[tuple[str, str]]) -> list[str]:
+    """A row for each meaning that a key has, with the choices in which it has it."""
+    users: dict[str, list[str]] = {}
+    for name, row in described:
+        users.setdefault(row.removesuffix(" |"), []).append(name)
+    return [f"{row} {key.capitalize()}s: {', '.join(names)}. |" for row, names in users.items()]
 
 
 def _row(name: str, field: FieldInfo) -> str:
