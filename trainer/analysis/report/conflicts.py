@@ -51,7 +51,7 @@ def _cosine_maps(run: RunRecords) -> list[Content]:
 def _verdict(record: Conflicts) -> str:
     """The answer in words, at the newest evaluation."""
     pairs = _pairs(record)
-    when = f"From {record.since:,} to {record.samples:,} samples"
+    when = f"From {record.since:,} to {record.samples:,} samples ({_steps(record)} looked at)"
     if not pairs:
         return f"{when}: no two tasks had gradients."
 

@@ -326,7 +326,7 @@ def test_whether_tasks_conflict_is_said_and_drawn(runs: list[Path], tmp_path: Pa
     alternatives = [str(chart["aria-label"]) for chart in tree.all("svg") if "aria-label" in chart]
     ends = "at 12,288 samples to {0} at 897,024 samples"
     for text in (
-        "better (adatt, constant) From 301,056 to 602,112 samples, 1 of 2 pairs of tasks conflict on average: ",
+        "better (adatt, constant) From 301,056 to 602,112 samples (49 steps looked at), 1 of 2 pairs of tasks ",
         "watch and click (mean cosine −0.125, below 0 in 60% of the steps).",
         "Cosines from 0 to 301,056 samples, means over 49 steps task watch click rare watch 0.20 click 0.20 0.25",
         "watch −0.12 click −0.12 0.25 rare 0.25",
