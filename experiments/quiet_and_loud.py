@@ -40,7 +40,7 @@ def main() -> None:
     """OUT/train and OUT/test."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
-    parser.add_argument("--samples", type=int, default=1_000_000)
+    parser.add_argument("--samples", type=int, default=500_000)
     arguments = parser.parse_args()
     write_rows(arguments.out / "train" / "part-0.parquet", arguments.samples, np.random.default_rng(1))
     write_rows(arguments.out / "test" / "part-0.parquet", arguments.samples // 10, np.random.default_rng(2))
