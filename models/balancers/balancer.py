@@ -30,6 +30,8 @@ class Balancer(nn.Module):
 
     kept_T: torch.Tensor
     """Weights when they were last renewed."""
+    is_trained_T: torch.Tensor
+    """Whether the task's own weight is above 0."""
 
     def __init__(self, config: BalanceConfig, tasks: Tasks, global_batch_size: int, seed: int) -> None:
         """`seed`: of the run."""
@@ -45,6 +47,8 @@ class Balancer(nn.Module):
         self.seen: Seen | None = None
         """Of the newest step in which weights were renewed, for the log."""
         self.register_buffer("kept_T", torch.ones(len(tasks.configs), dtype=torch.float64))
+        is_trained_T = torch.tensor([task.loss_weight > 0 for task in tasks.configs])
+        self.register_buffer("is_trained_T", is_trained_T, persistent=False)
         self.cosines = CosineSums(len(tasks.configs)) if self.method.gradients != "none" else None
         """Of the steps in which weights were renewed; None where no gradients are taken."""
         self._proposed_T = self.kept_T
@@ -103,7 +107,7 @@ class Balancer(nn.Module):
         losses_T, labels_T, *gram = self.ranks.sum(torch.cat(sums)).split(num_tasks)
         return Seen(
             losses_T=losses_T / self.ranks.size,
-            is_active_T=labels_T > 0,
+            is_active_T=(labels_T > 0) & self.is_trained_T,
             gram_TT=torch.stack(gram) / self.ranks.size if gram else None,
             samples=self._samples,
             seed=stable_seed(self._seed, "balance", self._samples),

@@ -16,7 +16,7 @@ class Seen(NamedTuple):
     losses_T: torch.Tensor
     """Of the whole batch, weighted by `tasks.weight`."""
     is_active_T: torch.Tensor
-    """Whether the task has a label in the batch."""
+    """Whether the task has a label in the batch and a `tasks.weight` above 0."""
     gram_TT: torch.Tensor | None
     """⟨g_s, g_t⟩ over the whole batch; None where no gradients were taken."""
     samples: int

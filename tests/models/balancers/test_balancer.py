@@ -1,25 +1,32 @@
 import math
+from collections.abc import Sequence
 
 import pytest
 import torch
+from torch import nn
 
 from models.balancers import METHODS
 from models.balancers.balancer import Balancer
+from models.balancers.settings import Tasks
+from models.tasks import TaskConfig
 from tests.models.balancers.tasks import binary_tasks
 
 TASKS = binary_tasks("abc", width=4)
-ONES_BT = torch.ones(2, 3)
 
 
-def step(balancer: Balancer, samples: int, factor: float = 1.0) -> None:
-    """A step on two rows; the losses are `factor` times what they should be."""
+def step(balancer: Balancer, samples: int, factors: Sequence[float] = (1, 1, 1)) -> torch.Tensor:
+    """The gradient_BF of what is shared in a step on two rows; each task's loss is its factor times what it should be."""
     x_BF = torch.arange(8.0).view(2, 4).requires_grad_()
     balancer.begin(samples)
     read = balancer.gate(x_BF)
-    read_BTF = read if read.dim() == 3 else read[:, None].expand(-1, 3, -1)
-    losses_T = factor * torch.stack([read_BTF[:, task].sigmoid()[:, task:].sum() for task in range(3)])
-    balancer(losses_T, ONES_BT, ONES_BT).backward()
+    num_tasks = len(factors)
+    read_BTF = read if read.dim() == 3 else read[:, None].expand(-1, num_tasks, -1)
+    sums = [read_BTF[:, task].sigmoid()[:, task:].sum() for task in range(num_tasks)]
+    ones_BT = torch.ones(2, num_tasks)
+    balancer(torch.stack(sums) * torch.tensor(factors), ones_BT, ones_BT).backward()
     balancer.commit()
+    assert x_BF.grad is not None
+    return x_BF.grad
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -28,7 +35,23 @@ def test_what_is_not_finite_does_not_enter_the_state(method: str) -> None:
     balancer = Balancer(METHODS[method](), TASKS, global_batch_size=2, seed=0)
     step(balancer, 0)
     before = {name: value.clone() for name, value in balancer.named_buffers()}
-    step(balancer, 2, factor=math.nan)
+    step(balancer, 2, factors=[math.nan] * 3)
     after = dict(balancer.named_buffers())
     assert all(torch.equal(value.nan_to_num(), after[name].nan_to_num()) for name, value in before.items())
     assert balancer.kept_T.isfinite().all()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_task_whose_weight_is_0_is_as_if_it_were_not_there(method: str) -> None:
+    """As the second factor of a product: its loss is 0, which must not take the others' weight."""
+    without = binary_tasks("ab", width=4)
+    idle = TaskConfig(name="c", kind="binary", label="c", weight=0)
+    gradients = []
+    for tasks, factors in ((without, (1.0, 2.0)), (Tasks((*without.configs, idle), 4), (1.0, 2.0, 0.0))):
+        balancer = Balancer(METHODS[method](), tasks, global_batch_size=2, seed=0)
+        for parameter in balancer.parameters():
+            nn.init.constant_(parameter, 0.5)
+        gradients.append(torch.stack([step(balancer, samples, factors) for samples in (0, 2, 4)]))
+
+    assert gradients[0].abs().max() > 0
+    torch.testing.assert_close(gradients[1], gradients[0])
