@@ -120,7 +120,8 @@ class Balancer(nn.Module):
         # With a GPU the verdict on a step comes after its commit, so nothing that is not finite may be proposed.
         if seen.is_finite:
             self._renewed_gram_TT = seen.gram_TT
-            self._proposed_T = self.method.weigh(seen)
+            # A task without a label here may have some in the steps for which the weights are kept.
+            self._proposed_T = torch.where(seen.is_active_T, self.method.weigh(seen), self.kept_T)
             if gradient_TBF is not None:
                 self.method.learn(gradient_TBF, seen, self.ranks)
         return self._proposed_T

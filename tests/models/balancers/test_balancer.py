@@ -14,16 +14,24 @@ from tests.models.balancers.tasks import binary_tasks
 TASKS = binary_tasks("abc", width=4)
 
 
-def step(balancer: Balancer, samples: int, factors: Sequence[float] = (1, 1, 1)) -> torch.Tensor:
-    """The gradient_BF of what is shared in a step on two rows; each task's loss is its factor times what it should be."""
+def step(
+    balancer: Balancer, samples: int, factors: Sequence[float] = (1, 1, 1), without: int | None = None
+) -> torch.Tensor:
+    """The gradient_BF of what is shared in a step on two rows. Each task's loss is multiplied by its factor.
+
+    `without`: a task that has no label.
+    """
     x_BF = torch.arange(8.0).view(2, 4).requires_grad_()
     balancer.begin(samples)
     read = balancer.gate(x_BF)
     num_tasks = len(factors)
     read_BTF = read if read.dim() == 3 else read[:, None].expand(-1, num_tasks, -1)
     sums = [read_BTF[:, task].sigmoid()[:, task:].sum() for task in range(num_tasks)]
-    ones_BT = torch.ones(2, num_tasks)
-    balancer(torch.stack(sums) * torch.tensor(factors), ones_BT, ones_BT).backward()
+    labels_BT = torch.ones(2, num_tasks)
+    if without is not None:
+        labels_BT[:, without] = 0
+    losses_T = torch.stack(sums) * labels_BT[0] * torch.tensor(factors)
+    balancer(losses_T, labels_BT, labels_BT).backward()
     balancer.commit()
     assert x_BF.grad is not None
     return x_BF.grad
@@ -55,3 +63,13 @@ def test_a_task_whose_weight_is_0_is_as_if_it_were_not_there(method: str) -> Non
 
     assert gradients[0].abs().max() > 0
     torch.testing.assert_close(gradients[1], gradients[0])
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_batch_without_a_label_leaves_the_weight_of_its_task(method: str) -> None:
+    """The weights are kept for `every` steps, in which there may be labels."""
+    balancer = Balancer(METHODS[method](every=2), TASKS, global_batch_size=2, seed=0)
+    step(balancer, 0)
+    before_T = balancer.kept_T.clone()
+    step(balancer, 4, without=1)
+    assert balancer.kept_T[1] == before_T[1] > 0
