@@ -3,7 +3,7 @@
 Shapes: T tasks.
 """
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -17,6 +17,8 @@ from models.balancers.settings import BalanceConfig, Tasks
 
 
 class _LossesConfig(BalanceConfig):
+    unused: ClassVar[tuple[str, ...]] = ("at",)
+
     @property
     def looks_at_shared(self) -> bool:
         """No."""
@@ -27,6 +29,7 @@ class UncertaintyConfig(_LossesConfig):
     """A learned variance for each task (Kendall, Gal and Cipolla, CVPR 2018)."""
 
     method: Literal["uncertainty"] = "uncertainty"
+    unused: ClassVar[tuple[str, ...]] = ("at", "every")
 
     def build(self, tasks: Tasks) -> Method:
         """The method."""
@@ -37,6 +40,7 @@ class ImtlLConfig(_LossesConfig):
     """A learned scale for each loss (Liu et al., ICLR 2021)."""
 
     method: Literal["imtl_l"] = "imtl_l"
+    unused: ClassVar[tuple[str, ...]] = ("at", "every")
 
     def build(self, tasks: Tasks) -> Method:
         """The method."""

@@ -15,7 +15,7 @@ It can average stretches of the shared units before the head, which is left out 
 Shapes: B rows of this rank, F width of the shared representation, T tasks.
 """
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -31,6 +31,7 @@ class SmallHeadsConfig(BalanceConfig):
     al., WWW 2022)."""
 
     method: Literal["small_heads"] = "small_heads"
+    unused: ClassVar[tuple[str, ...]] = ("every",)
     weight: float = Field(default=1.0, ge=0)
     """Factor of the small heads' losses. 1 is the authors' choice for MovieLens, 0.1 to 0.3 for images."""
     hidden: int = Field(default=0, ge=0, le=1 << 16)

@@ -47,7 +47,7 @@ SECTIONS: dict[str, type[BaseModel]] = {
 }
 CHOICES: dict[type[BaseModel], tuple[str, Mapping[str, type[BaseModel]], str, str]] = {
     HeadConfig: ("head", HEADS, "required", "heads"),
-    BalanceConfig: ("method", METHODS, '`"constant"`', "balancing"),
+    BalanceConfig: ("method", METHODS, 'required; without `[balance]` `"constant"`', "balancing"),
 }
 """(key, choices, default, page) of sections whose keys depend on one of them."""
 INTRODUCTION = """\

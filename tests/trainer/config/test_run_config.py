@@ -35,6 +35,8 @@ WRONG: list[tuple[dict[str, Any], str]] = [
         {"balance": {"method": "pcgrad", "c": 0.5}},
         "key 'balance.c' is not used by method 'pcgrad'; remove it (methods that use it: cagrad)",
     ),
+    ({"balance": {"method": "imtl_l", "every": 2}}, "key 'balance.every' is not used by method 'imtl_l'; remove it"),
+    ({"balance": {"method": "famo", "at": "trunk"}}, "key 'balance.at' is not used by method 'famo'; remove it"),
     ({"balance": {"method": "gradnorm", "alfa": 1}}, "unknown key 'balance.alfa'; did you mean 'alpha'?"),
     ({"balance": {"method": "cagrad", "c": 7}}, "balance.c: input should be less than 1, not 7"),
     ({"balance": {"method": "cagrad", "at": "trunk"}}, "balance.at = 'trunk' takes a head with one trunk"),
