@@ -42,8 +42,8 @@ def _cosine_maps(run: RunRecords) -> list[Content]:
         maps.append(heat_map(caption, record.tasks, record.tasks, record.cosines, corner="task", largest=largest))
 
     note = (
-        "A cosine below 0: a step that helps the one task harms the other in what they share. Gradients are those of "
-        "whole batches, where the tasks meet (balance.at)."
+        "A cosine below 0: a step that helps the one task harms the other in what they share; near 0 it hardly touches "
+        "it. Gradients are those of whole batches, where the tasks meet (balance.at)."
     )
     return [paragraph(_verdict(run.conflicts[-1])), element("div", *maps, class_="figures wide"), paragraph(note)]
 
