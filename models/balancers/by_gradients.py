@@ -100,7 +100,8 @@ class GradNormConfig(BalanceConfig):
     alpha: float = Field(default=1.5, ge=0)
     """How much more a task weighs whose loss falls slowly."""
     learning_rate: float = Field(default=0.025, gt=0)
-    """Of the weights."""
+    """Of the weights: a step moves one by this times `gradient_norm/TASK`, which is some thousandths in batches of many
+    rows. Raise it where `balance_weight/TASK` stays at 1."""
     first: Count = Field(default=100_000, gt=0)
     """Samples whose mean loss is the one that rates are relative to; weights are 1 until then."""
 
