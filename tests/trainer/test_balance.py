@@ -61,8 +61,9 @@ def _config(dataset: Path, folder: Path, method: str, samples: int = 1280, **sec
 
 def _all_methods(size: int, dataset: Path, folder: Path, samples: int = 1280) -> dict[str, list[dict[str, Any]]]:
     """The records of every method, one after the other in the same processes."""
-    configs = {method: _config(dataset, folder / method, method, samples) for method in METHODS}
-    return run_on_ranks(size, _train_all, configs)[0]
+    known = nothing_to_measure(dataset)
+    configs = {method: _config(dataset, folder / method, method, samples, **known) for method in METHODS}
+    return run_on_ranks(size, _train_all, configs, timeout_s=900)[0]
 
 
 def _numbers(records: list[dict[str, Any]], begin: str) -> torch.Tensor:
