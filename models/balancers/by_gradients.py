@@ -100,8 +100,7 @@ class GradNormConfig(BalanceConfig):
     alpha: float = Field(default=1.5, ge=0)
     """How much more a task weighs whose loss falls slowly."""
     learning_rate: float = Field(default=0.025, gt=0)
-    """Of the weights: a step moves one by this times `gradient_norm/TASK`, which is some thousandths in batches of many
-    rows. Raise it where `balance_weight/TASK` stays at 1."""
+    """Of the weights: a step moves one by this times the length of its gradient over the mean length."""
     first: Count = Field(default=100_000, gt=0)
     """Samples whose mean loss is the one that rates are relative to; weights are 1 until then."""
 
@@ -220,7 +219,10 @@ class GradNorm(Method):
         is_known_T = seen.is_active_T & (first_T > 0)
         ratios_T = torch.where(is_known_T, seen.losses_T / first_T, 1.0)
         rate, alpha = self._config.learning_rate, self._config.alpha
-        weights_T = gradnorm(self.weights_T, norms(seen.gram), ratios_T, is_known_T, rate, alpha)
+        # In the paper's own unit a step would shrink as 1 / √rows, and with any common factor of the losses.
+        lengths_T = norms(seen.gram)
+        lengths_T = lengths_T / lengths_T[is_known_T].mean().clamp(min=torch.finfo(torch.float64).tiny)
+        weights_T = gradnorm(self.weights_T, lengths_T, ratios_T, is_known_T, rate, alpha)
         self.propose(weights_T=weights_T)
         return self.weights_T
 

@@ -73,3 +73,14 @@ def test_a_batch_without_a_label_leaves_the_weight_of_its_task(method: str) -> N
     before_T = balancer.kept_T.clone()
     step(balancer, 4, without=1)
     assert balancer.kept_T[1] == before_T[1] > 0
+
+
+def test_gradnorm_moves_weights_alike_whatever_the_scale_of_the_losses() -> None:
+    weights = []
+    for scale in (1.0, 1e-6):
+        balancer = Balancer(METHODS["gradnorm"](first=4), TASKS, global_batch_size=2, seed=0)
+        for samples in range(0, 20, 2):
+            step(balancer, samples, factors=[scale, 2 * scale, 50 * scale])
+        weights.append(balancer.kept_T)
+    torch.testing.assert_close(weights[0], weights[1], rtol=1e-4, atol=0)
+    assert weights[0][2] < 0.9  # by 0.025 times about 3 a step
