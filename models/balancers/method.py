@@ -93,9 +93,9 @@ class Method(nn.Module):
         """What the tasks read of the shared representation, in training and evaluation."""
         return y_BF
 
-    def combine(self, gradient_TBF: torch.Tensor, seen: Seen, rows: Rows) -> torch.Tensor:
+    def combine(self, gradient_TBF: torch.Tensor, seen: Seen, rows: Rows) -> torch.Tensor:  # noqa: ARG002
         """gradient_BF for the shared representation, where they are "combined"."""
-        raise NotImplementedError
+        return gradient_TBF.sum(dim=0)
 
     def propose(self, **state: torch.Tensor) -> None:
         """New values of buffers, which are kept if the step turns out to be sound."""

@@ -2,9 +2,11 @@
 
 import json
 import sys
+from collections.abc import Callable, Iterable
 from typing import Annotated
 
 import typer
+from rich.table import Table
 
 from data.errors import ExpectedError
 from trainer.cli.benchmark_tables import Record, balance_bench_table, bench_table, data_bench_table, head_bench_table
@@ -41,7 +43,6 @@ def bench_heads_command(  # noqa: PLR0913 - one parameter for each option
     """
     from benchmarks.heads import Setting, all_settings, bench_heads
     from models.heads import HEADS
-    from trainer.console import make_console
 
     if grid and (tasks, task_experts, shared_experts, batch, inputs) != (5, 3, 1, 4096, 512):
         raise ExpectedError("--all has its own tasks, experts, batches and input; omit the options for them")
@@ -57,15 +58,7 @@ def bench_heads_command(  # noqa: PLR0913 - one parameter for each option
     if heads:
         settings = [setting for setting in settings if setting.head in heads]
 
-    results = []
-    for result in bench_heads(settings, threads, rounds):
-        results.append(result)
-        if as_json:
-            sys.stdout.write(json.dumps(result) + "\n")
-            sys.stdout.flush()
-
-    if not as_json:
-        make_console().print(head_bench_table(results))
+    _show(bench_heads(settings, threads, rounds), head_bench_table, as_json)
 
 
 @bench.command("data")
@@ -171,7 +164,6 @@ def bench_balance_command(  # noqa: PLR0913 - one parameter for each option
     matrix-product rate, and a whole backward pass for each.
     """
     from benchmarks.balance import HEADS, METHODS, TASKS, Setting, bench_balance
-    from trainer.console import make_console
 
     for option, names, known in (("--method", methods, METHODS), ("--head", heads, HEADS)):
         for name in names or []:
@@ -181,12 +173,16 @@ def bench_balance_command(  # noqa: PLR0913 - one parameter for each option
     settings = [
         Setting(head, number, batch, tuple(methods or METHODS)) for head in heads or HEADS for number in tasks or TASKS
     ]
-    results = []
-    for result in bench_balance(settings, threads, rounds):
-        results.append(result)
-        if as_json:
-            sys.stdout.write(json.dumps(result) + "\n")
-            sys.stdout.flush()
+    _show(bench_balance(settings, threads, rounds), balance_bench_table, as_json)
+
+
+def _show(results: Iterable[Record], table: Callable[[list[Record]], Table], as_json: bool) -> None:
+    """A line of JSON for each as it comes, or the table of all."""
+    from trainer.console import make_console
 
     if not as_json:
-        make_console().print(balance_bench_table(results))
+        make_console().print(table(list(results)))
+        return
+    for result in results:
+        sys.stdout.write(json.dumps(result) + "\n")
+        sys.stdout.flush()
