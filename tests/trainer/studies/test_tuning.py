@@ -16,10 +16,12 @@ from data.errors import ExpectedError
 from tests.commands import started_command
 from tests.trainer.datasets import config_values, write_dataset
 from trainer.config.load import load_config
+from trainer.config.run_config import Config
 from trainer.errors import ConfigError
 from trainer.run.directory import RunDirectory
 from trainer.run.jsonl import whole_lines
 from trainer.run.records import Evaluation
+from trainer.studies.tuning import checks
 from trainer.studies.tuning import store as tuning_store
 from trainer.studies.tuning.checks import Search, checked
 from trainer.studies.tuning.output import TuningDisplay, train_command, write_tuning
@@ -138,6 +140,20 @@ def test_a_search_that_was_stopped_and_killed_goes_on(config: str, validation: P
     for part, other in others.items():
         with pytest.raises(ConfigError, match=f"holds a search with another {part}"):
             tune(other, out, 1, 1, lambda _: None)
+
+
+def test_a_later_version_with_other_defaults_goes_on_with_a_search(
+    config: str, validation: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    search, load = make_search(config, validation, f"{SPARSE}=0.2,0.02"), checks.load_config
+
+    def load_later(path: str, changes: list[str]) -> Config:
+        now = load(path, changes)
+        return now.model_copy(update={"run": now.run.model_copy(update={"seed": now.run.seed + 1})})
+
+    before = checks.checked(search, Path("search")).marks
+    monkeypatch.setattr(checks, "load_config", load_later)
+    assert checks.checked(search, Path("search")).marks == before
 
 
 @pytest.mark.parametrize(

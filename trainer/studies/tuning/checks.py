@@ -9,7 +9,6 @@ from pathlib import Path
 from data.discovery.source import Source
 from data.errors import DataError, ExpectedError
 from data.manifest import Manifest
-from trainer.config.compatibility import plain
 from trainer.config.load import changed_values, load_config, toml_text
 from trainer.config.run_config import Config
 from trainer.console import LateProgress
@@ -94,7 +93,8 @@ def checked(search: Search, out: Path) -> CheckedSearch:
         "training data": train.fingerprint,
         "--grid or --range": repr(search.space),
         "choice of pruning": str(search.prune),
-        "config": _digest(plain(config)),
+        # As written: a later version of the program may have keys, or defaults, that this one has not.
+        "config": _digest(changed_values(search.config, search.trial_changes)),
     }
     return CheckedSearch(search, config, samples, marks)
 
