@@ -116,10 +116,10 @@ class Balancer(nn.Module):
 
     @torch.no_grad()
     def _renewed(self, seen: Seen, gradient_TBF: torch.Tensor | None) -> torch.Tensor:
-        """weights_T of this batch; those before where it is not finite, as the guard will find too."""
+        """weights_T of this batch. Where it is not finite the guard will find the step unsound."""
         self.seen = seen
-        # With a GPU the verdict on a step comes after its commit, so nothing that is not finite may be proposed.
-        if seen.is_finite:
+        # The solvers of methods by gradients want finite numbers; to look means to wait for a GPU.
+        if gradient_TBF is None or seen.is_finite:
             self._renewed_gram_TT = seen.gram_TT
             # A task without a label here may have some in the steps for which the weights are kept.
             self._proposed_T = torch.where(seen.is_active_T, self.method.weigh(seen), self.kept_T)
