@@ -4,8 +4,6 @@ from dataclasses import replace
 from functools import partial
 from itertools import islice
 
-import torch
-
 from data.hashing import stable_seed
 from trainer.config.run_config import Config
 from trainer.distributed.preemption import Stopped
@@ -37,6 +35,7 @@ def run_loop(components: Components) -> None:
     schedule = components.schedule
     log = components.log
     seed = components.config.run.seed
+    world = components.world
     save_for_good = partial(save, components, pinned=True)
     between_batches = partial(_between_batches, components)
 
@@ -53,7 +52,7 @@ def run_loop(components: Components) -> None:
             components.watchdog.beat(f"step at {clock.samples:,} samples")
             learning_rate = components.sharded.optimizer.schedule(clock.samples + clock.batch / 2)
             # Dropout depends on the samples and the rank alone: a resumed run draws what an uninterrupted one does.
-            torch.manual_seed(stable_seed(seed, "step", clock.samples, components.world.rank))
+            world.generator.manual_seed(stable_seed(seed, "step", clock.samples, world.rank))
 
             settle = schedule.needs_account(clock.samples + clock.batch)
             steps = components.sharded.pipeline.train_step(batches, clock.samples, settle=settle)

@@ -60,6 +60,11 @@ class World:
         return torch.cuda.get_device_properties(self.device).total_memory if self.device.type == "cuda" else None
 
     @property
+    def generator(self) -> torch.Generator:
+        """The default one of the device. `torch.manual_seed` seeds every device's, at 0.1 to 0.7 ms a step."""
+        return torch.default_generator if self.device.type == "cpu" else torch.cuda.default_generators[self.local_rank]
+
+    @property
     def runs_ahead(self) -> bool:
         """Whether the host prepares the next step while the device computes, and learns of a step one step later."""
         return self.device.type == "cuda"
