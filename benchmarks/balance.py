@@ -6,7 +6,8 @@ One rank, features as in the quickstart, one batch over and over. Beside each me
             matrix product: gradients of the shared representation alone, 1 of the 3 products of a training step
     naive   a whole backward pass for each task, tables included, as `loss.backward(retain_graph=True)` makes it
 
-Beside those that take none, what they cost alone (`own`), which is too little to be seen in a step of a busy machine.
+Beside those that take none, what they add (`own`): too little to be seen between two models, whose memory lies in
+different places. So steps with and without the method take turns in one model.
 
 Each head and number of tasks has a process of its own. Between any two methods a constant step is timed, and ratios are
 taken with the mean of those before and after, since the speed of a shared machine drifts; figures are medians. The row
@@ -50,7 +51,7 @@ TASKS = (2, 5, 20)
 CONSTANT, OBSERVED = "constant", "constant, observed"
 WARM_UP_ROUNDS = 1
 STEPS = 3
-OWN_ROUNDS = 300
+OWN_ROUNDS = 60
 _TABLES = {"user": 100_000, "video": 50_000, "author": 10_000, "tag": 2_000, "category": 60, "region": 32, "hour": 24}
 _TABLES |= {"device": 12, "tab": 6, "network": 4}
 _LISTS = ("recent", "tag")
@@ -61,6 +62,11 @@ _SAMPLES = 1_000_000_000
 """At which the steps are: gradnorm and dwa have gathered the losses that they begin with."""
 
 Step = Callable[[], object]
+
+
+class _Model(NamedTuple):
+    step: Step
+    balancer: Balancer | None
 
 
 @dataclass(frozen=True)
@@ -99,10 +105,12 @@ def _measure(setting: Setting, threads: int, rounds: int) -> list[dict[str, Any]
         config = _config(setting, CONSTANT)
         batch = _batch(config, setting.batch).to(device)
         names = [CONSTANT, OBSERVED, *(name for name in setting.methods if name != CONSTANT)]
-        base = _step(config, world, batch)
-        steps = {name: _step(_config(setting, name), world, batch) for name in names}
+        base = _model(config, world, batch).step
+        models = {name: _model(_config(setting, name), world, batch) for name in names}
+        steps = {name: model.step for name, model in models.items()}
         steps["naive"] = _naive_step(config, world, batch)
         medians, rate = _timed(base, steps, Product(device), device, rounds)
+        own = {name: _own_seconds(model) for name, model in models.items()}
 
     flops = head_cost(config.model, _width(config), setting.tasks).forward_flops
     limit = 1 + setting.tasks * flops * setting.batch / rate / medians[CONSTANT].seconds
@@ -118,7 +126,7 @@ def _measure(setting: Setting, threads: int, rounds: int) -> list[dict[str, Any]
             "step_seconds": medians[name].seconds,
             "of_constant": medians[name].of_constant,
             "cpu_of_constant": medians[name].cpu_of_constant,
-            "own_seconds": _own_seconds(_config(setting, name), setting),
+            "own_seconds": own[name],
             "limit_of_constant": limit if takes_gradients[name] else 1.0,
             "naive_of_constant": naive if takes_gradients[name] else None,
             "head_flops_per_sample": flops,
@@ -232,35 +240,26 @@ def _takes_gradients(config: Config) -> bool:
     return balancer is not None and balancer.method.gradients != "none"
 
 
-def _own_seconds(config: Config, setting: Setting) -> float | None:
-    """CPU time of a method that looks at losses only, alone, beyond that of a sum; None for the others."""
-    balancer = build_balancer(config, _width(config))
-    if balancer is None or config.balance.looks_at_shared:
+def _own_seconds(model: _Model) -> float | None:
+    """CPU time that a method which looks at losses alone adds to a step; None for the others."""
+    balancer = model.balancer
+    if balancer is None or balancer.at is not None:
         return None
 
-    ones_BT = torch.ones(setting.batch, setting.tasks)
-
-    def add() -> None:
-        torch.rand(setting.tasks, requires_grad=True).sum().backward()
-
-    def balance() -> None:
-        balancer.begin(_SAMPLES)
-        balancer(torch.rand(setting.tasks, requires_grad=True), ones_BT, ones_BT).backward()
-        balancer.commit()
-
     differences = []
-    for _ in range(OWN_ROUNDS):
-        times = [time.process_time()]
-        for function in (add, balance):
-            function()
-            times.append(time.process_time())
-        before, between, after = times
-        differences.append((after - between) - (between - before))
-    return statistics.median(differences)
+    for number in range(WARM_UP_ROUNDS + OWN_ROUNDS):
+        seconds = dict.fromkeys((True, False), 0.0)
+        for balances in (True, False) if number % 2 else (False, True):
+            balancer.train(balances)  # in evaluation it adds the losses up
+            begin = time.process_time()
+            model.step()
+            seconds[balances] = time.process_time() - begin
+        differences.append(seconds[True] - seconds[False])
+    return statistics.median(differences[WARM_UP_ROUNDS:])
 
 
-def _step(config: Config, world: World, batch: Batch) -> Step:
-    """A whole training step by the pipeline of a model of its own."""
+def _model(config: Config, world: World, batch: Batch) -> _Model:
+    """With a whole training step by its pipeline."""
     pipeline = build_sharded_model(config, world, 2 * _SAMPLES).pipeline
     batches = repeat(batch)
 
@@ -268,7 +267,7 @@ def _step(config: Config, world: World, batch: Batch) -> Step:
         pipeline.begin(_SAMPLES)
         pipeline.progress(batches)
 
-    return step
+    return _Model(step, pipeline.balancer)
 
 
 class _Apart(nn.Module):

@@ -37,7 +37,7 @@ class Balancer(nn.Module):
         """`seed`: of the run."""
         super().__init__()
         self.at = config.at if config.looks_at_shared else None
-        """Where the gate stands: methods by losses need none, and it costs 5 % of a small step."""
+        """Where the gate stands; None: nowhere, since the method looks at losses alone."""
         self.method = config.build(tasks)
         self.gate = GradientGate(self.method.read)
         self.ranks = Group()

@@ -88,7 +88,6 @@ def test_gradnorm_moves_weights_alike_whatever_the_scale_of_the_losses() -> None
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_gate_stands_where_gradients_are_taken_or_features_read(method: str) -> None:
-    """Elsewhere it would cost 5 % of a step."""
     config = METHODS[method]()
     by_losses = {"constant", "uncertainty", "dwa", "imtl_l", "famo"}
     assert Balancer(config, TASKS, global_batch_size=2, seed=0).at == (None if method in by_losses else config.at)
