@@ -58,13 +58,20 @@ class SamplesDisplay:
 
 
 class StudyDisplay(SamplesDisplay):
-    """Called with how many trainings have ended, and the samples trained in all."""
+    """Of the trials of a study's grid, and the trainings after them: the time left is that of both."""
 
-    def __init__(self, title: str, trainings: Sequence[Training]) -> None:
+    def __init__(self, title: str, trial_samples: int, trainings: Sequence[Training]) -> None:
+        """`trial_samples`: of all trials."""
         super().__init__(title)
+        self._trial_samples = trial_samples
         self._count = len(trainings)
-        self._samples = sum(training.samples for training in trainings)
+        self._samples = trial_samples + sum(training.samples for training in trainings)
 
-    def __call__(self, ended: int, samples: int) -> None:
-        """So much is done."""
-        self.show(f"{ended} of {self._count} runs · {samples:,} samples", samples, self._samples)
+    def trials(self, ended: int, of: int, samples: int) -> None:
+        """So many trials have ended, and so many samples been trained in them."""
+        self.show(f"{ended} of {of} trials of the grid", samples, self._samples)
+
+    def runs(self, ended: int, samples: int) -> None:
+        """So many trainings have ended, and so many samples been trained in them."""
+        text = f"{ended} of {self._count} runs · {samples:,} samples"
+        self.show(text, self._trial_samples + samples, self._samples)

@@ -18,7 +18,7 @@ from trainer.studies.progress import StudyDisplay
 from trainer.studies.results import collect
 from trainer.studies.study import DatasetSource, Expanded
 from trainer.studies.tables import StudyTable, study_tables
-from trainer.studies.trainings import Training, has_ended, run_trainings, seconds_of, use_threads
+from trainer.studies.trainings import Progress, Training, has_ended, run_trainings, seconds_of, use_threads
 
 
 def run_study(study: Expanded, out: Path, parallel: int, threads: int, command: str) -> list[StudyTable]:
@@ -34,10 +34,14 @@ def run_study(study: Expanded, out: Path, parallel: int, threads: int, command: 
 
 def _run(study: Expanded, out: Path, parallel: int, threads: int, command: str) -> list[StudyTable]:
     (out / "runs").mkdir(exist_ok=True)
-    if study.study.grid is not None and not study.short:
-        choose_on_grid(study, study.study.grid, out, parallel, threads)
+    grid = None if study.short else study.study.grid
+    trial_samples = len(study.configs) * grid.num_samples if grid else 0
 
-    failure = _train(study, out, parallel, threads)
+    with StudyDisplay(study.study.title, trial_samples, study.trainings()) as display:
+        if grid:
+            choose_on_grid(study, grid, out, parallel, threads, display.trials)
+        failure = _train(study, out, parallel, threads, display.runs)
+
     results = collect(study, out)
     tables = study_tables(study, results)
     write_study(study, results, tables, command, out)
@@ -46,15 +50,13 @@ def _run(study: Expanded, out: Path, parallel: int, threads: int, command: str) 
     return tables
 
 
-def _train(study: Expanded, out: Path, parallel: int, threads: int) -> RunError | None:
+def _train(study: Expanded, out: Path, parallel: int, threads: int, progress: Progress) -> RunError | None:
     """Trains what is missing; of failed trainings the error, with their variants left out of the study.
 
     Raises it at once if the baseline has failed: nothing can be compared then.
     """
-    trainings = study.trainings()
     try:
-        with StudyDisplay(study.study.title, trainings) as progress:
-            run_trainings(trainings, out, parallel, threads, progress)
+        run_trainings(study.trainings(), out, parallel, threads, progress)
     except RunError as error:
         for name in [name for name in study.configs if not _all_ended(study, name, out)]:
             if name == study.study.baseline:

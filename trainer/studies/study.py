@@ -3,6 +3,7 @@
 study.toml ──► variants × seeds ──► trainings (trainings.py) ──► results.py ──► pages.py
 """
 
+import math
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -68,6 +69,11 @@ class Grid(Settings):
     """Trained in each trial."""
     seed: int = 1
     set: Changes = Field(default={})
+
+    @property
+    def num_samples(self) -> int:
+        """Of all trials of a variant."""
+        return self.samples * math.prod(map(len, self.values.values()))
 
 
 class ShortForm(Settings):

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,7 +22,7 @@ from data.importers.census import import_census
 from data.importers.kuairand import import_kuairand
 from experiments.quiet_and_loud import write_rows
 from tests.commands import run_command, started_command
-from tests.trainer.datasets import config_values
+from tests.trainer.datasets import config_values, write_dataset
 from trainer.cli.studies import _seeds
 from trainer.config.load import load_config, toml_value
 from trainer.errors import ConfigError, RunError
@@ -32,7 +33,8 @@ from trainer.studies.folder import held_folder, study_folder
 from trainer.studies.results import holm
 from trainer.studies.run import dry_run_table, run_study
 from trainer.studies.study import FILE, Expanded, Variant, read_study, set_options
-from trainer.studies.trainings import Training
+from trainer.studies.trainings import Training, TrainingProcess
+from trainer.studies.tuning import search
 
 EXPERIMENTS = Path(__file__).parents[3] / "experiments"
 STUDIES = sorted(path.parent.name for path in EXPERIMENTS.glob(f"*/{FILE}"))
@@ -263,6 +265,32 @@ def test_what_the_grid_chose_is_what_the_page_shows(tmp_path: Path, dataset: Pat
     study.choose("b", {"model.experts": "3"})
     assert study.configs["b"].model.model_dump()["experts"] == 3
     assert load_config(study.config_file, study.changes("b")).model == study.configs["b"].model
+
+
+def test_trials_of_all_variants_share_the_places(
+    tmp_path: Path, dataset: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(dataset, data)
+    write_dataset(data / "validation", 101, seed=3)
+    begun: list[TrainingProcess] = []
+    at_once = []
+
+    class Counted(TrainingProcess):
+        def __init__(self, training: Training, out: Path) -> None:
+            super().__init__(training, out)
+            begun.append(self)
+            at_once.append(sum(each.is_alive for each in begun))
+
+    monkeypatch.setattr(search, "TrainingProcess", Counted)
+    grid = {"samples": 256, "values": {"optimizer.dense.learning_rate": [0.001, 0.01]}}
+    study = own_study(tmp_path, data, "data.global_batch_size=128", grid=grid, seeds=[1])
+    run_study(study, tmp_path / "out", 4, 1, "adatt study")
+
+    assert at_once[2] == 3  # the second variant's first, beside the first's two
+    assert "of 4 trials of the grid" in capsys.readouterr().err
+    rates = {config.optimizer.dense.learning_rate for config in study.configs.values()}
+    assert rates <= {0.001, 0.01}
 
 
 def test_a_variant_that_diverges_is_left_out(tmp_path: Path, dataset: Path) -> None:

@@ -28,8 +28,8 @@ LONGEST_REASON = 100
 class TuningDisplay(SamplesDisplay):
     """Called with the status of a search."""
 
-    def __init__(self, title: str = "tuning") -> None:
-        super().__init__(title)
+    def __init__(self) -> None:
+        super().__init__("tuning")
 
     def __call__(self, status: Status) -> None:
         """It is so far."""

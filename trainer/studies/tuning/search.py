@@ -12,7 +12,8 @@ A search that is stopped or killed goes on where it was when it is started again
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -77,21 +78,47 @@ def tune(search: Search, out: Path, parallel: int, threads: int, progress: Progr
     all trainings have saved; RunError if a training cannot go on for another reason than its values. Started again, it
     goes on.
     """
-    ready = checked(search, out)
-    with (
-        held_folder(out, "search"),
-        opened_store(out, search.space, ready.config.run.seed, prune=search.prune) as store,
-    ):
-        store.check(ready.marks, out)
+    (tuning,) = tune_all({out: search}, parallel, threads, lambda statuses: progress(*statuses))
+    return tuning
+
+
+def tune_all(
+    searches: Mapping[Path, Search], parallel: int, threads: int, progress: Callable[[Sequence[Status]], None]
+) -> list[Tuning]:
+    """Several searches, each in its OUT, as `tune` makes one: `parallel` is how many trials of all run at a time."""
+    ready = [checked(search, out) for out, search in searches.items()]
+    with ExitStack() as stack:
+        all_trials = [_opened(one, out, stack) for one, out in zip(ready, searches, strict=True)]
         use_threads(threads)
-        trials = _Trials(ready, store, out)
         try:
-            trials.run(parallel, progress)
+            _run(all_trials, parallel, progress)
         except Interrupted as asked:
             raise Stopped from asked
         finally:
-            stop([one.process for one in trials.running])
-        return trials.result()
+            stop([one.process for trials in all_trials for one in trials.running])
+        return [trials.result() for trials in all_trials]
+
+
+def _opened(ready: CheckedSearch, out: Path, stack: ExitStack) -> "_Trials":
+    stack.enter_context(held_folder(out, "search"))
+    search = ready.search
+    store = stack.enter_context(opened_store(out, search.space, ready.config.run.seed, prune=search.prune))
+    store.check(ready.marks, out)
+    return _Trials(ready, store, out)
+
+
+def _run(searches: Sequence["_Trials"], parallel: int, progress: Callable[[Sequence[Status]], None]) -> None:
+    """Until all trials have ended; those of the first search begin first."""
+    while True:
+        for trials in searches:
+            while sum(len(each.running) for each in searches) < parallel and trials.begin_next():
+                pass
+        if not any(trials.running for trials in searches):
+            return
+        time.sleep(POLL_SECONDS)
+        for trials in searches:
+            trials.look()
+        progress([trials.status() for trials in searches])
 
 
 @dataclass
@@ -116,34 +143,37 @@ class _Trials:
         self._search = ready.search
         self._interrupted = store.unended()
 
-    def run(self, parallel: int, progress: Progress) -> None:
-        """Until all have ended."""
-        while self._begin(parallel) or self.running:
-            time.sleep(POLL_SECONDS)
-            for one in list(self.running):
-                alive = one.process.is_alive
-                self._report(one)
-                if not alive:
-                    self.running.remove(one)
-                    self._end(one)
-            progress(self._status())
+    def begin_next(self) -> bool:
+        """Begins a trial, or goes on with one; false: there is none left."""
+        if self._interrupted:
+            trial = self._interrupted.pop(0)
+        elif self._store.num_begun < self._search.num_trials:
+            trial = self._store.new()
+        else:
+            return False
+        self._start(trial)
+        return True
+
+    def look(self) -> None:
+        """At the trials under way: what they have evaluated, and which have ended."""
+        for one in list(self.running):
+            alive = one.process.is_alive
+            self._report(one)
+            if not alive:
+                self.running.remove(one)
+                self._end(one)
+
+    def status(self) -> Status:
+        """How far it is."""
+        ended = self._store.num_begun - len(self.running) - len(self._interrupted)
+        trained = ended * self._ready.samples + sum(one.process.samples for one in self.running)
+        all_samples = self._search.num_trials * self._ready.samples
+        return Status(ended, self._search.num_trials, trained, all_samples, self._store.best)
 
     def result(self) -> Tuning:
         """All that have ended."""
         folders = {number: str(self._training(number).folder(self._out)) for number in range(self._store.num_begun)}
         return Tuning(best_first(self._store.ended(folders)))
-
-    def _begin(self, parallel: int) -> bool:
-        """Fills the free places; whether there is a trial left for one."""
-        while len(self.running) < parallel:
-            if self._interrupted:
-                trial = self._interrupted.pop(0)
-            elif self._store.num_begun < self._search.num_trials:
-                trial = self._store.new()
-            else:
-                return False
-            self._start(trial)
-        return True
 
     def _start(self, trial: optuna.Trial) -> None:
         changes = changes_of(self._store.values_of(trial))
@@ -206,12 +236,6 @@ class _Trials:
 
     def _run(self, one: _Running) -> RunDirectory:
         return RunDirectory(one.process.training.folder(self._out))
-
-    def _status(self) -> Status:
-        ended = self._store.num_begun - len(self.running) - len(self._interrupted)
-        trained = ended * self._ready.samples + sum(one.process.samples for one in self.running)
-        all_samples = self._search.num_trials * self._ready.samples
-        return Status(ended, self._search.num_trials, trained, all_samples, self._store.best)
 
 
 def _size(path: Path) -> int:
