@@ -97,6 +97,8 @@ def bench_balance(settings: Iterable[Setting], threads: int, rounds: int) -> Ite
 
 def _measure(setting: Setting, threads: int, rounds: int) -> list[dict[str, Any]]:
     torch.set_num_threads(threads)
+    # One batch over and over is learned by heart, and arithmetic on the tiny gradients then is twice as slow.
+    torch.set_flush_denormal(True)
     keep_freed_memory()
     logging.getLogger("torch.fx._symbolic_trace").setLevel(logging.ERROR)  # as the program does
     device = choose_device()
