@@ -54,7 +54,9 @@ def expanded(name: str, *changes: str, seeds: tuple[int, ...] = (17,)) -> Expand
     folder = str(EXPERIMENTS / name)
     study = read_study(folder)
     if len(study.variants) > MOST_VARIANTS:  # the methods of balancing, which have tests of their own
-        study = study.model_copy(update={"variants": study.variants[::5]})
+        needed = {study.baseline, *study.rivals}
+        some = [one for index, one in enumerate(study.variants) if index % 5 == 0 or one.name in needed]
+        study = study.model_copy(update={"variants": some})
     return Expanded(study, folder, short=True, changes=changes, seeds=seeds)
 
 
