@@ -19,7 +19,6 @@ Array = NDArray[np.float64]
 Normalizer = Literal["none", "l2", "loss", "loss+"]
 
 FRANK_WOLFE_STEPS = 250
-FRANK_WOLFE_TOLERANCE = 1e-5
 NEWTON_STEPS = 40
 NEWTON_TOLERANCE = 1e-10
 
@@ -34,13 +33,15 @@ def mgda(gram_TT: torch.Tensor, losses_T: torch.Tensor, normalizer: Normalizer =
         min ‖Σ α_t g_t / s_t‖²   with α ≥ 0, Σ α = 1
         s_t = 1 (none), ‖g_t‖ (l2), L_t (loss), L_t ‖g_t‖ (loss+)
 
-    Frank-Wolfe with exact steps from α = 1 / T, at most 250 of them or until one is below 1e-5. As in the authors'
-    training loop, α is then used for the gradients without s_t. A task whose gradient is 0 gets all the weight: the
-    shared gradient is 0. Frank-Wolfe is exact for two tasks, and slow where the minimum leaves tasks out: the result is
-    some tenths of a percent longer than the shortest, rarely some percent. alpha_T: float64.
+    Frank-Wolfe from α = 1 / T, fully corrective (Wolfe, Mathematical Programming 1976): after each step the point is
+    the shortest of all that the gradients in use span. So it ends at the minimum itself, after about T steps, and a
+    rounding cannot change where. As in the authors' training loop, α is then used for the gradients without s_t. Where
+    gradients are 0 they share all the weight: the shared gradient is 0. alpha_T: float64.
 
-    Elsewhere: the authors' code starts from the best pair of tasks, keeps a step within 0.001 and 0.999 of it, and
-    trains with projected gradient descent; the Nash-MTL authors' copy multiplies α by T.
+    Elsewhere: plain Frank-Wolfe, 250 steps or until one is below 1e-5, is exact for two tasks and otherwise some tenths
+    of a percent too long; where it stops depends on roundings. The authors' code starts from the best pair of tasks,
+    keeps a step within 0.001 and 0.999 of it, and trains with projected gradient descent; the Nash-MTL authors' copy
+    multiplies α by T.
     """
     scales_T = _scales(gram_TT, losses_T, normalizer)
     alpha = _shortest(_array(gram_TT / torch.outer(scales_T, scales_T)))
@@ -62,28 +63,51 @@ def _scales(gram_TT: torch.Tensor, losses_T: torch.Tensor, normalizer: Normalize
 
 
 def _shortest(gram: Array) -> Array:
+    is_zero = gram.diagonal() <= 0
+    if is_zero.any():
+        return is_zero / is_zero.sum()
+
     alpha = np.full(len(gram), 1 / len(gram))
+    in_use = np.full(len(gram), True)
     for _ in range(FRANK_WOLFE_STEPS):
+        target = np.zeros_like(alpha)
+        target[in_use] = _stationary(gram[np.ix_(in_use, in_use)])
+        if (target < 0).any():
+            alpha, first = _towards(alpha, target)
+            in_use[first] = False
+            continue
+
+        alpha = target
         inner = gram @ alpha
         best = inner.argmin()
-        step = _frank_wolfe_step(float(alpha @ inner), float(inner[best]), float(gram[best, best]))
-
-        alpha *= 1 - step
-        alpha[best] += step
-        if step < FRANK_WOLFE_TOLERANCE:
+        if in_use[best] or alpha @ inner - inner[best] <= 1e-12 * gram[best, best]:
             break
+        in_use[best] = True
     return alpha
 
 
-def _frank_wolfe_step(square: float, inner: float, best_square: float) -> float:
-    """The γ in [0, 1] with the shortest (1 - γ) p + γ g, from ‖p‖², ⟨p, g⟩ and ‖g‖²."""
-    gap = square - inner
-    # Equal gradients differ by rounding alone: p is the shortest already.
-    if gap <= 1e-12 * abs(square):
-        return 0.0
+def _stationary(gram: Array) -> Array:
+    """The shortest Σ α_t g_t with Σ α = 1, of any signs: G α is the same for all tasks. Solved for α_t ‖g_t‖."""
+    lengths = np.sqrt(gram.diagonal())
+    system = np.zeros((len(gram) + 1, len(gram) + 1))
+    system[:-1, :-1] = gram / np.outer(lengths, lengths)
+    system[:-1, -1] = system[-1, :-1] = lengths.min() / lengths
+    right = np.zeros(len(system))
+    right[-1] = lengths.min()
 
-    apart = square + best_square - 2 * inner
-    return 1.0 if gap >= apart else gap / apart
+    # Where gradients are linearly dependent, α is not unique: the least squares take the one nearest to 0.
+    solution: Array = np.linalg.lstsq(system, right)[0][:-1] / lengths
+    return solution / solution.sum()
+
+
+def _towards(alpha: Array, target: Array) -> tuple[Array, int]:
+    """As far from `alpha` to `target` as no weight is below 0, and whose weight is then 0."""
+    falling = np.flatnonzero(target < 0)
+    steps = alpha[falling] / (alpha - target)[falling]
+    first = int(falling[steps.argmin()])
+    reached = alpha + steps.min() * (target - alpha)
+    reached[first] = 0
+    return reached, first
 
 
 def cagrad(gram_TT: torch.Tensor, c: float = 0.4) -> torch.Tensor:

@@ -59,10 +59,15 @@ def _config(dataset: Path, folder: Path, method: str, samples: int = 1280, **sec
     return parse_config(values if model is None else {**values, "model": model}, "test")
 
 
-def _all_methods(size: int, dataset: Path, folder: Path, samples: int = 1280) -> dict[str, list[dict[str, Any]]]:
+def _all_methods(
+    size: int, dataset: Path, folder: Path, samples: int = 1280, **samples_of: int
+) -> dict[str, list[dict[str, Any]]]:
     """The records of every method, one after the other in the same processes."""
-    known = nothing_to_measure(dataset)
-    configs = {method: _config(dataset, folder / method, method, samples, **known) for method in METHODS}
+    known = {"data": {"repeat": True}, **nothing_to_measure(dataset)}
+    configs = {
+        method: _config(dataset, folder / method, method, samples_of.get(method, samples), **known)
+        for method in METHODS
+    }
     return run_on_ranks(size, _train_all, configs, timeout_s=900)[0]
 
 
@@ -72,13 +77,14 @@ def _numbers(records: list[dict[str, Any]], begin: str) -> torch.Tensor:
 
 
 def test_weights_and_losses_do_not_depend_on_ranks(dataset: Path, tmp_path: Path) -> None:
-    one, *others = (_all_methods(size, dataset, tmp_path / str(size)) for size in (1, 2, 4))
+    """MGDA for 100 batches: its solver leaves tasks out, and a rounding must not move that decision."""
+    one, *others = (_all_methods(size, dataset, tmp_path / str(size), mgda=6400) for size in (1, 2, 4))
     for found_of in others:
         for method, begin in itertools.product(METHODS, ("loss", WEIGHT)):
             expected, found = _numbers(one[method], begin), _numbers(found_of[method], begin)
             message = f"{begin} of {method}: {{}}".format
-            torch.testing.assert_close(found[:5], expected[:5], rtol=1e-5, atol=1e-7, msg=message)
-            torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4, msg=message)
+            torch.testing.assert_close(found[:5], expected[:5], rtol=1e-6, atol=1e-7, msg=message)
+            torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6, msg=message)
 
 
 def test_a_resumed_run_is_the_uninterrupted_one(dataset: Path, tmp_path: Path) -> None:
