@@ -30,6 +30,9 @@ from trainer.process.host import peak_bytes
 WARM_UP_ROUNDS = 2
 LEVELS, TOWER = ((256,), (128,)), (64,)
 """The paper's (section 4.2)."""
+ONE_WIDTH = ((192,), (192,))
+HEADS_OF_ONE_WIDTH = ("soft_ordering", "sluice")
+"""Whose levels must be alike."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +53,8 @@ class Setting:
         fields = HEADS[self.head].model_fields
         values = {key: value for key, value in counts.items() if key in fields}
 
-        return HEADS[self.head](levels=LEVELS, tower=TOWER, **values)
+        levels = ONE_WIDTH if self.head in HEADS_OF_ONE_WIDTH else LEVELS
+        return HEADS[self.head](levels=levels, tower=TOWER, **values)
 
 
 def all_settings() -> list[Setting]:

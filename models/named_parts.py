@@ -11,7 +11,6 @@ from collections.abc import Sequence
 
 from models.heads.base import FusionNames, Head
 from models.heads.gated import FusionLevel
-from models.heads.shared_bottom import TrunkHead
 from models.per_layer_state import State, parts
 
 
@@ -22,9 +21,8 @@ def named_parts(head: Head, tasks: Sequence[str], tensors: State) -> State:
     named = {}
     for name, part in parts(head, tensors):
         fields = name.split(".")
-        if fields[0] == "levels" and levels:
-            level = modules[f"levels.{fields[1]}"]
-            assert isinstance(level, FusionLevel)
+        level = modules.get(".".join(fields[:2]))
+        if isinstance(level, FusionLevel):
             fields[3] = _of_level(level, levels[int(fields[1])], fields[2], int(fields[3]))
         else:
             fields = _by_task(head, fields, tasks)
@@ -42,11 +40,10 @@ def _of_level(level: FusionLevel, names: FusionNames, kind: str, number: int) ->
 
 
 def _by_task(head: Head, fields: list[str], tasks: Sequence[str]) -> list[str]:
-    """Of what is not part of a level that is gated: towers, trunks, the networks and mixtures of cross-stitch."""
+    """Of what is not part of a level that is gated; what belongs to no task stays as it is."""
     kind, number, *rest = fields
-    if kind == "stitches":
+    if kind in head.of_all_tasks:
         return [*fields, f"of {', '.join(tasks)}"]
-    if kind == "levels":
+    if kind in head.of_level_and_task:
         return [kind, number, tasks[int(rest[0])], *rest[1:]]
-    is_common = isinstance(head, TrunkHead) and head.has_one_trunk and kind == "trunk"
-    return fields if is_common else [kind, tasks[int(number)], *rest]
+    return [kind, tasks[int(number)], *rest] if kind in head.of_task else fields

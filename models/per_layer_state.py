@@ -72,14 +72,18 @@ def parts(head: Head, tensors: State) -> Iterator[tuple[str, torch.Tensor]]:
 
 def _rows(path: str, module: GroupedLinear) -> list[int]:
     """Layers of a grouped one that make a single one: all rows of a gate; one of any other network."""
-    return module.counts if path.endswith(".gates") else [1] * sum(module.counts)
+    return module.counts if _is_gate(path) else [1] * sum(module.counts)
 
 
 def _names(path: str, module: GroupedLinear, num_hidden: int) -> list[str]:
     """`levels.0.experts.layers.1` → `levels.0.experts.NUMBER.1`, and so on."""
-    if path.endswith(".gates"):
+    if _is_gate(path):
         return [f"{path}.{unit}" for unit in range(len(module.counts))]
 
-    stem, layer = ("towers", str(num_hidden)) if path == "towers.logit" else path.split(".layers.")
+    stem, _, layer = ("towers", "", str(num_hidden)) if path == "towers.logit" else path.partition(".layers.")
     stem = stem.removesuffix(".hidden")
-    return [f"{stem}.{number}.{layer}" for number in range(sum(module.counts))]
+    return [f"{stem}.{number}.{layer}".removesuffix(".") for number in range(sum(module.counts))]
+
+
+def _is_gate(path: str) -> bool:
+    return path.endswith((".gates", ".codes"))

@@ -3,6 +3,7 @@
 Shapes: B rows, F input width, H outputs of the head, T tasks.
 """
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
@@ -29,6 +30,8 @@ class StepOutput(NamedTuple):
     """Weighted sum of losses over the rows."""
     row_ids_B: torch.Tensor
     """Of the rows in their dataset; -1 for padding."""
+    penalties: Mapping[str, torch.Tensor] = {}
+    """What the head has added to the loss of this rank's rows, by name."""
 
 
 class Ranker(nn.Module):
@@ -39,7 +42,7 @@ class Ranker(nn.Module):
 
     The trained loss is Σ_tasks loss_weight · (Σ_rows loss) / B. Dividing by all rows, labelled or not, gives every
     labelled row the same say wherever it falls, so the mean over ranks is the loss of the global batch on any number of
-    them. A balancer weighs the tasks anew at each step (`models.balancers`).
+    them. A balancer weighs the tasks anew at each step (`models.balancers`). In training a head may add penalties.
     """
 
     is_binary_T: torch.Tensor
@@ -89,5 +92,10 @@ class Ranker(nn.Module):
         losses_T = loss_T * self.loss_weight_T / num_rows
         loss = losses_T.sum() if self.balancer is None else self.balancer(losses_T, batch.labels_BT, weights_BT)
 
-        output = StepOutput(logits_BT.detach(), batch.labels_BT, weights_BT, loss_T.detach(), batch.row_ids_B)
+        penalties = self.head.penalties(logits_BH, batch.weights_B) if self.training else {}
+        for penalty in penalties.values():
+            loss = loss + penalty
+
+        kept = {name: penalty.detach() for name, penalty in penalties.items()}
+        output = StepOutput(logits_BT.detach(), batch.labels_BT, weights_BT, loss_T.detach(), batch.row_ids_B, kept)
         return loss, output

@@ -94,6 +94,7 @@ def build_sharded_model(config: Config, world: World, total_samples: int, *, sav
     initialise_tables(model, config.tables, config.run.seed)
     optimizer = Optimizer(config.optimizer, config.tables, model, total_samples, fused_dense=world.runs_ahead)
     pipeline = GuardedPipeline(model, optimizer.combined, world.device, execute_all_batches=True)
+    pipeline.head, pipeline.seed = ranker.head, config.run.seed
     if ranker.balancer is not None:
         if world.size > 1:
             apart = world if world.runs_ahead else world.with_own_group()

@@ -7,9 +7,14 @@ from pydantic import Field
 from models.heads.adatt import AdaTTConfig, AdaTTSpConfig
 from models.heads.base import HeadConfig
 from models.heads.cross_stitch import CrossStitchConfig
+from models.heads.dselect_k import DSelectKConfig
 from models.heads.mmoe import MLMMoEConfig, MMoEConfig
+from models.heads.mtan import MTANConfig
 from models.heads.ple import PLEConfig
 from models.heads.shared_bottom import SharedBottomConfig, SingleTaskConfig
+from models.heads.sluice import SluiceConfig
+from models.heads.snr import SNRConfig
+from models.heads.soft_ordering import SoftOrderingConfig
 
 AnyHeadConfig = Annotated[
     SharedBottomConfig
@@ -19,7 +24,12 @@ AnyHeadConfig = Annotated[
     | PLEConfig
     | CrossStitchConfig
     | AdaTTSpConfig
-    | AdaTTConfig,
+    | AdaTTConfig
+    | MTANConfig
+    | SoftOrderingConfig
+    | SluiceConfig
+    | SNRConfig
+    | DSelectKConfig,
     Field(discriminator="head"),
 ]
 """Every head: one entry here, its class in a file beside this one."""

@@ -6,7 +6,8 @@ Shapes: B rows, F features, T tasks, U fused outputs, E experts.
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated
+from functools import partial
+from typing import Annotated, Any, Self
 
 import torch
 from pydantic import Discriminator, Field, Tag
@@ -32,7 +33,8 @@ class HeadConfig(Settings):
 
     levels: tuple[Layers, ...] = Field(default=((256,), (128,)), min_length=1)
     """Hidden units, per level: [[256], [128]] is two levels of one layer each. Heads that fuse do so after every level;
-    shared_bottom, single_task and mmoe lay the levels end to end."""
+    shared_bottom, single_task, mmoe and dselect_k lay the levels end to end. In soft_ordering all layers have one
+    width, in sluice all levels end in one even width; there the default is [[128], [128]]."""
     tower: tuple[Width, ...] = (64,)
     """Hidden units of each task's tower; [] is a single linear layer."""
     activation: ActivationName = "relu"
@@ -49,6 +51,16 @@ class HeadConfig(Settings):
         with torch.device("meta"):
             return self.build(num_features, num_tasks)
 
+    def of_width(self, width: int) -> Self:
+        """The head with a first layer of this width, and the others in proportion; the nearest that it can have."""
+        first = self.levels[0][0]
+        levels = tuple(tuple(self.nearest_width(units * width / first) for units in level) for level in self.levels)
+        return self.model_copy(update={"levels": levels})
+
+    def nearest_width(self, units: float) -> int:
+        """Of a layer."""
+        return max(round(units), 1)
+
     @property
     def end_to_end(self) -> tuple[int, ...]:
         """The layers of all levels."""
@@ -63,14 +75,42 @@ class FusionNames:
     experts: list[str]
 
 
+class Sharing(nn.Module):
+    """A module whose forward knows what each unit takes from each source; the report watches it."""
+
+    def weights_of(self, outputs: Any) -> torch.Tensor:
+        """weights_BUE, among what the forward has returned."""
+        weights_BUE: torch.Tensor = outputs
+        return weights_BUE
+
+    def native_weights(self, like: torch.Tensor) -> torch.Tensor | None:  # noqa: ARG002
+        """native_UE: what is added whatever the input, of the type of `like`; None: nothing (but AdaTT)."""
+        return None
+
+
+class Shares(Sharing):
+    """Hands on weights_BUE as they are, where they can be watched."""
+
+    def forward(self, weights_BUE: torch.Tensor) -> torch.Tensor:
+        """The same."""
+        return weights_BUE
+
+
 class Head(nn.Module):
     """What turns features_BF into logits_BT.
 
-    A subclass implements `logits`. One that weighs experts by gates is made of `FusionLevel`s (`models.heads.gated`),
-    which `trainer.evaluation.gate_stats` watches for the report, and implements `fusion_names` and `fusion_weights`. A
-    module in it that multiplies matrices has a property `flops_per_row` (`models.cost`). Its config, a `HeadConfig`
-    with the name of the head and its keys, implements `build`.
+    A subclass implements `logits`. One whose tasks share by weights has them pass through `Sharing` modules, which
+    `trainer.evaluation.gate_stats` watches for the report, and implements `fusion_names`. A module in it that
+    multiplies matrices has a property `flops_per_row` (`models.cost`). Its config, a `HeadConfig` with the name of the
+    head and its keys, implements `build`.
     """
+
+    of_task: frozenset[str] = frozenset({"towers"})
+    """Modules whose parts are numbered by task: NAME.TASK."""
+    of_level_and_task: frozenset[str] = frozenset()
+    """The same on every level: NAME.LEVEL.TASK."""
+    of_all_tasks: frozenset[str] = frozenset()
+    """Modules whose parameters have an entry for each task, so that they mean something for these tasks alone."""
 
     def forward(self, features_BF: torch.Tensor) -> torch.Tensor:
         """logits_BT."""
@@ -83,17 +123,43 @@ class Head(nn.Module):
     def logits(self, features_BF: torch.Tensor) -> torch.Tensor:
         """logits_BT; rows are independent of each other."""
 
+    def begin(self, samples: int, seed: int) -> None:
+        """A training step begins at `samples`: noise is drawn from the seed of this step, the same on every rank."""
+
+    def penalties(self, logits_BT: torch.Tensor, weights_B: torch.Tensor) -> dict[str, torch.Tensor]:  # noqa: ARG002
+        """Scalars that training adds to this rank's loss, by name, after `forward` on the same rows.
+
+        weights_B: of the rows, 0 for padding. What is summed over rows is divided by B, as the losses are.
+        """
+        return {}
+
     def meet_at_trunk(self, gate: nn.Module) -> None:  # noqa: ARG002
         """Puts `gate` where all tasks read one trunk; raises ValueError if they read none."""
         raise ValueError("balance.at = 'trunk' takes a head with one trunk (shared_bottom); use 'features'")
 
-    def fusion_weights(self, features_BF: torch.Tensor) -> list[torch.Tensor]:  # noqa: ARG002
-        """For each level weights_BUE, what every fused output takes from every expert; [] where nothing is gated."""
-        return []
+    def fusion_weights(self, features_BF: torch.Tensor) -> list[torch.Tensor]:
+        """For each `Sharing` weights_BUE, what every unit takes from every source; [] where nothing is weighed."""
+        kept: list[list[torch.Tensor]] = []
+        hooks = []
+        for module in self.modules():
+            if isinstance(module, Sharing):
+                of_module: list[torch.Tensor] = []
+                hooks.append(module.register_forward_hook(partial(_keep, of_module)))
+                kept.append(of_module)
+        try:
+            self(features_BF)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        return [torch.cat(of_module) for of_module in kept]
 
     def fusion_names(self, tasks: Sequence[str]) -> list[FusionNames]:  # noqa: ARG002
         """Names for `fusion_weights`, level by level."""
         return []
+
+
+def _keep(kept: list[torch.Tensor], module: Sharing, _inputs: Any, outputs: Any) -> None:
+    kept.append(module.weights_of(outputs))
 
 
 def in_parts(features_BF: torch.Tensor) -> tuple[torch.Tensor, ...]:

@@ -6,12 +6,13 @@
 Shapes: B rows, F features, T tasks, H width of the level.
 """
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
 from torch import nn
 
-from models.heads.base import Head, HeadConfig
+from models.heads.base import FusionNames, Head, HeadConfig, Shares
 from models.layers import GroupedMLP, Towers
 
 SELF_WEIGHT = 0.9
@@ -30,6 +31,9 @@ class CrossStitchConfig(HeadConfig):
 
 class CrossStitch(Head):
     """The head."""
+
+    of_level_and_task = frozenset({"levels"})
+    of_all_tasks = frozenset({"stitches"})
 
     def __init__(self, config: CrossStitchConfig, num_features: int, num_tasks: int) -> None:
         super().__init__()
@@ -53,6 +57,10 @@ class CrossStitch(Head):
             x = stitch(level(x))
         return self.towers(x)
 
+    def fusion_names(self, tasks: Sequence[str]) -> list[FusionNames]:
+        """α of each level."""
+        return [FusionNames(list(tasks), list(tasks)) for _ in self.levels]
+
 
 class Stitch(nn.Module):
     """A cross-stitch unit. Kept for backward: its input."""
@@ -60,6 +68,7 @@ class Stitch(nn.Module):
     def __init__(self, num_tasks: int, width: int) -> None:
         super().__init__()
         self.width = width
+        self.shares = Shares()
         self.weight = nn.Parameter(torch.empty(num_tasks, num_tasks))
         """Row t: what task t takes from each."""
         self.reset_parameters()
@@ -79,5 +88,6 @@ class Stitch(nn.Module):
 
     def forward(self, x_BTH: torch.Tensor) -> torch.Tensor:
         """Mixed, _BTH: one product over tasks, for all rows and columns at once."""
+        self.shares(self.weight.expand(len(x_BTH), -1, -1))
         x_TBH = x_BTH.transpose(0, 1)
         return torch.mm(self.weight, x_TBH.flatten(1)).view(x_TBH.shape).transpose(0, 1)

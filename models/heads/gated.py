@@ -17,7 +17,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import nn
 
-from models.heads.base import FusionNames, Head, HeadConfig, in_parts
+from models.heads.base import FusionNames, Head, HeadConfig, Sharing
 from models.layers import GroupedLinear, GroupedMLP, Towers, fuse
 
 
@@ -57,7 +57,7 @@ class LevelWidths(NamedTuple):
     """Of each expert; the last is H."""
 
 
-class FusionLevel(nn.Module):
+class FusionLevel(Sharing):
     """One level. Kept for backward: its input, what the experts' layers keep, expert_BEH and weights_BUE."""
 
     gate_place: torch.Tensor | None
@@ -110,9 +110,9 @@ class FusionLevel(nn.Module):
 
         return scores_BN.view(num_rows, self.num_fused, num_experts).softmax(dim=2)
 
-    def native_weights(self, like: torch.Tensor) -> torch.Tensor | None:  # noqa: ARG002
-        """native_UE: what is added to the gate whatever the input, of the type of `like`; None: nothing (but AdaTT)."""
-        return None
+    def weights_of(self, outputs: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+        """weights_BUE: gate plus native part."""
+        return outputs[1]
 
 
 class GatedHead(Head):
@@ -128,17 +128,16 @@ class GatedHead(Head):
 
     def logits(self, features_BF: torch.Tensor) -> torch.Tensor:
         """logits_BT."""
-        fused_BTH, _ = self._fuse(features_BF)
-        return self.towers(fused_BTH)
-
-    def fusion_weights(self, features_BF: torch.Tensor) -> list[torch.Tensor]:
-        """For each level weights_BUE: gate plus native part. The outputs are the tasks, then the shared unit's or,
-        below the last level of ml_mmoe, the next level's experts."""
-        parts = [self._fuse(rows_RF)[1] for rows_RF in in_parts(features_BF)]
-        return [torch.cat(of_level) for of_level in zip(*parts, strict=True)]
+        fused = features_BF
+        for level in self.levels:
+            fused, _ = level(fused, features_BF if self._gates_read_features else fused)
+        return self.towers(fused)
 
     def fusion_names(self, tasks: Sequence[str]) -> list[FusionNames]:
-        """Names for `fusion_weights`, level by level; raises ValueError if the head has another number of tasks."""
+        """Names for `fusion_weights`, level by level; raises ValueError if the head has another number of tasks.
+
+        The units are the tasks, then the shared one or, below the last level of ml_mmoe, the next level's experts.
+        """
         num_tasks = self._plans[-1].num_fused
         if len(tasks) != num_tasks:
             raise ValueError(f"{list(tasks)} are {len(tasks)} names; the head has {num_tasks} tasks")
@@ -148,18 +147,6 @@ class GatedHead(Head):
         experts = [f"expert {expert}" for expert in range(self._plans[0].num_experts)]
         lower_levels = [FusionNames(experts, experts) for _ in self._plans[1:]]
         return [*lower_levels, FusionNames(list(tasks), experts)]
-
-    def _fuse(self, features_BF: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
-        """(fused_BTH, weights_BUE of each level): the weights are at hand, whether they are asked for or not."""
-        fused = features_BF
-        weights = []
-
-        for level in self.levels:
-            gate_x = features_BF if self._gates_read_features else fused
-            fused, weights_BUE = level(fused, gate_x)
-            weights.append(weights_BUE)
-
-        return fused, weights
 
 
 def towers_above(levels: Sequence[FusionLevel], num_tasks: int, config: HeadConfig) -> Towers:

@@ -42,6 +42,8 @@ class TrunkHead(Head):
         super().__init__()
         layers = config.end_to_end
         self.has_one_trunk = num_trunks == 1
+        if not self.has_one_trunk:
+            self.of_task = self.of_task | {"trunk"}
         self.trunk = GroupedMLP([1] * num_trunks, num_features, layers, config.activation, config.dropout)
         self.meeting: nn.Module = nn.Identity()
         self.towers = Towers(num_tasks, layers[-1], config.tower, config.activation, config.dropout)

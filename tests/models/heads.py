@@ -11,14 +11,19 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from torch import nn
 
-from benchmarks.loops import build_loop
+from benchmarks.loops import build_loop, share_noise
 from models.heads import AnyHeadConfig
 from models.heads.adatt import AdaTTConfig, AdaTTSpConfig
 from models.heads.base import Head, HeadConfig, experts_per_task
 from models.heads.cross_stitch import CrossStitchConfig, Stitch
+from models.heads.dselect_k import DSelectKConfig
 from models.heads.mmoe import MLMMoEConfig, MMoEConfig
+from models.heads.mtan import MTANConfig
 from models.heads.ple import PLEConfig
 from models.heads.shared_bottom import SharedBottomConfig, SingleTaskConfig
+from models.heads.sluice import LevelMixture, SluiceConfig
+from models.heads.snr import Average, SNRConfig
+from models.heads.soft_ordering import Order, SoftOrderingConfig
 from models.per_layer_state import State, per_module_gradients, per_module_state
 
 ROWS, FEATURES = 5, 3
@@ -45,6 +50,11 @@ FIXED: tuple[Case, ...] = (
     (CrossStitchConfig(levels=LEVELS, tower=(2,)), 3),
     (AdaTTSpConfig(levels=LEVELS, tower=(2,), task_experts=(1, 2, 1)), 3),
     (AdaTTConfig(levels=LEVELS, tower=(2,), task_experts=(2, 1, 1), shared_experts=2), 3),
+    (MTANConfig(levels=LEVELS, tower=(2,)), 3),
+    (SoftOrderingConfig(levels=((3, 3), (3,)), tower=(2,)), 3),
+    (SluiceConfig(levels=((3, 4), (4,)), tower=(2,)), 3),
+    (SNRConfig(levels=LEVELS, tower=(2,), experts=3), 2),
+    (DSelectKConfig(levels=LEVELS, tower=(2,), experts=3), 3),
 )
 """One config for each head, with all that it has."""
 EDGES: tuple[Case, ...] = (
@@ -63,6 +73,11 @@ EDGES: tuple[Case, ...] = (
     (MMoEConfig(levels=LEVELS, experts=1), 2),
     (MLMMoEConfig(levels=LEVELS, experts=1), 2),
     (MLMMoEConfig(levels=((2,), (3, 2), (2,)), experts=2), 5),
+    (MTANConfig(levels=((2,), (3, 2), (2,)), tower=()), 2),
+    (SNRConfig(levels=((2,), (3, 2), (2,)), experts=2, routes="average"), 5),
+    (SNRConfig(levels=LEVELS, experts=1), 2),
+    (DSelectKConfig(levels=LEVELS, experts=8, k=3), 2),
+    (DSelectKConfig(levels=LEVELS, experts=5, k=1, gamma=0.5), 2),
 )
 
 
@@ -83,19 +98,38 @@ def cases(draw: st.DrawFn, kind: type[HeadConfig]) -> Case:
         "task_experts": st.integers(1, 3) | each,
         "shared_experts": st.integers(0, 3),
         "native_fusion": st.booleans(),
+        "routes": st.sampled_from(["transform", "average"]),
+        "k": st.integers(1, 3),
     }
     values = {key: draw(strategy) for key, strategy in keys.items() if key in kind.model_fields}
-    return kind(levels=draw(levels), tower=draw(towers), **values), tasks
+    if kind is DSelectKConfig:
+        values["experts"] += 1
+    return kind(levels=fitting(kind, draw(levels)), tower=draw(towers), **values), tasks
+
+
+def fitting(kind: type[HeadConfig], levels: tuple[tuple[int, ...], ...]) -> tuple[tuple[int, ...], ...]:
+    """The levels, in widths that the head can have."""
+    width = levels[0][0]
+    if kind is SoftOrderingConfig:
+        return tuple((width,) * len(layers) for layers in levels)
+    if kind is SluiceConfig:
+        return tuple((*layers[:-1], width + width % 2) for layers in levels)
+    return levels
 
 
 def build(config: HeadConfig, tasks: int, seed: int = 0) -> Head:
-    """A head in float64; stitches, which start near the identity, are random."""
+    """A head in float64, with noise of a step; stitches and the like, which start alike, are random."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         head = config.build(FEATURES, tasks).double()
         for module in head.modules():
-            if isinstance(module, Stitch):
+            if isinstance(module, Stitch | LevelMixture):
                 nn.init.uniform_(module.weight, -1, 1)
+            if isinstance(module, Order):
+                nn.init.uniform_(module.scores, -1, 1)
+            if isinstance(module, Average):
+                nn.init.uniform_(module.log_alpha_UE, -0.1, 0.1)
+        head.begin(0, seed=0)
     return head
 
 
@@ -103,6 +137,7 @@ def build_pair(config: HeadConfig, tasks: int) -> tuple[Head, nn.Module]:
     """A head, and its loop version with the same weights."""
     head, loop = build(config, tasks), build_loop(config, FEATURES, tasks).double()
     loop.load_state_dict(per_module_state(head))
+    share_noise(head, loop)
     return head, loop
 
 

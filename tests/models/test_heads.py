@@ -27,6 +27,7 @@ from tests.models.heads import (
     build,
     cases,
     draw_input,
+    fitting,
     ids,
     many,
     weighted,
@@ -71,7 +72,7 @@ def test_dropout_is_for_training_only(case: Case) -> None:
         often_BF = x_BF.repeat(20, 1)
         assert not torch.equal(head(often_BF), head(often_BF))
     head.eval()
-    assert torch.equal(head(x_BF), build(config, tasks)(x_BF))
+    assert torch.equal(head(x_BF), build(config, tasks).eval()(x_BF))
 
 
 @pytest.mark.parametrize("tower", [(), (1,)])
@@ -158,7 +159,8 @@ def float_gradients(head: Head, x_BF: torch.Tensor, autocast: bool) -> dict[str,
 @each_head
 def test_autocast_is_close_to_float32(case: Case) -> None:
     config, tasks = case
-    wide = config.model_copy(update={"levels": ((64, 32), (32,)), "tower": (16,), "activation": "silu"})
+    levels = fitting(type(config), ((64, 32), (32,)))
+    wide = config.model_copy(update={"levels": levels, "tower": (16,), "activation": "silu"})
     head = nn.Module.float(build(wide, tasks))
     x_BF = draw_input(64).detach().float()
     expected, found = float_gradients(head, x_BF, autocast=False), float_gradients(head, x_BF, autocast=True)

@@ -11,11 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models.heads.base import Head, HeadConfig
-from tests.models.heads import FIXED, HEADS, Case, assert_equal_loop, cases, ids, many
+from tests.models.heads import FIXED, HEADS, Case, assert_equal_loop, cases, fitting, ids, many
 
 COMPILER = next(filter(shutil.which, ("c++", "g++", "clang++")), None)
 SMALL: tuple[Case, ...] = tuple(
-    (config.model_copy(update={"levels": ((3,),), "tower": ()}), tasks) for config, tasks in FIXED
+    (config.model_copy(update={"levels": fitting(type(config), ((3,),)), "tower": ()}), tasks)
+    for config, tasks in FIXED
 )
 """Every head with one level: inductor takes many seconds for several."""
 

@@ -74,8 +74,10 @@ def test_a_head_is_found_by_its_name(kind: type[HeadConfig]) -> None:
     assert found == config
 
 
-def test_there_are_eight_heads() -> None:
-    names = "shared_bottom single_task mmoe ml_mmoe ple cross_stitch adatt_sp adatt"
+def test_the_heads_are_these() -> None:
+    names = (
+        "shared_bottom single_task mmoe ml_mmoe ple cross_stitch adatt_sp adatt mtan soft_ordering sluice snr dselect_k"
+    )
     assert [ids(kind) for kind in HEADS] == [ids(case) for case in FIXED] == names.split()
 
 

@@ -12,10 +12,13 @@ from torch.nn import functional
 from models.heads.adatt import AdaTTConfig, AdaTTSpConfig
 from models.heads.base import Head, HeadConfig
 from models.heads.cross_stitch import CrossStitchConfig, Stitch
+from models.heads.dselect_k import Codes, DSelectK
 from models.heads.gated import FusionLevel
 from models.heads.mmoe import MLMMoEConfig, MMoEConfig
 from models.heads.ple import PLEConfig
 from models.heads.shared_bottom import SharedBottomConfig, SingleTaskConfig
+from models.heads.snr import Average
+from models.heads.soft_ordering import SoftOrdering
 from models.per_layer_state import State, load_per_module_state, per_module_gradients, per_module_state
 from tests.models.heads import (
     EDGES,
@@ -179,13 +182,22 @@ def test_mmoe_with_one_expert_is_shared_bottom(kind: type[HeadConfig]) -> None:
 def without_dead_units(head: Head) -> Head:
     """Every ReLU active, so that a gradient of zero means that a parameter is not used."""
     with torch.no_grad():
-        for parameter in head.parameters():
-            parameter.abs_().add_(0.1)
+        for module in head.modules():
+            if isinstance(module, Codes):  # as they are drawn: a step of 0 or 1 is flat
+                continue
+            for parameter in module.parameters(recurse=False):
+                parameter.abs_().add_(0.1)
+            if isinstance(module, Average):
+                module.noise_UE.fill_(0.5)
     return head
 
 
 def gates_of_one_expert(head: Head) -> set[str]:
     """Names of the gates that are the constant 1, whatever their weights."""
+    if isinstance(head, SoftOrdering):
+        return {"orders.0.scores"} if len(head.orders) == 1 else set()
+    if isinstance(head, DSelectK):
+        return {name for name in per_module_state(head) if ".gates." in name and head.levels[0].k == 1}
     return {
         f"{path}.gates.{unit}.{leaf}"
         for path, level in head.named_modules()

@@ -76,7 +76,7 @@ def test_the_outcome_is_what_metrics_need(ranker: Ranker) -> None:
     batch = make_batch()
     loss, output = ranker(batch)
     assert loss.requires_grad
-    assert not any(tensor.requires_grad for tensor in output)
+    assert not any(tensor.requires_grad for tensor in output if isinstance(tensor, torch.Tensor))
     assert output.logits_BT.dtype == torch.float32
     assert torch.equal(output.labels_BT, batch.labels_BT)
     weights = [[w if label is not None else 0 for label in row] for row, w in zip(LABELS, WEIGHTS, strict=True)]

@@ -128,25 +128,39 @@ HEADS: dict[str, dict[str, Any]] = {
     "ple": {"task_experts": [1, 2, 1], "shared_experts": 1},
     "adatt_sp": {"task_experts": [1, 2, 1]},
     "adatt": {"task_experts": 2, "shared_experts": 1},
+    "mtan": {},
+    "soft_ordering": {"levels": [[8], [8]]},
+    "sluice": {"levels": [[8], [8]]},
+    "snr": {"experts": 3},
+    "dselect_k": {"experts": 3},
 }
 
 
-@pytest.mark.parametrize("levels", [[[16], [8]], [[16, 8]]], ids=["two levels", "one level"])
-def test_every_head_trains_alike_on_two_ranks(dataset: Path, tmp_path: Path, levels: list[list[int]]) -> None:
-    losses = []
-    for size in (1, 2):
-        configs = [_head_config(dataset, tmp_path / f"{name}-{size}", name, levels) for name in HEADS]
-        losses.append(run_on_ranks(size, _train_all, configs)[0])
-    for name, one, two in zip(HEADS, *losses, strict=True):
-        assert len(one) == 6
-        torch.testing.assert_close(torch.tensor(two), torch.tensor(one), rtol=1e-5, atol=0, msg=name)
+def test_every_head_trains_alike_on_any_ranks(dataset: Path, tmp_path: Path) -> None:
+    one, *others = (_every_head(dataset, tmp_path / str(size), size) for size in (1, 2, 4))
+    for found in others:
+        for name, losses in one.items():
+            assert len(losses) == 6
+            torch.testing.assert_close(found[name], losses, rtol=1e-5, atol=0, msg=name)
 
 
-def _head_config(dataset: Path, folder: Path, name: str, levels: list[list[int]]) -> Config:
-    values = config_values(dataset, run={"dir": str(folder)}, train={"samples": 384})
-    values["model"] = {"head": name, "levels": levels, "tower": [8], **HEADS[name]}
-    return parse_config(values, name)
+def test_every_head_goes_on_to_the_bit(dataset: Path, tmp_path: Path) -> None:
+    whole = _every_head(dataset, tmp_path / "whole", 1)
+    _every_head(dataset, tmp_path / "parts", 1, samples=192)
+    parts = _every_head(dataset, tmp_path / "parts", 1)
+    for name, losses in whole.items():
+        assert torch.equal(parts[name], losses), name
 
 
-def _train_all(world: World, configs: list[Config]) -> list[list[float]]:
-    return [[record["loss"] for record in _train(world, config)] for config in configs]
+def _every_head(dataset: Path, folder: Path, size: int, samples: int = 384) -> dict[str, torch.Tensor]:
+    """The losses of each head, one after the other in the same processes."""
+    configs = {}
+    for name, keys in HEADS.items():
+        values = config_values(dataset, run={"dir": str(folder / name)}, train={"samples": samples})
+        values["model"] = {"head": name, "levels": [[16], [8]], "tower": [8], **keys}
+        configs[name] = parse_config(values, name)
+    return run_on_ranks(size, _train_all, configs, timeout_s=600)[0]
+
+
+def _train_all(world: World, configs: dict[str, Config]) -> dict[str, torch.Tensor]:
+    return {name: _losses(_train(world, config)) for name, config in configs.items()}

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from data.storage.files import replace_text
-from models.heads.base import Head
+from models.heads.base import Head, Sharing
 from models.heads.gated import FusionLevel
 from models.ranker import StepOutput
 from trainer.distributed.world import World
@@ -27,7 +27,8 @@ class GateObserver:
 
     def __init__(self, head: Head, tasks: Sequence[str], *, training: bool) -> None:
         self.names = head.fusion_names(tasks)
-        self.levels = [module for module in head.modules() if isinstance(module, FusionLevel)]
+        kind = FusionLevel if training else Sharing  # in training only the gates, for their entropies
+        self.levels = [module for module in head.modules() if isinstance(module, kind)]
         self._batches: list[list[torch.Tensor]] = []
         """weights_BUE of each level in the forward passes since the last `take`."""
         self.native: list[torch.Tensor | None] = []
@@ -56,7 +57,7 @@ class GateObserver:
 
     def _keep(self, index: int, level: nn.Module, _inputs: Any, outputs: Any) -> None:
         """Forward hook of the level with this index."""
-        weights_BUE = outputs[1]
+        weights_BUE = self.levels[index].weights_of(outputs)
         # While torch.fx traces the model, outputs are proxies without values.
         is_traced = not isinstance(weights_BUE, torch.Tensor)
         if level.training != self._training or is_traced:
@@ -114,6 +115,7 @@ def gate_entropies(observer: GateObserver, weights: list[torch.Tensor]) -> dict[
     """
     entropies = {}
     for index, (level, weights_BUE) in enumerate(zip(observer.levels, weights, strict=False)):
+        assert isinstance(level, FusionLevel)
         gate_BUE = weights_BUE.double()
         native_UE = observer.native[index]
         if native_UE is not None:

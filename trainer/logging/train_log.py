@@ -9,7 +9,7 @@ Rank 0 alone writes and prints.
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -66,6 +66,8 @@ class TrainLog:
 
         self._gates: GateObserver | None = None
         self._newest_gates: list[torch.Tensor] = []
+        self._penalties: Mapping[str, torch.Tensor] = {}
+        """Of the newest batch, on this rank."""
         self._balancer: Balancer | None = None
         self._task_names = [task.name for task in config.tasks]
         self._columns: Columns | None = None
@@ -113,6 +115,7 @@ class TrainLog:
     def update(self, step: StepOutput) -> None:
         """Adds a step that was trained, without waiting for the device."""
         self._window.add(step)
+        self._penalties = step.penalties
         if self._gates is not None:
             self._newest_gates = self._gates.take()
 
@@ -133,6 +136,8 @@ class TrainLog:
 
         if self._gates is not None:
             metrics |= gate_entropies(self._gates, self._newest_gates)
+
+        metrics |= {f"penalty/{name}": float(value) for name, value in self._penalties.items()}
 
         if self._balancer is not None:
             metrics |= balance_figures(self._balancer, self._task_names)

@@ -97,10 +97,10 @@ class Evaluation(Record):
 class Window(Record):
     """Figures of what was trained since the record before, over all ranks.
 
-    Besides those named here: a metric of each task as METRIC/TASK, gate_entropy/LEVEL/UNIT on the newest batch of
-    rank 0; with `balance`, WEIGHT/TASK, LENGTH/TASK and COSINE/TASK/OTHER of the newest step; and where there are any,
-    the rows left out for a value of a column as bad_values/COLUMN, and the NaN and ±inf of a dense column as
-    not_finite/COLUMN.
+    Besides those named here: a metric of each task as METRIC/TASK; gate_entropy/LEVEL/UNIT and penalty/NAME on the
+    newest batch of rank 0; with `balance`, WEIGHT/TASK, LENGTH/TASK and COSINE/TASK/OTHER of the newest step; and where
+    there are any, the rows left out for a value of a column as bad_values/COLUMN, and the NaN and ±inf of a dense
+    column as not_finite/COLUMN.
     """
 
     __pydantic_extra__: dict[str, float | None]

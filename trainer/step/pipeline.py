@@ -8,7 +8,9 @@ from torch.profiler import profile
 from torchrec.distributed.train_pipeline import TrainPipelineSparseDist
 
 from data.batch import Batch
+from data.hashing import stable_seed
 from models.balancers.balancer import Balancer
+from models.heads.base import Head
 from models.ranker import StepOutput
 from trainer.sharding.replicas import Averaging
 from trainer.step.guard import StepGuard
@@ -22,6 +24,9 @@ class GuardedPipeline(TrainPipelineSparseDist[Batch, StepOutput]):
     profiler: profile | None = None
     averaging: Averaging | None = None
     balancer: Balancer | None = None
+    head: Head | None = None
+    seed = 0
+    """Of the run, for what the head draws."""
 
     def guard_with(self, guard: StepGuard) -> None:
         """Has every training step judged by `guard`."""
@@ -52,6 +57,8 @@ class GuardedPipeline(TrainPipelineSparseDist[Batch, StepOutput]):
         """The next step of training begins, at `samples` or behind the last. Before a `progress` call it yourself."""
         if self.balancer is not None:
             self.balancer.begin(samples)
+        if self.head is not None and samples is not None:
+            self.head.begin(samples, stable_seed(self.seed, "head", samples))
 
     def progress(self, dataloader_iter: Iterator[Batch]) -> StepOutput:
         """A step, in training or evaluation; StopIteration where there is no batch left."""

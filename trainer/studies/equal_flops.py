@@ -35,15 +35,8 @@ def at_equal_flops(config: Config, reference: Config) -> HeadConfig:
         low, high = (middle, high) if flops(middle) < target else (low, middle)
 
     nearest = min((low, high), key=lambda width: abs(flops(width) - target))
-    return _of_width(config.model, nearest)
+    return config.model.of_width(nearest)
 
 
 def _flops(config: Config, width: int) -> int:
-    return head_cost(_of_width(config.model, width), input_width(config), len(config.head_tasks)).training_flops
-
-
-def _of_width(head: HeadConfig, width: int) -> HeadConfig:
-    """The head with a first layer of this width, and the others in proportion."""
-    first = head.levels[0][0]
-    levels = tuple(tuple(max(round(units * width / first), 1) for units in level) for level in head.levels)
-    return head.model_copy(update={"levels": levels})
+    return head_cost(config.model.of_width(width), input_width(config), len(config.head_tasks)).training_flops

@@ -1,0 +1,58 @@
+"""Every head in its plainest form: a `torch.nn.Linear` for each layer of each expert, gate and tower, and loops.
+
+What the batched heads are compared with: in values and gradients (tests/models/test_heads.py) and in speed
+(`adatt bench heads`). Written from the papers' definitions as published implementations are: experts one after another,
+their outputs stacked, one product with the stack for each gate. Parameters have the names that
+`models.per_layer_state.per_module_state` gives, so its result loads as it is. ReLU only, no dropout.
+"""
+
+from collections.abc import Callable
+
+from torch import nn
+
+from benchmarks.loops.dselect_k import DSelectKLoop
+from benchmarks.loops.gated import AdaTTLoop, MMoELoop, PLELoop
+from benchmarks.loops.mtan import MTANLoop
+from benchmarks.loops.networks import CrossStitchLoop, TrunkLoop
+from benchmarks.loops.sluice import SluiceLoop
+from benchmarks.loops.snr import SNRLoop
+from benchmarks.loops.soft_ordering import SoftOrderingLoop
+from models.heads.adatt import AdaTTConfig, AdaTTSpConfig
+from models.heads.base import Head, HeadConfig
+from models.heads.cross_stitch import CrossStitchConfig
+from models.heads.dselect_k import DSelectKConfig
+from models.heads.mmoe import MLMMoEConfig, MMoEConfig
+from models.heads.mtan import MTANConfig
+from models.heads.ple import PLEConfig
+from models.heads.shared_bottom import SharedBottomConfig, SingleTaskConfig
+from models.heads.sluice import SluiceConfig
+from models.heads.snr import SNRConfig
+from models.heads.soft_ordering import SoftOrderingConfig
+
+LOOPS: dict[type[HeadConfig], Callable[..., nn.Module]] = {
+    SharedBottomConfig: lambda config, features, tasks: TrunkLoop(config, features, tasks, num_trunks=1),
+    SingleTaskConfig: lambda config, features, tasks: TrunkLoop(config, features, tasks, num_trunks=tasks),
+    CrossStitchConfig: CrossStitchLoop,
+    MMoEConfig: lambda config, features, tasks: MMoELoop(config, features, tasks, config.experts, [config.end_to_end]),
+    MLMMoEConfig: lambda config, features, tasks: MMoELoop(config, features, tasks, config.experts, config.levels),
+    PLEConfig: lambda config, features, tasks: PLELoop(config, features, tasks, config.shared_experts),
+    AdaTTConfig: lambda config, features, tasks: AdaTTLoop(config, features, tasks, config.shared_experts),
+    AdaTTSpConfig: lambda config, features, tasks: AdaTTLoop(config, features, tasks, shared_experts=0),
+    MTANConfig: MTANLoop,
+    SoftOrderingConfig: SoftOrderingLoop,
+    SluiceConfig: SluiceLoop,
+    SNRConfig: SNRLoop,
+    DSelectKConfig: DSelectKLoop,
+}
+
+
+def build_loop(config: HeadConfig, num_features: int, num_tasks: int) -> nn.Module:
+    """The loop version of a head."""
+    return LOOPS[type(config)](config, num_features, num_tasks)
+
+
+def share_noise(head: Head, loop: nn.Module) -> None:
+    """Gives the loop version the head's noise of this step."""
+    for name, noise in head.named_buffers():
+        if "noise" in name:
+            loop.get_buffer(name).copy_(noise)
