@@ -114,7 +114,7 @@ def _measure(setting: Setting, threads: int, rounds: int) -> list[dict[str, Any]
         medians, rate = _timed(base, steps, Product(device), device, rounds)
         own = {name: _own_seconds(model) for name, model in models.items()}
 
-    flops = head_cost(config.model, _width(config), setting.tasks).forward_flops
+    flops = head_cost(config.model, _width(config), config.head_tasks).forward_flops
     limit = 1 + setting.tasks * flops * setting.batch / rate / medians[CONSTANT].seconds
     takes_gradients = {name: _takes_gradients(_config(setting, name)) for name in names}
     naive = medians["naive"].of_constant

@@ -95,10 +95,11 @@ def _measure(setting: Setting, threads: int, rounds: int) -> dict[str, Any]:
     torch.set_num_threads(threads)
     device = choose_device()
     config = setting.config()
-    cost = head_cost(config, setting.inputs, setting.tasks)
+    tasks = [f"task {number}" for number in range(setting.tasks)]
+    cost = head_cost(config, setting.inputs, tasks)
     features_BF = torch.randn(setting.batch, setting.inputs, device=device)
     before = _peak_bytes(device)
-    head = config.build(setting.inputs, setting.tasks).to(device)
+    head = config.build(setting.inputs, tasks).to(device)
 
     for _ in range(WARM_UP_ROUNDS):
         _seconds(head, features_BF)

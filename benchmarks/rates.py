@@ -39,7 +39,7 @@ class Shape:
 
     head: HeadConfig
     inputs: int
-    tasks: int
+    tasks: tuple[str, ...]
     table_rows: int
     dim: int
     features_of_tables: tuple[int, ...]

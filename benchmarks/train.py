@@ -247,7 +247,7 @@ def _block_seconds(pipeline: GuardedPipeline, feed: Iterator[Batch], batches: in
 def head_flops_per_sample(config: Config) -> float:
     """Forward and backward FLOPs of the head's matrix products, per sample; its input gets a gradient too."""
     width = build_model(config, tables_on=torch.device("meta")).features.width
-    return head_cost(config.model, width, len(config.head_tasks)).training_flops
+    return head_cost(config.model, width, config.head_tasks).training_flops
 
 
 def _product_rate(product: Product, world: World) -> float:

@@ -74,8 +74,8 @@ def in_place_of_shared_bottom(tasks: Sequence[str]) -> AbstractContextManager[ob
     """Within it, and in this process, shared_bottom is this head for these tasks."""
     rows = [MIXING[task] for task in tasks]
 
-    def build(config: SharedBottomConfig, num_features: int, num_tasks: int) -> Head:
-        assert num_tasks == len(rows)
+    def build(config: SharedBottomConfig, num_features: int, tasks: Sequence[str]) -> Head:
+        assert len(tasks) == len(rows)
         return KnownRelationsHead(config, num_features, torch.tensor(rows))
 
     return patch.object(SharedBottomConfig, "build", build)

@@ -1,5 +1,6 @@
 """Parameters and FLOPs of a head from its config alone: for comparisons at equal compute, and for planning."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from models.heads.base import HeadConfig
@@ -19,9 +20,9 @@ class HeadCost:
         return 3 * self.forward_flops
 
 
-def head_cost(config: HeadConfig, num_features: int, num_tasks: int) -> HeadCost:
+def head_cost(config: HeadConfig, num_features: int, tasks: Sequence[str]) -> HeadCost:
     """The cost; raises ValueError if the numbers do not fit together."""
-    head = config.build_on_meta(num_features, num_tasks)
+    head = config.build_on_meta(num_features, tasks)
     parameters = sum(parameter.numel() for parameter in head.parameters())
     flops = sum(getattr(part, "flops_per_row", 0) for part in head.modules())
     return HeadCost(parameters, flops)

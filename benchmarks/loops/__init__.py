@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 from torch import nn
 
+from benchmarks.loops.aitm import AITMLoop
 from benchmarks.loops.dselect_k import DSelectKLoop
 from benchmarks.loops.gated import AdaTTLoop, MMoELoop, PLELoop
 from benchmarks.loops.mtan import MTANLoop
@@ -18,6 +19,7 @@ from benchmarks.loops.sluice import SluiceLoop
 from benchmarks.loops.snr import SNRLoop
 from benchmarks.loops.soft_ordering import SoftOrderingLoop
 from models.heads.adatt import AdaTTConfig, AdaTTSpConfig
+from models.heads.aitm import AITMConfig
 from models.heads.base import Head, HeadConfig
 from models.heads.cross_stitch import CrossStitchConfig
 from models.heads.dselect_k import DSelectKConfig
@@ -43,6 +45,7 @@ LOOPS: dict[type[HeadConfig], Callable[..., nn.Module]] = {
     SluiceConfig: SluiceLoop,
     SNRConfig: SNRLoop,
     DSelectKConfig: DSelectKLoop,
+    AITMConfig: AITMLoop,
 }
 
 

@@ -5,6 +5,7 @@ from typing import Annotated, get_args
 from pydantic import Field
 
 from models.heads.adatt import AdaTTConfig, AdaTTSpConfig
+from models.heads.aitm import AITMConfig
 from models.heads.base import HeadConfig
 from models.heads.cross_stitch import CrossStitchConfig
 from models.heads.dselect_k import DSelectKConfig
@@ -29,7 +30,8 @@ AnyHeadConfig = Annotated[
     | SoftOrderingConfig
     | SluiceConfig
     | SNRConfig
-    | DSelectKConfig,
+    | DSelectKConfig
+    | AITMConfig,
     Field(discriminator="head"),
 ]
 """Every head: one entry here, its class in a file beside this one."""

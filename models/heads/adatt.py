@@ -19,6 +19,7 @@ Shapes: B rows, U units that fuse, E experts of all units, H expert width, I inp
 """
 
 import math
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -39,9 +40,9 @@ class AdaTTSpConfig(HeadConfig):
     native_fusion: bool = True
     """false: without the residual N_t, as in the ablation of the paper's Table 6."""
 
-    def build(self, num_features: int, num_tasks: int) -> Head:
+    def build(self, num_features: int, tasks: Sequence[str]) -> Head:
         """The head; raises ValueError if the numbers do not fit together."""
-        return build_adatt(self, num_features, num_tasks, shared_experts=0)
+        return build_adatt(self, num_features, len(tasks), shared_experts=0)
 
 
 class AdaTTConfig(HeadConfig):
@@ -55,9 +56,9 @@ class AdaTTConfig(HeadConfig):
     shared_experts: int = Field(default=1, ge=0, le=1024)
     """Shared experts per level; with 0, adatt is exactly adatt_sp, and in ple no task learns from another."""
 
-    def build(self, num_features: int, num_tasks: int) -> Head:
+    def build(self, num_features: int, tasks: Sequence[str]) -> Head:
         """The head; raises ValueError if the numbers do not fit together."""
-        return build_adatt(self, num_features, num_tasks, self.shared_experts)
+        return build_adatt(self, num_features, len(tasks), self.shared_experts)
 
 
 def build_adatt(

@@ -43,13 +43,13 @@ class HeadConfig(Settings):
     """Share of hidden units that a training step drops, after every hidden layer."""
 
     @abstractmethod
-    def build(self, num_features: int, num_tasks: int) -> "Head":
-        """The head; raises ValueError if the numbers do not fit together."""
+    def build(self, num_features: int, tasks: Sequence[str]) -> "Head":
+        """The head, which has a logit for each of these tasks; raises ValueError if the numbers do not fit together."""
 
-    def build_on_meta(self, num_features: int, num_tasks: int) -> "Head":
+    def build_on_meta(self, num_features: int, tasks: Sequence[str]) -> "Head":
         """The head without memory: for its checks, shapes and counts. It cannot be given memory afterwards."""
         with torch.device("meta"):
-            return self.build(num_features, num_tasks)
+            return self.build(num_features, tasks)
 
     def of_width(self, width: int) -> Self:
         """The head with a first layer of this width, and the others in proportion; the nearest that it can have."""

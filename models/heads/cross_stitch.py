@@ -24,9 +24,9 @@ class CrossStitchConfig(HeadConfig):
 
     head: Literal["cross_stitch"] = "cross_stitch"
 
-    def build(self, num_features: int, num_tasks: int) -> Head:
+    def build(self, num_features: int, tasks: Sequence[str]) -> Head:
         """The head."""
-        return CrossStitch(self, num_features, num_tasks)
+        return CrossStitch(self, num_features, len(tasks))
 
 
 class CrossStitch(Head):

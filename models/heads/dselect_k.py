@@ -15,7 +15,7 @@ penalty up over the rows of a batch.
 Shapes: B rows, F features, T tasks, E experts, K selectors of a task, M bits.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Annotated, Literal
 
 import torch
@@ -43,11 +43,11 @@ class DSelectKConfig(HeadConfig):
     entropy: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1e-6
     """Weight of the penalty on selectors that have not chosen; 0: none."""
 
-    def build(self, num_features: int, num_tasks: int) -> "DSelectK":
+    def build(self, num_features: int, tasks: Sequence[str]) -> "DSelectK":
         """The head; raises ValueError where there is nothing to choose from."""
         if self.experts < 2:
             raise ValueError("model.experts = 1: dselect_k chooses between experts; give 2 or more, or use mmoe")
-        return DSelectK(self, num_features, num_tasks)
+        return DSelectK(self, num_features, len(tasks))
 
 
 class DSelectK(GatedHead):

@@ -13,6 +13,7 @@ has one. Every gate reads x, what the head itself reads:
 With one level it is `mmoe`.
 """
 
+from collections.abc import Sequence
 from typing import Literal
 
 from models.heads.base import ExpertCount, Head, HeadConfig
@@ -26,9 +27,9 @@ class MMoEConfig(HeadConfig):
     experts: ExpertCount = 4
     """Experts, shared by all tasks."""
 
-    def build(self, num_features: int, num_tasks: int) -> Head:
+    def build(self, num_features: int, tasks: Sequence[str]) -> Head:
         """The head."""
-        return build_mmoe(self, num_features, num_tasks, (self.end_to_end,))
+        return build_mmoe(self, num_features, len(tasks), (self.end_to_end,))
 
 
 class MLMMoEConfig(HeadConfig):
@@ -38,9 +39,9 @@ class MLMMoEConfig(HeadConfig):
     experts: ExpertCount = 4
     """Experts per level, shared by all tasks."""
 
-    def build(self, num_features: int, num_tasks: int) -> Head:
+    def build(self, num_features: int, tasks: Sequence[str]) -> Head:
         """The head."""
-        return build_mmoe(self, num_features, num_tasks, self.levels)
+        return build_mmoe(self, num_features, len(tasks), self.levels)
 
 
 def build_mmoe(

@@ -25,9 +25,9 @@ class MTANConfig(HeadConfig):
 
     head: Literal["mtan"] = "mtan"
 
-    def build(self, num_features: int, num_tasks: int) -> Head:
+    def build(self, num_features: int, tasks: Sequence[str]) -> Head:
         """The head."""
-        return MTAN(self, num_features, num_tasks)
+        return MTAN(self, num_features, len(tasks))
 
 
 class MTAN(Head):

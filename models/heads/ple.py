@@ -6,6 +6,7 @@ Each task is a unit, the shared experts are one more; with f⁰ = x for all of t
     f_s' = Σ_e G_{s,e} E_e,  G_s = softmax(U_s f_s + c_s)     over all experts; not on the last level
 """
 
+from collections.abc import Sequence
 from typing import Literal
 
 from pydantic import Field
@@ -23,18 +24,18 @@ class PLEConfig(HeadConfig):
     shared_experts: int = Field(default=1, ge=0, le=1024)
     """Shared experts per level; with 0, adatt is exactly adatt_sp, and in ple no task learns from another."""
 
-    def build(self, num_features: int, num_tasks: int) -> Head:
+    def build(self, num_features: int, tasks: Sequence[str]) -> Head:
         """The head; raises ValueError if the numbers do not fit together."""
         levels: list[FusionLevel] = []
         inputs = num_features
 
         for index, layers in enumerate(self.levels):
             is_last = index == len(self.levels) - 1
-            plan = self._plan(num_tasks, is_last=is_last)
+            plan = self._plan(len(tasks), is_last=is_last)
             levels.append(FusionLevel(plan, LevelWidths(inputs, inputs, layers), self))
             inputs = layers[-1]
 
-        return GatedHead(levels, towers_above(levels, num_tasks, self), gates_read="unit")
+        return GatedHead(levels, towers_above(levels, len(tasks), self), gates_read="unit")
 
     def _plan(self, num_tasks: int, *, is_last: bool) -> LevelPlan:
         """Who sees what on a level: a task its own and the shared experts, the shared unit all."""

@@ -6,6 +6,7 @@ embedding tables are shared with the other tasks even so.
 Shapes: B rows, F features, T tasks.
 """
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -20,9 +21,9 @@ class SharedBottomConfig(HeadConfig):
 
     head: Literal["shared_bottom"] = "shared_bottom"
 
-    def build(self, num_features: int, num_tasks: int) -> Head:
+    def build(self, num_features: int, tasks: Sequence[str]) -> Head:
         """The head."""
-        return TrunkHead(self, num_features, num_tasks, num_trunks=1)
+        return TrunkHead(self, num_features, len(tasks), num_trunks=1)
 
 
 class SingleTaskConfig(HeadConfig):
@@ -30,9 +31,9 @@ class SingleTaskConfig(HeadConfig):
 
     head: Literal["single_task"] = "single_task"
 
-    def build(self, num_features: int, num_tasks: int) -> Head:
+    def build(self, num_features: int, tasks: Sequence[str]) -> Head:
         """The head."""
-        return TrunkHead(self, num_features, num_tasks, num_trunks=num_tasks)
+        return TrunkHead(self, num_features, len(tasks), num_trunks=len(tasks))
 
 
 class TrunkHead(Head):

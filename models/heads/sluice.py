@@ -31,7 +31,7 @@ class SluiceConfig(HeadConfig):
     orthogonality: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.01
     """Weight of the penalty that keeps the two halves of a task's layers apart; 0: none."""
 
-    def build(self, num_features: int, num_tasks: int) -> Head:
+    def build(self, num_features: int, tasks: Sequence[str]) -> Head:
         """The head; raises ValueError if levels end in different widths, or in an odd one."""
         ends = {level[-1] for level in self.levels}
         if len(ends) > 1 or any(width % 2 for width in ends):
@@ -39,7 +39,7 @@ class SluiceConfig(HeadConfig):
                 f"model.levels = {[list(level) for level in self.levels]}: sluice halves the last layer of each level "
                 "and adds levels up, so all must end in one even width"
             )
-        return Sluice(self, num_features, num_tasks)
+        return Sluice(self, num_features, len(tasks))
 
     def nearest_width(self, units: float) -> int:
         """Even, since layers are halved."""

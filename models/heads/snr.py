@@ -43,9 +43,9 @@ class SNRConfig(HeadConfig):
     l0: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1e-4
     """Weight of the penalty on the expected number of open connections; 0: none."""
 
-    def build(self, num_features: int, num_tasks: int) -> Head:
+    def build(self, num_features: int, tasks: Sequence[str]) -> Head:
         """The head."""
-        return SNR(self, num_features, num_tasks)
+        return SNR(self, num_features, len(tasks))
 
 
 class SNR(Head):

@@ -27,14 +27,14 @@ class SoftOrderingConfig(HeadConfig):
     head: Literal["soft_ordering"] = "soft_ordering"
     levels: tuple[Layers, ...] = Field(default=((128,), (128,)), min_length=1)
 
-    def build(self, num_features: int, num_tasks: int) -> Head:
+    def build(self, num_features: int, tasks: Sequence[str]) -> Head:
         """The head; raises ValueError if the layers differ in width."""
         if len(set(self.end_to_end)) > 1:
             raise ValueError(
                 f"model.levels = {[list(level) for level in self.levels]}: soft_ordering puts every layer at every "
                 "depth, so all must have one width"
             )
-        return SoftOrdering(self, num_features, num_tasks)
+        return SoftOrdering(self, num_features, len(tasks))
 
 
 class SoftOrdering(Head):

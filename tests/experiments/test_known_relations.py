@@ -19,7 +19,7 @@ CONFIG = str(Path(__file__).parents[2] / "experiments" / "synthetic.toml")
 
 def test_a_task_is_its_signals_mixed_by_known_weights() -> None:
     with in_place_of_shared_bottom(["like", "click"]):
-        head = SharedBottomConfig(levels=((8,), (4,)), tower=()).build(16, 2)
+        head = SharedBottomConfig(levels=((8,), (4,)), tower=()).build(16, ["click", "like"])
     features_BF = torch.randn(5, 16)
     signal_BC = head.signals(head.hidden(features_BF[:, None].expand(-1, 4, -1))).squeeze(2)
     for parameter in head.variation.parameters():

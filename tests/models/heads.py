@@ -14,6 +14,7 @@ from torch import nn
 from benchmarks.loops import build_loop, share_noise
 from models.heads import AnyHeadConfig
 from models.heads.adatt import AdaTTConfig, AdaTTSpConfig
+from models.heads.aitm import AITMConfig
 from models.heads.base import Head, HeadConfig, experts_per_task
 from models.heads.cross_stitch import CrossStitchConfig, Stitch
 from models.heads.dselect_k import DSelectKConfig
@@ -55,6 +56,7 @@ FIXED: tuple[Case, ...] = (
     (SluiceConfig(levels=((3, 4), (4,)), tower=(2,)), 3),
     (SNRConfig(levels=LEVELS, tower=(2,), experts=3), 2),
     (DSelectKConfig(levels=LEVELS, tower=(2,), experts=3), 3),
+    (AITMConfig(levels=LEVELS, tower=(2,), chain=("task 2", "task 0")), 3),
 )
 """One config for each head, with all that it has."""
 EDGES: tuple[Case, ...] = (
@@ -78,6 +80,8 @@ EDGES: tuple[Case, ...] = (
     (SNRConfig(levels=LEVELS, experts=1), 2),
     (DSelectKConfig(levels=LEVELS, experts=8, k=3), 2),
     (DSelectKConfig(levels=LEVELS, experts=5, k=1, gamma=0.5), 2),
+    (AITMConfig(levels=LEVELS), 4),
+    (AITMConfig(levels=LEVELS, chain=("task 1",)), 2),
 )
 
 
@@ -86,6 +90,11 @@ def ids(value: object) -> str:
     if isinstance(value, tuple) and isinstance(value[0], HeadConfig):
         return ids(value[0])
     return str(value.model_fields["head"].default) if isinstance(value, type) else str(getattr(value, "head", value))
+
+
+def names(tasks: int) -> list[str]:
+    """Of so many tasks."""
+    return [f"task {number}" for number in range(tasks)]
 
 
 @st.composite
@@ -100,6 +109,7 @@ def cases(draw: st.DrawFn, kind: type[HeadConfig]) -> Case:
         "native_fusion": st.booleans(),
         "routes": st.sampled_from(["transform", "average"]),
         "k": st.integers(1, 3),
+        "chain": st.permutations(names(tasks)).flatmap(lambda order: st.integers(0, tasks).map(lambda n: order[:n])),
     }
     values = {key: draw(strategy) for key, strategy in keys.items() if key in kind.model_fields}
     if kind is DSelectKConfig:
@@ -121,7 +131,7 @@ def build(config: HeadConfig, tasks: int, seed: int = 0) -> Head:
     """A head in float64, with noise of a step; stitches and the like, which start alike, are random."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        head = config.build(FEATURES, tasks).double()
+        head = config.build(FEATURES, names(tasks)).double()
         for module in head.modules():
             if isinstance(module, Stitch | LevelMixture):
                 nn.init.uniform_(module.weight, -1, 1)

@@ -26,6 +26,7 @@ from tests.models.heads import (
     draw_input,
     ids,
     many,
+    names,
     weighted,
 )
 
@@ -75,7 +76,7 @@ def test_parameters_without_gradient_have_none_by_module_either(case: Case) -> N
 
 def test_names() -> None:
     """docs/heads.md promises them."""
-    adatt = AdaTTConfig(levels=((4, 3),), task_experts=(2, 1), shared_experts=1, tower=(2,)).build(FEATURES, 2)
+    adatt = AdaTTConfig(levels=((4, 3),), task_experts=(2, 1), shared_experts=1, tower=(2,)).build(FEATURES, names(2))
     experts = [f"levels.0.experts.{expert}.{layer}" for expert in range(4) for layer in range(2)]
     layers = [
         *experts,
@@ -88,7 +89,7 @@ def test_names() -> None:
         per_module_state(adatt).keys()
         == {f"{layer}.{kind}" for layer in layers for kind in ("weight", "bias")} | native
     )
-    stitch = per_module_state(CrossStitchConfig(levels=((4,),), tower=()).build(FEATURES, 1))
+    stitch = per_module_state(CrossStitchConfig(levels=((4,),), tower=()).build(FEATURES, names(1)))
     assert stitch.keys() == {
         *(f"{layer}.{kind}" for layer in ("levels.0.0.0", "towers.0.0") for kind in ("weight", "bias")),
         "stitches.0.weight",
@@ -137,7 +138,7 @@ def test_a_state_that_does_not_fit_is_refused_whole(
 
 
 def assert_counted(config: HeadConfig, tasks: int, rows: int = ROWS) -> None:
-    head, cost = build(config, tasks), head_cost(config, FEATURES, tasks)
+    head, cost = build(config, tasks), head_cost(config, FEATURES, names(tasks))
     with FlopCounterMode(display=False) as counter:
         logits_BT = head(draw_input(rows))
     assert counter.get_total_flops() == rows * cost.forward_flops
@@ -161,4 +162,4 @@ def test_cost_of_many_rows_is_what_torch_counts(case: Case) -> None:
 
 def test_cost_of_numbers_that_do_not_fit_is_refused() -> None:
     with pytest.raises(ValueError, match="task_experts"):
-        head_cost(AdaTTConfig(task_experts=(1, 2)), FEATURES, 3)
+        head_cost(AdaTTConfig(task_experts=(1, 2)), FEATURES, names(3))

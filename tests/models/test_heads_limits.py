@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from torch.nn import functional
 
 from models.heads.adatt import AdaTTConfig, AdaTTSpConfig
+from models.heads.aitm import Attention
 from models.heads.base import Head, HeadConfig
 from models.heads.cross_stitch import CrossStitchConfig, Stitch
 from models.heads.dselect_k import Codes, DSelectK
@@ -187,6 +188,8 @@ def without_dead_units(head: Head) -> Head:
                 continue
             for parameter in module.parameters(recurse=False):
                 parameter.abs_().add_(0.1)
+                if isinstance(module, Attention):  # small, since a softmax of 0 or 1 is flat
+                    parameter.mul_(0.1)
             if isinstance(module, Average):
                 module.noise_UE.fill_(0.5)
     return head

@@ -11,6 +11,7 @@ from models.heads.shared_bottom import SharedBottomConfig
 from models.losses import loss_sums
 from models.products import factors_of, head_tasks, logit_of_both, task_logits
 from models.tasks import TaskConfig
+from tests.models.heads import names
 
 TASKS = (
     TaskConfig(name="both", kind="product", of=("click", "buy_if_click"), label="buy"),
@@ -34,7 +35,7 @@ def test_losses_and_gradients_are_those_of_a_loop() -> None:
     labels = (torch.rand(64, len(TASKS), generator=generator) < 0.5).double()
     weights = torch.rand(64, len(TASKS), dtype=torch.float64, generator=generator)
     weights[:, 2] *= labels[:, 1]
-    head = SharedBottomConfig(levels=((8,),), tower=(4,)).build(6, 3).double()
+    head = SharedBottomConfig(levels=((8,),), tower=(4,)).build(6, names(3)).double()
     parameters = list(head.parameters())
 
     outputs = head(features)

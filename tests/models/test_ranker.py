@@ -43,7 +43,7 @@ def ranker() -> Ranker:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(3)
         layer = FeatureLayer(TABLES, FEATURES, torch.device("cpu"))
-        return Ranker(layer, HEAD.build(layer.width, len(TASKS)), TASKS).double()
+        return Ranker(layer, HEAD.build(layer.width, [task.name for task in TASKS]), TASKS).double()
 
 
 def gradients(ranker: nn.Module, batch: Batch) -> dict[str, torch.Tensor]:

@@ -133,6 +133,7 @@ HEADS: dict[str, dict[str, Any]] = {
     "sluice": {"levels": [[8], [8]]},
     "snr": {"experts": 3},
     "dselect_k": {"experts": 3},
+    "aitm": {"chain": ["click", "rare"]},
 }
 
 

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 from data.discovery.schema import ORACLE_PREFIX
 from data.features import SparseFeature
+from models.heads.aitm import AITMConfig
+from models.products import head_tasks
 from trainer.config.samples import passes_of
 
 if TYPE_CHECKING:
@@ -177,6 +179,19 @@ def _check_balance(config: "Config") -> None:
         )
 
 
+def _check_chain(config: "Config") -> None:
+    if not isinstance(config.model, AITMConfig):
+        return
+    kinds = {task.name: task.kind for task in head_tasks(config.tasks)}
+    for name in config.model.in_chain(list(kinds)):
+        if kinds.get(name, "binary") != "binary":
+            binary = [name for name, kind in kinds.items() if kind == "binary"]
+            raise ValueError(
+                f"model.chain: task {name!r} is a {kinds[name]}, and a chain is of binary tasks, from the one that "
+                f"happens first; give model.chain = some of {binary}"
+            )
+
+
 def _check_weight_decay(config: "Config") -> None:
     for table in config.tables:
         optimizer = config.optimizer.sparse.of(table)
@@ -211,6 +226,7 @@ RULES = (
     _check_milestones,
     _check_init,
     _check_balance,
+    _check_chain,
     _check_weight_decay,
     _check_skipping,
 )

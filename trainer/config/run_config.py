@@ -146,7 +146,7 @@ class Config(Settings):
         for rule in RULES:
             rule(self)
         head = self.model.build_on_meta(
-            num_features=8, num_tasks=len(self.head_tasks)
+            num_features=8, tasks=self.head_tasks
         )  # any width shows whether it can be built
         self.balance.check(self.model, self.tasks)
         if self.balance.at == "trunk":

@@ -29,7 +29,7 @@ def shape_of(config: Config, work: Workload) -> Shape:
     return Shape(
         head=config.model,
         inputs=work.inputs,
-        tasks=len(config.head_tasks),
+        tasks=tuple(config.head_tasks),
         table_rows=int(statistics.median([table.rows for table in config.tables] or [1])),
         dim=max(4, round(dims / num_features / 4) * 4),
         features_of_tables=features_of_tables(work),

@@ -1,6 +1,7 @@
 """What a training asks of its ranks, whatever these are: tables, ids, head, bytes of a row."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -77,8 +78,8 @@ def workload_of(config: Config, ids_per_row: list[str]) -> Workload:
         inputs=inputs,
         dense_width=features.dense_width,
         labels=len(config.tasks),
-        head=head_cost(config.model, inputs, len(config.head_tasks)),
-        activation_bytes=activation_bytes(config.model, inputs, len(config.head_tasks)),
+        head=head_cost(config.model, inputs, config.head_tasks),
+        activation_bytes=activation_bytes(config.model, inputs, config.head_tasks),
         precision=config.train.precision,
         dense_state={"sgd": 0, "adagrad": 1}.get(config.optimizer.dense.name, 2),
         bytes_per_row=decoded if manifest is None else float(manifest.bytes.sum()) / manifest.num_rows,
@@ -87,9 +88,9 @@ def workload_of(config: Config, ids_per_row: list[str]) -> Workload:
     )
 
 
-def activation_bytes(head: HeadConfig, inputs: int, num_tasks: int) -> int:
+def activation_bytes(head: HeadConfig, inputs: int, tasks: Sequence[str]) -> int:
     """Bytes a row that autograd keeps for the head's backward pass, counted in a forward pass without memory."""
-    module = head.build_on_meta(inputs, num_tasks)
+    module = head.build_on_meta(inputs, tasks)
     weights = {id(parameter) for parameter in module.parameters()}
     kept: dict[int, torch.Tensor] = {}
 

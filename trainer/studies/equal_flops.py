@@ -20,7 +20,7 @@ def input_width(config: Config) -> int:
 
 def cost_of(config: Config) -> HeadCost:
     """Of the config's head on the config's features."""
-    return head_cost(config.model, input_width(config), len(config.head_tasks))
+    return head_cost(config.model, input_width(config), config.head_tasks)
 
 
 def at_equal_flops(config: Config, reference: Config) -> HeadConfig:
@@ -39,4 +39,4 @@ def at_equal_flops(config: Config, reference: Config) -> HeadConfig:
 
 
 def _flops(config: Config, width: int) -> int:
-    return head_cost(config.model.of_width(width), input_width(config), len(config.head_tasks)).training_flops
+    return head_cost(config.model.of_width(width), input_width(config), config.head_tasks).training_flops

@@ -154,7 +154,7 @@ def _head_line(num_parts: int, fresh: list[str]) -> Taken:
 
 def _head_of(config: Config) -> Head:
     """Without memory: for its names and shapes."""
-    return config.model.build_on_meta(input_width(config), len(config.head_tasks))
+    return config.model.build_on_meta(input_width(config), config.head_tasks)
 
 
 def _read_head(source: Source, states: dict[str, Any]) -> tuple[Weights, dict[str, Weights]]:

@@ -17,7 +17,7 @@ TASKS = ["click", "watch"]
 def test_entropies_are_those_of_the_gates_before_the_update(name: str) -> None:
     torch.manual_seed(0)
     sizes: dict[str, Any] = {"experts": 3} if name == "mmoe" else {"task_experts": 2}
-    head = HEADS[name](levels=((8,), (4,)), **sizes).build(6, 2)
+    head = HEADS[name](levels=((8,), (4,)), **sizes).build(6, TASKS)
     observer = GateObserver(head, TASKS, training=True)
     inputs: dict[int, torch.Tensor] = {}
     levels = [module for module in head.modules() if isinstance(module, FusionLevel)]

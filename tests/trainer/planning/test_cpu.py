@@ -10,7 +10,9 @@ from trainer.planning.sweep import plan_sizes
 
 def test_rates_of_ranks_that_share_a_machine() -> None:
     head = load_config("configs/bench-embeddings.toml").model
-    shape = Shape(head, inputs=32, tasks=1, table_rows=1000, dim=16, features_of_tables=(1, 2), bags=256, ids_per_bag=2)
+    shape = Shape(
+        head, inputs=32, tasks=("click",), table_rows=1000, dim=16, features_of_tables=(1, 2), bags=256, ids_per_bag=2
+    )
     rates = measure_rates(2, shape)
     assert rates.processes == 2
     for rate in (rates.head_flops, rates.copied, rates.exchanged, rates.lookup_seconds, rates.update_seconds):
