@@ -86,8 +86,7 @@ class AITM(Head):
             return {}
         probability_BC = logits_BT[:, self.chain].sigmoid()
         too_high_B = (probability_BC[:, 1:] - probability_BC[:, :-1]).relu().sum(dim=1)
-        is_row_B = (weights_B > 0).to(too_high_B.dtype)
-        return {"constraint": self.constraint * torch.dot(too_high_B, is_row_B) / len(is_row_B)}
+        return {"constraint": self.constraint * (too_high_B * (weights_B > 0)).mean()}
 
     def fusion_names(self, tasks: Sequence[str]) -> list[FusionNames]:
         """How much each task of the chain takes from the one before, and of its own."""

@@ -129,7 +129,8 @@ class Head(nn.Module):
     def penalties(self, logits_BT: torch.Tensor, weights_B: torch.Tensor) -> dict[str, torch.Tensor]:  # noqa: ARG002
         """Scalars that training adds to this rank's loss, by name, after `forward` on the same rows.
 
-        weights_B: of the rows, 0 for padding. What is summed over rows is divided by B, as the losses are.
+        weights_B: of the rows, 0 for padding. What is summed over rows is divided by B, as the losses are. TorchRec
+        traces this with symbols in place of tensors, so it takes no len() of them and does not ask for their values.
         """
         return {}
 

@@ -73,16 +73,16 @@ class DSelectK(GatedHead):
         if not parts:
             return {}
 
-        is_row_B = (weights_B > 0).to(parts[0].dtype)
+        is_row_B = weights_B > 0
         selected_BNE = torch.cat(parts)
         total_BN = selected_BNE.sum(dim=2)
         entropy_BN = -(selected_BNE * (selected_BNE + EPSILON).log()).sum(dim=2)
         penalties = {}
         if self.entropy:
-            penalties["entropy"] = self.entropy * torch.dot(entropy_BN.sum(dim=1), is_row_B) / len(is_row_B)
+            penalties["entropy"] = self.entropy * (entropy_BN.sum(dim=1) * is_row_B).mean()
         if level.has_empty_codes:
             unused_B = (1 / (total_BN + EPSILON)).sum(dim=1)
-            penalties["codes"] = torch.dot(unused_B, is_row_B) / len(is_row_B)
+            penalties["codes"] = (unused_B * is_row_B).mean()
         return penalties
 
 

@@ -16,7 +16,7 @@ from typing import Literal
 import torch
 from torch import nn
 
-from models.heads.base import FusionNames, Head, HeadConfig, Shares
+from models.heads.base import FusionNames, Head, HeadConfig, Sharing
 from models.layers import GroupedLinear, GroupedMLP, Towers
 
 
@@ -45,7 +45,6 @@ class MTAN(Head):
         """G."""
         self.outer = nn.ModuleList()
         """H."""
-        self.shares = nn.ModuleList()
         inputs = num_features
         for index, (first, *_, last) in enumerate((*level, level[-1]) for level in config.levels):
             self.trunk.append(GroupedMLP([1], inputs, config.levels[index], config.activation, config.dropout))
@@ -54,17 +53,17 @@ class MTAN(Head):
             read = 2 * first if index else first
             self.inner.append(GroupedMLP(alone, read, (last,), config.activation, config.dropout))
             self.outer.append(GroupedLinear(alone, last, last))
-            self.shares.append(Shares())
             inputs = last
 
+        self.masks = Masks()
         self.num_tasks = num_tasks
-        self.widths = [level[-1] for level in config.levels]
         self.towers = Towers(num_tasks, inputs, config.tower, config.activation, config.dropout)
 
     def logits(self, features_BF: torch.Tensor) -> torch.Tensor:
         """logits_BT."""
         p_B1P = features_BF
         masked_BTP = features_BF
+        masks = []
         for index, trunk in enumerate(self.trunk):
             assert isinstance(trunk, GroupedMLP)
             u_B1U, p_B1P = _first_and_last(trunk, p_B1P)
@@ -74,12 +73,26 @@ class MTAN(Head):
                 read = torch.cat([u_B1U.expand_as(carried_BTU), carried_BTU], dim=2)
 
             scores_BTP = self.outer[index](self.inner[index](read))
-            masked_BTP = self.shares[index](scores_BTP.sigmoid()) * p_B1P
+            masks.append(scores_BTP.sigmoid())
+            masked_BTP = masks[-1] * p_B1P
+        self.masks(masks)
         return self.towers(masked_BTP)
 
     def fusion_names(self, tasks: Sequence[str]) -> list[FusionNames]:
-        """How much of each unit of the trunk a task lets through, level by level."""
-        return [FusionNames(list(tasks), [f"unit {unit}" for unit in range(width)]) for width in self.widths]
+        """The mean mask of each task on every level: how much of the trunk it lets through."""
+        return [FusionNames(list(tasks), [f"level {number}" for number in range(len(self.trunk))])]
+
+
+class Masks(Sharing):
+    """Where the masks of all levels can be watched."""
+
+    def forward(self, masks: list[torch.Tensor]) -> list[torch.Tensor]:
+        """The same."""
+        return masks
+
+    def weights_of(self, outputs: list[torch.Tensor]) -> torch.Tensor:
+        """means_BTL, over the units of a level."""
+        return torch.stack([mask_BTP.mean(dim=2) for mask_BTP in outputs], dim=2)
 
 
 class Carry(GroupedLinear):

@@ -113,7 +113,11 @@ def test_what_is_shown_is_what_is_used() -> None:
         assert_close(weights_BTD[0], order.scores.softmax(dim=1))
 
     mtan = build(MTANConfig(levels=((4,),), tower=()), 2)
-    (mask_BTP,) = mtan.fusion_weights(x_BF)
+    masks: list[torch.Tensor] = []
+    mtan.masks.register_forward_hook(lambda _module, _inputs, outputs: masks.extend(outputs))
+    (means_BTL,) = mtan.fusion_weights(x_BF)
+    (mask_BTP,) = masks
+    assert_close(means_BTL[..., 0], mask_BTP.mean(dim=2))
     assert ((mask_BTP > 0) & (mask_BTP < 1)).all()
     assert_close(mtan(x_BF), mtan.towers(mask_BTP * mtan.trunk[0](x_BF)))
 
