@@ -35,7 +35,7 @@ class DSelectKConfig(HeadConfig):
 
     head: Literal["dselect_k"] = "dselect_k"
     experts: ExpertCount = 4
-    """Experts, shared by all tasks."""
+    """Experts, shared by all tasks. Best a power of two: otherwise a penalty keeps gates from codes of no expert."""
     k: ExpertCount = 2
     """Experts that a gate chooses at most."""
     gamma: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0

@@ -221,20 +221,24 @@ def _fusion_table(name: str, number: int, level: LevelWeights) -> StudyTable:
     return StudyTable(title, ["unit", *level.experts], rows, note)
 
 
+def _in_words(value: object) -> str:
+    return f"[{', '.join(map(str, value))}]" if isinstance(value, tuple) else str(value)
+
+
 def cost_table(study: Expanded) -> StudyTable:
     """What each variant's head is and takes."""
     rows = []
     for name, config in study.configs.items():
         cost = cost_of(config)
         keys = config.model.model_dump(exclude={"head", "levels", "tower", "activation", "dropout"})
-        experts = ", ".join(f"{key} {value}" for key, value in keys.items()) or UNDEFINED
+        experts = ", ".join(f"{key} {_in_words(value)}" for key, value in keys.items()) or UNDEFINED
         chosen = ", ".join(f"{key} {value}" for key, value in study.chosen.get(name, {}).items()) or UNDEFINED
         levels = [list(level) for level in config.model.levels]
         flops = f"{cost.training_flops / 1e6:#.4g}"
         rows.append([name, config.model.head, str(levels), experts, flops, f"{cost.parameters:,}", chosen])
 
     counts = [int(config.train.samples) for config in study.configs.values()]
-    samples = " to ".join(dict.fromkeys(format_count(count) for count in (min(counts), max(counts))))
+    samples = " to ".join(dict.fromkeys(format_count(count).replace("_", ",") for count in (min(counts), max(counts))))
     of_each = f"{samples} samples, {len(study.seeds)} seeds"
     note = f"MFLOP: of the head, for each training sample, forward and backward. {of_each}."
     return StudyTable(
