@@ -75,7 +75,10 @@ def test_day_by_day_without_a_test_set_on_two_ranks(days: Path, once: Path, tmp_
         run_on_ranks(2, _train, config)
         run_on_ranks(1, _train, config)  # nothing new: nothing is measured again
 
+    # rounding may order two nearly equal predictions the other way: one pair of positive and negative in the AUC
     for record, expected in zip(metrics(tmp_path / "run"), metrics(once), strict=True):
+        pairs = expected["label_mean"] * (1 - expected["label_mean"]) * expected["examples"] ** 2
+        assert record.pop("auc") == pytest.approx(expected.pop("auc"), abs=2.5 / pairs)
         assert record == pytest.approx(expected, abs=1e-5)
 
 

@@ -147,7 +147,7 @@ def test_ids_and_bytes_come_from_the_data(tmp_path: Path) -> None:
 
 def test_activations_are_those_that_autograd_keeps() -> None:
     config = load_config("configs/bench-embeddings.toml")
-    assert activation_bytes(config.model, 100, 1) == 4 * (100 + 64)  # its input, and its only layer's output
+    assert activation_bytes(config.model, 100, ["click"]) == 4 * (100 + 64)  # its input, and its only layer's output
 
 
 def test_this_machine_is_measured_as_the_config_needs_it() -> None:
