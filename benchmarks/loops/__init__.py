@@ -19,17 +19,17 @@ from benchmarks.loops.sluice import SluiceLoop
 from benchmarks.loops.snr import SNRLoop
 from benchmarks.loops.soft_ordering import SoftOrderingLoop
 from models.heads.adatt import AdaTTConfig, AdaTTSpConfig
-from models.heads.aitm import AITMConfig
 from models.heads.base import Head, HeadConfig
 from models.heads.cross_stitch import CrossStitchConfig
-from models.heads.dselect_k import DSelectKConfig
 from models.heads.mmoe import MLMMoEConfig, MMoEConfig
-from models.heads.mtan import MTANConfig
 from models.heads.ple import PLEConfig
+from models.heads.related.aitm import AITMConfig
+from models.heads.related.dselect_k import DSelectKConfig
+from models.heads.related.mtan import MTANConfig
+from models.heads.related.sluice import SluiceConfig
+from models.heads.related.snr import SNRConfig
+from models.heads.related.soft_ordering import SoftOrderingConfig
 from models.heads.shared_bottom import SharedBottomConfig, SingleTaskConfig
-from models.heads.sluice import SluiceConfig
-from models.heads.snr import SNRConfig
-from models.heads.soft_ordering import SoftOrderingConfig
 
 LOOPS: dict[type[HeadConfig], Callable[..., nn.Module]] = {
     SharedBottomConfig: lambda config, features, tasks: TrunkLoop(config, features, tasks, num_trunks=1),

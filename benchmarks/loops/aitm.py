@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from benchmarks.loops.parts import Perceptron, TowersLoop
-from models.heads.aitm import AITMConfig
+from models.heads.related.aitm import AITMConfig
 
 
 class AITMLoop(nn.Module):

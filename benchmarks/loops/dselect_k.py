@@ -8,7 +8,7 @@ from torch import nn
 
 from benchmarks.loops.gated import Level
 from benchmarks.loops.parts import Perceptron, TowersLoop, weighted_sum
-from models.heads.dselect_k import DSelectKConfig
+from models.heads.related.dselect_k import DSelectKConfig
 
 EPSILON = 1e-6
 

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from benchmarks.loops.parts import Perceptron, TowersLoop
-from models.heads.mtan import MTANConfig
+from models.heads.related.mtan import MTANConfig
 
 
 class MTANLoop(nn.Module):

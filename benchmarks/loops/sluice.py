@@ -8,7 +8,7 @@ from torch import nn
 
 from benchmarks.loops.networks import StitchLoop, mixed
 from benchmarks.loops.parts import Perceptron, TowersLoop
-from models.heads.sluice import SluiceConfig
+from models.heads.related.sluice import SluiceConfig
 
 
 class LevelWeights(nn.Module):

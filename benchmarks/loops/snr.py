@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from benchmarks.loops.parts import Perceptron, TowersLoop
-from models.heads.snr import SNRConfig
+from models.heads.related.snr import SNRConfig
 
 BETA, GAMMA, ZETA = 0.9, -0.1, 1.1
 

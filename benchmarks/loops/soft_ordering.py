@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from benchmarks.loops.parts import Perceptron, TowersLoop
-from models.heads.soft_ordering import SoftOrderingConfig
+from models.heads.related.soft_ordering import SoftOrderingConfig
 
 
 class Scores(nn.Module):

@@ -14,17 +14,17 @@ from torch import nn
 from benchmarks.loops import build_loop, share_noise
 from models.heads import AnyHeadConfig
 from models.heads.adatt import AdaTTConfig, AdaTTSpConfig
-from models.heads.aitm import AITMConfig
 from models.heads.base import Head, HeadConfig, experts_per_task
 from models.heads.cross_stitch import CrossStitchConfig, Stitch
-from models.heads.dselect_k import DSelectKConfig
 from models.heads.mmoe import MLMMoEConfig, MMoEConfig
-from models.heads.mtan import MTANConfig
 from models.heads.ple import PLEConfig
+from models.heads.related.aitm import AITMConfig
+from models.heads.related.dselect_k import DSelectKConfig
+from models.heads.related.mtan import MTANConfig
+from models.heads.related.sluice import LevelMixture, SluiceConfig
+from models.heads.related.snr import Average, SNRConfig
+from models.heads.related.soft_ordering import Order, SoftOrderingConfig
 from models.heads.shared_bottom import SharedBottomConfig, SingleTaskConfig
-from models.heads.sluice import LevelMixture, SluiceConfig
-from models.heads.snr import Average, SNRConfig
-from models.heads.soft_ordering import Order, SoftOrderingConfig
 from models.per_layer_state import State, per_module_gradients, per_module_state
 
 ROWS, FEATURES = 5, 3

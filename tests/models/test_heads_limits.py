@@ -10,16 +10,16 @@ from hypothesis import strategies as st
 from torch.nn import functional
 
 from models.heads.adatt import AdaTTConfig, AdaTTSpConfig
-from models.heads.aitm import Attention
 from models.heads.base import Head, HeadConfig
 from models.heads.cross_stitch import CrossStitchConfig, Stitch
-from models.heads.dselect_k import Codes, DSelectK
 from models.heads.gated import FusionLevel
 from models.heads.mmoe import MLMMoEConfig, MMoEConfig
 from models.heads.ple import PLEConfig
+from models.heads.related.aitm import Attention
+from models.heads.related.dselect_k import Codes, DSelectK
+from models.heads.related.snr import Average
+from models.heads.related.soft_ordering import SoftOrdering
 from models.heads.shared_bottom import SharedBottomConfig, SingleTaskConfig
-from models.heads.snr import Average
-from models.heads.soft_ordering import SoftOrdering
 from models.per_layer_state import State, load_per_module_state, per_module_gradients, per_module_state
 from tests.models.heads import (
     EDGES,

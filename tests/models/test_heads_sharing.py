@@ -10,14 +10,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.heads.aitm import AITMConfig
 from models.heads.base import HeadConfig
-from models.heads.dselect_k import DSelectKConfig, smooth_step
-from models.heads.mtan import MTANConfig
+from models.heads.related.aitm import AITMConfig
+from models.heads.related.dselect_k import DSelectKConfig, smooth_step
+from models.heads.related.mtan import MTANConfig
+from models.heads.related.sluice import SluiceConfig
+from models.heads.related.snr import SNRConfig
+from models.heads.related.soft_ordering import SoftOrderingConfig
 from models.heads.shared_bottom import SharedBottomConfig, SingleTaskConfig
-from models.heads.sluice import SluiceConfig
-from models.heads.snr import SNRConfig
-from models.heads.soft_ordering import SoftOrderingConfig
 from models.per_layer_state import load_per_module_state, per_module_state
 from tests.models.heads import ROWS, assert_close, backward, build, build_pair, cases, draw_input, few, ids, names
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from data.discovery.schema import ORACLE_PREFIX
 from data.features import SparseFeature
-from models.heads.aitm import AITMConfig
+from models.heads.related.aitm import AITMConfig
 from models.products import head_tasks
 from trainer.config.samples import passes_of
 

@@ -1,0 +1,1 @@
+"""Heads of the systems that the AdaTT paper names beside its own baselines."""
