@@ -53,12 +53,15 @@ class FeatureLayer(nn.Module):
     def forward(self, sparse: KeyedJaggedTensor, dense_BD: torch.Tensor) -> torch.Tensor:
         """features_BF: float32. `sparse` holds the features in declared order."""
         pooled = self.embeddings(sparse)
-        # What a mean is divided by: as many as there are ids, or the sum of their weights.
         totals = sparse.lengths()
         if self.is_weighted:
             totals = torch.segment_reduce(sparse.weights(), "sum", lengths=totals, unsafe=True)
-        totals_SB = totals.view(len(self.keys), -1)
+        return self.join(pooled, totals.view(len(self.keys), -1), dense_BD)
 
+    def join(self, pooled: Mapping[str, torch.Tensor], totals_SB: torch.Tensor, dense_BD: torch.Tensor) -> torch.Tensor:
+        """features_BF, of each feature's sum of embeddings and what a mean of them is divided by: as many as there are
+        ids, or the sum of their weights.
+        """
         parts = []
         for index, key in enumerate(self.keys):
             part_BE = pooled[key].detach() if self.is_frozen[index] else pooled[key]

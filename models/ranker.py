@@ -78,14 +78,7 @@ class Ranker(nn.Module):
 
     def forward(self, batch: Batch) -> tuple[torch.Tensor, StepOutput]:
         """(loss of this rank's rows, output)."""
-        features_BF = self.features(batch.sparse, batch.dense_BD)
-        if self.balancer is not None and self.balancer.at == "features":
-            features_BF = self.balancer.gate(features_BF)
-        with torch.autocast("cuda", torch.bfloat16, enabled=self.bf16):
-            logits_BH = self.head(features_BF)
-
-        logits_BH = (self.first_logit_H + self.logit_scale_H * logits_BH).float()
-        logits_BT = task_logits(logits_BH, self.factors)
+        logits_BH, logits_BT = self.logits(self.features(batch.sparse, batch.dense_BD))
         weights_BT = batch.weights_B[:, None] * batch.label_weights_BT
         loss_T = loss_sums(logits_BT, batch.labels_BT, weights_BT, self.is_binary_T)
         num_rows = batch.weights_B.shape[0]
@@ -99,3 +92,13 @@ class Ranker(nn.Module):
         kept = {name: penalty.detach() for name, penalty in penalties.items()}
         output = StepOutput(logits_BT.detach(), batch.labels_BT, weights_BT, loss_T.detach(), batch.row_ids_B, kept)
         return loss, output
+
+    def logits(self, features_BF: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """(logits_BH of the head's outputs, logits_BT of the tasks)."""
+        if self.balancer is not None and self.balancer.at == "features":
+            features_BF = self.balancer.gate(features_BF)
+        with torch.autocast("cuda", torch.bfloat16, enabled=self.bf16):
+            logits_BH = self.head(features_BF)
+
+        logits_BH = (self.first_logit_H + self.logit_scale_H * logits_BH).float()
+        return logits_BH, task_logits(logits_BH, self.factors)

@@ -164,8 +164,11 @@ def _keep(kept: list[torch.Tensor], module: Sharing, _inputs: Any, outputs: Any)
 
 
 def in_parts(features_BF: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    """The rows that go through a head at once: on a GPU all, on a CPU as many as its cache likes."""
-    return features_BF.split(ROWS_IN_CACHE) if features_BF.device.type == "cpu" else (features_BF,)
+    """The rows that go through a head at once: on a CPU as many as its cache likes; all on a GPU, and in an exported
+    model, whose batches have any size.
+    """
+    on_cpu = features_BF.device.type == "cpu" and not torch.compiler.is_exporting()
+    return features_BF.split(ROWS_IN_CACHE) if on_cpu else (features_BF,)
 
 
 def experts_per_task(task_experts: int | tuple[int, ...], num_tasks: int) -> list[int]:
