@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 from torch import nn
 
+from benchmarks.loops.adashare import AdaShareLoop
 from benchmarks.loops.aitm import AITMLoop
 from benchmarks.loops.dselect_k import DSelectKLoop
 from benchmarks.loops.gated import AdaTTLoop, MMoELoop, PLELoop
@@ -23,6 +24,7 @@ from models.heads.base import Head, HeadConfig
 from models.heads.cross_stitch import CrossStitchConfig
 from models.heads.mmoe import MLMMoEConfig, MMoEConfig
 from models.heads.ple import PLEConfig
+from models.heads.related.adashare import AdaShareConfig
 from models.heads.related.aitm import AITMConfig
 from models.heads.related.dselect_k import DSelectKConfig
 from models.heads.related.mtan import MTANConfig
@@ -46,6 +48,7 @@ LOOPS: dict[type[HeadConfig], Callable[..., nn.Module]] = {
     SNRConfig: SNRLoop,
     DSelectKConfig: DSelectKLoop,
     AITMConfig: AITMLoop,
+    AdaShareConfig: AdaShareLoop,
 }
 
 
@@ -55,7 +58,7 @@ def build_loop(config: HeadConfig, num_features: int, num_tasks: int) -> nn.Modu
 
 
 def share_noise(head: Head, loop: nn.Module) -> None:
-    """Gives the loop version the head's noise of this step."""
-    for name, noise in head.named_buffers():
-        if "noise" in name:
-            loop.get_buffer(name).copy_(noise)
+    """Gives the loop version the head's noise of this step, and what follows from the samples."""
+    of_head = dict(head.named_buffers())
+    for name, buffer in loop.named_buffers():
+        buffer.copy_(of_head[name])

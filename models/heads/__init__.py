@@ -9,6 +9,7 @@ from models.heads.base import HeadConfig
 from models.heads.cross_stitch import CrossStitchConfig
 from models.heads.mmoe import MLMMoEConfig, MMoEConfig
 from models.heads.ple import PLEConfig
+from models.heads.related.adashare import AdaShareConfig
 from models.heads.related.aitm import AITMConfig
 from models.heads.related.dselect_k import DSelectKConfig
 from models.heads.related.mtan import MTANConfig
@@ -31,7 +32,8 @@ AnyHeadConfig = Annotated[
     | SluiceConfig
     | SNRConfig
     | DSelectKConfig
-    | AITMConfig,
+    | AITMConfig
+    | AdaShareConfig,
     Field(discriminator="head"),
 ]
 """Every head: one entry here, its class in a file beside this one or in `related`."""

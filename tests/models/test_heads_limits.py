@@ -15,7 +15,9 @@ from models.heads.cross_stitch import CrossStitchConfig, Stitch
 from models.heads.gated import FusionLevel
 from models.heads.mmoe import MLMMoEConfig, MMoEConfig
 from models.heads.ple import PLEConfig
+from models.heads.related.adashare import AdaShare
 from models.heads.related.aitm import Attention
+from models.heads.related.choices import Choices
 from models.heads.related.dselect_k import Codes, DSelectK
 from models.heads.related.snr import Average
 from models.heads.related.soft_ordering import SoftOrdering
@@ -192,6 +194,14 @@ def without_dead_units(head: Head) -> Head:
                     parameter.mul_(0.1)
             if isinstance(module, Average):
                 module.noise_UE.fill_(0.5)
+            if isinstance(module, Choices):
+                module.noise.zero_()
+                module.temperature.fill_(1)
+                module.slow_scores.mul_(0.1)[..., 0].add_(
+                    0.1
+                )  # the same in all choices: a block that no task keeps is not used
+            if isinstance(module, AdaShare):
+                module.is_learned_L.fill_(True)
     return head
 
 
