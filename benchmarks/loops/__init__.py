@@ -14,6 +14,7 @@ from benchmarks.loops.adashare import AdaShareLoop
 from benchmarks.loops.aitm import AITMLoop
 from benchmarks.loops.dselect_k import DSelectKLoop
 from benchmarks.loops.gated import AdaTTLoop, MMoELoop, PLELoop
+from benchmarks.loops.learning_to_branch import LearningToBranchLoop
 from benchmarks.loops.mtan import MTANLoop
 from benchmarks.loops.networks import CrossStitchLoop, TrunkLoop
 from benchmarks.loops.sluice import SluiceLoop
@@ -27,6 +28,7 @@ from models.heads.ple import PLEConfig
 from models.heads.related.adashare import AdaShareConfig
 from models.heads.related.aitm import AITMConfig
 from models.heads.related.dselect_k import DSelectKConfig
+from models.heads.related.learning_to_branch import LearningToBranchConfig
 from models.heads.related.mtan import MTANConfig
 from models.heads.related.sluice import SluiceConfig
 from models.heads.related.snr import SNRConfig
@@ -49,6 +51,7 @@ LOOPS: dict[type[HeadConfig], Callable[..., nn.Module]] = {
     DSelectKConfig: DSelectKLoop,
     AITMConfig: AITMLoop,
     AdaShareConfig: AdaShareLoop,
+    LearningToBranchConfig: LearningToBranchLoop,
 }
 
 

@@ -12,6 +12,7 @@ from models.heads.ple import PLEConfig
 from models.heads.related.adashare import AdaShareConfig
 from models.heads.related.aitm import AITMConfig
 from models.heads.related.dselect_k import DSelectKConfig
+from models.heads.related.learning_to_branch import LearningToBranchConfig
 from models.heads.related.mtan import MTANConfig
 from models.heads.related.sluice import SluiceConfig
 from models.heads.related.snr import SNRConfig
@@ -33,7 +34,8 @@ AnyHeadConfig = Annotated[
     | SNRConfig
     | DSelectKConfig
     | AITMConfig
-    | AdaShareConfig,
+    | AdaShareConfig
+    | LearningToBranchConfig,
     Field(discriminator="head"),
 ]
 """Every head: one entry here, its class in a file beside this one or in `related`."""

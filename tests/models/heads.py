@@ -22,6 +22,7 @@ from models.heads.related.adashare import AdaShareConfig
 from models.heads.related.aitm import AITMConfig
 from models.heads.related.choices import Choices
 from models.heads.related.dselect_k import DSelectKConfig
+from models.heads.related.learning_to_branch import LearningToBranchConfig
 from models.heads.related.mtan import MTANConfig
 from models.heads.related.sluice import LevelMixture, SluiceConfig
 from models.heads.related.snr import Average, SNRConfig
@@ -62,6 +63,7 @@ FIXED: tuple[Case, ...] = (
     (DSelectKConfig(levels=LEVELS, tower=(2,), experts=3), 3),
     (AITMConfig(levels=LEVELS, tower=(2,), chain=("task 2", "task 0")), 3),
     (AdaShareConfig(levels=((4, 3), (3,)), tower=(2,), warmup_samples=0, block_samples=0), 3),
+    (LearningToBranchConfig(levels=LEVELS, tower=(2,), experts=3, warmup_samples=0), 2),
 )
 """One config for each head, with all that it has."""
 EDGES: tuple[Case, ...] = (
@@ -89,6 +91,8 @@ EDGES: tuple[Case, ...] = (
     (AITMConfig(levels=LEVELS, chain=("task 1",)), 2),
     (AdaShareConfig(levels=((2,), (3, 2), (2,)), warmup_samples=0, block_samples=SAMPLES), 2),
     (AdaShareConfig(levels=((2,), (2,)), warmup_samples=0, block_samples=0, sampling="hard"), 3),
+    (LearningToBranchConfig(levels=((2,), (3, 2), (2,)), experts=2, warmup_samples=0, sampling="hard"), 5),
+    (LearningToBranchConfig(levels=LEVELS, experts=1, warmup_samples=0), 2),
 )
 
 

@@ -16,8 +16,9 @@ from trainer.run.jsonl import read_records
 SCHEDULE = {"warmup_samples": 64, "halving_samples": 128, "lowest_temperature": 0.5}
 HEADS: dict[str, dict[str, Any]] = {
     "adashare": {"levels": [[8], [8]], "block_samples": 128, **SCHEDULE},
+    "learning_to_branch": {"levels": [[8], [4]], "experts": 3, **SCHEDULE},
 }
-SOURCES = {"adashare": {"block 0", "block 1"}}
+SOURCES = {"adashare": {"block 0", "block 1"}, "learning_to_branch": {"node 0", "node 1", "node 2"}}
 
 
 @pytest.mark.parametrize("head", HEADS)
