@@ -13,7 +13,7 @@ every `block_samples`. In training k is sampled, in evaluation a block is kept w
 
 Blocks were convolutions with batch normalisation. In the paper scores and weights are learned in turn, on two halves
 of the data, and the network once more with what was chosen; here together, in one pass over the log. Its sparsity is
-Σ ln α, which has no lower bound; this one, and the weights, are the authors' code's.
+Σ ln α, which has no lower bound; this one is the authors' code's.
 
 Shapes: B rows, F features, T tasks, L blocks, W their width, R rows of all tasks.
 """
@@ -41,8 +41,8 @@ class AdaShareConfig(SamplingConfig):
     levels: tuple[Layers, ...] = Field(default=((128,), (128,)), min_length=1)
     block_samples: Count = Field(default=100_000, ge=0)
     """Samples after which the choices of one more block are learned, from the last block; 0: of all at once."""
-    sparsity: Weight = 0.001
-    """Weight of the penalty on keeping blocks; 0: none."""
+    sparsity: Weight = 0.0001
+    """Weight of the penalty on keeping blocks; 0: none. With the authors' 0.001 the quickstart's tasks skip all blocks."""
     sharing: Weight = 0.005
     """Weight of the penalty where tasks keep different blocks; 0: none."""
 
