@@ -42,7 +42,7 @@ class AdaShareConfig(SamplingConfig):
     block_samples: Count = Field(default=100_000, ge=0)
     """Samples after which the choices of one more block are learned, from the last block; 0: of all at once."""
     sparsity: Weight = 0.0001
-    """Weight of the penalty on keeping blocks; 0: none. With the authors' 0.001 the quickstart's tasks skip all blocks."""
+    """Weight of the penalty on keeping blocks; 0: none. With the authors' 0.001 tasks of the quickstart skip all."""
     sharing: Weight = 0.005
     """Weight of the penalty where tasks keep different blocks; 0: none."""
 
