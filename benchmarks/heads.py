@@ -31,7 +31,7 @@ WARM_UP_ROUNDS = 2
 LEVELS, TOWER = ((256,), (128,)), (64,)
 """The paper's (section 4.2)."""
 ONE_WIDTH = ((192,), (192,))
-HEADS_OF_ONE_WIDTH = ("soft_ordering", "sluice")
+HEADS_OF_ONE_WIDTH = ("soft_ordering", "sluice", "adashare")
 """Whose levels must be alike."""
 
 

@@ -10,9 +10,11 @@ from collections.abc import Callable
 
 from torch import nn
 
+from benchmarks.loops.adashare import AdaShareLoop
 from benchmarks.loops.aitm import AITMLoop
 from benchmarks.loops.dselect_k import DSelectKLoop
 from benchmarks.loops.gated import AdaTTLoop, MMoELoop, PLELoop
+from benchmarks.loops.learning_to_branch import LearningToBranchLoop
 from benchmarks.loops.mtan import MTANLoop
 from benchmarks.loops.networks import CrossStitchLoop, TrunkLoop
 from benchmarks.loops.sluice import SluiceLoop
@@ -23,8 +25,10 @@ from models.heads.base import Head, HeadConfig
 from models.heads.cross_stitch import CrossStitchConfig
 from models.heads.mmoe import MLMMoEConfig, MMoEConfig
 from models.heads.ple import PLEConfig
+from models.heads.related.adashare import AdaShareConfig
 from models.heads.related.aitm import AITMConfig
 from models.heads.related.dselect_k import DSelectKConfig
+from models.heads.related.learning_to_branch import LearningToBranchConfig
 from models.heads.related.mtan import MTANConfig
 from models.heads.related.sluice import SluiceConfig
 from models.heads.related.snr import SNRConfig
@@ -46,6 +50,8 @@ LOOPS: dict[type[HeadConfig], Callable[..., nn.Module]] = {
     SNRConfig: SNRLoop,
     DSelectKConfig: DSelectKLoop,
     AITMConfig: AITMLoop,
+    AdaShareConfig: AdaShareLoop,
+    LearningToBranchConfig: LearningToBranchLoop,
 }
 
 
@@ -55,7 +61,7 @@ def build_loop(config: HeadConfig, num_features: int, num_tasks: int) -> nn.Modu
 
 
 def share_noise(head: Head, loop: nn.Module) -> None:
-    """Gives the loop version the head's noise of this step."""
-    for name, noise in head.named_buffers():
-        if "noise" in name:
-            loop.get_buffer(name).copy_(noise)
+    """Gives the loop version the head's noise of this step, and what follows from the samples."""
+    of_head = dict(head.named_buffers())
+    for name, buffer in loop.named_buffers():
+        buffer.copy_(of_head[name])

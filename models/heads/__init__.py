@@ -9,8 +9,10 @@ from models.heads.base import HeadConfig
 from models.heads.cross_stitch import CrossStitchConfig
 from models.heads.mmoe import MLMMoEConfig, MMoEConfig
 from models.heads.ple import PLEConfig
+from models.heads.related.adashare import AdaShareConfig
 from models.heads.related.aitm import AITMConfig
 from models.heads.related.dselect_k import DSelectKConfig
+from models.heads.related.learning_to_branch import LearningToBranchConfig
 from models.heads.related.mtan import MTANConfig
 from models.heads.related.sluice import SluiceConfig
 from models.heads.related.snr import SNRConfig
@@ -31,7 +33,9 @@ AnyHeadConfig = Annotated[
     | SluiceConfig
     | SNRConfig
     | DSelectKConfig
-    | AITMConfig,
+    | AITMConfig
+    | AdaShareConfig
+    | LearningToBranchConfig,
     Field(discriminator="head"),
 ]
 """Every head: one entry here, its class in a file beside this one or in `related`."""

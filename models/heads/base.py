@@ -34,7 +34,7 @@ class HeadConfig(Settings):
     levels: tuple[Layers, ...] = Field(default=((256,), (128,)), min_length=1)
     """Hidden units, per level: [[256], [128]] is two levels of one layer each. Heads that fuse do so after every level;
     shared_bottom, single_task, mmoe and dselect_k lay the levels end to end. In soft_ordering all layers have one
-    width, in sluice all levels end in one even width; there the default is [[128], [128]]."""
+    width, in sluice all levels end in one even width, in adashare in one width; there the default is [[128], [128]]."""
     tower: tuple[Width, ...] = (64,)
     """Hidden units of each task's tower; [] is a single linear layer."""
     activation: ActivationName = "relu"

@@ -18,8 +18,11 @@ from models.heads.base import Head, HeadConfig, experts_per_task
 from models.heads.cross_stitch import CrossStitchConfig, Stitch
 from models.heads.mmoe import MLMMoEConfig, MMoEConfig
 from models.heads.ple import PLEConfig
+from models.heads.related.adashare import AdaShareConfig
 from models.heads.related.aitm import AITMConfig
+from models.heads.related.choices import Choices
 from models.heads.related.dselect_k import DSelectKConfig
+from models.heads.related.learning_to_branch import LearningToBranchConfig
 from models.heads.related.mtan import MTANConfig
 from models.heads.related.sluice import LevelMixture, SluiceConfig
 from models.heads.related.snr import Average, SNRConfig
@@ -28,6 +31,8 @@ from models.heads.shared_bottom import SharedBottomConfig, SingleTaskConfig
 from models.per_layer_state import State, per_module_gradients, per_module_state
 
 ROWS, FEATURES = 5, 3
+SAMPLES = 100
+"""At which the step begins that heads are built for."""
 HEADS: tuple[type[HeadConfig], ...] = get_args(get_args(AnyHeadConfig)[0])
 GATED = (MMoEConfig, MLMMoEConfig, PLEConfig, AdaTTSpConfig, AdaTTConfig)
 Case = tuple[HeadConfig, int]
@@ -57,6 +62,8 @@ FIXED: tuple[Case, ...] = (
     (SNRConfig(levels=LEVELS, tower=(2,), experts=3), 2),
     (DSelectKConfig(levels=LEVELS, tower=(2,), experts=3), 3),
     (AITMConfig(levels=LEVELS, tower=(2,), chain=("task 2", "task 0")), 3),
+    (AdaShareConfig(levels=((4, 3), (3,)), tower=(2,), warmup_samples=0, block_samples=0), 3),
+    (LearningToBranchConfig(levels=LEVELS, tower=(2,), experts=3, warmup_samples=0), 2),
 )
 """One config for each head, with all that it has."""
 EDGES: tuple[Case, ...] = (
@@ -82,6 +89,10 @@ EDGES: tuple[Case, ...] = (
     (DSelectKConfig(levels=LEVELS, experts=5, k=1, gamma=0.5), 2),
     (AITMConfig(levels=LEVELS), 4),
     (AITMConfig(levels=LEVELS, chain=("task 1",)), 2),
+    (AdaShareConfig(levels=((2,), (3, 2), (2,)), warmup_samples=0, block_samples=SAMPLES), 2),
+    (AdaShareConfig(levels=((2,), (2,)), warmup_samples=0, block_samples=0, sampling="hard"), 3),
+    (LearningToBranchConfig(levels=((2,), (3, 2), (2,)), experts=2, warmup_samples=0, sampling="hard"), 5),
+    (LearningToBranchConfig(levels=LEVELS, experts=1, warmup_samples=0), 2),
 )
 
 
@@ -109,6 +120,11 @@ def cases(draw: st.DrawFn, kind: type[HeadConfig]) -> Case:
         "native_fusion": st.booleans(),
         "routes": st.sampled_from(["transform", "average"]),
         "k": st.integers(1, 3),
+        "sampling": st.sampled_from(["soft", "hard"]),
+        "warmup_samples": st.integers(0, SAMPLES + 1),
+        "halving_samples": st.integers(SAMPLES // 3, SAMPLES),
+        "lowest_temperature": st.floats(0.5, 5),
+        "block_samples": st.integers(0, SAMPLES),
         "chain": st.permutations(names(tasks)).flatmap(lambda order: st.integers(0, tasks).map(lambda n: order[:n])),
     }
     values = {key: draw(strategy) for key, strategy in keys.items() if key in kind.model_fields}
@@ -122,6 +138,8 @@ def fitting(kind: type[HeadConfig], levels: tuple[tuple[int, ...], ...]) -> tupl
     width = levels[0][0]
     if kind is SoftOrderingConfig:
         return tuple((width,) * len(layers) for layers in levels)
+    if kind is AdaShareConfig:
+        return tuple((*layers[:-1], width) for layers in levels)
     if kind is SluiceConfig:
         return tuple((*layers[:-1], width + width % 2) for layers in levels)
     return levels
@@ -139,7 +157,9 @@ def build(config: HeadConfig, tasks: int, seed: int = 0) -> Head:
                 nn.init.uniform_(module.scores, -1, 1)
             if isinstance(module, Average):
                 nn.init.uniform_(module.log_alpha_UE, -0.1, 0.1)
-        head.begin(0, seed=0)
+            if isinstance(module, Choices):
+                nn.init.uniform_(module.slow_scores, -0.1, 0.1)
+        head.begin(SAMPLES, seed=0)
     return head
 
 

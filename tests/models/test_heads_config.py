@@ -59,6 +59,10 @@ def test_numbers_that_do_not_fit_the_tasks_are_refused(
         ({"head": "adatt", "dropout": 1.0}, "dropout"),
         ({"head": "adatt", "dropout": -0.1}, "dropout"),
         ({"head": "cross_stitch", "activation": "swish2"}, "activation"),
+        ({"head": "adashare", "temperature": 0}, "temperature"),
+        ({"head": "adashare", "halving_samples": 0}, "halving_samples"),
+        ({"head": "adashare", "warmup_samples": "soon"}, "warmup_samples"),
+        ({"head": "adashare", "sharing": -1}, "sharing"),
     ],
 )
 def test_wrong_configs_are_refused(values: dict[str, Any], message: str) -> None:
@@ -77,7 +81,7 @@ def test_a_head_is_found_by_its_name(kind: type[HeadConfig]) -> None:
 def test_the_heads_are_these() -> None:
     names = (
         "shared_bottom single_task mmoe ml_mmoe ple cross_stitch adatt_sp adatt",
-        "mtan soft_ordering sluice snr dselect_k aitm",
+        "mtan soft_ordering sluice snr dselect_k aitm adashare learning_to_branch",
     )
     assert [ids(kind) for kind in HEADS] == [ids(case) for case in FIXED] == " ".join(names).split()
 

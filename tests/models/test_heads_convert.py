@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.loops import build_loop
+from benchmarks.loops import build_loop, share_noise
 from models.cost import head_cost
 from models.heads.adatt import AdaTTConfig
 from models.heads.base import ROWS_IN_CACHE, HeadConfig
@@ -50,6 +50,7 @@ def test_a_head_takes_the_weights_of_a_loop(case: Case) -> None:
     config, tasks = case
     head, loop = build(config, tasks), build_loop(config, FEATURES, tasks).double()
     load_per_module_state(head, loop.state_dict())
+    share_noise(head, loop)
     assert_close(head(draw_input()), loop(draw_input()))
 
 

@@ -15,8 +15,11 @@ from models.heads.cross_stitch import CrossStitchConfig, Stitch
 from models.heads.gated import FusionLevel
 from models.heads.mmoe import MLMMoEConfig, MMoEConfig
 from models.heads.ple import PLEConfig
+from models.heads.related.adashare import AdaShare
 from models.heads.related.aitm import Attention
+from models.heads.related.choices import Choices
 from models.heads.related.dselect_k import Codes, DSelectK
+from models.heads.related.learning_to_branch import Branching, LearningToBranch
 from models.heads.related.snr import Average
 from models.heads.related.soft_ordering import SoftOrdering
 from models.heads.shared_bottom import SharedBottomConfig, SingleTaskConfig
@@ -192,6 +195,15 @@ def without_dead_units(head: Head) -> Head:
                     parameter.mul_(0.1)
             if isinstance(module, Average):
                 module.noise_UE.fill_(0.5)
+            if isinstance(module, Choices):
+                module.noise.zero_()
+                module.temperature.fill_(1)
+                module.slow_scores.mul_(0.1)
+                module.is_hard = False  # what nobody chooses is not used
+            if isinstance(module, AdaShare):
+                module.is_learned_L.fill_(True)
+            if isinstance(module, Branching):
+                module.is_learned.fill_(True)
     return head
 
 
@@ -199,6 +211,8 @@ def gates_of_one_expert(head: Head) -> set[str]:
     """Names of the gates that are the constant 1, whatever their weights."""
     if isinstance(head, SoftOrdering):
         return {"orders.0.scores"} if len(head.orders) == 1 else set()
+    if isinstance(head, LearningToBranch):
+        return {name for name in per_module_state(head) if name.endswith("slow_scores") and head.config.experts == 1}
     if isinstance(head, DSelectK):
         return {name for name in per_module_state(head) if ".gates." in name and head.levels[0].k == 1}
     return {

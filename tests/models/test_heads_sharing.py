@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from models.heads.base import HeadConfig
+from models.heads.related.adashare import AdaShareConfig
 from models.heads.related.aitm import AITMConfig
 from models.heads.related.dselect_k import DSelectKConfig, smooth_step
 from models.heads.related.mtan import MTANConfig
@@ -18,15 +19,22 @@ from models.heads.related.sluice import SluiceConfig
 from models.heads.related.snr import SNRConfig
 from models.heads.related.soft_ordering import SoftOrderingConfig
 from models.heads.shared_bottom import SharedBottomConfig, SingleTaskConfig
-from models.per_layer_state import load_per_module_state, per_module_state
+from models.per_layer_state import load_per_module_state, per_module_gradients, per_module_state
 from tests.models.heads import ROWS, assert_close, backward, build, build_pair, cases, draw_input, few, ids, names
 
-PENALISED = (SluiceConfig, SNRConfig, DSelectKConfig, AITMConfig)
+PENALTIES: dict[type[HeadConfig], tuple[str, ...]] = {
+    SluiceConfig: ("orthogonality",),
+    SNRConfig: ("l0",),
+    DSelectKConfig: ("entropy",),
+    AITMConfig: ("constraint",),
+    AdaShareConfig: ("sparsity", "sharing"),
+}
+"""Keys that weigh a penalty of the same name."""
 WEIGHTS_B = torch.tensor([1.0, 2.0, 0.0, 1.0, 0.0], dtype=torch.float64)
 """The third row and the last are padding."""
 
 
-@pytest.mark.parametrize("kind", PENALISED, ids=ids)
+@pytest.mark.parametrize("kind", PENALTIES, ids=ids)
 @few
 @given(data=st.data())
 def test_penalties_equal_the_loop(kind: type[HeadConfig], data: st.DataObject) -> None:
@@ -46,13 +54,16 @@ def test_penalties_equal_the_loop(kind: type[HeadConfig], data: st.DataObject) -
     if x_BF.grad is not None:
         assert_close(x_BF.grad, loop_x_BF.grad)
         assert (x_BF.grad[WEIGHTS_B == 0] == 0).all()
+    gradients = per_module_gradients(head)
+    for name, parameter in loop.named_parameters():
+        if parameter.grad is not None:
+            assert_close(gradients[name], parameter.grad)
 
 
-@pytest.mark.parametrize("kind", PENALISED, ids=ids)
-def test_a_weight_of_0_is_no_penalty(kind: type[HeadConfig]) -> None:
-    key = {SluiceConfig: "orthogonality", SNRConfig: "l0", DSelectKConfig: "entropy", AITMConfig: "constraint"}[kind]
+@pytest.mark.parametrize(("kind", "key"), [(kind, key) for kind, keys in PENALTIES.items() for key in keys], ids=ids)
+def test_a_weight_of_0_is_no_penalty(kind: type[HeadConfig], key: str) -> None:
     head = build(kind(**{key: 0.0}), 2)
-    assert head.penalties(head(draw_input()), WEIGHTS_B) == {}
+    assert head.penalties(head(draw_input()), WEIGHTS_B).keys() == {*PENALTIES[kind]} - {key}
 
 
 def test_penalties_are_of_the_last_forward_alone() -> None:
@@ -187,6 +198,7 @@ def _two_layers(kind: type[HeadConfig]) -> HeadConfig:
         (SoftOrderingConfig(levels=((4,), (3,))), "one width"),
         (SluiceConfig(levels=((4,), (6,))), "one even width"),
         (SluiceConfig(levels=((3,),)), "one even width"),
+        (AdaShareConfig(levels=((4,), (4, 3))), "end in one width"),
         (DSelectKConfig(experts=1), "2 or more"),
         (AITMConfig(chain=("task 0", "like")), "names 'like'"),
         (AITMConfig(chain=("task 1", "task 1")), "twice"),

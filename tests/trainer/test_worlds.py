@@ -134,6 +134,8 @@ HEADS: dict[str, dict[str, Any]] = {
     "snr": {"experts": 3},
     "dselect_k": {"experts": 3},
     "aitm": {"chain": ["click", "rare"]},
+    "adashare": {"levels": [[8], [8]], "warmup_samples": 64, "block_samples": 64, "halving_samples": 64},
+    "learning_to_branch": {"experts": 3, "warmup_samples": 64, "halving_samples": 64},
 }
 
 

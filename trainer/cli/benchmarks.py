@@ -39,7 +39,8 @@ def bench_heads_command(  # noqa: PLR0913 - one parameter for each option
 ) -> None:
     """Time every head, forward and backward, against its loop version and the machine's matrix-product rate.
 
-    Levels [256], [128] and tower 64, as in the AdaTT paper; of soft_ordering and sluice, which have one width, 192.
+    Levels [256], [128] and tower 64, as in the AdaTT paper; of soft_ordering, sluice and
+    adashare, which have one width, 192.
     """
     from benchmarks.heads import Setting, all_settings, bench_heads
     from models.heads import HEADS

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from data.discovery.schema import ORACLE_PREFIX
 from data.features import SparseFeature
 from models.heads.related.aitm import AITMConfig
+from models.heads.related.choices import SamplingConfig
 from models.products import head_tasks
 from trainer.config.samples import passes_of
 
@@ -192,6 +193,15 @@ def _check_chain(config: "Config") -> None:
             )
 
 
+def _check_temperature(config: "Config") -> None:
+    model = config.model
+    if isinstance(model, SamplingConfig) and model.lowest_temperature > model.temperature:
+        raise ValueError(
+            f"model.lowest_temperature = {model.lowest_temperature} is above model.temperature = {model.temperature}, "
+            "from which it falls; give a lower one"
+        )
+
+
 def _check_weight_decay(config: "Config") -> None:
     for table in config.tables:
         optimizer = config.optimizer.sparse.of(table)
@@ -227,6 +237,7 @@ RULES = (
     _check_init,
     _check_balance,
     _check_chain,
+    _check_temperature,
     _check_weight_decay,
     _check_skipping,
 )

@@ -78,6 +78,13 @@ def test_one_line_names_the_key(tmp_path: Path, changes: dict[str, Any], message
     assert "\n" not in text
 
 
+@pytest.mark.parametrize("head", ["adashare", "learning_to_branch"])
+def test_a_temperature_does_not_rise(tmp_path: Path, head: str) -> None:
+    values = config_values(tmp_path) | {"model": {"head": head, "levels": [[4]], "lowest_temperature": 6}}
+    with pytest.raises(ConfigError, match=r"model\.lowest_temperature = 6\.0 is above model\.temperature = 5\.0"):
+        parse_config(values, "run.toml")
+
+
 def test_missing_section(tmp_path: Path) -> None:
     values = config_values(tmp_path)
     del values["tasks"]
