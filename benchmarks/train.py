@@ -23,9 +23,10 @@ from benchmarks.random_rows import write_random_rows
 from data.batch import Batch
 from data.statistics import measure
 from data.storage.stored_files import StoredFiles
+from models.columns import columns_of
 from models.cost import head_cost
 from trainer.batches import open_stream
-from trainer.build_model import ShardedModel, build_model, build_sharded_model
+from trainer.build_model import ShardedModel, build_sharded_model
 from trainer.checkpoint.folder import CheckpointFolder
 from trainer.checkpoint.manager import Checkpoints
 from trainer.checkpoint.state import State
@@ -246,8 +247,8 @@ def _block_seconds(pipeline: GuardedPipeline, feed: Iterator[Batch], batches: in
 
 def head_flops_per_sample(config: Config) -> float:
     """Forward and backward FLOPs of the head's matrix products, per sample; its input gets a gradient too."""
-    width = build_model(config, tables_on=torch.device("meta")).features.width
-    return head_cost(config.model, width, config.head_tasks).training_flops
+    columns = columns_of(config.tables, config.features)
+    return head_cost(config.model, columns, config.head_tasks).training_flops
 
 
 def _product_rate(product: Product, world: World) -> float:

@@ -12,6 +12,7 @@ from torchrec.modules.embedding_configs import DataType
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from data.features import Features
+from models.columns import columns_of
 from models.tables import TableConfig, table_key
 
 _DATA_TYPES = {"float32": DataType.FP32, "float16": DataType.FP16}
@@ -44,9 +45,9 @@ class FeatureLayer(nn.Module):
         poolings = [feature.pooling or table_of[feature.table].pooling for feature in features.sparse]
         self.is_frozen = [feature.table in frozen for feature in features.sparse]
         self.is_mean = [pooling == "mean" for pooling in poolings]
-        dims = [table_of[feature.table].dim for feature in features.sparse]
         self.is_weighted = features.is_weighted
-        self.width = sum(dims) + features.dense_width
+        self.columns = columns_of(tables, features)
+        self.width = self.columns.width
         configs = [_bag_config(table, self.rows_held[table.name], features) for table in tables]
         self.embeddings = EmbeddingBagCollection(tables=configs, is_weighted=features.is_weighted, device=device)
 

@@ -48,8 +48,8 @@ def build_model(config: Config, tables_on: torch.device, held: dict[str, int] | 
     """The unsharded model, dense weights drawn from the seed; `held`: rows of tables that hold more than they have."""
     frozen = [table.name for table in config.tables if config.init is not None and config.init.freezes(table.name)]
     features = FeatureLayer(config.tables, config.features, tables_on, frozen, held)
-    head = config.model.build(features.width, config.head_tasks)
-    balancer = build_balancer(config, features.width)
+    head = config.model.build_for(features.columns, config.head_tasks)
+    balancer = build_balancer(config, features.columns.width)
     if balancer is not None and balancer.at == "trunk":
         head.meet_at_trunk(balancer.gate)
     ranker = Ranker(features, head, config.tasks, config.train.precision == "bf16", balancer)

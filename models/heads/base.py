@@ -14,6 +14,7 @@ from pydantic import Discriminator, Field, Tag
 from torch import nn
 
 from data.settings import Settings
+from models.columns import Columns, unnamed_columns
 from models.layers import ActivationName
 
 ROWS_IN_CACHE = 1024
@@ -46,10 +47,22 @@ class HeadConfig(Settings):
     def build(self, num_features: int, tasks: Sequence[str]) -> "Head":
         """The head, which has a logit for each of these tasks; raises ValueError if the numbers do not fit together."""
 
-    def build_on_meta(self, num_features: int, tasks: Sequence[str]) -> "Head":
-        """The head without memory: for its checks, shapes and counts. It cannot be given memory afterwards."""
+    def build_for(self, columns: Columns, tasks: Sequence[str]) -> "Head":
+        """The same, on columns that belong to features; a head that wants some by name overrides this."""
+        return self.build(columns.width, tasks)
+
+    def build_on_meta(self, columns: Columns | int, tasks: Sequence[str]) -> "Head":
+        """The head without memory: for its checks, shapes and counts. It cannot be given memory afterwards.
+
+        `columns`: a number is one of columns without names.
+        """
         with torch.device("meta"):
-            return self.build(num_features, tasks)
+            return self.build_for(unnamed_columns(columns) if isinstance(columns, int) else columns, tasks)
+
+    @property
+    def features_by_name(self) -> tuple[str, ...]:
+        """Features that the head treats unlike the others; () where none is named."""
+        return ()
 
     def of_width(self, width: int) -> Self:
         """The head with a first layer of this width, and the others in proportion; the nearest that it can have."""
@@ -111,6 +124,8 @@ class Head(nn.Module):
     """The same on every level: NAME.LEVEL.TASK."""
     of_all_tasks: frozenset[str] = frozenset()
     """Modules whose parameters have an entry for each task, so that they mean something for these tasks alone."""
+    of_columns: frozenset[str] = frozenset()
+    """Modules that read the input's columns, or write to them, other than by weights as wide as the input."""
 
     def forward(self, features_BF: torch.Tensor) -> torch.Tensor:
         """logits_BT."""

@@ -17,6 +17,7 @@ from data.settings import Count, Settings
 from data.storage.paths import full_path, local_path
 from data.storage.uris import refuse_credentials
 from models.balancers import AnyBalanceConfig, ConstantConfig
+from models.columns import columns_of
 from models.heads import AnyHeadConfig
 from models.products import head_tasks
 from models.tasks import TaskConfig
@@ -145,9 +146,7 @@ class Config(Settings):
     def _check(self) -> Self:
         for rule in RULES:
             rule(self)
-        head = self.model.build_on_meta(
-            num_features=8, tasks=self.head_tasks
-        )  # any width shows whether it can be built
+        head = self.model.build_on_meta(columns_of(self.tables, self.features), self.head_tasks)
         self.balance.check(self.model, self.tasks)
         if self.balance.at == "trunk":
             head.meet_at_trunk(nn.Identity())

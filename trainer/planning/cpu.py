@@ -3,6 +3,7 @@
 import statistics
 
 from benchmarks.rates import Rates, Shape, measure_rates
+from models.columns import columns_of
 from trainer.config.run_config import Config
 from trainer.planning.devices import VALUE_SECONDS, Device, Efficiency
 from trainer.planning.workload import Workload
@@ -28,7 +29,7 @@ def shape_of(config: Config, work: Workload) -> Shape:
     ids = sum(work.ids_per_row.values())
     return Shape(
         head=config.model,
-        inputs=work.inputs,
+        columns=columns_of(config.tables, config.features),
         tasks=tuple(config.head_tasks),
         table_rows=int(statistics.median([table.rows for table in config.tables] or [1])),
         dim=max(4, round(dims / num_features / 4) * 4),

@@ -129,9 +129,3 @@ def input_columns(config: Config) -> list[str]:
     dims = {table.name: table.dim for table in config.tables}
     sparse = [f"{feature.name}:{dims[feature.table]}" for feature in config.features.sparse]
     return sparse + [f"{' - '.join(feature.columns)}:{feature.width}" for feature in config.features.dense]
-
-
-def input_width(config: Config) -> int:
-    """Features that the head reads."""
-    dims = {table.name: table.dim for table in config.tables}
-    return sum(dims[feature.table] for feature in config.features.sparse) + config.features.dense_width

@@ -154,7 +154,7 @@ def test_this_machine_is_measured_as_the_config_needs_it() -> None:
     config = load_config("configs/bench-embeddings.toml")
     shape = shape_of(config, workload_of(config, ["20"]))
     assert shape.features_of_tables == (1, 1, 2, 2)  # of 12 tables with one feature, and 14 with two
-    assert (shape.dim, shape.ids_per_bag, shape.bags, shape.inputs) == (64, 20, 4096, 40 * 64)
+    assert (shape.dim, shape.ids_per_bag, shape.bags, shape.columns.width) == (64, 20, 4096, 40 * 64)
 
 
 def _command(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
