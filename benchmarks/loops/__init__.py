@@ -15,6 +15,7 @@ from benchmarks.loops.dselect_k import DSelectKLoop
 from benchmarks.loops.gated import AdaTTLoop, MMoELoop, PLELoop
 from benchmarks.loops.mtan import MTANLoop
 from benchmarks.loops.networks import CrossStitchLoop, TrunkLoop
+from benchmarks.loops.pepnet import PEPNetLoop
 from benchmarks.loops.sluice import SluiceLoop
 from benchmarks.loops.snr import SNRLoop
 from benchmarks.loops.soft_ordering import SoftOrderingLoop
@@ -26,6 +27,7 @@ from models.heads.ple import PLEConfig
 from models.heads.related.aitm import AITMConfig
 from models.heads.related.dselect_k import DSelectKConfig
 from models.heads.related.mtan import MTANConfig
+from models.heads.related.pepnet import PEPNetConfig
 from models.heads.related.sluice import SluiceConfig
 from models.heads.related.snr import SNRConfig
 from models.heads.related.soft_ordering import SoftOrderingConfig
@@ -46,6 +48,7 @@ LOOPS: dict[type[HeadConfig], Callable[..., nn.Module]] = {
     SNRConfig: SNRLoop,
     DSelectKConfig: DSelectKLoop,
     AITMConfig: AITMLoop,
+    PEPNetConfig: PEPNetLoop,
 }
 
 

@@ -12,6 +12,7 @@ from models.heads.ple import PLEConfig
 from models.heads.related.aitm import AITMConfig
 from models.heads.related.dselect_k import DSelectKConfig
 from models.heads.related.mtan import MTANConfig
+from models.heads.related.pepnet import PEPNetConfig
 from models.heads.related.sluice import SluiceConfig
 from models.heads.related.snr import SNRConfig
 from models.heads.related.soft_ordering import SoftOrderingConfig
@@ -31,7 +32,8 @@ AnyHeadConfig = Annotated[
     | SluiceConfig
     | SNRConfig
     | DSelectKConfig
-    | AITMConfig,
+    | AITMConfig
+    | PEPNetConfig,
     Field(discriminator="head"),
 ]
 """Every head: one entry here, its class in a file beside this one or in `related`."""

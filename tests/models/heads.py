@@ -21,6 +21,7 @@ from models.heads.ple import PLEConfig
 from models.heads.related.aitm import AITMConfig
 from models.heads.related.dselect_k import DSelectKConfig
 from models.heads.related.mtan import MTANConfig
+from models.heads.related.pepnet import PEPNetConfig
 from models.heads.related.sluice import LevelMixture, SluiceConfig
 from models.heads.related.snr import Average, SNRConfig
 from models.heads.related.soft_ordering import Order, SoftOrderingConfig
@@ -57,6 +58,7 @@ FIXED: tuple[Case, ...] = (
     (SNRConfig(levels=LEVELS, tower=(2,), experts=3), 2),
     (DSelectKConfig(levels=LEVELS, tower=(2,), experts=3), 3),
     (AITMConfig(levels=LEVELS, tower=(2,), chain=("task 2", "task 0")), 3),
+    (PEPNetConfig(levels=LEVELS, tower=(2,), gate_width=3, gate_features=("feature 2", "feature 0")), 3),
 )
 """One config for each head, with all that it has."""
 EDGES: tuple[Case, ...] = (
@@ -82,6 +84,7 @@ EDGES: tuple[Case, ...] = (
     (DSelectKConfig(levels=LEVELS, experts=5, k=1, gamma=0.5), 2),
     (AITMConfig(levels=LEVELS), 4),
     (AITMConfig(levels=LEVELS, chain=("task 1",)), 2),
+    (PEPNetConfig(levels=LEVELS, gate_features=("feature 1",)), 2),
 )
 
 
@@ -110,6 +113,8 @@ def cases(draw: st.DrawFn, kind: type[HeadConfig]) -> Case:
         "routes": st.sampled_from(["transform", "average"]),
         "k": st.integers(1, 3),
         "chain": st.permutations(names(tasks)).flatmap(lambda order: st.integers(0, tasks).map(lambda n: order[:n])),
+        "gate_features": st.lists(st.sampled_from([f"feature {n}" for n in range(FEATURES)]), unique=True).map(tuple),
+        "gate_width": st.integers(1, 4),
     }
     values = {key: draw(strategy) for key, strategy in keys.items() if key in kind.model_fields}
     if kind is DSelectKConfig:

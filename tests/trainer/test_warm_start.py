@@ -180,6 +180,27 @@ def test_a_further_task_leaves_the_others_their_networks(dataset: Path, source: 
     assert "levels.0.experts.new 0.0.weight" in note
 
 
+def test_gates_that_other_features_set_begin_fresh(dataset: Path, tmp_path: Path) -> None:
+    """Though they are as wide; the networks that they scale are taken."""
+    model = {"head": "pepnet", "levels": [[16], [8]], "tower": [8], "gate_width": 8, "gate_features": ["video"]}
+    sections = {"run": {"dir": str(tmp_path / "before")}, "train": {"samples": 128}}
+    values = config_values(dataset, **sections) | {"model": model}
+    run_on_ranks(1, _train, parse_config(values, "test"))
+    before = read_weights(tmp_path / "before", 128)
+
+    for features, is_taken in ((["video"], True), (["recent"], False)):
+        run = tmp_path / features[0]
+        values = config_values(dataset, run={"dir": str(run)}, init={"from": str(tmp_path / "before")})
+        values["model"] = model | {"gate_features": features}
+        run_on_ranks(1, begin, parse_config(values, "test"))
+        now = read_weights(run, 0)
+        for name in ("inner.weight", "epnet.outer.weight"):
+            assert torch.equal(before[f"model.head.{name}"], now[f"model.head.{name}"]) == is_taken
+        for name in ("outer.0.weight", "trunk.layers.0.weight"):
+            assert torch.equal(before[f"model.head.{name}"], now[f"model.head.{name}"])
+    assert parts_of(run)["head"][1].startswith("fresh: epnet.inner.0.weight")
+
+
 @pytest.mark.parametrize("freeze", [["user"], ["*"]])
 def test_frozen_tables_stay_as_they_are(dataset: Path, source: Path, tmp_path: Path, freeze: list[str]) -> None:
     init = {"from": str(source), "freeze": freeze}

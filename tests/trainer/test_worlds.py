@@ -134,6 +134,7 @@ HEADS: dict[str, dict[str, Any]] = {
     "snr": {"experts": 3},
     "dselect_k": {"experts": 3},
     "aitm": {"chain": ["click", "rare"]},
+    "pepnet": {"gate_features": ["user", "age"], "gate_width": 8},
 }
 
 
