@@ -23,7 +23,6 @@ from benchmarks.random_rows import write_random_rows
 from data.batch import Batch
 from data.statistics import measure
 from data.storage.stored_files import StoredFiles
-from models.columns import columns_of
 from models.cost import head_cost
 from trainer.batches import open_stream
 from trainer.build_model import ShardedModel, build_sharded_model
@@ -247,7 +246,7 @@ def _block_seconds(pipeline: GuardedPipeline, feed: Iterator[Batch], batches: in
 
 def head_flops_per_sample(config: Config) -> float:
     """Forward and backward FLOPs of the head's matrix products, per sample; its input gets a gradient too."""
-    columns = columns_of(config.tables, config.features)
+    columns = config.columns
     return head_cost(config.model, columns, config.head_tasks).training_flops
 
 

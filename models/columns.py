@@ -1,6 +1,9 @@
 """Which columns of a head's input belong to which feature.
 
-features_BF:  embedding of sparse feature 0 | of sparse feature 1 | … | dense feature 0 | …
+    features_BF:  embedding of sparse feature 0 | of sparse feature 1 | … | dense feature 0 | …
+
+A head may want several embeddings of each id (`HeadConfig.embeddings_per_id`). A table then holds them side by side in
+each row, and the first ones of all features come before the second ones.
 """
 
 from collections.abc import Collection, Sequence
@@ -16,12 +19,20 @@ class Columns:
     """Names and widths of the features that a head reads, in order."""
 
     names: tuple[str, ...]
+    """A sparse feature stands here as often as an id has embeddings."""
     widths: tuple[int, ...]
+    embeddings_per_id: int = 1
+    dense_width: int = 0
 
     @property
     def width(self) -> int:
         """Columns in all."""
         return sum(self.widths)
+
+    @property
+    def embedding_width(self) -> int:
+        """Columns of one embedding of every sparse feature."""
+        return (self.width - self.dense_width) // self.embeddings_per_id
 
     @property
     def spans(self) -> list[tuple[int, int]]:
@@ -40,15 +51,23 @@ class Columns:
         return merged
 
 
-def columns_of(tables: Sequence[TableConfig], features: Features) -> Columns:
-    """As the feature layer lays them out; a dense feature has the name of its column."""
-    dims = {table.name: table.dim for table in tables}
-    sparse = [(feature.name, dims[feature.table]) for feature in features.sparse]
-    dense = [(feature.column, feature.width) for feature in features.dense]
-    features_in_order = sparse + dense
-    return Columns(tuple(name for name, _ in features_in_order), tuple(width for _, width in features_in_order))
+def columns_of(tables: Sequence[TableConfig], features: Features, embeddings_per_id: int = 1) -> Columns:
+    """As the feature layer lays them out; a dense feature has the name of its column.
+
+    `tables`: as they are held, with all embeddings of an id in a row.
+    """
+    dims = {table.name: table.dim // embeddings_per_id for table in tables}
+    names = [feature.name for feature in features.sparse] * embeddings_per_id
+    widths = [dims[feature.table] for feature in features.sparse] * embeddings_per_id
+    names += [feature.column for feature in features.dense]
+    widths += [feature.width for feature in features.dense]
+    return Columns(tuple(names), tuple(widths), embeddings_per_id, features.dense_width)
 
 
-def unnamed_columns(width: int) -> Columns:
-    """`feature 0`, `feature 1` and so on, of one column each: for inputs that are drawn."""
-    return Columns(tuple(f"feature {number}" for number in range(width)), (1,) * width)
+def unnamed_columns(width: int, embeddings_per_id: int = 1) -> Columns:
+    """`feature 0`, `feature 1` and so on, of one column each: for inputs that are drawn.
+
+    Where an id has several embeddings, what cannot be divided evenly among them is dense.
+    """
+    names = tuple(f"feature {number}" for number in range(width))
+    return Columns(names, (1,) * width, embeddings_per_id, width % embeddings_per_id)

@@ -19,6 +19,7 @@ from benchmarks.loops.pepnet import PEPNetLoop
 from benchmarks.loops.sluice import SluiceLoop
 from benchmarks.loops.snr import SNRLoop
 from benchmarks.loops.soft_ordering import SoftOrderingLoop
+from benchmarks.loops.stem import STEMLoop
 from models.heads.adatt import AdaTTConfig, AdaTTSpConfig
 from models.heads.base import Head, HeadConfig
 from models.heads.cross_stitch import CrossStitchConfig
@@ -31,6 +32,7 @@ from models.heads.related.pepnet import PEPNetConfig
 from models.heads.related.sluice import SluiceConfig
 from models.heads.related.snr import SNRConfig
 from models.heads.related.soft_ordering import SoftOrderingConfig
+from models.heads.related.stem import STEMConfig
 from models.heads.shared_bottom import SharedBottomConfig, SingleTaskConfig
 
 LOOPS: dict[type[HeadConfig], Callable[..., nn.Module]] = {
@@ -49,6 +51,7 @@ LOOPS: dict[type[HeadConfig], Callable[..., nn.Module]] = {
     DSelectKConfig: DSelectKLoop,
     AITMConfig: AITMLoop,
     PEPNetConfig: PEPNetLoop,
+    STEMConfig: STEMLoop,
 }
 
 

@@ -16,6 +16,7 @@ from models.heads.related.pepnet import PEPNetConfig
 from models.heads.related.sluice import SluiceConfig
 from models.heads.related.snr import SNRConfig
 from models.heads.related.soft_ordering import SoftOrderingConfig
+from models.heads.related.stem import STEMConfig
 from models.heads.shared_bottom import SharedBottomConfig, SingleTaskConfig
 
 AnyHeadConfig = Annotated[
@@ -33,7 +34,8 @@ AnyHeadConfig = Annotated[
     | SNRConfig
     | DSelectKConfig
     | AITMConfig
-    | PEPNetConfig,
+    | PEPNetConfig
+    | STEMConfig,
     Field(discriminator="head"),
 ]
 """Every head: one entry here, its class in a file beside this one or in `related`."""

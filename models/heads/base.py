@@ -14,7 +14,7 @@ from pydantic import Discriminator, Field, Tag
 from torch import nn
 
 from data.settings import Settings
-from models.columns import Columns, unnamed_columns
+from models.columns import Columns
 from models.layers import ActivationName
 
 ROWS_IN_CACHE = 1024
@@ -34,8 +34,8 @@ class HeadConfig(Settings):
 
     levels: tuple[Layers, ...] = Field(default=((256,), (128,)), min_length=1)
     """Hidden units, per level: [[256], [128]] is two levels of one layer each. Heads that fuse do so after every level;
-    shared_bottom, single_task, mmoe and dselect_k lay the levels end to end. In soft_ordering all layers have one
-    width, in sluice all levels end in one even width; there the default is [[128], [128]]."""
+    shared_bottom, single_task, mmoe, dselect_k, aitm, pepnet and stem lay the levels end to end. In soft_ordering all
+    layers have one width, in sluice all levels end in one even width; there the default is [[128], [128]]."""
     tower: tuple[Width, ...] = (64,)
     """Hidden units of each task's tower; [] is a single linear layer."""
     activation: ActivationName = "relu"
@@ -57,7 +57,11 @@ class HeadConfig(Settings):
         `columns`: a number is one of columns without names.
         """
         with torch.device("meta"):
-            return self.build_for(unnamed_columns(columns) if isinstance(columns, int) else columns, tasks)
+            return self.build(columns, tasks) if isinstance(columns, int) else self.build_for(columns, tasks)
+
+    def embeddings_per_id(self, num_tasks: int) -> int:  # noqa: ARG002
+        """How many embeddings of each id the head reads; a table holds them side by side in each row."""
+        return 1
 
     @property
     def features_by_name(self) -> tuple[str, ...]:

@@ -25,6 +25,7 @@ from models.heads.related.pepnet import PEPNetConfig
 from models.heads.related.sluice import LevelMixture, SluiceConfig
 from models.heads.related.snr import Average, SNRConfig
 from models.heads.related.soft_ordering import Order, SoftOrderingConfig
+from models.heads.related.stem import STEMConfig
 from models.heads.shared_bottom import SharedBottomConfig, SingleTaskConfig
 from models.per_layer_state import State, per_module_gradients, per_module_state
 
@@ -59,6 +60,7 @@ FIXED: tuple[Case, ...] = (
     (DSelectKConfig(levels=LEVELS, tower=(2,), experts=3), 3),
     (AITMConfig(levels=LEVELS, tower=(2,), chain=("task 2", "task 0")), 3),
     (PEPNetConfig(levels=LEVELS, tower=(2,), gate_width=3, gate_features=("feature 2", "feature 0")), 3),
+    (STEMConfig(levels=LEVELS, tower=(2,), task_experts=(1, 2), shared_experts=2), 2),
 )
 """One config for each head, with all that it has."""
 EDGES: tuple[Case, ...] = (
@@ -85,6 +87,8 @@ EDGES: tuple[Case, ...] = (
     (AITMConfig(levels=LEVELS), 4),
     (AITMConfig(levels=LEVELS, chain=("task 1",)), 2),
     (PEPNetConfig(levels=LEVELS, gate_features=("feature 1",)), 2),
+    (STEMConfig(levels=LEVELS, task_experts=2, shared_experts=3), 1),
+    (STEMConfig(levels=LEVELS, task_experts=1, shared_experts=1), 4),
 )
 
 
@@ -119,6 +123,8 @@ def cases(draw: st.DrawFn, kind: type[HeadConfig]) -> Case:
     values = {key: draw(strategy) for key, strategy in keys.items() if key in kind.model_fields}
     if kind is DSelectKConfig:
         values["experts"] += 1
+    if kind is STEMConfig:
+        values["shared_experts"] += 1
     return kind(levels=fitting(kind, draw(levels)), tower=draw(towers), **values), tasks
 
 

@@ -14,6 +14,7 @@ from torch.nn import functional
 
 from models.heads.base import ROWS_IN_CACHE, Head, HeadConfig
 from models.heads.related.pepnet import PEPNetConfig
+from models.heads.related.stem import STEMConfig
 from models.heads.shared_bottom import SharedBottomConfig
 from models.layers import ActivationName
 from models.per_layer_state import per_module_state
@@ -35,7 +36,7 @@ from tests.models.heads import (
 )
 
 ACTIVATIONS: tuple[ActivationName, ...] = get_args(ActivationName)
-LAST_WITHOUT_STOPS = next(case for case in reversed(FIXED) if not isinstance(case[0], PEPNetConfig))
+LAST_WITHOUT_STOPS = next(case for case in reversed(FIXED) if not isinstance(case[0], PEPNetConfig | STEMConfig))
 """Finite differences are another gradient where some are stopped."""
 each_head = pytest.mark.parametrize("case", FIXED, ids=ids)
 

@@ -10,8 +10,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.columns import Columns
+from models.columns import Columns, unnamed_columns
 from models.heads.base import HeadConfig
+from models.heads.mmoe import MMoEConfig
 from models.heads.related.aitm import AITMConfig
 from models.heads.related.dselect_k import DSelectKConfig, smooth_step
 from models.heads.related.mtan import MTANConfig
@@ -19,6 +20,7 @@ from models.heads.related.pepnet import PEPNetConfig
 from models.heads.related.sluice import SluiceConfig
 from models.heads.related.snr import SNRConfig
 from models.heads.related.soft_ordering import SoftOrderingConfig
+from models.heads.related.stem import STEMConfig
 from models.heads.shared_bottom import SharedBottomConfig, SingleTaskConfig
 from models.per_layer_state import load_per_module_state, per_module_state
 from tests.models.heads import ROWS, assert_close, backward, build, build_pair, cases, draw_input, few, ids, names
@@ -176,6 +178,36 @@ def test_pepnet_with_gates_of_1_is_single_task() -> None:
     load_per_module_state(single, networks)
     for found, expected in zip(backward(head), backward(single), strict=True):
         assert torch.equal(found, expected)
+
+
+# ---- embeddings of each task
+
+
+def test_a_task_trains_its_own_embeddings_and_the_shared_ones() -> None:
+    """It reads those of all."""
+    head = STEMConfig(levels=((6,),), tower=()).build_for(unnamed_columns(10, 4), names(3)).double()  # 4 of 2, 2 dense
+    with torch.no_grad():
+        for layer in head.levels[0].experts.layers:
+            layer.bias.fill_(9.0)  # all active
+    x_BF = draw_input(features=10)
+    logits_BT = head(x_BF)
+    for task in range(3):
+        (gradient_BF,) = torch.autograd.grad(logits_BT[:, task].sum(), x_BF, retain_graph=True)
+        is_trained = (gradient_BF.abs().sum(dim=0) > 0).unflatten(0, (5, 2)).all(dim=1).tolist()
+        assert is_trained == [task == 0, task == 1, task == 2, True, True]
+        for other in range(3):
+            changed_BF = x_BF.detach().clone()
+            changed_BF[:, 2 * other] += 1
+            assert (head(changed_BF)[:, task] != logits_BT[:, task]).all()
+
+
+def test_stem_of_dense_features_computes_what_mmoe_does() -> None:
+    """There is nothing to embed then; its gradients are other ones, even so."""
+    keys = {"levels": ((4, 3), (2,)), "tower": (2,)}
+    stem = build(STEMConfig(**keys, task_experts=(1, 2, 1), shared_experts=2), 3)  # 3 columns are too few for 4 units
+    mmoe = build(MMoEConfig(**keys, experts=6), 3, seed=7)
+    load_per_module_state(mmoe, per_module_state(stem))
+    assert_close(stem(draw_input()), mmoe(draw_input()))
 
 
 # ---- selectors

@@ -135,6 +135,7 @@ HEADS: dict[str, dict[str, Any]] = {
     "dselect_k": {"experts": 3},
     "aitm": {"chain": ["click", "rare"]},
     "pepnet": {"gate_features": ["user", "age"], "gate_width": 8},
+    "stem": {"task_experts": [1, 2, 1]},
 }
 
 

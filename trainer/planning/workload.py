@@ -13,7 +13,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from data.errors import ExpectedError
 from data.features import Features, SparseFeature
 from data.manifest import Manifest
-from models.columns import Columns, columns_of
+from models.columns import Columns
 from models.cost import HeadCost, head_cost
 from models.heads.base import HeadConfig
 from trainer.config.run_config import Config
@@ -67,9 +67,9 @@ def workload_of(config: Config, ids_per_row: list[str]) -> Workload:
     if manifest is None and not given:
         assumptions.append("one id a row for every feature; --ids-per-row says otherwise")
 
-    columns = columns_of(config.tables, features)
+    columns = config.columns
     decoded = sum(ids.values()) * ID_BYTES + (features.dense_width + len(config.tasks)) * NUMBER_BYTES
-    names = [table.name for table in config.tables]
+    names = [table.name for table in config.tables_held]
     served = {name: [feature for feature in features.sparse if feature.table == name] for name in names}
 
     return Workload(

@@ -5,7 +5,6 @@ Widths of all levels grow or shrink together; number of levels, experts and towe
 
 from functools import partial
 
-from models.columns import columns_of
 from models.cost import HeadCost, head_cost
 from models.heads.base import HeadConfig
 from trainer.config.run_config import Config
@@ -15,7 +14,7 @@ WIDEST = 1 << 14
 
 def cost_of(config: Config) -> HeadCost:
     """Of the config's head on the config's features."""
-    return head_cost(config.model, columns_of(config.tables, config.features), config.head_tasks)
+    return head_cost(config.model, config.columns, config.head_tasks)
 
 
 def at_equal_flops(config: Config, reference: Config) -> HeadConfig:

@@ -10,7 +10,6 @@ from typing import Any, cast
 import torch
 from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadata
 
-from models.columns import columns_of
 from models.heads.base import Head
 from models.named_parts import named_parts
 from models.per_layer_state import State as Weights
@@ -126,7 +125,7 @@ def _take_head(config: Config, source: Source, sharded: ShardedModel, states: di
 
     reads_alike = input_columns(config) == input_columns(source.config)
     named_alike = set(config.model.features_by_name) == set(source.config.model.features_by_name)
-    width = columns_of(source.config.tables, source.config.features).width
+    width = source.config.columns.width
     fresh = []
     for name, part in own_parts.items():
         other = their_parts.get(name)
@@ -158,7 +157,7 @@ def _head_line(num_parts: int, fresh: list[str]) -> Taken:
 
 def _head_of(config: Config) -> Head:
     """Without memory: for its names and shapes."""
-    return config.model.build_on_meta(columns_of(config.tables, config.features), config.head_tasks)
+    return config.model.build_on_meta(config.columns, config.head_tasks)
 
 
 def _read_head(source: Source, states: dict[str, Any]) -> tuple[Weights, dict[str, Weights]]:
