@@ -35,11 +35,13 @@ class PEPNetLoop(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """logits_BT."""
-        prior = torch.stack([x[:, column] for column in self.prior], dim=1)
+        prior = x[:, self.prior]
         epnet: Any = self.epnet
-        gated = gate(epnet["inner"][0], epnet["outer"][0], torch.cat([prior, x.detach()], dim=1)) * x
+        hidden_of_input = torch.relu(epnet["inner"][0](torch.cat([prior, x.detach()], dim=1)))
+        gated = gate(epnet["outer"][0], hidden_of_input) * x
         read = torch.cat([prior, gated.detach()], dim=1)
 
+        hiddens = [torch.relu(inner(read)) for inner in self.inner]
         outers: Any = self.outer
         trunks: Any = self.trunk
         towers: Any = self.towers
@@ -47,13 +49,13 @@ class PEPNetLoop(nn.Module):
         for task, (trunk, tower) in enumerate(zip(trunks, towers, strict=True)):
             layers = list(trunk) + list(tower)
             hidden = gated
-            for layer, inner, outer in zip(layers[:-1], self.inner, outers, strict=True):
-                hidden = torch.relu(layer(hidden)) * gate(inner, outer[task], read)
+            for layer, of_gate, outer in zip(layers[:-1], hiddens, outers, strict=True):
+                hidden = torch.relu(layer(hidden)) * gate(outer[task], of_gate)
             logits.append(layers[-1](hidden))
         return torch.cat(logits, dim=1)
 
 
-def gate(inner: nn.Module, outer: nn.Module, read: torch.Tensor) -> torch.Tensor:
+def gate(outer: nn.Module, hidden: torch.Tensor) -> torch.Tensor:
     """Between 0 and 2."""
-    scores: torch.Tensor = outer(torch.relu(inner(read)))
+    scores: torch.Tensor = outer(hidden)
     return 2 / (1 + torch.exp(-scores))

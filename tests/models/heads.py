@@ -89,6 +89,7 @@ EDGES: tuple[Case, ...] = (
     (PEPNetConfig(levels=LEVELS, gate_features=("feature 1",)), 2),
     (STEMConfig(levels=LEVELS, task_experts=2, shared_experts=3), 1),
     (STEMConfig(levels=LEVELS, task_experts=1, shared_experts=1), 4),
+    (STEMConfig(levels=LEVELS, task_experts=(2, 1), shared_experts=0), 2),
 )
 
 
@@ -123,8 +124,6 @@ def cases(draw: st.DrawFn, kind: type[HeadConfig]) -> Case:
     values = {key: draw(strategy) for key, strategy in keys.items() if key in kind.model_fields}
     if kind is DSelectKConfig:
         values["experts"] += 1
-    if kind is STEMConfig:
-        values["shared_experts"] += 1
     return kind(levels=fitting(kind, draw(levels)), tower=draw(towers), **values), tasks
 
 

@@ -20,9 +20,10 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
+from pydantic import Field
 
 from models.columns import Columns, unnamed_columns
-from models.heads.base import ExpertCount, Head, HeadConfig, TaskExperts, experts_per_task
+from models.heads.base import Head, HeadConfig, TaskExperts, experts_per_task
 from models.heads.gated import FusionLevel, GatedHead, LevelPlan, LevelWidths, towers_above
 
 
@@ -32,8 +33,8 @@ class STEMConfig(HeadConfig):
     head: Literal["stem"] = "stem"
     task_experts: TaskExperts = 1
     """Experts of each task per level; one number, or one per task."""
-    shared_experts: ExpertCount = 1
-    """Experts on the shared embeddings."""
+    shared_experts: int = Field(default=1, ge=0, le=1024)
+    """Experts on the shared embeddings; with 0 only the gates read these."""
 
     def embeddings_per_id(self, num_tasks: int) -> int:
         """One for each task, and the shared one."""
@@ -54,12 +55,16 @@ class STEM(GatedHead):
     of_columns = frozenset({"levels"})
 
     def __init__(self, config: STEMConfig, columns: Columns, num_tasks: int) -> None:
-        experts = [*experts_per_task(config.task_experts, num_tasks), config.shared_experts]
+        experts = experts_per_task(config.task_experts, num_tasks)
+        if config.shared_experts:
+            experts = [*experts, config.shared_experts]
         plan = LevelPlan(experts, [list(range(sum(experts)))] * num_tasks)
         inputs = columns.embedding_width + columns.dense_width
         level = OwnFusionLevel(plan, LevelWidths(inputs, inputs, config.end_to_end), config)
         super().__init__([level], towers_above([level], num_tasks, config), gates_read="unit")
         self.columns = columns
+        self.num_reading = len(experts)
+        """Units that have experts."""
 
     def logits(self, features_BF: torch.Tensor) -> torch.Tensor:
         """logits_BT."""
@@ -69,7 +74,8 @@ class STEM(GatedHead):
         shared_B1K = embedding_BUK[:, -1:]
         both_BTK = embedding_BUK[:, :-1] + shared_B1K
 
-        x_BUI = torch.cat([embedding_BUK, dense_B1D.expand(-1, units, -1)], dim=2)
+        read_BUK = embedding_BUK[:, : self.num_reading]
+        x_BUI = torch.cat([read_BUK, dense_B1D.expand(-1, self.num_reading, -1)], dim=2)
         gate_x_BTI = torch.cat([both_BTK, dense_B1D.expand(-1, units - 1, -1)], dim=2)
         fused_BTH, _ = self.levels[0](x_BUI, gate_x_BTI)
         return self.towers(fused_BTH)
@@ -83,8 +89,9 @@ class OwnFusionLevel(FusionLevel):
     def __init__(self, plan: LevelPlan, widths: LevelWidths, config: HeadConfig) -> None:
         super().__init__(plan, widths, config)
         is_trained_TE = torch.zeros(plan.num_fused, plan.num_experts)
+        is_trained_TE[:, sum(plan.experts_per_unit[: plan.num_fused]) :] = 1
         for task in range(plan.num_fused):
-            is_trained_TE[task, plan.experts_of(task) + plan.experts_of(plan.num_fused)] = 1
+            is_trained_TE[task, plan.experts_of(task)] = 1
         self.register_buffer("is_trained_TE", is_trained_TE, persistent=False)
 
     def forward(self, x: torch.Tensor, gate_x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
