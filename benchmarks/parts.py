@@ -99,7 +99,7 @@ def timed(
 
 
 def _dims(config: Config) -> list[int]:
-    tables: dict[str, TableConfig] = {table.name: table for table in config.tables}
+    tables: dict[str, TableConfig] = {table.name: table for table in config.tables_held}
     return [tables[feature.table].dim for feature in config.features.sparse]
 
 

@@ -18,6 +18,7 @@ from fbgemm_gpu.split_table_batched_embeddings_ops_common import EmbeddingLocati
 from fbgemm_gpu.split_table_batched_embeddings_ops_training import ComputeDevice, SplitTableBatchedEmbeddingBagsCodegen
 
 from benchmarks.parts import copy_rate, timed
+from models.columns import Columns
 from models.cost import head_cost
 from models.heads.base import ROWS_IN_CACHE, HeadConfig
 from trainer.distributed.world import World, start_world
@@ -38,7 +39,7 @@ class Shape:
     """What is measured, alike to what will be trained."""
 
     head: HeadConfig
-    inputs: int
+    columns: Columns
     tasks: tuple[str, ...]
     table_rows: int
     dim: int
@@ -118,10 +119,10 @@ def _measure(rank: int, size: int, threads: int, shape: Shape, store: str) -> Ra
 
 def _head_rate(shape: Shape, world: World) -> float:
     """FLOP/s of the head, on as many rows as it takes at once."""
-    head = shape.head.build(shape.inputs, shape.tasks)
-    features_BF = torch.randn(ROWS_IN_CACHE, shape.inputs, requires_grad=True)
+    head = shape.head.build_for(shape.columns, shape.tasks)
+    features_BF = torch.randn(ROWS_IN_CACHE, shape.columns.width, requires_grad=True)
     seconds = timed(lambda: head(features_BF).sum().backward(), world)
-    return ROWS_IN_CACHE * head_cost(shape.head, shape.inputs, shape.tasks).training_flops / seconds
+    return ROWS_IN_CACHE * head_cost(shape.head, shape.columns, shape.tasks).training_flops / seconds
 
 
 def _id_seconds(shape: Shape, world: World) -> tuple[float, float]:

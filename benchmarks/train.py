@@ -25,7 +25,7 @@ from data.statistics import measure
 from data.storage.stored_files import StoredFiles
 from models.cost import head_cost
 from trainer.batches import open_stream
-from trainer.build_model import ShardedModel, build_model, build_sharded_model
+from trainer.build_model import ShardedModel, build_sharded_model
 from trainer.checkpoint.folder import CheckpointFolder
 from trainer.checkpoint.manager import Checkpoints
 from trainer.checkpoint.state import State
@@ -246,8 +246,8 @@ def _block_seconds(pipeline: GuardedPipeline, feed: Iterator[Batch], batches: in
 
 def head_flops_per_sample(config: Config) -> float:
     """Forward and backward FLOPs of the head's matrix products, per sample; its input gets a gradient too."""
-    width = build_model(config, tables_on=torch.device("meta")).features.width
-    return head_cost(config.model, width, config.head_tasks).training_flops
+    columns = config.columns
+    return head_cost(config.model, columns, config.head_tasks).training_flops
 
 
 def _product_rate(product: Product, world: World) -> float:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from models.columns import Columns
 from models.heads.base import HeadConfig
 
 
@@ -20,9 +21,9 @@ class HeadCost:
         return 3 * self.forward_flops
 
 
-def head_cost(config: HeadConfig, num_features: int, tasks: Sequence[str]) -> HeadCost:
+def head_cost(config: HeadConfig, columns: Columns | int, tasks: Sequence[str]) -> HeadCost:
     """The cost; raises ValueError if the numbers do not fit together."""
-    head = config.build_on_meta(num_features, tasks)
+    head = config.build_on_meta(columns, tasks)
     parameters = sum(parameter.numel() for parameter in head.parameters())
     flops = sum(getattr(part, "flops_per_row", 0) for part in head.modules())
     return HeadCost(parameters, flops)

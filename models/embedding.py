@@ -12,13 +12,14 @@ from torchrec.modules.embedding_configs import DataType
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from data.features import Features
+from models.columns import columns_of
 from models.tables import TableConfig, table_key
 
 _DATA_TYPES = {"float32": DataType.FP32, "float16": DataType.FP16}
 
 
 class FeatureLayer(nn.Module):
-    """One pooled embedding per sparse feature in declared order, then the dense features.
+    """One pooled embedding per sparse feature in declared order, then the dense features (`models.columns`).
 
     The sharded collection returns its embeddings in an order that follows the plan, so they are picked by key:
     otherwise the columns would be permuted whenever world size or plan change.
@@ -34,6 +35,7 @@ class FeatureLayer(nn.Module):
         device: torch.device,
         frozen: Collection[str] = (),
         rows_held: Mapping[str, int] | None = None,
+        embeddings_per_id: int = 1,
     ) -> None:
         """`frozen`: tables that are not trained; `rows_held`: by table, more rows than it has, of which no id reads."""
         super().__init__()
@@ -44,9 +46,9 @@ class FeatureLayer(nn.Module):
         poolings = [feature.pooling or table_of[feature.table].pooling for feature in features.sparse]
         self.is_frozen = [feature.table in frozen for feature in features.sparse]
         self.is_mean = [pooling == "mean" for pooling in poolings]
-        dims = [table_of[feature.table].dim for feature in features.sparse]
         self.is_weighted = features.is_weighted
-        self.width = sum(dims) + features.dense_width
+        self.columns = columns_of(tables, features, embeddings_per_id)
+        self.width = self.columns.width
         configs = [_bag_config(table, self.rows_held[table.name], features) for table in tables]
         self.embeddings = EmbeddingBagCollection(tables=configs, is_weighted=features.is_weighted, device=device)
 
@@ -70,7 +72,17 @@ class FeatureLayer(nn.Module):
                 part_BE = part_BE / torch.where(total_B == 0, 1, total_B).unsqueeze(1)  # a row without ids keeps its 0
             parts.append(part_BE)
 
-        return torch.cat([*parts, dense_BD], dim=1)
+        return torch.cat([*self._in_order(parts), dense_BD], dim=1)
+
+    def _in_order(self, parts: list[torch.Tensor]) -> list[torch.Tensor]:
+        """Of each id's embeddings side by side: the first ones of all features, then the second ones, and so on."""
+        if self.columns.embeddings_per_id == 1:
+            return parts
+        ordered = []
+        for number in range(self.columns.embeddings_per_id):
+            for part_BE, width in zip(parts, self.columns.widths, strict=False):
+                ordered.append(part_BE[:, number * width : (number + 1) * width])
+        return ordered
 
 
 def _bag_config(table: TableConfig, rows: int, features: Features) -> EmbeddingBagConfig:

@@ -8,6 +8,7 @@ from torch import nn
 
 from data.settings import Settings
 
+WIDEST_ROW = 1 << 14
 TableType = Literal["float32", "float16"]
 TORCH_TYPES: dict[TableType, torch.dtype] = {"float32": torch.float32, "float16": torch.float16}
 
@@ -18,7 +19,7 @@ class TableConfig(Settings):
     name: str = Field(pattern=r"^[A-Za-z0-9_-]+$")
     rows: int = Field(gt=0, le=1 << 40)
     """Rows; ids are 0 … rows-1, or folded into them where the feature says `hash`."""
-    dim: int = Field(gt=0, le=1 << 14, multiple_of=4)
+    dim: int = Field(gt=0, le=WIDEST_ROW, multiple_of=4)
     """Width of an embedding; fbgemm needs a multiple of 4."""
     pooling: Literal["sum", "mean"] = "sum"
     """How the embeddings of a row's ids become one."""

@@ -20,7 +20,7 @@ def announce(inputs: Inputs, loaded: Loaded, log: TrainLog) -> None:
     log.describe(placements)
     log.print(plan_table(placements))
     config = inputs.config
-    for text in algorithm_remarks(config.tables, config.optimizer.sparse, config.sharding.communication):
+    for text in algorithm_remarks(config.tables_held, config.optimizer.sparse, config.sharding.communication):
         log.print(text)
 
     num_parameters = sum(parameter.numel() for parameter in loaded.head.parameters())

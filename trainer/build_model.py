@@ -47,9 +47,9 @@ class ShardedModel:
 def build_model(config: Config, tables_on: torch.device, held: dict[str, int] | None = None) -> Ranker:
     """The unsharded model, dense weights drawn from the seed; `held`: rows of tables that hold more than they have."""
     frozen = [table.name for table in config.tables if config.init is not None and config.init.freezes(table.name)]
-    features = FeatureLayer(config.tables, config.features, tables_on, frozen, held)
-    head = config.model.build(features.width, config.head_tasks)
-    balancer = build_balancer(config, features.width)
+    features = FeatureLayer(config.tables_held, config.features, tables_on, frozen, held, config.embeddings_per_id)
+    head = config.model.build_for(features.columns, config.head_tasks)
+    balancer = build_balancer(config, features.columns.width)
     if balancer is not None and balancer.at == "trunk":
         head.meet_at_trunk(balancer.gate)
     ranker = Ranker(features, head, config.tasks, config.train.precision == "bf16", balancer)
@@ -79,20 +79,20 @@ def _same_sums_after_a_resume() -> DefaultDataParallelWrapper:
 
 def build_sharded_model(config: Config, world: World, total_samples: int, *, saves: bool = True) -> ShardedModel:
     """Plans, shards and initialises the model; `saves`: it will be saved. Collective: call on all ranks."""
-    check_device(config.tables, config.optimizer.sparse, config.sharding, world.device.type)
+    check_device(config.tables_held, config.optimizer.sparse, config.sharding, world.device.type)
     if config.train.precision == "bf16" and world.device.type != "cuda":
         raise ConfigError("train.precision = 'bf16' needs a GPU; use 'float32' on a CPU")
 
     ranks = ranks_of_copy(config.sharding, Ranks(world.size, world.local_size, world.device.type))
-    held = rows_held(config.tables, ranks.size, ranks.local_size)
+    held = rows_held(config.tables_held, ranks.size, ranks.local_size)
     ranker = build_model(config, torch.device("meta"), held)
     global_batch_size = config.data.global_batch_size
-    sharder = FusedSharder(config.tables, config.sharding, config.optimizer.sparse, global_batch_size)
+    sharder = FusedSharder(config.tables_held, config.sharding, config.optimizer.sparse, global_batch_size)
     plan = plan_tables(ranker, sharder, world, ranks, global_batch_size // world.size, saves=saves)
     placed = placements(plan, sharder, held)
     model = _shard(ranker, plan, sharder, world, ranks)
-    initialise_tables(model, config.tables, config.run.seed)
-    optimizer = Optimizer(config.optimizer, config.tables, model, total_samples, fused_dense=world.runs_ahead)
+    initialise_tables(model, config.tables_held, config.run.seed)
+    optimizer = Optimizer(config.optimizer, config.tables_held, model, total_samples, fused_dense=world.runs_ahead)
     pipeline = GuardedPipeline(model, optimizer.combined, world.device, execute_all_batches=True)
     pipeline.head, pipeline.seed = ranker.head, config.run.seed
     if ranker.balancer is not None:

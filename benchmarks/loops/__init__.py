@@ -17,9 +17,11 @@ from benchmarks.loops.gated import AdaTTLoop, MMoELoop, PLELoop
 from benchmarks.loops.learning_to_branch import LearningToBranchLoop
 from benchmarks.loops.mtan import MTANLoop
 from benchmarks.loops.networks import CrossStitchLoop, TrunkLoop
+from benchmarks.loops.pepnet import PEPNetLoop
 from benchmarks.loops.sluice import SluiceLoop
 from benchmarks.loops.snr import SNRLoop
 from benchmarks.loops.soft_ordering import SoftOrderingLoop
+from benchmarks.loops.stem import STEMLoop
 from models.heads.adatt import AdaTTConfig, AdaTTSpConfig
 from models.heads.base import Head, HeadConfig
 from models.heads.cross_stitch import CrossStitchConfig
@@ -30,9 +32,11 @@ from models.heads.related.aitm import AITMConfig
 from models.heads.related.dselect_k import DSelectKConfig
 from models.heads.related.learning_to_branch import LearningToBranchConfig
 from models.heads.related.mtan import MTANConfig
+from models.heads.related.pepnet import PEPNetConfig
 from models.heads.related.sluice import SluiceConfig
 from models.heads.related.snr import SNRConfig
 from models.heads.related.soft_ordering import SoftOrderingConfig
+from models.heads.related.stem import STEMConfig
 from models.heads.shared_bottom import SharedBottomConfig, SingleTaskConfig
 
 LOOPS: dict[type[HeadConfig], Callable[..., nn.Module]] = {
@@ -52,6 +56,8 @@ LOOPS: dict[type[HeadConfig], Callable[..., nn.Module]] = {
     AITMConfig: AITMLoop,
     AdaShareConfig: AdaShareLoop,
     LearningToBranchConfig: LearningToBranchLoop,
+    PEPNetConfig: PEPNetLoop,
+    STEMConfig: STEMLoop,
 }
 
 

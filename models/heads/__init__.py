@@ -14,9 +14,11 @@ from models.heads.related.aitm import AITMConfig
 from models.heads.related.dselect_k import DSelectKConfig
 from models.heads.related.learning_to_branch import LearningToBranchConfig
 from models.heads.related.mtan import MTANConfig
+from models.heads.related.pepnet import PEPNetConfig
 from models.heads.related.sluice import SluiceConfig
 from models.heads.related.snr import SNRConfig
 from models.heads.related.soft_ordering import SoftOrderingConfig
+from models.heads.related.stem import STEMConfig
 from models.heads.shared_bottom import SharedBottomConfig, SingleTaskConfig
 
 AnyHeadConfig = Annotated[
@@ -35,7 +37,9 @@ AnyHeadConfig = Annotated[
     | DSelectKConfig
     | AITMConfig
     | AdaShareConfig
-    | LearningToBranchConfig,
+    | LearningToBranchConfig
+    | PEPNetConfig
+    | STEMConfig,
     Field(discriminator="head"),
 ]
 """Every head: one entry here, its class in a file beside this one or in `related`."""

@@ -14,6 +14,7 @@ from pydantic import Discriminator, Field, Tag
 from torch import nn
 
 from data.settings import Settings
+from models.columns import Columns
 from models.layers import ActivationName
 
 ROWS_IN_CACHE = 1024
@@ -33,8 +34,9 @@ class HeadConfig(Settings):
 
     levels: tuple[Layers, ...] = Field(default=((256,), (128,)), min_length=1)
     """Hidden units, per level: [[256], [128]] is two levels of one layer each. Heads that fuse do so after every level;
-    shared_bottom, single_task, mmoe and dselect_k lay the levels end to end. In soft_ordering all layers have one
-    width, in sluice all levels end in one even width, in adashare in one width; there the default is [[128], [128]]."""
+    shared_bottom, single_task, mmoe, dselect_k, aitm, pepnet and stem lay the levels end to end. In soft_ordering all
+    layers have one width, in sluice all levels end in one even width, in adashare in one width; there the default is
+    [[128], [128]]."""
     tower: tuple[Width, ...] = (64,)
     """Hidden units of each task's tower; [] is a single linear layer."""
     activation: ActivationName = "relu"
@@ -46,10 +48,26 @@ class HeadConfig(Settings):
     def build(self, num_features: int, tasks: Sequence[str]) -> "Head":
         """The head, which has a logit for each of these tasks; raises ValueError if the numbers do not fit together."""
 
-    def build_on_meta(self, num_features: int, tasks: Sequence[str]) -> "Head":
-        """The head without memory: for its checks, shapes and counts. It cannot be given memory afterwards."""
+    def build_for(self, columns: Columns, tasks: Sequence[str]) -> "Head":
+        """The same, on columns that belong to features; a head that wants some by name overrides this."""
+        return self.build(columns.width, tasks)
+
+    def build_on_meta(self, columns: Columns | int, tasks: Sequence[str]) -> "Head":
+        """The head without memory: for its checks, shapes and counts. It cannot be given memory afterwards.
+
+        `columns`: a number is one of columns without names.
+        """
         with torch.device("meta"):
-            return self.build(num_features, tasks)
+            return self.build(columns, tasks) if isinstance(columns, int) else self.build_for(columns, tasks)
+
+    def embeddings_per_id(self, num_tasks: int) -> int:  # noqa: ARG002
+        """How many embeddings of each id the head reads; a table holds them side by side in each row."""
+        return 1
+
+    @property
+    def features_by_name(self) -> tuple[str, ...]:
+        """Features that the head treats unlike the others; () where none is named."""
+        return ()
 
     def of_width(self, width: int) -> Self:
         """The head with a first layer of this width, and the others in proportion; the nearest that it can have."""
@@ -111,6 +129,8 @@ class Head(nn.Module):
     """The same on every level: NAME.LEVEL.TASK."""
     of_all_tasks: frozenset[str] = frozenset()
     """Modules whose parameters have an entry for each task, so that they mean something for these tasks alone."""
+    of_columns: frozenset[str] = frozenset()
+    """Modules that read the input's columns, or write to them, other than by weights as wide as the input."""
 
     def forward(self, features_BF: torch.Tensor) -> torch.Tensor:
         """logits_BT."""

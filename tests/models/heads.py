@@ -24,9 +24,11 @@ from models.heads.related.choices import Choices
 from models.heads.related.dselect_k import DSelectKConfig
 from models.heads.related.learning_to_branch import LearningToBranchConfig
 from models.heads.related.mtan import MTANConfig
+from models.heads.related.pepnet import PEPNetConfig
 from models.heads.related.sluice import LevelMixture, SluiceConfig
 from models.heads.related.snr import Average, SNRConfig
 from models.heads.related.soft_ordering import Order, SoftOrderingConfig
+from models.heads.related.stem import STEMConfig
 from models.heads.shared_bottom import SharedBottomConfig, SingleTaskConfig
 from models.per_layer_state import State, per_module_gradients, per_module_state
 
@@ -64,6 +66,8 @@ FIXED: tuple[Case, ...] = (
     (AITMConfig(levels=LEVELS, tower=(2,), chain=("task 2", "task 0")), 3),
     (AdaShareConfig(levels=((4, 3), (3,)), tower=(2,), warmup_samples=0, block_samples=0), 3),
     (LearningToBranchConfig(levels=LEVELS, tower=(2,), experts=3, warmup_samples=0), 2),
+    (PEPNetConfig(levels=LEVELS, tower=(2,), gate_width=3, gate_features=("feature 2", "feature 0")), 3),
+    (STEMConfig(levels=LEVELS, tower=(2,), task_experts=(1, 2), shared_experts=2), 2),
 )
 """One config for each head, with all that it has."""
 EDGES: tuple[Case, ...] = (
@@ -93,6 +97,10 @@ EDGES: tuple[Case, ...] = (
     (AdaShareConfig(levels=((2,), (2,)), warmup_samples=0, block_samples=0, sampling="hard"), 3),
     (LearningToBranchConfig(levels=((2,), (3, 2), (2,)), experts=2, warmup_samples=0, sampling="hard"), 5),
     (LearningToBranchConfig(levels=LEVELS, experts=1, warmup_samples=0), 2),
+    (PEPNetConfig(levels=LEVELS, gate_features=("feature 1",)), 2),
+    (STEMConfig(levels=LEVELS, task_experts=2, shared_experts=3), 1),
+    (STEMConfig(levels=LEVELS, task_experts=1, shared_experts=1), 4),
+    (STEMConfig(levels=LEVELS, task_experts=(2, 1), shared_experts=0), 2),
 )
 
 
@@ -126,6 +134,8 @@ def cases(draw: st.DrawFn, kind: type[HeadConfig]) -> Case:
         "lowest_temperature": st.floats(0.5, 5),
         "block_samples": st.integers(0, SAMPLES),
         "chain": st.permutations(names(tasks)).flatmap(lambda order: st.integers(0, tasks).map(lambda n: order[:n])),
+        "gate_features": st.lists(st.sampled_from([f"feature {n}" for n in range(FEATURES)]), unique=True).map(tuple),
+        "gate_width": st.integers(1, 4),
     }
     values = {key: draw(strategy) for key, strategy in keys.items() if key in kind.model_fields}
     if kind is DSelectKConfig:

@@ -106,6 +106,24 @@ def test_features_of_one_table_share_its_rows() -> None:
     assert gradient[:, 0].tolist() == [0, 1, 2, 1, 0]
 
 
+def test_several_embeddings_of_an_id_are_as_many_tables() -> None:
+    """The first ones of all features, then the second ones; means and sums of each."""
+    layer = FeatureLayer(TABLES, FEATURES, CPU, embeddings_per_id=2)
+    expected = []
+    for half in (0, 1):
+        narrow = tuple(table.model_copy(update={"dim": table.dim // 2}) for table in TABLES)
+        single = FeatureLayer(narrow, FEATURES, CPU)
+        with torch.no_grad():
+            for table in narrow:
+                weight_RD = layer.embeddings.embedding_bags[table.name].weight.chunk(2, dim=1)[half]
+                single.embeddings.embedding_bags[table.name].weight.copy_(weight_RD)
+        expected.append(single(jagged(BAGS), DENSE_BD)[:, :-2])
+    torch.testing.assert_close(layer(jagged(BAGS), DENSE_BD), torch.cat([*expected, DENSE_BD], dim=1))
+    assert layer.columns.names == ("user", "item", "friends", "tags") * 2 + ("age", "price")
+    assert layer.columns.widths == (4, 2, 4, 2) * 2 + (1, 1)
+    assert (layer.columns.embedding_width, layer.columns.dense_width, layer.width) == (12, 2, 26)
+
+
 def test_no_dense_features() -> None:
     features = FEATURES.model_copy(update={"dense": ()})
     layer = FeatureLayer(TABLES, features, CPU)

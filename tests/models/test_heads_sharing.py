@@ -10,14 +10,18 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from models.columns import Columns, unnamed_columns
 from models.heads.base import HeadConfig
+from models.heads.mmoe import MMoEConfig
 from models.heads.related.adashare import AdaShareConfig
 from models.heads.related.aitm import AITMConfig
 from models.heads.related.dselect_k import DSelectKConfig, smooth_step
 from models.heads.related.mtan import MTANConfig
+from models.heads.related.pepnet import PEPNetConfig
 from models.heads.related.sluice import SluiceConfig
 from models.heads.related.snr import SNRConfig
 from models.heads.related.soft_ordering import SoftOrderingConfig
+from models.heads.related.stem import STEMConfig
 from models.heads.shared_bottom import SharedBottomConfig, SingleTaskConfig
 from models.per_layer_state import load_per_module_state, per_module_gradients, per_module_state
 from tests.models.heads import ROWS, assert_close, backward, build, build_pair, cases, draw_input, few, ids, names
@@ -133,6 +137,90 @@ def test_what_is_shown_is_what_is_used() -> None:
     assert_close(mtan(x_BF), mtan.towers(mask_BTP * mtan.trunk[0](x_BF)))
 
 
+def test_gates_are_shown_by_feature_and_by_layer() -> None:
+    config = PEPNetConfig(levels=((4,),), tower=(3,), gate_features=("age",))
+    head = config.build_for(Columns(("user", "age"), (2, 1)), names(2)).double()
+    gates: list[torch.Tensor] = []
+    head.epnet.feature_gates.register_forward_hook(lambda _module, _inputs, gate_BF: gates.append(gate_BF))
+    head.task_gates.register_forward_hook(lambda _module, _inputs, of_layers: gates.extend(of_layers))
+    by_feature_B1S, by_layer_BTL = head.fusion_weights(draw_input())
+    gate_BF, first_BTH, second_BTH = gates
+    assert_close(by_feature_B1S[:, 0], torch.stack([gate_BF[:, :2].mean(dim=1), gate_BF[:, 2]], dim=1))
+    assert_close(by_layer_BTL, torch.stack([first_BTH.mean(dim=2), second_BTH.mean(dim=2)], dim=2))
+    of_features, of_layers = head.fusion_names(["click", "like"])
+    assert (of_features.units, of_features.experts) == (["all tasks"], ["user", "age"])
+    assert (of_layers.units, of_layers.experts) == (["click", "like"], ["layer 0", "layer 1"])
+
+
+# ---- gates of chosen features
+
+
+def test_gate_features_are_found_by_name() -> None:
+    columns = Columns(("user", "video", "age", "video"), (2, 4, 1, 3))
+    assert columns.spans == [(0, 2), (2, 6), (6, 7), (7, 10)]
+    assert columns.spans_of(["age", "user"]) == [(0, 2), (6, 7)]
+    assert columns.spans_of(["video"]) == [(2, 6), (7, 10)]
+    assert columns.spans_of(["video", "age"]) == [(2, 10)]
+    head = PEPNetConfig(gate_features=("age", "user"), gate_width=5).build_for(columns, names(2))
+    assert head.inner.weight.shape == (3, 5, 3 + 10)
+
+
+def test_gates_train_no_other_feature() -> None:
+    """Of a head whose networks read nothing of the input, the gates alone train it: by the chosen features."""
+    head = build(PEPNetConfig(levels=((4,),), tower=(), gate_features=("feature 1",)), 2)
+    with torch.no_grad():
+        for layer in head.trunk.layers:
+            layer.weight.zero_()
+            layer.bias.fill_(1.0)
+    _, gradient_BF = backward(head)
+    assert (gradient_BF[:, 1] != 0).all()
+    assert (gradient_BF[:, [0, 2]] == 0).all()
+
+
+def test_pepnet_with_gates_of_1_is_single_task() -> None:
+    keys = {"levels": ((4, 3), (2,)), "tower": (2,)}
+    head, single = build(PEPNetConfig(**keys), 3), build(SingleTaskConfig(**keys), 3, seed=7)
+    with torch.no_grad():
+        for outer in (head.epnet.outer, *head.outer):
+            outer.weight.zero_()
+            outer.bias.zero_()
+    state = per_module_state(head)
+    networks = {name: part for name, part in state.items() if name.startswith(("trunk", "towers"))}
+    load_per_module_state(single, networks)
+    for found, expected in zip(backward(head), backward(single), strict=True):
+        assert torch.equal(found, expected)
+
+
+# ---- embeddings of each task
+
+
+def test_a_task_trains_its_own_embeddings_and_the_shared_ones() -> None:
+    """It reads those of all."""
+    head = STEMConfig(levels=((6,),), tower=()).build_for(unnamed_columns(10, 4), names(3)).double()  # 4 of 2, 2 dense
+    with torch.no_grad():
+        for layer in head.levels[0].experts.layers:
+            layer.bias.fill_(9.0)  # all active
+    x_BF = draw_input(features=10)
+    logits_BT = head(x_BF)
+    for task in range(3):
+        (gradient_BF,) = torch.autograd.grad(logits_BT[:, task].sum(), x_BF, retain_graph=True)
+        is_trained = (gradient_BF.abs().sum(dim=0) > 0).unflatten(0, (5, 2)).all(dim=1).tolist()
+        assert is_trained == [task == 0, task == 1, task == 2, True, True]
+        for other in range(3):
+            changed_BF = x_BF.detach().clone()
+            changed_BF[:, 2 * other] += 1
+            assert (head(changed_BF)[:, task] != logits_BT[:, task]).all()
+
+
+def test_stem_of_dense_features_computes_what_mmoe_does() -> None:
+    """There is nothing to embed then; its gradients are other ones, even so."""
+    keys = {"levels": ((4, 3), (2,)), "tower": (2,)}
+    stem = build(STEMConfig(**keys, task_experts=(1, 2, 1), shared_experts=2), 3)  # 3 columns are too few for 4 units
+    mmoe = build(MMoEConfig(**keys, experts=6), 3, seed=7)
+    load_per_module_state(mmoe, per_module_state(stem))
+    assert_close(stem(draw_input()), mmoe(draw_input()))
+
+
 # ---- selectors
 
 
@@ -202,6 +290,8 @@ def _two_layers(kind: type[HeadConfig]) -> HeadConfig:
         (DSelectKConfig(experts=1), "2 or more"),
         (AITMConfig(chain=("task 0", "like")), "names 'like'"),
         (AITMConfig(chain=("task 1", "task 1")), "twice"),
+        (PEPNetConfig(gate_features=("user",)), "names 'user'; the features are feature 0, feature 1, feature 2"),
+        (PEPNetConfig(gate_features=("feature 1", "feature 1")), "twice"),
     ],
     ids=ids,
 )

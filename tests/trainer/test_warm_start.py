@@ -180,6 +180,49 @@ def test_a_further_task_leaves_the_others_their_networks(dataset: Path, source: 
     assert "levels.0.experts.new 0.0.weight" in note
 
 
+def test_gates_that_other_features_set_begin_fresh(dataset: Path, tmp_path: Path) -> None:
+    """Though they are as wide; the networks that they scale are taken."""
+    model = {"head": "pepnet", "levels": [[16], [8]], "tower": [8], "gate_width": 8, "gate_features": ["video"]}
+    sections = {"run": {"dir": str(tmp_path / "before")}, "train": {"samples": 128}}
+    values = config_values(dataset, **sections) | {"model": model}
+    run_on_ranks(1, _train, parse_config(values, "test"))
+    before = read_weights(tmp_path / "before", 128)
+
+    for features, is_taken in ((["video"], True), (["recent"], False)):
+        run = tmp_path / features[0]
+        values = config_values(dataset, run={"dir": str(run)}, init={"from": str(tmp_path / "before")})
+        values["model"] = model | {"gate_features": features}
+        run_on_ranks(1, begin, parse_config(values, "test"))
+        now = read_weights(run, 0)
+        for name in ("inner.weight", "epnet.outer.weight"):
+            assert torch.equal(before[f"model.head.{name}"], now[f"model.head.{name}"]) == is_taken
+        for name in ("outer.0.weight", "trunk.layers.0.weight"):
+            assert torch.equal(before[f"model.head.{name}"], now[f"model.head.{name}"])
+    assert parts_of(run)["head"][1].startswith("fresh: epnet.inner.0.weight")
+
+
+def test_embeddings_of_tasks_are_taken_for_the_same_tasks_alone(dataset: Path, tmp_path: Path) -> None:
+    values = config_values(dataset, run={"dir": str(tmp_path / "before")}, train={"samples": 128})
+    values["model"] = {"head": "stem", "levels": [[16], [8]], "tower": [8]}
+    run_on_ranks(2, _train, parse_config(values, "test"))
+    before = read_weights(tmp_path / "before", 128)
+    assert before[USER].shape == (50, 4 * 8)  # three tasks, and what they share
+
+    init = {"from": str(tmp_path / "before")}
+    for name, tasks, is_taken in (("same", values["tasks"], True), ("turned", values["tasks"][::-1], False)):
+        now_values = values | {"run": {"dir": str(tmp_path / name)}, "init": init, "tasks": tasks}
+        run_on_ranks(1, begin, parse_config(now_values, "test"))
+        now = read_weights(tmp_path / name, 0)
+        assert torch.equal(before[USER], now[USER]) == is_taken
+        assert torch.equal(before[USER_STATE], now[USER_STATE]) == is_taken
+    parts = parts_of(tmp_path / "turned")
+    assert parts["table user"] == ("–", "its rows hold embeddings for other tasks in the source")
+    assert parts["head"][1].startswith("fresh: levels.0.experts.")
+    now_values = values | {"run": {"dir": str(tmp_path / "adatt")}, "init": init, "model": {"head": "adatt"}}
+    run_on_ranks(1, begin, parse_config(now_values, "test"))
+    assert parts_of(tmp_path / "adatt")["table user"] == parts["table user"]
+
+
 @pytest.mark.parametrize("freeze", [["user"], ["*"]])
 def test_frozen_tables_stay_as_they_are(dataset: Path, source: Path, tmp_path: Path, freeze: list[str]) -> None:
     init = {"from": str(source), "freeze": freeze}

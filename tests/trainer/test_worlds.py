@@ -136,6 +136,8 @@ HEADS: dict[str, dict[str, Any]] = {
     "aitm": {"chain": ["click", "rare"]},
     "adashare": {"levels": [[8], [8]], "warmup_samples": 64, "block_samples": 64, "halving_samples": 64},
     "learning_to_branch": {"experts": 3, "warmup_samples": 64, "halving_samples": 64},
+    "pepnet": {"gate_features": ["user", "age"], "gate_width": 8},
+    "stem": {"task_experts": [1, 2, 1]},
 }
 
 

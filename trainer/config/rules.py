@@ -9,6 +9,7 @@ from data.features import SparseFeature
 from models.heads.related.aitm import AITMConfig
 from models.heads.related.choices import SamplingConfig
 from models.products import head_tasks
+from models.tables import WIDEST_ROW
 from trainer.config.samples import passes_of
 
 if TYPE_CHECKING:
@@ -202,6 +203,17 @@ def _check_temperature(config: "Config") -> None:
         )
 
 
+def _check_widths(config: "Config") -> None:
+    for table in config.tables_held:
+        if table.dim > WIDEST_ROW:
+            count = config.embeddings_per_id
+            most = WIDEST_ROW // count // 4 * 4
+            raise ValueError(
+                f"tables: {table.name!r} has dim = {table.dim // count}, and {config.model.head} keeps {count} such "
+                f"embeddings in a row, which has {WIDEST_ROW} numbers at most; set dim = {most} or less"
+            )
+
+
 def _check_weight_decay(config: "Config") -> None:
     for table in config.tables:
         optimizer = config.optimizer.sparse.of(table)
@@ -238,6 +250,7 @@ RULES = (
     _check_balance,
     _check_chain,
     _check_temperature,
+    _check_widths,
     _check_weight_decay,
     _check_skipping,
 )

@@ -17,6 +17,7 @@ from data.settings import Count, Settings
 from data.storage.paths import full_path, local_path
 from data.storage.uris import refuse_credentials
 from models.balancers import AnyBalanceConfig, ConstantConfig
+from models.columns import Columns, columns_of
 from models.heads import AnyHeadConfig
 from models.products import head_tasks
 from models.tasks import TaskConfig
@@ -145,9 +146,7 @@ class Config(Settings):
     def _check(self) -> Self:
         for rule in RULES:
             rule(self)
-        head = self.model.build_on_meta(
-            num_features=8, tasks=self.head_tasks
-        )  # any width shows whether it can be built
+        head = self.model.build_on_meta(self.columns, self.head_tasks)
         self.balance.check(self.model, self.tasks)
         if self.balance.at == "trunk":
             head.meet_at_trunk(nn.Identity())
@@ -157,6 +156,24 @@ class Config(Settings):
     def head_tasks(self) -> list[str]:
         """Names of the tasks for which the head has an output."""
         return [task.name for task in head_tasks(self.tasks)]
+
+    @property
+    def embeddings_per_id(self) -> int:
+        """Embeddings of each id, as the head wants them."""
+        return self.model.embeddings_per_id(len(self.head_tasks))
+
+    @property
+    def tables_held(self) -> tuple[ShardedTableConfig, ...]:
+        """The tables with rows that hold all embeddings of an id."""
+        count = self.embeddings_per_id
+        if count == 1:
+            return self.tables
+        return tuple(table.model_copy(update={"dim": count * table.dim}) for table in self.tables)
+
+    @property
+    def columns(self) -> Columns:
+        """What the head reads."""
+        return columns_of(self.tables_held, self.features, self.embeddings_per_id)
 
     @property
     def evaluated_tasks(self) -> list[str]:

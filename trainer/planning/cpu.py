@@ -24,13 +24,13 @@ def measure_cpu(config: Config, work: Workload, local_size: int) -> Device:
 def shape_of(config: Config, work: Workload) -> Shape:
     """A head and tables as the config's: its middle table, and the mean width and number of ids."""
     num_features = len(config.features.sparse) or 1
-    dims = sum(work.features_of[table.name] * table.dim for table in config.tables)
+    dims = sum(work.features_of[table.name] * table.dim for table in config.tables_held)
     ids = sum(work.ids_per_row.values())
     return Shape(
         head=config.model,
-        inputs=work.inputs,
+        columns=config.columns,
         tasks=tuple(config.head_tasks),
-        table_rows=int(statistics.median([table.rows for table in config.tables] or [1])),
+        table_rows=int(statistics.median([table.rows for table in config.tables_held] or [1])),
         dim=max(4, round(dims / num_features / 4) * 4),
         features_of_tables=features_of_tables(work),
         bags=config.data.global_batch_size,

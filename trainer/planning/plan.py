@@ -101,9 +101,9 @@ def size_training(config: Config, work: Workload, cluster: Cluster) -> Size | To
     """By the planner that a training on such ranks would ask, on tables without memory."""
     copies = copies_of(config, cluster, work)
     copy = copies.cluster
-    rows_of_tables = rows_held(config.tables, copy.size, copy.local_size)
+    rows_of_tables = rows_held(config.tables_held, copy.size, copy.local_size)
     ranker = build_model(config, torch.device("meta"), rows_of_tables)
-    sharder = FusedSharder(config.tables, config.sharding, config.optimizer.sparse, config.data.global_batch_size)
+    sharder = FusedSharder(config.tables_held, config.sharding, config.optimizer.sparse, config.data.global_batch_size)
     rows = config.data.global_batch_size // cluster.size
     try:
         plan = spread_tables(ranker, sharder, copy.ranks, cluster.budget, rows, saves=True)

@@ -52,4 +52,4 @@ def _check_device(config: Config, device: str) -> None:
         return
     if config.train.precision == "bf16":
         raise ConfigError("train.precision = 'bf16' needs a GPU; choose another --device, or float32")
-    check_device(config.tables, config.optimizer.sparse, config.sharding, device)
+    check_device(config.tables_held, config.optimizer.sparse, config.sharding, device)

@@ -31,10 +31,10 @@ class Need:
 def need_of(config: Config) -> Need:
     """Of a config's tables."""
     optimizer = config.optimizer.sparse
-    weights = {table.name: weight_bytes(table.rows, table.dim, table.dtype) for table in config.tables}
-    state = {table.name: state_bytes(table.rows, table.dim, optimizer.of(table).name) for table in config.tables}
+    weights = {table.name: weight_bytes(table.rows, table.dim, table.dtype) for table in config.tables_held}
+    state = {table.name: state_bytes(table.rows, table.dim, optimizer.of(table).name) for table in config.tables_held}
     largest = max(weights, key=lambda name: weights[name] + state[name])
-    halves = sum(weight_bytes(table.rows, table.dim, "float16") for table in config.tables)
+    halves = sum(weight_bytes(table.rows, table.dim, "float16") for table in config.tables_held)
     return Need(sum(weights.values()), sum(state.values()), halves, weights[largest] + state[largest], largest)
 
 

@@ -13,6 +13,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from data.errors import ExpectedError
 from data.features import Features, SparseFeature
 from data.manifest import Manifest
+from models.columns import Columns
 from models.cost import HeadCost, head_cost
 from models.heads.base import HeadConfig
 from trainer.config.run_config import Config
@@ -66,20 +67,20 @@ def workload_of(config: Config, ids_per_row: list[str]) -> Workload:
     if manifest is None and not given:
         assumptions.append("one id a row for every feature; --ids-per-row says otherwise")
 
-    tables = {table.name: table for table in config.tables}
-    inputs = features.dense_width + sum(tables[feature.table].dim for feature in features.sparse)
+    columns = config.columns
     decoded = sum(ids.values()) * ID_BYTES + (features.dense_width + len(config.tasks)) * NUMBER_BYTES
-    served = {name: [feature for feature in features.sparse if feature.table == name] for name in tables}
+    names = [table.name for table in config.tables_held]
+    served = {name: [feature for feature in features.sparse if feature.table == name] for name in names}
 
     return Workload(
         global_batch_size=config.data.global_batch_size,
         ids_per_row={name: sum(ids[feature.name] for feature in group) for name, group in served.items()},
         features_of={name: len(group) for name, group in served.items()},
-        inputs=inputs,
+        inputs=columns.width,
         dense_width=features.dense_width,
         labels=len(config.tasks),
-        head=head_cost(config.model, inputs, config.head_tasks),
-        activation_bytes=activation_bytes(config.model, inputs, config.head_tasks),
+        head=head_cost(config.model, columns, config.head_tasks),
+        activation_bytes=activation_bytes(config.model, columns, config.head_tasks),
         precision=config.train.precision,
         dense_state={"sgd": 0, "adagrad": 1}.get(config.optimizer.dense.name, 2),
         bytes_per_row=decoded if manifest is None else float(manifest.bytes.sum()) / manifest.num_rows,
@@ -88,9 +89,10 @@ def workload_of(config: Config, ids_per_row: list[str]) -> Workload:
     )
 
 
-def activation_bytes(head: HeadConfig, inputs: int, tasks: Sequence[str]) -> int:
+def activation_bytes(head: HeadConfig, columns: Columns | int, tasks: Sequence[str]) -> int:
     """Bytes a row that autograd keeps for the head's backward pass, counted in a forward pass without memory."""
-    module = head.build_on_meta(inputs, tasks)
+    inputs = columns if isinstance(columns, int) else columns.width
+    module = head.build_on_meta(columns, tasks)
     weights = {id(parameter) for parameter in module.parameters()}
     kept: dict[int, torch.Tensor] = {}
 

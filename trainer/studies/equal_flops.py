@@ -12,15 +12,9 @@ from trainer.config.run_config import Config
 WIDEST = 1 << 14
 
 
-def input_width(config: Config) -> int:
-    """What the head reads: the pooled embeddings of all features, and the numbers."""
-    dims = {table.name: table.dim for table in config.tables}
-    return sum(dims[feature.table] for feature in config.features.sparse) + config.features.dense_width
-
-
 def cost_of(config: Config) -> HeadCost:
     """Of the config's head on the config's features."""
-    return head_cost(config.model, input_width(config), config.head_tasks)
+    return head_cost(config.model, config.columns, config.head_tasks)
 
 
 def at_equal_flops(config: Config, reference: Config) -> HeadConfig:
@@ -39,4 +33,4 @@ def at_equal_flops(config: Config, reference: Config) -> HeadConfig:
 
 
 def _flops(config: Config, width: int) -> int:
-    return head_cost(config.model.of_width(width), input_width(config), config.head_tasks).training_flops
+    return cost_of(config.model_copy(update={"model": config.model.of_width(width)})).training_flops

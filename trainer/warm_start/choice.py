@@ -35,13 +35,15 @@ def choose_tables(config: Config, source: Config, name: str) -> list[TableChoice
 
 def _choose(config: Config, source: Config, index: int, name: str) -> TableChoice:
     assert config.init is not None
-    table = config.tables[index]
-    before = next((entry for entry in source.tables if entry.name == table.name), None)
+    table = config.tables_held[index]
+    before = next((entry for entry in source.tables_held if entry.name == table.name), None)
     note = None
     if not config.init.takes(table.name):
         note = "not among init.tables"
     elif before is None:
         note = "the source has none of this name"
+    elif not _embeds_alike(config, source):
+        note = "its rows hold embeddings for other tasks in the source"
     elif before.dim != table.dim:
         note = f"its dim is {before.dim} in the source, {table.dim} here"
 
@@ -65,6 +67,13 @@ def _choose(config: Config, source: Config, index: int, name: str) -> TableChoic
 
     notes.insert(0, f"{table.rows - before.rows:,} new rows begin fresh")
     return TableChoice(table.name, table.rows, before.rows, "; ".join(notes), with_state)
+
+
+def _embeds_alike(config: Config, source: Config) -> bool:
+    """Whether the embeddings of an id are for the same tasks, in order."""
+    if config.embeddings_per_id == source.embeddings_per_id == 1:
+        return True
+    return config.model.head == source.model.head and config.head_tasks == source.head_tasks
 
 
 def _state_of(
@@ -125,13 +134,8 @@ def _readers(config: Config, table: str) -> list[SparseFeature]:
 
 
 def input_columns(config: Config) -> list[str]:
-    """What the head reads, in order: each feature with its width."""
-    dims = {table.name: table.dim for table in config.tables}
+    """What the head reads, in order: each feature with its width, and tasks that have embeddings of their own."""
+    dims = {table.name: table.dim for table in config.tables_held}
     sparse = [f"{feature.name}:{dims[feature.table]}" for feature in config.features.sparse]
-    return sparse + [f"{' - '.join(feature.columns)}:{feature.width}" for feature in config.features.dense]
-
-
-def input_width(config: Config) -> int:
-    """Features that the head reads."""
-    dims = {table.name: table.dim for table in config.tables}
-    return sum(dims[feature.table] for feature in config.features.sparse) + config.features.dense_width
+    tasks = config.head_tasks if config.embeddings_per_id > 1 else []
+    return sparse + tasks + [f"{' - '.join(feature.columns)}:{feature.width}" for feature in config.features.dense]

@@ -21,7 +21,7 @@ from trainer.checkpoint.safe_load import SafePlanner
 from trainer.checkpoint.true_rows import without_padding
 from trainer.config.run_config import Config
 from trainer.errors import ConfigError
-from trainer.warm_start.choice import TableChoice, choose_tables, input_columns, input_width
+from trainer.warm_start.choice import TableChoice, choose_tables, input_columns
 from trainer.warm_start.source import Source
 
 _TABLES = "features.embeddings.embedding_bags"
@@ -124,11 +124,14 @@ def _take_head(config: Config, source: Source, sharded: ShardedModel, states: di
     their_parts = named_parts(_head_of(source.config), source.config.head_tasks, theirs)
 
     reads_alike = input_columns(config) == input_columns(source.config)
-    width = input_width(source.config)
+    named_alike = set(config.model.features_by_name) == set(source.config.model.features_by_name)
+    width = source.config.columns.width
     fresh = []
     for name, part in own_parts.items():
         other = their_parts.get(name)
         reads_others = not reads_alike and part.dim() > 1 and part.shape[-1] == width
+        if name.partition(".")[0] in head.of_columns:
+            reads_others = not (reads_alike and named_alike)
         if other is None or other.shape != part.shape or reads_others:
             fresh.append(name)
         else:
@@ -154,7 +157,7 @@ def _head_line(num_parts: int, fresh: list[str]) -> Taken:
 
 def _head_of(config: Config) -> Head:
     """Without memory: for its names and shapes."""
-    return config.model.build_on_meta(input_width(config), config.head_tasks)
+    return config.model.build_on_meta(config.columns, config.head_tasks)
 
 
 def _read_head(source: Source, states: dict[str, Any]) -> tuple[Weights, dict[str, Weights]]:

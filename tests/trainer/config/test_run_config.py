@@ -52,6 +52,13 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"evaluate": {"at_samples": ["1k", 512]}}, "evaluate.at_samples = ['1k', '512'] must ascend"),
     ({"evaluate": {"at_samples": ["70B"]}}, "milestone 70B lies beyond train.samples = 1024"),
     ({"tables": [{"name": "user", "rows": 5, "dim": 8}]}, "feature 'video' reads table 'video'"),
+    (
+        {
+            "model": {"head": "stem"},
+            "tables": [{"name": "user", "rows": 5, "dim": 8}, {"name": "video", "rows": 64, "dim": 8192}],
+        },
+        "tables: 'video' has dim = 8192, and stem keeps 4 such embeddings in a row",
+    ),
     ({"tables": [{"name": "user", "rows": 5, "dim": 7}]}, "tables.0.dim: input should be a multiple of 4, not 7"),
     ({"evaluate": {"at_samples": [-5]}}, "evaluate.at_samples.0: -5 is not a count"),
     ({"evaluate": {"at_samples": [True]}}, "evaluate.at_samples.0: true is not a count"),
@@ -82,6 +89,16 @@ def test_one_line_names_the_key(tmp_path: Path, changes: dict[str, Any], message
 def test_a_temperature_does_not_rise(tmp_path: Path, head: str) -> None:
     values = config_values(tmp_path) | {"model": {"head": head, "levels": [[4]], "lowest_temperature": 6}}
     with pytest.raises(ConfigError, match=r"model\.lowest_temperature = 6\.0 is above model\.temperature = 5\.0"):
+        parse_config(values, "run.toml")
+
+
+def test_features_that_a_head_names_are_the_configs(tmp_path: Path) -> None:
+    values = config_values(tmp_path)
+    values["model"] = {"head": "pepnet", "gate_features": ["user", "age"]}
+    assert parse_config(values, "run.toml").columns.widths == (8, 4, 4, 1)
+    values["model"]["gate_features"] = ["user", "nobody"]
+    names = "run.toml: model.gate_features names 'nobody'; the features are user, video, recent, age"
+    with pytest.raises(ConfigError, match=names):
         parse_config(values, "run.toml")
 
 

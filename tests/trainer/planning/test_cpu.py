@@ -3,6 +3,7 @@
 import math
 
 from benchmarks.rates import Shape, measure_rates
+from models.columns import unnamed_columns
 from trainer.config.load import load_config
 from trainer.planning.plan import Size
 from trainer.planning.sweep import plan_sizes
@@ -11,7 +12,14 @@ from trainer.planning.sweep import plan_sizes
 def test_rates_of_ranks_that_share_a_machine() -> None:
     head = load_config("configs/bench-embeddings.toml").model
     shape = Shape(
-        head, inputs=32, tasks=("click",), table_rows=1000, dim=16, features_of_tables=(1, 2), bags=256, ids_per_bag=2
+        head,
+        columns=unnamed_columns(32),
+        tasks=("click",),
+        table_rows=1000,
+        dim=16,
+        features_of_tables=(1, 2),
+        bags=256,
+        ids_per_bag=2,
     )
     rates = measure_rates(2, shape)
     assert rates.processes == 2

@@ -47,11 +47,11 @@ def _sized(size: int, device: str = "h100") -> Size | TooBig:
 
 def _placed_by_training(world: World, config: Config) -> list[Placement]:
     ranker = build_model(config, torch.device("meta"))
-    sharder = FusedSharder(config.tables, config.sharding, config.optimizer.sparse, config.data.global_batch_size)
+    sharder = FusedSharder(config.tables_held, config.sharding, config.optimizer.sparse, config.data.global_batch_size)
     plan = plan_tables(
         ranker, sharder, world, Ranks(world.size, world.local_size, "cpu"), config.data.global_batch_size // world.size
     )
-    return placements(plan, sharder, rows_held(config.tables, world.size, world.local_size))
+    return placements(plan, sharder, rows_held(config.tables_held, world.size, world.local_size))
 
 
 def test_it_is_the_plan_that_a_training_gets() -> None:
@@ -60,6 +60,23 @@ def test_it_is_the_plan_that_a_training_gets() -> None:
     result = size_training(config, workload_of(config, ["20"]), Cluster(device, 2, 2))
     assert isinstance(result, Size)
     assert result.placements == run_on_ranks(2, _placed_by_training, config)[0]
+
+
+def test_embeddings_of_tasks_are_planned() -> None:
+    """Two for each id: of the only task, and the shared one."""
+    stem = load_config("configs/bench-embeddings.toml", ['model={head="stem"}'])
+    adatt = stem.model_copy(update={"model": load_config(INDUSTRIAL).model})
+    cluster = Cluster(cpu_device(RATES, 2, host_memory()), 2, 2)
+    sizes = []
+    for config in (stem, adatt):
+        work = workload_of(config, ["20"])
+        result = size_training(config, work, cluster)
+        assert isinstance(result, Size)
+        sizes.append((work.inputs - work.dense_width, [placed.dim for placed in result.placements]))
+    assert sizes[0] == (2 * sizes[1][0], [2 * dim for dim in sizes[1][1]])
+    result = size_training(stem, workload_of(stem, ["20"]), cluster)
+    assert isinstance(result, Size)
+    assert result.placements == run_on_ranks(2, _placed_by_training, stem)[0]
 
 
 def test_three_billion_rows_on_sixteen_gpus() -> None:
@@ -154,7 +171,7 @@ def test_this_machine_is_measured_as_the_config_needs_it() -> None:
     config = load_config("configs/bench-embeddings.toml")
     shape = shape_of(config, workload_of(config, ["20"]))
     assert shape.features_of_tables == (1, 1, 2, 2)  # of 12 tables with one feature, and 14 with two
-    assert (shape.dim, shape.ids_per_bag, shape.bags, shape.inputs) == (64, 20, 4096, 40 * 64)
+    assert (shape.dim, shape.ids_per_bag, shape.bags, shape.columns.width) == (64, 20, 4096, 40 * 64)
 
 
 def _command(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:

@@ -36,7 +36,7 @@ def _overview(run: RunRecords) -> list[Content]:
     words = ["kind", "label", "auxiliary"]
     tasks = table("Tasks", columns, map(_task_row, config.tasks), words=words)
 
-    table_rows = [[entry.name, f"{entry.rows:,}", str(entry.dim)] for entry in config.tables]
+    table_rows = [[entry.name, f"{entry.rows:,}", str(entry.dim)] for entry in config.tables_held]
     tables = table("Embedding tables", ["table", "rows", "width"], table_rows)
     overview = element("div", head, tasks, tables, class_="beside")
 
