@@ -11,6 +11,7 @@ from collections.abc import Callable
 from torch import nn
 
 from benchmarks.loops.aitm import AITMLoop
+from benchmarks.loops.branched import BranchedLoop
 from benchmarks.loops.dselect_k import DSelectKLoop
 from benchmarks.loops.gated import AdaTTLoop, MMoELoop, PLELoop
 from benchmarks.loops.mtan import MTANLoop
@@ -24,6 +25,7 @@ from models.heads.cross_stitch import CrossStitchConfig
 from models.heads.mmoe import MLMMoEConfig, MMoEConfig
 from models.heads.ple import PLEConfig
 from models.heads.related.aitm import AITMConfig
+from models.heads.related.branched import BranchedConfig
 from models.heads.related.dselect_k import DSelectKConfig
 from models.heads.related.mtan import MTANConfig
 from models.heads.related.sluice import SluiceConfig
@@ -46,6 +48,7 @@ LOOPS: dict[type[HeadConfig], Callable[..., nn.Module]] = {
     SNRConfig: SNRLoop,
     DSelectKConfig: DSelectKLoop,
     AITMConfig: AITMLoop,
+    BranchedConfig: BranchedLoop,
 }
 
 

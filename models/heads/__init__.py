@@ -10,6 +10,7 @@ from models.heads.cross_stitch import CrossStitchConfig
 from models.heads.mmoe import MLMMoEConfig, MMoEConfig
 from models.heads.ple import PLEConfig
 from models.heads.related.aitm import AITMConfig
+from models.heads.related.branched import BranchedConfig
 from models.heads.related.dselect_k import DSelectKConfig
 from models.heads.related.mtan import MTANConfig
 from models.heads.related.sluice import SluiceConfig
@@ -31,7 +32,8 @@ AnyHeadConfig = Annotated[
     | SluiceConfig
     | SNRConfig
     | DSelectKConfig
-    | AITMConfig,
+    | AITMConfig
+    | BranchedConfig,
     Field(discriminator="head"),
 ]
 """Every head: one entry here, its class in a file beside this one or in `related`."""

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from models.heads.base import HeadConfig
 from models.heads.related.aitm import AITMConfig
+from models.heads.related.branched import BranchedConfig
 from models.heads.related.dselect_k import DSelectKConfig, smooth_step
 from models.heads.related.mtan import MTANConfig
 from models.heads.related.sluice import SluiceConfig
@@ -190,6 +191,15 @@ def _two_layers(kind: type[HeadConfig]) -> HeadConfig:
         (DSelectKConfig(experts=1), "2 or more"),
         (AITMConfig(chain=("task 0", "like")), "names 'like'"),
         (AITMConfig(chain=("task 1", "task 1")), "twice"),
+        (BranchedConfig(levels=((2,),), tree=((("task 0", "like"),),)), "names 'like'"),
+        (BranchedConfig(levels=((2,),), tree=((("task 0",), ("task 0", "task 1")),)), "twice"),
+        (BranchedConfig(levels=((2,),), tree=((("task 0",),),)), "no group with task 'task 1'"),
+        (BranchedConfig(levels=((2,),), tree=((("task 0", "task 1"), ()),)), "empty group"),
+        (BranchedConfig(levels=((2,), (2,)), tree=((("task 0", "task 1"),),)), "1 levels, and model.levels 2"),
+        (
+            BranchedConfig(levels=((2,), (2,)), tree=((("task 0",), ("task 1",)), (("task 0", "task 1"),))),
+            "parted stay apart",
+        ),
     ],
     ids=ids,
 )

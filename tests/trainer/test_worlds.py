@@ -134,6 +134,7 @@ HEADS: dict[str, dict[str, Any]] = {
     "snr": {"experts": 3},
     "dselect_k": {"experts": 3},
     "aitm": {"chain": ["click", "rare"]},
+    "branched": {"tree": [[["rare", "click"], ["watch"]], [["rare"], ["click"], ["watch"]]]},
 }
 
 
