@@ -155,7 +155,7 @@ def test_branches_are_numbered_by_their_parents_and_tasks() -> None:
 def test_networks_of_branches_are_named_by_their_tasks() -> None:
     tree = ((("a", "b", "c"),), (("c", "b"), ("a",)))
     head = BranchedConfig(levels=((2,), (2,)), tower=(), tree=tree).build(3, ["c", "a", "b"])
-    tensors = {name: parameter for name, parameter in head.named_parameters() if name.endswith("weight")}
+    tensors: State = {name: tensor for name, tensor in head.named_parameters() if name.endswith("weight")}
     assert list(named_parts(head, ["c", "a", "b"], tensors)) == [
         "levels.0.a and b and c.0.weight",
         "levels.1.b and c.0.weight",
