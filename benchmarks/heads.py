@@ -46,12 +46,19 @@ class Setting:
     batch: int = 4096
     inputs: int = 512
 
+    @property
+    def task_names(self) -> tuple[str, ...]:
+        """One for each task."""
+        return tuple(f"task {number}" for number in range(self.tasks))
+
     def config(self) -> HeadConfig:
-        """The head's config; heads without experts of tasks have as many in all."""
+        """The head's config. Heads without experts of tasks have as many in all; branched parts after one level."""
         in_all = self.tasks * self.task_experts + self.shared_experts
         counts = {"task_experts": self.task_experts, "shared_experts": self.shared_experts, "experts": in_all}
         fields = HEADS[self.head].model_fields
-        values = {key: value for key, value in counts.items() if key in fields}
+        values: dict[str, Any] = {key: value for key, value in counts.items() if key in fields}
+        if "tree" in fields:
+            values["tree"] = ((self.task_names,), tuple((name,) for name in self.task_names))
 
         levels = ONE_WIDTH if self.head in HEADS_OF_ONE_WIDTH else LEVELS
         return HEADS[self.head](levels=levels, tower=TOWER, **values)
@@ -95,7 +102,7 @@ def _measure(setting: Setting, threads: int, rounds: int) -> dict[str, Any]:
     torch.set_num_threads(threads)
     device = choose_device()
     config = setting.config()
-    tasks = [f"task {number}" for number in range(setting.tasks)]
+    tasks = setting.task_names
     cost = head_cost(config, setting.inputs, tasks)
     features_BF = torch.randn(setting.batch, setting.inputs, device=device)
     before = _peak_bytes(device)

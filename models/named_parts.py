@@ -42,6 +42,8 @@ def _of_level(level: FusionLevel, names: FusionNames, kind: str, number: int) ->
 def _by_task(head: Head, fields: list[str], tasks: Sequence[str]) -> list[str]:
     """Of what is not part of a level that is gated; what belongs to no task stays as it is."""
     kind, number, *rest = fields
+    if kind == "levels" and (branches := head.branch_names(int(number), tasks)):
+        return [kind, number, branches[int(rest[0])], *rest[1:]]
     if kind in head.of_all_tasks:
         return [*fields, f"of {', '.join(tasks)}"]
     if kind in head.of_level_and_task:

@@ -12,6 +12,7 @@ from torch import nn
 
 from benchmarks.loops.adashare import AdaShareLoop
 from benchmarks.loops.aitm import AITMLoop
+from benchmarks.loops.branched import BranchedLoop
 from benchmarks.loops.dselect_k import DSelectKLoop
 from benchmarks.loops.gated import AdaTTLoop, MMoELoop, PLELoop
 from benchmarks.loops.learning_to_branch import LearningToBranchLoop
@@ -29,6 +30,7 @@ from models.heads.mmoe import MLMMoEConfig, MMoEConfig
 from models.heads.ple import PLEConfig
 from models.heads.related.adashare import AdaShareConfig
 from models.heads.related.aitm import AITMConfig
+from models.heads.related.branched import BranchedConfig
 from models.heads.related.dselect_k import DSelectKConfig
 from models.heads.related.learning_to_branch import LearningToBranchConfig
 from models.heads.related.mtan import MTANConfig
@@ -58,6 +60,7 @@ LOOPS: dict[type[HeadConfig], Callable[..., nn.Module]] = {
     LearningToBranchConfig: LearningToBranchLoop,
     PEPNetConfig: PEPNetLoop,
     STEMConfig: STEMLoop,
+    BranchedConfig: BranchedLoop,
 }
 
 

@@ -11,6 +11,7 @@ from models.heads.mmoe import MLMMoEConfig, MMoEConfig
 from models.heads.ple import PLEConfig
 from models.heads.related.adashare import AdaShareConfig
 from models.heads.related.aitm import AITMConfig
+from models.heads.related.branched import BranchedConfig
 from models.heads.related.dselect_k import DSelectKConfig
 from models.heads.related.learning_to_branch import LearningToBranchConfig
 from models.heads.related.mtan import MTANConfig
@@ -39,7 +40,8 @@ AnyHeadConfig = Annotated[
     | AdaShareConfig
     | LearningToBranchConfig
     | PEPNetConfig
-    | STEMConfig,
+    | STEMConfig
+    | BranchedConfig,
     Field(discriminator="head"),
 ]
 """Every head: one entry here, its class in a file beside this one or in `related`."""

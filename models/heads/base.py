@@ -154,6 +154,10 @@ class Head(nn.Module):
         """
         return {}
 
+    def branch_names(self, level: int, tasks: Sequence[str]) -> list[str]:  # noqa: ARG002
+        """Names for the networks of `levels.LEVEL`, where each belongs to a group of tasks; else []."""
+        return []
+
     def meet_at_trunk(self, gate: nn.Module) -> None:  # noqa: ARG002
         """Puts `gate` where all tasks read one trunk; raises ValueError if they read none."""
         raise ValueError("balance.at = 'trunk' takes a head with one trunk (shared_bottom); use 'features'")

@@ -20,6 +20,7 @@ from models.heads.mmoe import MLMMoEConfig, MMoEConfig
 from models.heads.ple import PLEConfig
 from models.heads.related.adashare import AdaShareConfig
 from models.heads.related.aitm import AITMConfig
+from models.heads.related.branched import BranchedConfig
 from models.heads.related.choices import Choices
 from models.heads.related.dselect_k import DSelectKConfig
 from models.heads.related.learning_to_branch import LearningToBranchConfig
@@ -49,6 +50,7 @@ towers = st.lists(st.integers(1, 4), max_size=2).map(tuple)
 num_tasks = st.integers(1, 8)
 
 LEVELS = ((4, 3), (3,))
+TREE = ((("task 1",), ("task 2", "task 0")), (("task 1",), ("task 2",), ("task 0",)))
 FIXED: tuple[Case, ...] = (
     (SharedBottomConfig(levels=LEVELS, tower=(2,)), 3),
     (SingleTaskConfig(levels=LEVELS, tower=(2,)), 3),
@@ -68,6 +70,7 @@ FIXED: tuple[Case, ...] = (
     (LearningToBranchConfig(levels=LEVELS, tower=(2,), experts=3, warmup_samples=0), 2),
     (PEPNetConfig(levels=LEVELS, tower=(2,), gate_width=3, gate_features=("feature 2", "feature 0")), 3),
     (STEMConfig(levels=LEVELS, tower=(2,), task_experts=(1, 2), shared_experts=2), 2),
+    (BranchedConfig(levels=LEVELS, tower=(2,), tree=TREE), 3),
 )
 """One config for each head, with all that it has."""
 EDGES: tuple[Case, ...] = (
@@ -101,6 +104,8 @@ EDGES: tuple[Case, ...] = (
     (STEMConfig(levels=LEVELS, task_experts=2, shared_experts=3), 1),
     (STEMConfig(levels=LEVELS, task_experts=1, shared_experts=1), 4),
     (STEMConfig(levels=LEVELS, task_experts=(2, 1), shared_experts=0), 2),
+    (BranchedConfig(levels=LEVELS), 3),
+    (BranchedConfig(levels=LEVELS, tower=(), tree=((("task 1", "task 0"),),) * 2), 2),
 )
 
 
@@ -138,9 +143,28 @@ def cases(draw: st.DrawFn, kind: type[HeadConfig]) -> Case:
         "gate_width": st.integers(1, 4),
     }
     values = {key: draw(strategy) for key, strategy in keys.items() if key in kind.model_fields}
+    if kind is BranchedConfig:
+        shape = draw(levels)
+        return kind(levels=shape, tower=draw(towers), tree=draw(trees(names(tasks), len(shape)))), tasks
     if kind is DSelectKConfig:
         values["experts"] += 1
     return kind(levels=fitting(kind, draw(levels)), tower=draw(towers), **values), tasks
+
+
+@st.composite
+def trees(draw: st.DrawFn, tasks: list[str], depth: int) -> tuple[tuple[tuple[str, ...], ...], ...]:
+    """Any tree: groups in any order, of tasks in any order."""
+    groups = [tasks]
+    tree = []
+    for _ in range(depth):
+        parted: list[list[str]] = []
+        for group in groups:
+            branch = [draw(st.integers(0, 2)) for _ in group]
+            parts = [[name for name, at in zip(group, branch, strict=True) if at == number] for number in range(3)]
+            parted += [draw(st.permutations(part)) for part in parts if part]
+        groups = draw(st.permutations(parted))
+        tree.append(tuple(map(tuple, groups)))
+    return tuple(tree)
 
 
 def fitting(kind: type[HeadConfig], levels: tuple[tuple[int, ...], ...]) -> tuple[tuple[int, ...], ...]:

@@ -11,13 +11,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models.heads.base import Head, HeadConfig
+from models.heads.related.branched import BranchedConfig
 from tests.models.heads import FIXED, HEADS, Case, assert_equal_loop, cases, fitting, ids, many
 
 COMPILER = next(filter(shutil.which, ("c++", "g++", "clang++")), None)
-SMALL: tuple[Case, ...] = tuple(
-    (config.model_copy(update={"levels": fitting(type(config), ((3,),)), "tower": ()}), tasks)
-    for config, tasks in FIXED
-)
+
+
+def small(config: HeadConfig) -> HeadConfig:
+    """With one level."""
+    tree = {"tree": config.tree[-1:]} if isinstance(config, BranchedConfig) else {}
+    return config.model_copy(update={"levels": fitting(type(config), ((3,),)), "tower": (), **tree})
+
+
+SMALL: tuple[Case, ...] = tuple((small(config), tasks) for config, tasks in FIXED)
 """Every head with one level: inductor takes many seconds for several."""
 
 

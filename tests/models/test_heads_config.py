@@ -81,7 +81,7 @@ def test_a_head_is_found_by_its_name(kind: type[HeadConfig]) -> None:
 def test_the_heads_are_these() -> None:
     names = (
         "shared_bottom single_task mmoe ml_mmoe ple cross_stitch adatt_sp adatt",
-        "mtan soft_ordering sluice snr dselect_k aitm adashare learning_to_branch pepnet stem",
+        "mtan soft_ordering sluice snr dselect_k aitm adashare learning_to_branch pepnet stem branched",
     )
     assert [ids(kind) for kind in HEADS] == [ids(case) for case in FIXED] == " ".join(names).split()
 

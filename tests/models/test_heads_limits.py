@@ -17,12 +17,14 @@ from models.heads.mmoe import MLMMoEConfig, MMoEConfig
 from models.heads.ple import PLEConfig
 from models.heads.related.adashare import AdaShare
 from models.heads.related.aitm import Attention
+from models.heads.related.branched import BranchedConfig
 from models.heads.related.choices import Choices
 from models.heads.related.dselect_k import Codes, DSelectK
 from models.heads.related.learning_to_branch import Branching, LearningToBranch
 from models.heads.related.snr import Average
 from models.heads.related.soft_ordering import SoftOrdering
 from models.heads.shared_bottom import SharedBottomConfig, SingleTaskConfig
+from models.named_parts import named_parts
 from models.per_layer_state import State, load_per_module_state, per_module_gradients, per_module_state
 from tests.models.heads import (
     EDGES,
@@ -39,6 +41,7 @@ from tests.models.heads import (
     ids,
     levels,
     many,
+    names,
     num_tasks,
     towers,
     weighted,
@@ -118,6 +121,50 @@ def test_cross_stitch_with_identity_stitches_is_single_task(levels: Levels, towe
     (logits_BT, gradient), (expected_BT, expected_gradient) = backward(head), backward(single)
     assert torch.equal(logits_BT, expected_BT)
     assert_close(gradient, expected_gradient)
+
+
+@few
+@given(levels, towers, num_tasks)
+def test_branched_without_branches_is_shared_bottom(levels: Levels, tower: tuple[int, ...], tasks: int) -> None:
+    head = build(BranchedConfig(levels=levels, tower=tower), tasks)
+    bottom = build(SharedBottomConfig(levels=levels, tower=tower), tasks, seed=7)
+    load_per_module_state(bottom, as_trunks(per_module_state(head), list(map(len, levels)), ""))
+    for found, expected in zip(backward(head), backward(bottom), strict=True):
+        assert_close(found, expected)
+
+
+@few
+@given(levels, towers, num_tasks)
+def test_branched_with_a_branch_for_each_task_is_single_task(
+    levels: Levels, tower: tuple[int, ...], tasks: int
+) -> None:
+    apart = tuple((name,) for name in reversed(names(tasks)))
+    head = build(BranchedConfig(levels=levels, tower=tower, tree=(apart,) * len(levels)), tasks)
+    single = single_task_like(head, levels, tower, tasks)
+    for found, expected in zip(backward(head), backward(single), strict=True):
+        assert_close(found, expected)
+
+
+def test_branches_are_numbered_by_their_parents_and_tasks() -> None:
+    """However the config orders them, so that it means the same weights."""
+    tree = (
+        (("task 3", "task 1"), ("task 0", "task 2")),
+        (("task 3",), ("task 2", "task 0"), ("task 1",)),
+    )
+    found = BranchedConfig(levels=((2,), (2,)), tree=tree).groups(names(4))
+    assert found == [[[0, 2], [1, 3]], [[0, 2], [1], [3]]]
+
+
+def test_networks_of_branches_are_named_by_their_tasks() -> None:
+    tree = ((("a", "b", "c"),), (("c", "b"), ("a",)))
+    head = BranchedConfig(levels=((2,), (2,)), tower=(), tree=tree).build(3, ["c", "a", "b"])
+    tensors: State = {name: tensor for name, tensor in head.named_parameters() if name.endswith("weight")}
+    assert list(named_parts(head, ["c", "a", "b"], tensors)) == [
+        "levels.0.a and b and c.0.weight",
+        "levels.1.b and c.0.weight",
+        "levels.1.a.0.weight",
+        *(f"towers.{task}.0.weight" for task in "cab"),
+    ]
 
 
 def test_stitches_start_near_the_identity() -> None:

@@ -15,6 +15,7 @@ from models.heads.base import HeadConfig
 from models.heads.mmoe import MMoEConfig
 from models.heads.related.adashare import AdaShareConfig
 from models.heads.related.aitm import AITMConfig
+from models.heads.related.branched import BranchedConfig
 from models.heads.related.dselect_k import DSelectKConfig, smooth_step
 from models.heads.related.mtan import MTANConfig
 from models.heads.related.pepnet import PEPNetConfig
@@ -292,6 +293,15 @@ def _two_layers(kind: type[HeadConfig]) -> HeadConfig:
         (AITMConfig(chain=("task 1", "task 1")), "twice"),
         (PEPNetConfig(gate_features=("user",)), "names 'user'; the features are feature 0, feature 1, feature 2"),
         (PEPNetConfig(gate_features=("feature 1", "feature 1")), "twice"),
+        (BranchedConfig(levels=((2,),), tree=((("task 0", "like"),),)), "names 'like'"),
+        (BranchedConfig(levels=((2,),), tree=((("task 0",), ("task 0", "task 1")),)), "twice"),
+        (BranchedConfig(levels=((2,),), tree=((("task 0",),),)), "no group with task 'task 1'"),
+        (BranchedConfig(levels=((2,),), tree=((("task 0", "task 1"), ()),)), "empty group"),
+        (BranchedConfig(levels=((2,), (2,)), tree=((("task 0", "task 1"),),)), "1 levels, and model.levels 2"),
+        (
+            BranchedConfig(levels=((2,), (2,)), tree=((("task 0",), ("task 1",)), (("task 0", "task 1"),))),
+            "parted stay apart",
+        ),
     ],
     ids=ids,
 )
