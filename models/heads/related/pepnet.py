@@ -1,8 +1,8 @@
 """PEPNet (Chang et al., KDD 2023): gates that a few chosen features set, on the input and on every task's hidden units.
 
     gate unit    U(v) = γ sigmoid(relu(v W + b) W' + b')            γ = 2, so that a gate of 1 is in the middle
-    EPNet        o    = U_ep([p, ⊘x]) ⊙ x                            eqs. 3 and 4
-    PPNet        g^l  = U_pp^l([p, ⊘o])                              eqs. 6 to 8; [g_1^l, …, g_T^l] of all tasks at once
+    EPNet        o    = U_ep([p, ⊘x]) ⊙ x
+    PPNet        g^l  = U_pp^l([p, ⊘o])                              [g_1^l, …, g_T^l] of all tasks at once
                  h_t^l = g_t^l ⊙ relu(h_t^{l-1} W_t^l + b_t^l)       h_t^0 = o
     logit of t   = linear on the last h_t
 
