@@ -166,6 +166,13 @@ class Towers(nn.Module):
         return self.logit(self.hidden(x)).squeeze(2)
 
 
+def mix(weights_UE: torch.Tensor, x_BEH: torch.Tensor) -> torch.Tensor:
+    """mixed_BUH, by weights that are the same for all rows: one product, over all rows and columns at once."""
+    x_EBH = x_BEH.transpose(0, 1)
+    mixed = torch.mm(weights_UE, x_EBH.flatten(1))
+    return mixed.view(len(weights_UE), *x_EBH.shape[1:]).transpose(0, 1)
+
+
 def fuse(weights_BUE: torch.Tensor, expert_BEH: torch.Tensor) -> torch.Tensor:
     """fused_BUH: every row's weighted sums of its experts. Kept for backward: both arguments."""
     return _Fusion.apply(weights_BUE.to(expert_BEH.dtype), expert_BEH)

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from models.heads.base import FusionNames, Head, HeadConfig, Shares
-from models.layers import GroupedMLP, Towers
+from models.layers import GroupedMLP, Towers, mix
 
 SELF_WEIGHT = 0.9
 """A task's initial weight on itself; the others share the rest (0.9 and 0.1: Misra et al., section 5.1)."""
@@ -87,7 +87,6 @@ class Stitch(nn.Module):
                 self.weight.fill_diagonal_(SELF_WEIGHT)
 
     def forward(self, x_BTH: torch.Tensor) -> torch.Tensor:
-        """Mixed, _BTH: one product over tasks, for all rows and columns at once."""
+        """Mixed, _BTH."""
         self.shares(self.weight.expand(len(x_BTH), -1, -1))
-        x_TBH = x_BTH.transpose(0, 1)
-        return torch.mm(self.weight, x_TBH.flatten(1)).view(x_TBH.shape).transpose(0, 1)
+        return mix(self.weight, x_BTH)

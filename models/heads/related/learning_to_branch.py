@@ -22,7 +22,7 @@ from torch import nn
 from data.hashing import stable_seed
 from models.heads.base import ExpertCount, FusionNames, Head, Shares
 from models.heads.related.choices import Choices, SamplingConfig
-from models.layers import GroupedMLP, Towers
+from models.layers import GroupedMLP, Towers, mix
 
 
 class LearningToBranchConfig(SamplingConfig):
@@ -98,10 +98,8 @@ class Branching(nn.Module):
         return 2 * self.parents.slow_scores.numel() * self.width
 
     def forward(self, x_BEH: torch.Tensor) -> torch.Tensor:
-        """read_BUH: one product, over all rows and columns at once."""
+        """read_BUH."""
         parent_UE = self.parents()
         parent_UE = torch.where(self.is_learned, parent_UE, parent_UE.detach())
         self.shares(parent_UE.expand(len(x_BEH), -1, -1))
-        x_EBH = x_BEH.transpose(0, 1)
-        read = torch.mm(parent_UE, x_EBH.flatten(1))
-        return read.view(len(parent_UE), *x_EBH.shape[1:]).transpose(0, 1)
+        return mix(parent_UE, x_BEH)

@@ -27,7 +27,7 @@ from torch import nn
 
 from data.hashing import stable_seed
 from models.heads.base import ExpertCount, FusionNames, Head, HeadConfig, Shares
-from models.layers import GroupedMLP, Towers
+from models.layers import GroupedMLP, Towers, mix
 
 BETA, GAMMA, ZETA = 0.9, -0.1, 1.1
 
@@ -137,10 +137,8 @@ class Average(nn.Module):
         return self.mix(gates_UE, x_BEH)
 
     def mix(self, gates_UE: torch.Tensor, x_BEH: torch.Tensor) -> torch.Tensor:
-        """mixed_BUH: one product, over all rows and columns at once."""
-        x_EBH = x_BEH.transpose(0, 1)
-        mixed = torch.mm(gates_UE, x_EBH.flatten(1))
-        return mixed.view(len(gates_UE), *x_EBH.shape[1:]).transpose(0, 1)
+        """mixed_BUH."""
+        return mix(gates_UE, x_BEH)
 
 
 class Transform(Average):
