@@ -26,7 +26,7 @@ LAYERS = (
     ("trainer.evaluation", "trainer.logging", "trainer.prediction"),
     ("trainer.data_faults", "trainer.milestones"),
     ("trainer.train", "trainer.session", "trainer.inputs", "trainer.open_run", "trainer.announce", "trainer.growth"),
-    ("trainer.analysis", "trainer.proposal", "trainer.launching"),
+    ("trainer.analysis", "trainer.export", "trainer.proposal", "trainer.launching"),
     ("benchmarks",),
     ("trainer.planning", "trainer.studies"),
     ("trainer.cli", "trainer.__main__"),

@@ -40,10 +40,10 @@ class Vocabulary:
         self.values = values
         self.unknown_rows = unknown_rows
         try:
-            self._ids_N = np.asarray(to_integers(values), np.int64)
+            self.ids_N: Int64 = np.asarray(to_integers(values), np.int64)
         except (NotAnIdError, pa.ArrowInvalid) as error:
             raise DataError(f"holds {error}") from error
-        _, first, counts = np.unique(self._ids_N, return_index=True, return_counts=True)
+        _, first, counts = np.unique(self.ids_N, return_index=True, return_counts=True)
         if counts.max(initial=0) > 1:
             raise DataError(f"holds {values[int(first[counts > 1].min())].as_py()!r} more than once; an id has one row")
 
@@ -58,13 +58,13 @@ class Vocabulary:
     @cached_property
     def digest(self) -> str:
         """Of the ids in their order."""
-        return hashlib.sha256(self._ids_N.astype("<i8").tobytes()).hexdigest()
+        return hashlib.sha256(self.ids_N.astype("<i8").tobytes()).hexdigest()
 
     @cached_property
     def _table(self) -> HashTable:
         size = 1 << max(4, (2 * len(self)).bit_length())
         table = HashTable(np.zeros(size, np.int64), np.full(size, _EMPTY, np.int64))
-        _insert(self._ids_N, self.unknown_rows, *table)
+        _insert(self.ids_N, self.unknown_rows, *table)
         return table
 
     def find(self, ids_V: Integers, target_V: Integers) -> bool:

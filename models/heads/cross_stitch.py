@@ -88,5 +88,5 @@ class Stitch(nn.Module):
 
     def forward(self, x_BTH: torch.Tensor) -> torch.Tensor:
         """Mixed, _BTH."""
-        self.shares(self.weight.expand(len(x_BTH), -1, -1))
+        self.shares(self.weight.expand(x_BTH.shape[0], -1, -1))
         return mix(self.weight, x_BTH)

@@ -98,7 +98,7 @@ class FusionLevel(Sharing):
 
     def gate(self, x: torch.Tensor) -> torch.Tensor:
         """gate_BUE: each output's softmax over the experts that it sees."""
-        num_rows = len(x)
+        num_rows = x.shape[0]
         num_experts = self.plan.num_experts
         own_input = x if x.dim() == 2 else x[:, : self.num_fused]
         scores_BN = self.gates(own_input).squeeze(2)

@@ -209,7 +209,8 @@ def test_bad_config(folder: Path, case: str) -> None:
     [
         (
             {"head": "mmoe", "task_experts": 2},
-            "key 'model.task_experts' is not used by head 'mmoe'; remove it (heads that use it: ple, adatt_sp, adatt, stem)",
+            "key 'model.task_experts' is not used by head 'mmoe'; remove it (heads that use it: ple, adatt_sp, adatt, "
+            "stem)",
         ),
         ({"head": "shared_bottom", "experts": 2}, "heads that use it: mmoe, ml_mmoe"),
         ({"head": "ple", "native_fusion": False}, "heads that use it: adatt_sp, adatt"),

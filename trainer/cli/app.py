@@ -20,6 +20,7 @@ from trainer.cli.launching import launch_command
 from trainer.cli.planning import plan_command
 from trainer.cli.profiles import init_command, inspect_command, stats_command
 from trainer.cli.runs import audit_command, compare_command, report_command
+from trainer.cli.serving import export_command
 from trainer.cli.studies import study_command
 from trainer.cli.training import evaluate_command, predict_command, train_command
 from trainer.cli.tuning import tune_command
@@ -39,6 +40,7 @@ app = typer.Typer(
 app.command("train")(train_command)
 app.command("evaluate")(evaluate_command)
 app.command("predict")(predict_command)
+app.command("export")(export_command)
 app.command("audit")(audit_command)
 app.command("compare")(compare_command)
 app.command("report")(report_command)

@@ -16,15 +16,18 @@ Shapes: B rows of a rank's batch, R rows of a lane in it, T tasks.
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
+from typing import Protocol
 
 import torch
 
 from data.batch import Batch
+from data.columns.numbers import Float32
 from data.discovery.source import Source
+from data.hashing import Int64
 from data.reading import Reading
 from models.losses import predictions
 from models.ranker import StepOutput
@@ -50,7 +53,7 @@ def predict_run(path: str, checkpoint: str, data: str | Source, out: str, column
     """
     folder = OutputFolder(out)
     trained = open_trained_run(path, world)
-    config = _without_labels(trained.config)
+    config = without_labels(trained.config)
     tasks = trained.config.tasks
     manifest = trained.open_dataset(data, config)
     copied = parse_columns(columns, manifest, tasks)
@@ -68,7 +71,7 @@ def predict_run(path: str, checkpoint: str, data: str | Source, out: str, column
 
     with _removed_after_errors(folder, files, world):
         world.on_rank_zero(folder.create)
-        _score(trained.config, world, sharded, reading, files)
+        score(trained.config, world, sharded, reading, files)
 
         # No rank gets beyond this before all ranks have completed their files: the marker may be written.
         own_names = [file.name for file in files if file.num_rows]
@@ -83,7 +86,7 @@ def predict_run(path: str, checkpoint: str, data: str | Source, out: str, column
     return scored
 
 
-def _without_labels(config: Config) -> Config:
+def without_labels(config: Config) -> Config:
     """The config for a dataset of which only the features are needed."""
     data = config.data.model_copy(update={"weight": None})
     return config.model_copy(update={"tasks": (), "data": data, "evaluate": EvaluateConfig()})
@@ -108,8 +111,18 @@ def _removed_after_errors(folder: OutputFolder, files: list[LaneFile], world: Wo
         raise
 
 
-def _score(config: Config, world: World, sharded: ShardedModel, reading: Reading, files: list[LaneFile]) -> None:
-    """Fills and completes the files of this rank's lanes. Collective: call on all ranks."""
+class Lane(Protocol):
+    """What takes the predictions of a lane's rows."""
+
+    def add(self, row_ids_R: Int64, predictions_RT: Float32) -> None:
+        """Takes the next rows."""
+
+    def finish(self) -> None:
+        """There are no more."""
+
+
+def score(config: Config, world: World, sharded: ShardedModel, reading: Reading, files: Sequence[Lane]) -> None:
+    """Fills and completes what takes the rows of each of this rank's lanes. Collective: call on all ranks."""
     # Errors are exchanged while the pipeline's own collectives are under way, which a group apart does not disturb.
     errors = world.with_own_group()
     num_rows = reading.manifest.num_rows
@@ -143,7 +156,7 @@ def _unlabelled(batches: Iterator[Batch], num_tasks: int, errors: World) -> Iter
         yield replace(batch, labels_BT=missing_BT.float(), label_weights_BT=missing_BT.float())
 
 
-def _write(step: StepOutput, is_binary_T: torch.Tensor, files: list[LaneFile]) -> None:
+def _write(step: StepOutput, is_binary_T: torch.Tensor, files: Sequence[Lane]) -> None:
     """Adds its rows of a batch to each lane's file."""
     predictions_BT = predictions(step.logits_BT, is_binary_T).cpu()
     # A batch holds the same number of rows of each lane, end to end.
@@ -158,6 +171,6 @@ def _write(step: StepOutput, is_binary_T: torch.Tensor, files: list[LaneFile]) -
         file.add(row_ids_R.numpy(), predictions_RT.numpy())
 
 
-def _finish(files: list[LaneFile]) -> None:
+def _finish(files: Sequence[Lane]) -> None:
     for file in files:
         file.finish()

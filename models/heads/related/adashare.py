@@ -101,7 +101,7 @@ class AdaShare(Head):
     def logits(self, features_BF: torch.Tensor) -> torch.Tensor:
         """logits_BT."""
         keep_TL = self.keep()
-        self.shares(keep_TL.expand(len(features_BF), -1, -1))
+        self.shares(keep_TL.expand(features_BF.shape[0], -1, -1))
         x_BTW = self.encoder(features_BF)  # one T for all tasks, until the first block is kept or skipped
         for block, keep_T in zip(self.blocks, keep_TL.unbind(dim=1), strict=True):
             y_BTW = block(x_BTW.flatten(0, 1)).view(x_BTW.shape)

@@ -110,11 +110,11 @@ class SelectingLevel(FusionLevel):
         """gate_BTE."""
         num_bits, num_experts = self.is_one_ME.shape
         num_tasks = self.num_fused
-        bits_BNM = self.codes(x).view(len(x), num_tasks * self.k, num_bits)  # N = T · K
+        bits_BNM = self.codes(x).view(x.shape[0], num_tasks * self.k, num_bits)  # N = T · K
         selected_BNE = self._select(bits_BNM)
         if self.training and torch.is_grad_enabled():
             self._selected.append(selected_BNE)
-        share_BTK = self.gates(x).view(len(x), num_tasks, self.k).softmax(dim=2)
+        share_BTK = self.gates(x).view(x.shape[0], num_tasks, self.k).softmax(dim=2)
         return (share_BTK[..., None] * selected_BNE.view(*share_BTK.shape, num_experts)).sum(dim=2)
 
     def take(self) -> list[torch.Tensor]:

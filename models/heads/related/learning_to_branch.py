@@ -101,5 +101,5 @@ class Branching(nn.Module):
         """read_BUH."""
         parent_UE = self.parents()
         parent_UE = torch.where(self.is_learned, parent_UE, parent_UE.detach())
-        self.shares(parent_UE.expand(len(x_BEH), -1, -1))
+        self.shares(parent_UE.expand(x_BEH.shape[0], -1, -1))
         return mix(parent_UE, x_BEH)

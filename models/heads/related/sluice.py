@@ -125,6 +125,6 @@ class LevelMixture(nn.Module):
 
     def forward(self, x_BTLH: torch.Tensor) -> torch.Tensor:
         """mixed_BTH."""
-        weights_BTL: torch.Tensor = self.shares(self.weight.expand(len(x_BTLH), -1, -1))
+        weights_BTL: torch.Tensor = self.shares(self.weight.expand(x_BTLH.shape[0], -1, -1))
         mixed_R1H = fuse(weights_BTL.flatten(0, 1).unsqueeze(1), x_BTLH.flatten(0, 1))  # R = B · T
         return mixed_R1H.view(*weights_BTL.shape[:2], self.width)

@@ -133,7 +133,7 @@ class Average(nn.Module):
     def forward(self, x_BEH: torch.Tensor) -> torch.Tensor:
         """mixed_BUH."""
         gates_UE = self.gates()
-        self.shares(gates_UE.expand(len(x_BEH), -1, -1))
+        self.shares(gates_UE.expand(x_BEH.shape[0], -1, -1))
         return self.mix(gates_UE, x_BEH)
 
     def mix(self, gates_UE: torch.Tensor, x_BEH: torch.Tensor) -> torch.Tensor:

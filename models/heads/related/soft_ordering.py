@@ -63,7 +63,7 @@ class SoftOrdering(Head):
         """logits_BT."""
         x_BW = self.encoder(features_BF).squeeze(1)
         y_BDW = self.dropout(self.shared(x_BW))
-        x_BTW, *others = (order(len(x_BW)) for order in self.orders)
+        x_BTW, *others = (order(x_BW.shape[0]) for order in self.orders)
         x_BTW = fuse(x_BTW, y_BDW)
         for weights_BTD in others:
             y_RDW = self.dropout(self.shared(x_BTW.flatten(0, 1)))  # R = B · T
