@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 import typer
 
 from data.errors import ExpectedError
-from trainer.cli.options import CheckpointOption, WhereOption, data_source
+from trainer.cli.options import CheckpointOption, WhereOption, config_of, data_source
 
 
 def export_command(  # noqa: PLR0913 - one parameter for each option
@@ -30,6 +30,13 @@ def export_command(  # noqa: PLR0913 - one parameter for each option
     max_ne_change: Annotated[
         float, typer.Option(min=0, metavar="PERCENT", help="Refuse tables that move a task's NE or MSE by more.")
     ] = 0.02,
+    since: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="An older checkpoint: write only what turns its export into this one."),
+    ] = None,
+    apply: Annotated[
+        str | None, typer.Option(metavar="DELTA", help="Turn the export RUN into the newer one, by what --since wrote.")
+    ] = None,
     verify: Annotated[
         str | None, typer.Option(metavar="DIR", help="Only check that an export's files are as they were written.")
     ] = None,
@@ -42,6 +49,12 @@ def export_command(  # noqa: PLR0913 - one parameter for each option
 
     Before DIR is there, --rows rows go through it in a process apart, and through the run's own model: beyond 1e-6 the
     command ends with exit code 1.
+
+    adatt export runs/july --out exports/july
+
+    adatt export runs/july --since 300k --out exports/delta
+
+    adatt export exports/300k --apply exports/delta --out exports/newest
     """
     if verify is not None:
         from trainer.export.folder import verify as verify_export
@@ -51,22 +64,33 @@ def export_command(  # noqa: PLR0913 - one parameter for each option
         return
     if run is None or out is None:
         raise ExpectedError("name a run and where to write: adatt export RUN --out DIR, or adatt export --verify DIR")
+    if apply is not None:
+        from trainer.export.delta import apply_delta
 
-    from trainer.cli.options import config_of
+        manifest = apply_delta(run, apply, out)
+        sys.stdout.write(f"{out}: the export at {manifest.samples:,} samples, {len(manifest.files)} files\n")
+        return
+
     from trainer.distributed.joining import joined
 
     with joined(config_of(run), {"command": "export"}, device="cpu") as (_, world):
         from trainer.console import make_console
-        from trainer.export.export import Request, export_run
-        from trainer.export.summary import change_table, summary_table
+        from trainer.export.export import Request, export_delta, export_run
+        from trainer.export.summary import change_table, delta_table, summary_table
 
         source = None if data is None else data_source(data, where)
         request = Request(run, checkpoint, tables, source, rows, max_ne_change)
-        manifest = export_run(request, out, world)
+        if since is None:
+            manifest = export_run(request, out, world)
+            grids = [summary_table(manifest), change_table(manifest)]
+        else:
+            delta = export_delta(request, since, out, world)
+            manifest = delta.becomes
+            grids = [delta_table(delta), change_table(manifest)]
         console = make_console()
-        for table in (summary_table(manifest), change_table(manifest)):
-            if table is not None:
-                console.print(table)
+        for grid in grids:
+            if grid is not None:
+                console.print(grid)
         proven = (
             f"{manifest.rows_proven:,} rows differ from `adatt predict` by {manifest.largest_difference:.1e} at most"
         )

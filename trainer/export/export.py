@@ -10,14 +10,16 @@ Everything is written to a folder beside the target, which takes its name at the
 
 import importlib.metadata
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pyarrow as pa
 import torch
 
 from data.discovery.source import Source
 from data.errors import ExpectedError
+from data.manifest import Manifest
 from data.storage.manifest_file import load_manifest
 from models.ranker import Ranker
 from models.tables import table_key
@@ -28,6 +30,7 @@ from trainer.checkpoint.trained_run import TrainedRun, open_trained_run
 from trainer.distributed.world import World
 from trainer.errors import RunError
 from trainer.export import proof
+from trainer.export.delta import DeltaManifest, write_delta
 from trainer.export.folder import ExportManifest, check_target, complete_at_once, digest_of, entries_of
 from trainer.export.program import write_program
 from trainer.export.quantised import check_change, evaluate, replace_tables
@@ -40,6 +43,7 @@ from trainer.export.tables import (
     TableFormat,
     bytes_by_format,
     create_file,
+    ids_of_rows,
     open_table,
     write_parquet,
     write_table,
@@ -65,51 +69,103 @@ class Request:
     """In per cent."""
 
 
+@dataclass(frozen=True)
+class Opened:
+    """What is exported, found and checked before anything is written."""
+
+    request: Request
+    trained: TrainedRun
+    state: State
+    rows: Manifest
+    """The dataset of the proof."""
+
+
 def export_run(request: Request, out: str, world: World) -> ExportManifest:
     """Writes the folder `out`. Raises an ExpectedError for what is wrong, RunError if it does not equal `predict`."""
+    target = check_target("--out", out)
+    opened = _open(request, world)
+    with complete_at_once(target) as folder:
+        return _write(folder, opened)
+
+
+def export_delta(request: Request, since: str, out: str, world: World) -> DeltaManifest:
+    """Writes to `out` what turns the export of checkpoint `since` into this one; errors as of `export_run`."""
+    target = check_target("--out", out)
+    opened = _open(request, world)
+    older = opened.trained.find_checkpoint(since, "--since")
+    with complete_at_once(target) as folder, TemporaryDirectory(dir=folder.parent) as scratch:
+        newer_folder, older_folder = Path(scratch) / "newer", Path(scratch) / "older"
+        newer_folder.mkdir()
+        older_folder.mkdir()
+        _write(newer_folder, opened)
+        _write_tables(older_folder, opened.trained, older, request.tables)
+        return write_delta(folder, newer_folder, older_folder, older.samples)
+
+
+def _open(request: Request, world: World) -> Opened:
     if world.size > 1:
         raise ExpectedError(f"adatt export runs in one process, not in {world.size}; start it without torchrun")
-    target = check_target("--out", out)
     trained = open_trained_run(request.run, world)
     config = trained.config
-    source = request.data or config.data.test_source or config.data.train_source
-    needs_labels = request.tables != "float32"
-    manifest = trained.open_dataset(source, config if needs_labels else without_labels(config))
-    state = trained.find_checkpoint(request.checkpoint)
-
-    with complete_at_once(target) as folder:
-        tables = _write_tables(folder, trained, state, request.tables)
-        _write_recipe(folder, trained)
-        model = ServedModel(_read_head(trained, state), tables, config.features, config.tasks)
-        write_program(folder / "model.pt2", model)
-
-        sharded = trained.load(state)
-        evaluations = _evaluations(trained, state)
-        as_served: dict[str, float] = {}
-        if request.tables != "float32":
-            evaluations = evaluate(trained, sharded, manifest, state.samples)
-            replace_tables(sharded, tables)
-            as_served = evaluate(trained, sharded, manifest, state.samples)
-            check_change(evaluations, as_served, request.tables, request.max_ne_change)
-
-        rows = draw_rows(manifest, config.features.columns, request.rows)
-        difference = _prove(folder, trained, sharded, rows)
-        exported = ExportManifest(
-            run=state.run,
-            samples=state.samples,
-            config_digest=digest_of(state.config),
-            fingerprints=state.fingerprints,
-            versions={name: importlib.metadata.version(name) for name in PACKAGES},
-            tables=request.tables,
-            table_bytes={table.name: bytes_by_format(table.rows, table.dim) for table in config.tables_held},
-            evaluations=evaluations,
-            evaluations_as_served=as_served,
-            rows_proven=rows.num_rows,
-            largest_difference=difference,
-            files=entries_of(folder),
+    source = request.data or config.data.test_source
+    if request.tables != "float32" and source is None:
+        raise ExpectedError(
+            f"--tables {request.tables}: what it costs is measured on a test set, and the config names none; name a "
+            "dataset with --data"
         )
-        exported.write(folder)
+    if request.tables == "float32":
+        config = without_labels(config)
+    rows = trained.open_dataset(source or config.data.train_source, config)
+    return Opened(request, trained, trained.find_checkpoint(request.checkpoint), rows)
+
+
+def _write(folder: Path, opened: Opened) -> ExportManifest:
+    """The whole export."""
+    trained, state, kind = opened.trained, opened.state, opened.request.tables
+    config = trained.config
+    tables = _write_tables(folder, trained, state, kind)
+    for name, table in tables.items():
+        vocabulary = trained.vocabularies.get(name)
+        ids = None if vocabulary is None else ids_of_rows(vocabulary, len(table.weight_RE))
+        write_parquet(folder / "tables" / f"{name}.parquet", table, ids)
+    _write_recipe(folder, trained)
+    write_program(folder / "model.pt2", ServedModel(_read_head(trained, state), tables, config.features, config.tasks))
+
+    if kind == "int8":
+        trained = _with_float32_tables(trained)
+    sharded = trained.load(state)
+    evaluations = _evaluations(trained, state)
+    as_served: dict[str, float] = {}
+    if kind != "float32":
+        evaluations = evaluate(trained, sharded, opened.rows, state.samples)
+        replace_tables(sharded, tables)
+        as_served = evaluate(trained, sharded, opened.rows, state.samples)
+        check_change(evaluations, as_served, kind, opened.request.max_ne_change)
+
+    rows = draw_rows(opened.rows, config.features.columns, opened.request.rows)
+    difference = _prove(folder, trained, sharded, rows)
+    exported = ExportManifest(
+        run=state.run,
+        samples=state.samples,
+        config_digest=digest_of(state.config),
+        fingerprints=state.fingerprints,
+        versions={name: importlib.metadata.version(name) for name in PACKAGES},
+        tables=kind,
+        table_bytes={table.name: bytes_by_format(table.rows, table.dim) for table in config.tables_held},
+        evaluations=evaluations,
+        evaluations_as_served=as_served,
+        rows_proven=rows.num_rows,
+        largest_difference=difference,
+        files=entries_of(folder),
+    )
+    exported.write(folder)
     return exported
+
+
+def _with_float32_tables(trained: TrainedRun) -> TrainedRun:
+    """The same run with tables that hold what float16 would round."""
+    tables = tuple(table.model_copy(update={"dtype": "float32"}) for table in trained.config.tables)
+    return replace(trained, config=trained.config.model_copy(update={"tables": tables}))
 
 
 def _write_tables(folder: Path, trained: TrainedRun, state: State, kind: TableFormat) -> dict[str, StoredTable]:
@@ -129,8 +185,6 @@ def _write_tables(folder: Path, trained: TrainedRun, state: State, kind: TableFo
             write_table(path, values, kind)
             as_trained.unlink()
         tables[table.name] = open_table(path)
-        vocabulary = trained.vocabularies.get(table.name)
-        write_parquet(path.with_suffix(".parquet"), tables[table.name], vocabulary)
     return tables
 
 

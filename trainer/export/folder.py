@@ -12,10 +12,10 @@ OUT/manifest.json                            what it is, and a digest of every o
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 from pydantic import Field, ValidationError
 
@@ -64,21 +64,22 @@ class ExportManifest(Settings):
     """Of their predictions; beyond 1 relative to them."""
     files: dict[str, FileEntry]
 
-    @classmethod
-    def read(cls, folder: Path) -> Self:
-        """Raises ExpectedError if the folder holds no manifest that can be read."""
-        path = folder / MANIFEST
-        try:
-            return cls.model_validate_json(path.read_text(encoding="utf-8"))
-        except FileNotFoundError as error:
-            raise ExpectedError(f"{folder}: no {MANIFEST} is here; name a folder that `adatt export` wrote") from error
-        except (ValidationError, ValueError) as error:
-            reason = explain(error) if isinstance(error, ValidationError) else str(error)
-            raise ExpectedError(f"{path}: not the manifest of an export ({reason}); export anew") from error
-
     def write(self, folder: Path) -> None:
         """Into the folder."""
         (folder / MANIFEST).write_text(self.model_dump_json(indent=1) + "\n", encoding="utf-8")
+
+
+def read_manifest(folder: Path) -> ExportManifest:
+    """Raises ExpectedError if the folder holds no manifest that can be read."""
+    path = folder / MANIFEST
+    try:
+        return ExportManifest.model_validate_json(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ExpectedError(f"{folder}: no {MANIFEST} is here; name a folder that `adatt export` wrote") from error
+    except ValidationError as error:
+        raise ExpectedError(f"{path}: is not the manifest of an export ({explain(error)}); export anew") from error
+    except ValueError as error:
+        raise ExpectedError(f"{path}: is not the manifest of an export ({error}); export anew") from error
 
 
 def check_target(option: str, text: str) -> Path:
@@ -124,14 +125,19 @@ def verify(option: str, text: str) -> ExportManifest:
     that is not.
     """
     folder = path_of(option, text)
-    manifest = ExportManifest.read(folder)
-    for name, expected in manifest.files.items():
+    manifest = read_manifest(folder)
+    check_files(folder, manifest.files)
+    return manifest
+
+
+def check_files(folder: Path, files: Mapping[str, FileEntry]) -> None:
+    """Raises ExpectedError that names the first file that is missing or another."""
+    for name, expected in files.items():
         path = folder / name
         if not path.is_file():
             raise ExpectedError(f"{path}: is missing; export anew")
         if entry_of(path) != expected:
             raise ExpectedError(f"{path}: is not as it was exported; export anew")
-    return manifest
 
 
 def digest_of(value: Any) -> str:

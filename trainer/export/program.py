@@ -4,24 +4,26 @@ torch's archive holds a serial number drawn for each save, and paths of the sour
 zip file of entries as they are, sorted, with one fixed date.
 """
 
+import json
 import zipfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from shutil import copyfileobj
-from typing import Any
+from typing import IO
 
 import torch
 from torch.export import Dim
 from torch.fx.experimental import _config
 
-from trainer.export.served import ServedModel
+from trainer.export.served import OF_TABLES, ServedModel
+from trainer.export.tables import StoredTable
 
 ROWS = 11
 """Of the inputs that are traced."""
 COPY_BYTES = 1 << 22
 _DATE = (1980, 1, 1, 0, 0, 0)
 _SERIAL = ".data/serialization_id"
+_WEIGHTS = "model/data/weights/"
 
 
 def write_program(path: Path, model: ServedModel) -> None:
@@ -49,30 +51,53 @@ def write_program(path: Path, model: ServedModel) -> None:
         with zipfile.ZipFile(saved) as source:
             prefix = source.namelist()[0].partition("/")[0]
             names = {f"model/{name.removeprefix(prefix + '/')}": name for name in source.namelist()}
-            with entries_to(path) as target:
+            with zipfile.ZipFile(path, "w") as target:
                 for name in sorted(names):
                     if not name.endswith(_SERIAL):
-                        with source.open(names[name]) as entry:
-                            target.add(name, entry, source.getinfo(names[name]).file_size)
+                        _copy(source, names[name], target, name)
     finally:
         saved.unlink(missing_ok=True)
 
 
-class Entries:
-    """A zip file to which entries are added, as they are."""
-
-    def __init__(self, archive: zipfile.ZipFile) -> None:
-        self._archive = archive
-
-    def add(self, name: str, content: Any, size: int) -> None:
-        """`content`: a file; `size`: its bytes."""
-        info = zipfile.ZipInfo(name, _DATE)
-        with self._archive.open(info, "w", force_zip64=size >= 1 << 31) as entry:
-            copyfileobj(content, entry, COPY_BYTES)
+def without_tables(source: Path, target: Path) -> None:
+    """The same archive without the values of tables."""
+    with zipfile.ZipFile(source) as whole, zipfile.ZipFile(target, "w") as reduced:
+        of_tables = _entries_of_tables(whole)
+        for name in whole.namelist():
+            if name not in of_tables:
+                _copy(whole, name, reduced, name)
 
 
-@contextmanager
-def entries_to(path: Path) -> Iterator[Entries]:
-    """Context of a new archive at `path`."""
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
-        yield Entries(archive)
+def with_tables(source: Path, tables: Mapping[str, StoredTable], target: Path) -> None:
+    """An archive that `without_tables` has made, with the values of these tables, by their names."""
+    with zipfile.ZipFile(source) as reduced, zipfile.ZipFile(target, "w") as whole:
+        of_tables = _entries_of_tables(reduced)
+        for name in sorted([*reduced.namelist(), *of_tables]):
+            if name in of_tables:
+                table, key = of_tables[name]
+                bytes_N = tables[table].tensors[key].view(-1).view(torch.uint8).numpy()
+                with _entry(whole, name, len(bytes_N)) as target_entry:
+                    for start in range(0, len(bytes_N), COPY_BYTES):
+                        target_entry.write(bytes_N[start : start + COPY_BYTES].tobytes())
+            else:
+                _copy(reduced, name, whole, name)
+
+
+def _entries_of_tables(archive: zipfile.ZipFile) -> dict[str, tuple[str, str]]:
+    """(table, tensor of it) by the entry that holds it."""
+    config = json.loads(archive.read(_WEIGHTS + "model_weights_config.json"))["config"]
+    found = {}
+    for name, entry in config.items():
+        table, _, key = name.removeprefix(OF_TABLES).rpartition(".")
+        if name.startswith(OF_TABLES):
+            found[_WEIGHTS + entry["path_name"]] = (table, key.partition("_")[0])
+    return found
+
+
+def _copy(source: zipfile.ZipFile, name: str, target: zipfile.ZipFile, new_name: str) -> None:
+    with source.open(name) as content, _entry(target, new_name, source.getinfo(name).file_size) as entry:
+        copyfileobj(content, entry, COPY_BYTES)
+
+
+def _entry(archive: zipfile.ZipFile, name: str, size: int) -> IO[bytes]:
+    return archive.open(zipfile.ZipInfo(name, _DATE), "w", force_zip64=size >= 1 << 31)

@@ -21,6 +21,10 @@ from models.ranker import Ranker
 from models.tasks import TaskConfig
 from trainer.export.tables import StoredTable
 
+_TABLE = "table "
+"""Before a table's name: torch refuses some names of modules, such as `items`."""
+OF_TABLES = f"tables.{_TABLE}"
+"""How the names of the tables' tensors begin: OF_TABLES + table + .weight_RE, .scale_R or .offset_R."""
 Sparse = Mapping[str, Mapping[str, torch.Tensor]]
 """By feature: `ids` [N] and `offsets` [B], int64; `weights` [N], float32, of a feature that has them."""
 
@@ -57,7 +61,7 @@ class ServedModel(nn.Module):
         super().__init__()
         del ranker.features.embeddings
         self.ranker = ranker
-        self.tables = nn.ModuleDict({f"table {name}": ServedTable(table) for name, table in tables.items()})
+        self.tables = nn.ModuleDict({f"{_TABLE}{name}": ServedTable(table) for name, table in tables.items()})
         self.features = features
         self.tasks = tasks
         shifts = [math.log(task.negative_rate or 1.0) for task in tasks]
@@ -70,7 +74,7 @@ class ServedModel(nn.Module):
         for feature in self.features.sparse:
             given = sparse[feature.name]
             ids_N, offsets_B, weights_N = given["ids"], given["offsets"], given.get("weights")
-            sums[feature.name] = self.tables[f"table {feature.table}"](ids_N, offsets_B, weights_N)
+            sums[feature.name] = self.tables[f"{_TABLE}{feature.table}"](ids_N, offsets_B, weights_N)
             totals.append(_totals(ids_N, offsets_B, weights_N))
 
         totals_SB = torch.stack(totals) if totals else dense.new_zeros(0, dense.shape[0])

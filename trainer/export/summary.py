@@ -2,6 +2,7 @@
 
 from rich.table import Table
 
+from trainer.export.delta import DeltaManifest
 from trainer.export.folder import ExportManifest
 
 
@@ -18,6 +19,19 @@ def summary_table(manifest: ExportManifest) -> Table:
         grid.add_row(table, *(f"{sizes[name] / 2**20:,.2f}" for name in formats))
         totals = {name: totals[name] + sizes[name] for name in formats}
     grid.add_row("all", *(f"{totals[name] / 2**20:,.2f}" for name in formats))
+    return grid
+
+
+def delta_table(delta: DeltaManifest) -> Table:
+    """Rows that changed, by table."""
+    title = f"from {delta.base_samples:,} to {delta.becomes.samples:,} samples with {delta.becomes.tables} tables"
+    grid = Table(title=title)
+    grid.add_column("table")
+    for name in ("rows changed", "MiB"):
+        grid.add_column(name, justify="right")
+    for table, rows in delta.changed_rows.items():
+        grid.add_row(table, f"{rows:,}", f"{delta.files[f'tables/{table}.safetensors'].bytes / 2**20:,.2f}")
+    grid.add_row("all files", "", f"{sum(entry.bytes for entry in delta.files.values()) / 2**20:,.2f}")
     return grid
 
 

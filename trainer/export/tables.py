@@ -25,7 +25,7 @@ from data.columns.vocabulary import Vocabulary
 TableFormat = Literal["float32", "float16", "int8"]
 BLOCK_ROWS = 1 << 16
 """Rows that are converted, or written to Parquet, at once."""
-_DTYPES = {"float32": "F32", "float16": "F16", "uint8": "U8"}
+_DTYPES = {"float32": "F32", "float16": "F16", "uint8": "U8", "int64": "I64"}
 _STEPS = 255
 
 
@@ -116,25 +116,27 @@ def quantised(values_RE: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torc
     return steps_RE.round().clamp(0, _STEPS).to(torch.uint8), scale_R, lowest_R
 
 
-def write_parquet(path: Path, table: StoredTable, vocabulary: Vocabulary | None) -> None:
-    """Each row's number and vector, and with a vocabulary the id that it belongs to."""
+def write_parquet(path: Path, table: StoredTable, ids: pa.Array | None) -> None:
+    """Each row's number and vector, and the id that it belongs to, where that is known for each row."""
     rows, dim = table.weight_RE.shape
     fields = [("row", pa.int64()), ("vector", pa.list_(pa.float32(), dim))]
-    ids = None
-    if vocabulary is not None:
-        fields.insert(1, ("id", vocabulary.values.type))
-        ids = pa.concat_arrays([pa.nulls(vocabulary.unknown_rows, vocabulary.values.type), vocabulary.values])
+    if ids is not None:
+        fields.insert(1, ("id", ids.type))
     schema = pa.schema(fields)
     with pq.ParquetWriter(path, schema, compression="zstd") as writer:
         for start in range(0, rows, BLOCK_ROWS):
             values_RE = table.floats(slice(start, start + BLOCK_ROWS)).numpy()
-            numbers = np.arange(start, start + len(values_RE))
-            columns = [pa.array(numbers), pa.FixedSizeListArray.from_arrays(pa.array(values_RE.reshape(-1)), dim)]
-            if ids is not None:
-                columns.insert(
-                    1, ids.take(pa.array(np.where(numbers < len(ids), numbers, -1), mask=numbers >= len(ids)))
-                )
+            numbers = pa.array(np.arange(start, start + len(values_RE)))
+            vectors = pa.FixedSizeListArray.from_arrays(pa.array(values_RE.reshape(-1)), dim)
+            columns = [numbers, vectors] if ids is None else [numbers, ids.slice(start, len(values_RE)), vectors]
             writer.write_table(pa.table(columns, schema=schema))
+
+
+def ids_of_rows(vocabulary: Vocabulary, rows: int) -> pa.Array:
+    """The id of each row of a table, null for rows of unknown ids and for those that are left over."""
+    kind = vocabulary.values.type
+    left_over = rows - vocabulary.unknown_rows - len(vocabulary)
+    return pa.concat_arrays([pa.nulls(vocabulary.unknown_rows, kind), vocabulary.values, pa.nulls(left_over, kind)])
 
 
 def bytes_by_format(rows: int, dim: int) -> dict[str, int]:

@@ -28,6 +28,7 @@ from trainer.export.standalone.hashes import MASK, mix, xxh3_64
 PARTS = {"minute": 60, "hour": 24, "day_of_week": 7, "day": 31, "month": 12}
 NOT_FINITE = ("NaN", "Infinity", "-Infinity")
 CROSSED_NULL = 0x6E756C6C
+BILLION = 10**9
 
 
 Ids = dict[str, np.ndarray]
@@ -77,7 +78,12 @@ class Recipe:
     def _pairs(self, feature: dict[str, Any], row: Mapping[str, Any]) -> Iterator[tuple[list[int], float]]:
         """(table rows, weight) of each of the row's ids."""
         if feature["way"] == "cross":
-            yield self._table_rows(feature, _crossed([self._one(row, name) for name in feature["columns"]])), 1.0
+            combined = 0
+            for name in feature["columns"]:
+                value = self._value(row, name)
+                number = CROSSED_NULL if value is None else mix(_integer(value, self.columns[name]["kind"], name))
+                combined = mix(combined ^ number)
+            yield self._table_rows(feature, combined), 1.0
             return
 
         column = feature["columns"][0]
@@ -157,8 +163,7 @@ class Recipe:
             earlier = self._value(row, feature["since"])
             if _is_null(value) or _is_null(earlier):
                 return math.nan
-            seconds = _seconds(_instant(value, column)) - _seconds(_instant(earlier, feature["since"]))
-            return seconds / 86_400
+            return (_instant(value, column) - _instant(earlier, feature["since"])) / (86_400 * BILLION)
         if feature["size"] is None or _is_null(value):
             return math.nan if _is_null(value) else _number(value, column)
 
@@ -166,11 +171,6 @@ class Recipe:
         if len(values) != feature["size"]:
             raise ValueError(f"has {len(values)} numbers, not {feature['size']}; write None for a missing one")
         return [math.nan if _is_null(entry) else _number(entry, column) for entry in values]
-
-    def _one(self, row: Mapping[str, Any], column: str) -> int | None:
-        """A value of a cross as an integer; None for null."""
-        value = self._value(row, column)
-        return None if value is None else _integer(value, self.columns[column]["kind"], column)
 
     def _value(self, row: Mapping[str, Any], column: str) -> Any:
         """What the row holds in a column, in Python's own types."""
@@ -180,8 +180,11 @@ class Recipe:
             if self.columns[column]["missing"] == "null":
                 return None
             raise ValueError(f"there is no column {column!r}; write None if it is null") from None
-        is_array = isinstance(value, np.generic | np.ndarray) and value.dtype.kind != "M"
-        return value.tolist() if is_array else value
+        if isinstance(value, np.generic | np.ndarray) and value.dtype.kind != "M":
+            value = value.tolist()
+        if not self.columns[column]["kind"].endswith("number"):
+            return value
+        return [_finite_or_not(entry) for entry in value] if isinstance(value, list) else _finite_or_not(value)
 
 
 def _at(row: Mapping[str, Any], column: str) -> Any:
@@ -220,11 +223,16 @@ def _elements(value: Any, kind: str, column: str) -> Sequence[Any]:
 
 
 def _is_null(value: Any) -> bool:
-    return value is None or value == "NaN" or bool(value != value)  # NaN is unlike itself
+    return value is None or bool(value != value)  # NaN is unlike itself
+
+
+def _finite_or_not(value: Any) -> Any:
+    """The number that a text in JSON stands for; anything else as it is."""
+    return float(value) if isinstance(value, str) and value in NOT_FINITE else value
 
 
 def _number(value: Any, column: str | None) -> float:
-    if isinstance(value, int | float | Decimal | np.number) or (isinstance(value, str) and value in NOT_FINITE):
+    if isinstance(value, int | float | Decimal):
         return float(value)
     raise ValueError(f"column {column!r} holds {value!r}, not a number")
 
@@ -251,16 +259,8 @@ def _integer(value: Any, kind: str, column: str) -> int:
     return whole
 
 
-def _crossed(numbers: list[int | None]) -> int:
-    """The id of a combination; null is a value too."""
-    combined = 0
-    for number in numbers:
-        combined = mix(combined ^ (CROSSED_NULL if number is None else mix(number)))
-    return combined
-
-
-def _instant(value: Any, column: str) -> tuple[int, int]:
-    """(seconds since 1970 in UTC, billionths of a second besides); a time without a zone is in UTC."""
+def _instant(value: Any, column: str) -> int:
+    """Billionths of a second since 1970 in UTC; a time without a zone is in UTC."""
     if isinstance(value, datetime) and value.tzinfo is not None:
         value = value.astimezone(UTC).replace(tzinfo=None)
     text = value.isoformat() if isinstance(value, date) else str(value)
@@ -275,17 +275,13 @@ def _instant(value: Any, column: str) -> tuple[int, int]:
     if zone != "Z":
         minutes = 60 * int(zone[1:3]) + int(zone[-2:])
         seconds -= 60 * (minutes if zone[0] == "+" else -minutes)
-    return seconds, int((match[2] or "0").ljust(9, "0"))
+    return seconds * BILLION + int((match[2] or "0").ljust(9, "0"))
 
 
-def _seconds(instant: tuple[int, int]) -> float:
-    return (instant[0] * 10**9 + instant[1]) / 10**9
-
-
-def _parts(instant: tuple[int, int], parts: Sequence[str], timezone: str) -> list[int]:
+def _parts(instant: int, parts: Sequence[str], timezone: str) -> list[int]:
     """An id for each part, those of a part after those of the parts before it."""
     try:
-        utc = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(seconds=instant[0])
+        utc = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(seconds=instant // BILLION)
     except OverflowError:
         raise ValueError("a time lies beyond the years 1 to 9999") from None
     local = utc.astimezone(ZoneInfo(timezone))
