@@ -11,6 +11,7 @@ OUT/manifest.json                            what it is, and a digest of every o
 
 import hashlib
 import json
+import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -93,9 +94,8 @@ def check_target(option: str, text: str) -> Path:
 @contextmanager
 def complete_at_once(target: Path) -> Iterator[Path]:
     """Context of a folder to write to, which takes the name `target` at the end; after an error nothing is left."""
-    part = target.with_name(f".{target.name}.part")
+    part = target.with_name(f".{target.name}.{os.getpid()}.part")
     try:
-        shutil.rmtree(part, ignore_errors=True)  # of an export that was killed
         part.mkdir(parents=True)
         yield part
         part.rename(target)

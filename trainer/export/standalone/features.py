@@ -49,8 +49,9 @@ class Recipe:
 
     def inputs(self, rows: Sequence[Mapping[str, Any]]) -> tuple[dict[str, Ids], np.ndarray]:
         """(ids of each sparse feature by its name, dense inputs [rows, inputs] in float32)."""
-        sparse = {feature["name"]: self._ids(feature, rows) for feature in self.sparse}
-        dense = [self._numbers(feature, rows) for feature in self.dense]
+        with np.errstate(over="ignore"):  # what is more than float32 holds becomes infinite
+            sparse = {feature["name"]: self._ids(feature, rows) for feature in self.sparse}
+            dense = [self._numbers(feature, rows) for feature in self.dense]
         return sparse, np.concatenate([np.zeros((len(rows), 0), np.float32), *dense], axis=1)
 
     def _ids(self, feature: dict[str, Any], rows: Sequence[Mapping[str, Any]]) -> Ids:
@@ -150,8 +151,7 @@ class Recipe:
             values = np.clip(values, *feature["clip"])
         change = {"none": np.abs, "log1p": np.log1p, "sqrt": np.sqrt}[feature["transform"]]
         values = np.copysign(change(np.abs(values)), values)
-        with np.errstate(over="ignore"):
-            scaled = ((values - feature["mean"]) / feature["scale"]).astype(np.float32)
+        scaled = ((values - feature["mean"]) / feature["scale"]).astype(np.float32)
         if np.isinf(scaled[is_known]).any():
             raise ValueError(f"dense feature {feature['column']!r}: a value is more than float32 holds")
         return np.where(is_known, scaled, np.float32(0))

@@ -1,0 +1,222 @@
+"""`adatt export` from end to end: its files, what runs with them, and what it refuses."""
+
+import filecmp
+import json
+import os
+import shutil
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from jsonschema import validate
+from safetensors.numpy import load_file
+
+from tests.commands import started_command
+from tests.ranks import run_on_ranks
+from tests.trainer.export.logs import config_of
+from tests.trainer.training import train_or_explain
+from trainer.checkpoint.manager import Checkpoints
+from trainer.checkpoint.places import checkpoint_folder
+from trainer.checkpoint.trained_run import open_trained_run
+from trainer.distributed.world import World
+from trainer.run.directory import RunDirectory
+
+BARE = """
+import sys
+class Refused:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in ("trainer", "models", "data", "torchrec", "fbgemm_gpu", "pyarrow", "xxhash"):
+            raise ImportError(f"{name} is not there")
+sys.meta_path.insert(0, Refused())
+sys.path.insert(0, ".")
+import score
+"""
+
+
+def export(folder: Path, *arguments: str) -> tuple[int, str, str]:
+    """Exit code, standard output and standard error of `adatt export` in a folder."""
+    with started_command(folder.parent, "export", *arguments, prepare=partial(os.chdir, folder)) as command:
+        return command.end(), command.out, command.errors
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """An empty folder; what commands say lies beside it."""
+    (tmp_path / "work").mkdir()
+    return tmp_path / "work"
+
+
+def bare(folder: Path, code: str) -> str:
+    """Standard output of a program in the folder of an export that can import neither this project nor its libraries
+    but torch and numpy.
+    """
+    command = [sys.executable, "-E", "-s", "-B", "-c", BARE + code]
+    return subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True).stdout
+
+
+@pytest.fixture(scope="module")
+def exported(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("exports") / "work"
+    folder.mkdir()
+    code, out, errors = export(folder, str(run), "--out", "new")
+    assert code == 0, errors
+    assert "300 rows differ from `adatt predict` by " in out
+    return folder / "new"
+
+
+@pytest.fixture(scope="module")
+def older(run: Path, exported: Path) -> Path:
+    code, _, errors = export(exported.parent, str(run), "--out", "old", "--checkpoint", "256")
+    assert code == 0, errors
+    return exported.parent / "old"
+
+
+def test_the_examples_are_scored_without_this_program(exported: Path) -> None:
+    assert float(bare(exported, "print(score.check(score.Model()))")) <= 1e-6
+    sizes = "model = score.Model(); rows = [json.loads(line)['row'] for line in open('examples.jsonl')]\n"
+    sizes += "print([len(model.predict((50 * rows)[:n])['click']) for n in (0, 1, 7, 4096)])"
+    assert json.loads(bare(exported, f"import json\n{sizes}")) == [0, 1, 7, 4096]
+
+
+def test_lines_go_through_the_script(exported: Path) -> None:
+    examples = [json.loads(line) for line in (exported / "examples.jsonl").read_text().splitlines()]
+    assert len(examples) == 100
+    lines = "".join(json.dumps(example["row"]) + "\n" for example in examples)
+    command = [sys.executable, "score.py"]
+    done = subprocess.run(command, cwd=exported, input=lines, check=True, capture_output=True, text=True)
+    for line, example in zip(done.stdout.splitlines(), examples, strict=True):
+        assert json.loads(line) == pytest.approx(example["predictions"], abs=1e-6)
+
+
+def test_the_examples_hold_hard_cases(exported: Path) -> None:
+    rows = [json.loads(line)["row"] for line in (exported / "examples.jsonl").read_text().splitlines()]
+    words = {row["word"] for row in rows}
+    assert None in words
+    assert "推荐" in words
+    assert "only 2" in words  # the training data has no such word
+    assert [] in [row["tags"] for row in rows]
+    assert None in [row["tags"] for row in rows]
+    assert "NaN" in [row["price"] for row in rows]
+
+
+def test_its_files(run: Path, exported: Path) -> None:
+    recipe = json.loads((exported / "features.json").read_text())
+    validate(recipe, json.loads((exported / "features.schema.json").read_text()))
+    manifest = json.loads((exported / "manifest.json").read_text())
+    names = {str(path.relative_to(exported)) for path in exported.rglob("*") if path.is_file()}
+    assert set(manifest["files"]) == names - {"manifest.json"}
+    evaluated = [json.loads(line) for line in (run / "evaluations.jsonl").read_text().splitlines()]
+    assert manifest["evaluations"] == {
+        record["task"]: record["ne"] or record["mse"] for record in evaluated if record["samples"] == 512
+    }
+    assert manifest["run"] == (run / "identity").read_text().strip()
+    code, out, _ = export(exported.parent, "--verify", "new")
+    assert (code, out) == (0, f"new: {len(names) - 1} files are as they were written\n")
+
+
+def test_tables_are_read_by_other_programs(exported: Path) -> None:
+    for name in ("users", "words"):
+        weight = load_file(exported / "tables" / f"{name}.safetensors")["weight"]
+        table = pq.read_table(exported / "tables" / f"{name}.parquet")
+        assert table["row"].to_pylist() == list(range(len(weight)))
+        assert np.array_equal(np.stack(table["vector"].to_numpy()), weight)
+    ids = table["id"].to_pylist()
+    assert ids[:3] == [None] * 3
+    assert {"home", "推荐", "🎬🍿"} <= set(ids)
+
+
+@pytest.mark.parametrize("tables", ["float32", "float16", "int8"])
+def test_a_delta_turns_the_older_export_into_the_newer(run: Path, folder: Path, tables: str) -> None:
+    kind = ("--tables", tables, "--max-ne-change", "5")
+    commands = [
+        (str(run), "--out", "new", *kind),
+        (str(run), "--out", "old", *kind, "--checkpoint", "256"),
+        (str(run), "--out", "delta", *kind, "--since", "256"),
+        ("old", "--apply", "delta", "--out", "applied"),
+    ]
+    for command in commands:
+        code, _, errors = export(folder, *command)
+        assert code == 0, errors
+    assert unlike_files(folder / "new", folder / "applied") == []
+    weight = load_file(folder / "new" / "tables" / "users.safetensors")["weight"]
+    assert weight.dtype == {"float32": np.float32, "float16": np.float16, "int8": np.uint8}[tables]
+    manifest = json.loads((folder / "new" / "manifest.json").read_text())
+    assert manifest["largest_difference"] <= 1e-6
+    assert list(manifest["evaluations_as_served"]) == ([] if tables == "float32" else ["click", "watch"])
+
+
+def unlike_files(one: Path, other: Path) -> list[str]:
+    """Files that only one of two folders has, or that differ."""
+    names = [{str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()} for folder in (one, other)]
+    _, unlike, errors = filecmp.cmpfiles(one, other, names[0] & names[1], shallow=False)
+    return [*(names[0] ^ names[1]), *unlike, *errors]
+
+
+def _save_again(world: World, run: str, copy: str) -> None:
+    """Loads the newest checkpoint of a run and saves it as that of its copy."""
+    trained = open_trained_run(run, world)
+    state = trained.find_checkpoint("latest")
+    sharded = trained.load(state)
+    checkpoints = Checkpoints(checkpoint_folder(RunDirectory(copy), trained.config), world)
+    assert checkpoints.save(sharded, state, 3, lambda *_: None) is None
+    assert checkpoints.finish() is None
+
+
+def test_ranks_make_no_difference(log: Path, folder: Path) -> None:
+    config = config_of(log, run={"dir": str(folder / "run")}, sharding={"allow": ["row_wise"]})
+    assert run_on_ranks(4, train_or_explain, config) == [None] * 4
+    shutil.copytree(folder / "run", folder / "copy")
+    shutil.rmtree(folder / "copy" / "checkpoints" / "512")
+    run_on_ranks(1, _save_again, str(folder / "run"), str(folder / "copy"))
+    files = [len(list((folder / name / "checkpoints" / "512").glob("*.distcp"))) for name in ("run", "copy")]
+    assert files[0] > files[1]
+    for name in ("run", "copy"):
+        code, _, errors = export(folder, name, "--out", f"of {name}")
+        assert code == 0, errors
+    assert unlike_files(folder / "of run", folder / "of copy") == []
+
+
+def refusal(folder: Path, *arguments: str) -> str:
+    """The message of a command that ends with exit code 2, and has written nothing."""
+    before = sorted(folder.rglob("*"))
+    code, _, errors = export(folder, *arguments)
+    assert code == 2, errors
+    assert sorted(folder.rglob("*")) == before
+    (line,) = [line for line in errors.splitlines() if line.startswith("error: ")]
+    return line
+
+
+def test_what_is_refused(run: Path, exported: Path, older: Path, folder: Path) -> None:
+    (folder / "full").mkdir()
+    (folder / "full" / "file").touch()
+    assert "--out full: is not empty" in refusal(folder, str(run), "--out", "full")
+    assert "no checkpoint of " in refusal(folder, str(run), "--out", "new", "--checkpoint", "300")
+    assert "no checkpoint" in refusal(folder, str(run), "--out", "new", "--since", "last week")
+    assert "full: no manifest.json is here" in refusal(folder, "--verify", "full")
+    assert "name a run and where to write" in refusal(folder, str(run))
+    tables = ("--tables", "int8", "--max-ne-change", "0.000001")
+    assert "more than --max-ne-change 1e-06; nothing was written" in refusal(folder, str(run), "--out", "new", *tables)
+    assert export(folder, str(run), "--since", "256", "--out", "delta")[0] == 0
+    apply = ("--apply", "delta", "--out", "new")
+    assert "at 512 samples with float32 tables, but the delta changes" in refusal(folder, str(exported), *apply)
+    damaged = folder / "damaged"
+    shutil.copytree(older, damaged)
+    (damaged / "tables" / "users.safetensors").write_bytes(b"")
+    assert "users.safetensors: is not as it was exported" in refusal(folder, "--verify", "damaged")
+    assert "users.safetensors: is not as it was exported" in refusal(folder, "damaged", *apply)
+    (damaged / "tables" / "users.safetensors").unlink()
+    assert "users.safetensors: is missing" in refusal(folder, "--verify", "damaged")
+    (folder / "delta" / "score.py").write_text("")
+    assert "score.py: is not as it was exported" in refusal(folder, str(older), *apply)
+
+
+def test_a_damaged_checkpoint(run: Path, folder: Path) -> None:
+    shutil.copytree(run, folder / "run")
+    path = next((folder / "run" / "checkpoints" / "512").glob("*.distcp"))
+    path.write_bytes(path.read_bytes()[:-1])
+    message = refusal(folder, "run", "--out", "new", "--checkpoint", "512")
+    assert path.name in message
