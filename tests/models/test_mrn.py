@@ -135,6 +135,15 @@ def test_what_is_shown_are_the_correlations_of_tasks() -> None:
     assert (shown[0][0, 0, 1:] != 0).all()
 
 
+def test_it_is_exported_for_any_number_of_rows() -> None:
+    """What is shown of each row does not fix their number."""
+    head = build(MRNConfig(**KEYS, prior_samples=10), 3).eval()
+    shapes = ({0: torch.export.Dim.DYNAMIC},)
+    program = torch.export.export(head, (draw_input(11).detach(),), dynamic_shapes=shapes, strict=False).module()
+    for rows in (2, 33):
+        assert_close(program(draw_input(rows).detach()), head(draw_input(rows)))
+
+
 # ---- when they are due
 
 

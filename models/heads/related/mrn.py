@@ -162,7 +162,7 @@ class TensorNormal(nn.Module):
 
     def show(self, features_BF: torch.Tensor) -> None:
         """The correlations of the tasks, for each row, where they can be watched."""
-        self.shares(self.correlation_TT.type_as(features_BF).expand(len(features_BF), -1, -1))
+        self.shares(self.correlation_TT.type_as(features_BF).expand(features_BF.shape[0], -1, -1))
 
 
 def _product(matrix: torch.Tensor, tensor: torch.Tensor, mode: int) -> torch.Tensor:
