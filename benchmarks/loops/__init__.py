@@ -16,6 +16,7 @@ from benchmarks.loops.branched import BranchedLoop
 from benchmarks.loops.dselect_k import DSelectKLoop
 from benchmarks.loops.gated import AdaTTLoop, MMoELoop, PLELoop
 from benchmarks.loops.learning_to_branch import LearningToBranchLoop
+from benchmarks.loops.mrn import MRNLoop
 from benchmarks.loops.mtan import MTANLoop
 from benchmarks.loops.networks import CrossStitchLoop, TrunkLoop
 from benchmarks.loops.pepnet import PEPNetLoop
@@ -33,6 +34,7 @@ from models.heads.related.aitm import AITMConfig
 from models.heads.related.branched import BranchedConfig
 from models.heads.related.dselect_k import DSelectKConfig
 from models.heads.related.learning_to_branch import LearningToBranchConfig
+from models.heads.related.mrn import MRNConfig
 from models.heads.related.mtan import MTANConfig
 from models.heads.related.pepnet import PEPNetConfig
 from models.heads.related.sluice import SluiceConfig
@@ -61,6 +63,7 @@ LOOPS: dict[type[HeadConfig], Callable[..., nn.Module]] = {
     PEPNetConfig: PEPNetLoop,
     STEMConfig: STEMLoop,
     BranchedConfig: BranchedLoop,
+    MRNConfig: MRNLoop,
 }
 
 

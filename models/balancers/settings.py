@@ -34,7 +34,7 @@ class BalanceConfig(Settings):
 
     at: Literal["features", "trunk"] = "features"
     """Where the gradients of the tasks meet, so what counts as shared. features: the tables, below the head. trunk: the
-    trunk of shared_bottom as well. Not for methods by losses, which look at no gradients."""
+    trunk of shared_bottom or mrn as well. Not for methods by losses, which look at no gradients."""
     every: int = Field(default=1, gt=0)
     """Weights are renewed at every so many steps, and kept in between. Not for uncertainty and imtl_l, which learn
     theirs in every step, nor for small_heads."""

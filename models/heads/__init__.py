@@ -14,6 +14,7 @@ from models.heads.related.aitm import AITMConfig
 from models.heads.related.branched import BranchedConfig
 from models.heads.related.dselect_k import DSelectKConfig
 from models.heads.related.learning_to_branch import LearningToBranchConfig
+from models.heads.related.mrn import MRNConfig
 from models.heads.related.mtan import MTANConfig
 from models.heads.related.pepnet import PEPNetConfig
 from models.heads.related.sluice import SluiceConfig
@@ -41,7 +42,8 @@ AnyHeadConfig = Annotated[
     | LearningToBranchConfig
     | PEPNetConfig
     | STEMConfig
-    | BranchedConfig,
+    | BranchedConfig
+    | MRNConfig,
     Field(discriminator="head"),
 ]
 """Every head: one entry here, its class in a file beside this one or in `related`."""

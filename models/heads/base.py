@@ -34,9 +34,9 @@ class HeadConfig(Settings):
 
     levels: tuple[Layers, ...] = Field(default=((256,), (128,)), min_length=1)
     """Hidden units, per level: [[256], [128]] is two levels of one layer each. Heads that fuse do so after every level;
-    shared_bottom, single_task, mmoe, dselect_k, aitm, pepnet and stem lay the levels end to end. In soft_ordering all
-    layers have one width, in sluice all levels end in one even width, in adashare in one width; there the default is
-    [[128], [128]]."""
+    shared_bottom, mrn, single_task, mmoe, dselect_k, aitm, pepnet and stem lay the levels end to end. In soft_ordering
+    all layers have one width, in sluice all levels end in one even width, in adashare in one width; there the default
+    is [[128], [128]]."""
     tower: tuple[Width, ...] = (64,)
     """Hidden units of each task's tower; [] is a single linear layer."""
     activation: ActivationName = "relu"
@@ -160,7 +160,7 @@ class Head(nn.Module):
 
     def meet_at_trunk(self, gate: nn.Module) -> None:  # noqa: ARG002
         """Puts `gate` where all tasks read one trunk; raises ValueError if they read none."""
-        raise ValueError("balance.at = 'trunk' takes a head with one trunk (shared_bottom); use 'features'")
+        raise ValueError("balance.at = 'trunk' takes a head with one trunk (shared_bottom, mrn); use 'features'")
 
     def fusion_weights(self, features_BF: torch.Tensor) -> list[torch.Tensor]:
         """For each `Sharing` weights_BUE, what every unit takes from every source; [] where nothing is weighed."""

@@ -24,6 +24,7 @@ from models.heads.related.branched import BranchedConfig
 from models.heads.related.choices import Choices
 from models.heads.related.dselect_k import DSelectKConfig
 from models.heads.related.learning_to_branch import LearningToBranchConfig
+from models.heads.related.mrn import MRNConfig
 from models.heads.related.mtan import MTANConfig
 from models.heads.related.pepnet import PEPNetConfig
 from models.heads.related.sluice import LevelMixture, SluiceConfig
@@ -71,6 +72,7 @@ FIXED: tuple[Case, ...] = (
     (PEPNetConfig(levels=LEVELS, tower=(2,), gate_width=3, gate_features=("feature 2", "feature 0")), 3),
     (STEMConfig(levels=LEVELS, tower=(2,), task_experts=(1, 2), shared_experts=2), 2),
     (BranchedConfig(levels=LEVELS, tower=(2,), tree=TREE), 3),
+    (MRNConfig(levels=LEVELS, tower=(2,), prior_samples=SAMPLES), 3),
 )
 """One config for each head, with all that it has."""
 EDGES: tuple[Case, ...] = (
@@ -105,6 +107,8 @@ EDGES: tuple[Case, ...] = (
     (STEMConfig(levels=LEVELS, task_experts=1, shared_experts=1), 4),
     (STEMConfig(levels=LEVELS, task_experts=(2, 1), shared_experts=0), 2),
     (BranchedConfig(levels=LEVELS), 3),
+    (MRNConfig(levels=LEVELS, tower=(4, 3), prior_samples=2 * SAMPLES), 2),
+    (MRNConfig(levels=LEVELS, tower=(2,), prior_samples=SAMPLES, covariances="tasks"), 4),
     (BranchedConfig(levels=LEVELS, tower=(), tree=((("task 1", "task 0"),),) * 2), 2),
 )
 
@@ -141,6 +145,8 @@ def cases(draw: st.DrawFn, kind: type[HeadConfig]) -> Case:
         "chain": st.permutations(names(tasks)).flatmap(lambda order: st.integers(0, tasks).map(lambda n: order[:n])),
         "gate_features": st.lists(st.sampled_from([f"feature {n}" for n in range(FEATURES)]), unique=True).map(tuple),
         "gate_width": st.integers(1, 4),
+        "prior_samples": st.integers(1, 2 * SAMPLES),
+        "covariances": st.sampled_from(["all", "tasks"]),
     }
     values = {key: draw(strategy) for key, strategy in keys.items() if key in kind.model_fields}
     if kind is BranchedConfig:

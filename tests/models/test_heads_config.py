@@ -63,6 +63,9 @@ def test_numbers_that_do_not_fit_the_tasks_are_refused(
         ({"head": "adashare", "halving_samples": 0}, "halving_samples"),
         ({"head": "adashare", "warmup_samples": "soon"}, "warmup_samples"),
         ({"head": "adashare", "sharing": -1}, "sharing"),
+        ({"head": "mrn", "prior": -1}, "prior"),
+        ({"head": "mrn", "prior_samples": 0}, "prior_samples"),
+        ({"head": "mrn", "covariances": "features"}, "covariances"),
     ],
 )
 def test_wrong_configs_are_refused(values: dict[str, Any], message: str) -> None:
@@ -81,7 +84,7 @@ def test_a_head_is_found_by_its_name(kind: type[HeadConfig]) -> None:
 def test_the_heads_are_these() -> None:
     names = (
         "shared_bottom single_task mmoe ml_mmoe ple cross_stitch adatt_sp adatt",
-        "mtan soft_ordering sluice snr dselect_k aitm adashare learning_to_branch pepnet stem branched",
+        "mtan soft_ordering sluice snr dselect_k aitm adashare learning_to_branch pepnet stem branched mrn",
     )
     assert [ids(kind) for kind in HEADS] == [ids(case) for case in FIXED] == " ".join(names).split()
 

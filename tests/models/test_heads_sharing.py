@@ -17,6 +17,7 @@ from models.heads.related.adashare import AdaShareConfig
 from models.heads.related.aitm import AITMConfig
 from models.heads.related.branched import BranchedConfig
 from models.heads.related.dselect_k import DSelectKConfig, smooth_step
+from models.heads.related.mrn import MRNConfig
 from models.heads.related.mtan import MTANConfig
 from models.heads.related.pepnet import PEPNetConfig
 from models.heads.related.sluice import SluiceConfig
@@ -33,6 +34,7 @@ PENALTIES: dict[type[HeadConfig], tuple[str, ...]] = {
     DSelectKConfig: ("entropy",),
     AITMConfig: ("constraint",),
     AdaShareConfig: ("sparsity", "sharing"),
+    MRNConfig: ("prior",),
 }
 """Keys that weigh a penalty of the same name."""
 WEIGHTS_B = torch.tensor([1.0, 2.0, 0.0, 1.0, 0.0], dtype=torch.float64)

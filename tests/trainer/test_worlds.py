@@ -138,6 +138,7 @@ HEADS: dict[str, dict[str, Any]] = {
     "learning_to_branch": {"experts": 3, "warmup_samples": 64, "halving_samples": 64},
     "pepnet": {"gate_features": ["user", "age"], "gate_width": 8},
     "stem": {"task_experts": [1, 2, 1]},
+    "mrn": {"prior": 0.1, "prior_samples": 100},
     "branched": {"tree": [[["rare", "click"], ["watch"]], [["rare"], ["click"], ["watch"]]]},
 }
 
