@@ -14,6 +14,7 @@ import typer
 from typer.exceptions import Abort, Exit, TyperException
 
 from data.errors import ExpectedError
+from trainer.cli.affinity import affinity_command
 from trainer.cli.benchmarks import bench
 from trainer.cli.datasets import importers, synth_command
 from trainer.cli.launching import launch_command
@@ -44,6 +45,7 @@ app.command("export")(export_command)
 app.command("audit")(audit_command)
 app.command("compare")(compare_command)
 app.command("report")(report_command)
+app.command("affinity")(affinity_command)
 app.command("study")(study_command)
 app.command("plan")(plan_command)
 app.command("tune")(tune_command)

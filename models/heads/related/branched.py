@@ -6,6 +6,7 @@
 
 Tasks share a layer as long as they are in one group; groups only part from level to level. The tree is given. In the
 paper it comes from single-task networks: tasks whose networks order pairs of inputs alike at a depth share that depth.
+`adatt affinity` finds one so.
 
 Shapes: B rows, F features, T tasks, G groups of a level, H its width.
 """

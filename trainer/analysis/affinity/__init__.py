@@ -1,0 +1,1 @@
+"""`adatt affinity`: which layers tasks should share, by their single-task networks."""
