@@ -6,6 +6,7 @@ the others and shows its traceback; a hang is reported by rank at the time limit
 
 import multiprocessing
 import os
+import pickle
 import sys
 import tempfile
 import traceback
@@ -66,7 +67,7 @@ def collect(receivers: list[Connection], timeout_s: float = 120) -> list[Any]:
         for receiver in ready:
             rank = waiting[receiver]  # type: ignore[index]
             try:
-                failed, value = receiver.recv()  # type: ignore[union-attr]
+                failed, value = pickle.loads(receiver.recv_bytes())  # type: ignore[union-attr]
             except EOFError:
                 failed, value = True, "the process died"
             if failed:
@@ -83,8 +84,13 @@ def _rank_main(
         dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=size)
         barrier()
         world = World(rank, size, rank, size, torch.device("cpu"))
-        sender.send((False, function(world, *arguments)))
+        _send(sender, failed=False, value=function(world, *arguments))
         dist.destroy_process_group()
     except BaseException:
-        sender.send((True, traceback.format_exc()))
+        _send(sender, failed=True, value=traceback.format_exc())
     sys.stdout.flush()
+
+
+def _send(sender: Connection, *, failed: bool, value: Any) -> None:
+    """By plain pickling: torch's own sends descriptors of memory, which must be fetched before the rank ends."""
+    sender.send_bytes(pickle.dumps((failed, value)))

@@ -1,7 +1,7 @@
 """The long form of the fault suite: `make faults`. Prints a table for docs/reliability.md; exit 1 if a promise breaks.
 
 Every run trains one pass over 8,000 rows with a trace, and is killed with SIGKILL once in every start: at random times,
-random ranks, in every phase, on one number of ranks or on changing ones.
+random ranks, in every phase, on one number of ranks or on changing ones; then every head on two.
 """
 
 import random
@@ -10,13 +10,15 @@ import tempfile
 import time
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 from tests.faults.kills import PHASES, Kill, fault_config, final_tensors, finish, rows_by_trace, train_through_kills
 from tests.trainer.datasets import write_dataset
+from tests.trainer.test_worlds import HEADS
 from trainer.analysis.audit.audit import audit_run
 from trainer.config.run_config import Config
 
-ROWS, KILLS_PER_RUN = 8_000, 8
+ROWS, KILLS_PER_RUN, KILLS_PER_HEAD = 8_000, 8, 4
 RUNS: list[tuple[str, list[int]]] = [
     ("1", [1]),
     ("2", [2]),
@@ -24,6 +26,9 @@ RUNS: list[tuple[str, list[int]]] = [
     ("1, 2, 4 in turn", [1, 2, 4]),
     ("4, 2, 1 in turn", [4, 2, 1]),
     ("at random", []),
+]
+HEAD_RUNS: list[tuple[str, dict[str, Any]]] = [
+    (f"2, {head}", {"head": head, "levels": [[16], [8]], "tower": [8], **keys}) for head, keys in HEADS.items()
 ]
 
 
@@ -37,10 +42,13 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         write_dataset(Path(folder) / "train", ROWS, seed=1)
         write_dataset(Path(folder) / "test", 8_001, seed=2)
-        for number, (name, cycle) in enumerate(RUNS):
-            config = fault_config(Path(folder), Path(folder) / f"run-{number}")
-            kills, last = _kill_and_finish(config, cycle, seed=number)
-            whole = fault_config(Path(folder), Path(folder) / f"whole-{number}")
+        runs: list[tuple[str, list[int], int, dict[str, Any] | None]]
+        runs = [(name, cycle, KILLS_PER_RUN, None) for name, cycle in RUNS]
+        runs += [(name, [2], KILLS_PER_HEAD, model) for name, model in HEAD_RUNS]
+        for number, (name, cycle, num_kills, model) in enumerate(runs):
+            config = fault_config(Path(folder), Path(folder) / f"run-{number}", model)
+            kills, last = _kill_and_finish(config, cycle, num_kills, seed=number)
+            whole = fault_config(Path(folder), Path(folder) / f"whole-{number}", model)
             finish(whole, last)
             rows, problems = rows_by_trace(config), audit_run(config.run.dir).promises_broken
             same = final_tensors(config) == final_tensors(whole)
@@ -52,11 +60,11 @@ def main() -> int:
     return 1 if broken else 0
 
 
-def _kill_and_finish(config: Config, cycle: list[int], seed: int) -> tuple[list[Kill], int]:
+def _kill_and_finish(config: Config, cycle: list[int], num_kills: int, seed: int) -> tuple[list[Kill], int]:
     """What was done to the run, and the number of ranks of the start that ended it."""
     chance = random.Random(seed)
-    sizes = [cycle[index % len(cycle)] if cycle else chance.choice([1, 2, 4]) for index in range(KILLS_PER_RUN + 1)]
-    phases = [PHASES[index % len(PHASES)] for index in range(KILLS_PER_RUN)]
+    sizes = [cycle[index % len(cycle)] if cycle else chance.choice([1, 2, 4]) for index in range(num_kills + 1)]
+    phases = [PHASES[index % len(PHASES)] for index in range(num_kills)]
     chance.shuffle(phases)
     kills = train_through_kills(config, sizes[:-1], phases, seed)
     finish(config, sizes[-1])

@@ -11,14 +11,15 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
 from data.trace import read_trace
 from tests.ranks import run_on_ranks, started_ranks
-from tests.trainer.datasets import make_config
+from tests.trainer.datasets import config_values
 from trainer.checkpoint.storage import list_folders, read_state
+from trainer.config.load import parse_config
 from trainer.config.run_config import Config
 from trainer.distributed.world import World
 from trainer.run.directory import RunDirectory
@@ -44,12 +45,12 @@ class Kill:
     """Whether what it left shows that a save, or an evaluation, was under way; true for the other phases."""
 
 
-def fault_config(dataset: Path, folder: Path) -> Config:
+def fault_config(dataset: Path, folder: Path, model: dict[str, Any] | None = None) -> Config:
     """One pass over 8,000 rows in batches of 64, with a checkpoint after every tenth and two milestones.
 
-    The row groups of 97 rows come in blocks, so that starts begin in the middle of one.
+    The row groups of 97 rows come in blocks, so that starts begin in the middle of one. `model`: another than adatt.
     """
-    return make_config(
+    values = config_values(
         dataset,
         data={"block_rows": 40},
         run={"dir": str(folder), "trace": True},
@@ -57,6 +58,9 @@ def fault_config(dataset: Path, folder: Path) -> Config:
         evaluate={"at_samples": [2_560, 5_120]},
         checkpoint={"every_samples": 640},
     )
+    if model is not None:
+        values["model"] = model
+    return parse_config(values, "test")
 
 
 def train_on_rank(world: World, config: Config) -> None:

@@ -138,3 +138,25 @@ def bench_table(result: Record) -> Table:
         table.add_row(name, value)
 
     return table
+
+
+def serving_bench_table(results: list[Record]) -> Table:
+    """The figures of `adatt bench serving`."""
+    table = Table(title=f"milliseconds a call: median (99 of 100); {results[0]['threads']} threads")
+    table.add_column("rows", justify="right")
+    columns = {
+        "inputs": "raw rows to inputs",
+        "trained": "trained model",
+        "float32": "export, float32",
+        "float16": "float16",
+        "int8": "int8",
+    }
+    for heading in (*columns.values(), "head's products", "rows/s, float32"):
+        table.add_column(heading, justify="right")
+    for result in results:
+        cells = [
+            f"{1e3 * result[f'{name}_seconds']:.2f} ({1e3 * result[f'{name}_seconds_99']:.2f})" for name in columns
+        ]
+        cells += [f"{1e3 * result['limit_seconds']:.3f}", f"{result['rows'] / result['float32_seconds']:,.0f}"]
+        table.add_row(f"{result['rows']:,}", *cells)
+    return table

@@ -9,8 +9,23 @@ import typer
 from rich.table import Table
 
 from data.errors import ExpectedError
-from trainer.cli.benchmark_tables import Record, balance_bench_table, bench_table, data_bench_table, head_bench_table
-from trainer.cli.options import ConfigArgument, JsonOption, SetOption, config_at
+from trainer.cli.benchmark_tables import (
+    Record,
+    balance_bench_table,
+    bench_table,
+    data_bench_table,
+    head_bench_table,
+    serving_bench_table,
+)
+from trainer.cli.options import (
+    CheckpointOption,
+    ConfigArgument,
+    JsonOption,
+    RunArgument,
+    SetOption,
+    config_at,
+    config_of,
+)
 
 bench = typer.Typer(help="Measures speed, beside the limit measured in the same run.")
 
@@ -175,6 +190,26 @@ def bench_balance_command(  # noqa: PLR0913 - one parameter for each option
         Setting(head, number, batch, tuple(methods or METHODS)) for head in heads or HEADS for number in tasks or TASKS
     ]
     _show(bench_balance(settings, threads, rounds), balance_bench_table, as_json)
+
+
+@bench.command("serving")
+def bench_serving_command(
+    run: RunArgument,
+    checkpoint: CheckpointOption = "latest",
+    rounds: Annotated[int, typer.Option(min=1, help="Times that each is timed, or two seconds.")] = 200,
+    as_json: JsonOption = False,
+) -> None:
+    """Time an export of a run: raw rows to inputs, and inputs to predictions, for 1, 64 and 1,024 rows.
+
+    Beside the forward pass of the trained model, and the head's products at the machine's rate. One thread each:
+    OMP_NUM_THREADS=1.
+    """
+    from trainer.distributed.joining import joined
+
+    with joined(config_of(run), {"command": "bench serving"}, device="cpu") as (_, world):
+        from benchmarks.serving import bench_serving
+
+        _show(bench_serving(run, checkpoint, world, rounds), serving_bench_table, as_json)
 
 
 def _show(results: Iterable[Record], table: Callable[[list[Record]], Table], as_json: bool) -> None:

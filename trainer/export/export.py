@@ -123,13 +123,11 @@ def _write(folder: Path, opened: Opened) -> ExportManifest:
     """The whole export."""
     trained, state, kind = opened.trained, opened.state, opened.request.tables
     config = trained.config
-    tables = _write_tables(folder, trained, state, kind)
+    tables = write_model(folder, trained, state, kind)
     for name, table in tables.items():
         vocabulary = trained.vocabularies.get(name)
         ids = None if vocabulary is None else ids_of_rows(vocabulary, len(table.weight_RE))
         write_parquet(folder / "tables" / f"{name}.parquet", table, ids)
-    _write_recipe(folder, trained)
-    write_program(folder / "model.pt2", ServedModel(_read_head(trained, state), tables, config.features, config.tasks))
 
     if kind == "int8":
         trained = _with_float32_tables(trained)
@@ -160,6 +158,15 @@ def _write(folder: Path, opened: Opened) -> ExportManifest:
     )
     exported.write(folder)
     return exported
+
+
+def write_model(folder: Path, trained: TrainedRun, state: State, kind: TableFormat) -> dict[str, StoredTable]:
+    """What answers: the network, its tables, and the recipe of its inputs. The tables."""
+    config = trained.config
+    tables = _write_tables(folder, trained, state, kind)
+    _write_recipe(folder, trained)
+    write_program(folder / "model.pt2", ServedModel(_read_head(trained, state), tables, config.features, config.tasks))
+    return tables
 
 
 def _with_float32_tables(trained: TrainedRun) -> TrainedRun:

@@ -4,6 +4,7 @@ from rich.table import Table
 
 from trainer.export.delta import DeltaManifest
 from trainer.export.folder import ExportManifest
+from trainer.export.tables import TABLE_FORMATS
 
 
 def summary_table(manifest: ExportManifest) -> Table:
@@ -11,14 +12,13 @@ def summary_table(manifest: ExportManifest) -> Table:
     title = f"exported at {manifest.samples:,} samples with {manifest.tables} tables"
     grid = Table(title=title)
     grid.add_column("table")
-    formats = ("float32", "float16", "int8")
-    for name in formats:
+    for name in TABLE_FORMATS:
         grid.add_column(f"{name}, MiB", justify="right")
-    totals = dict.fromkeys(formats, 0)
+    totals = dict.fromkeys(TABLE_FORMATS, 0)
     for table, sizes in manifest.table_bytes.items():
-        grid.add_row(table, *(f"{sizes[name] / 2**20:,.2f}" for name in formats))
-        totals = {name: totals[name] + sizes[name] for name in formats}
-    grid.add_row("all", *(f"{totals[name] / 2**20:,.2f}" for name in formats))
+        grid.add_row(table, *(f"{sizes[name] / 2**20:,.2f}" for name in TABLE_FORMATS))
+        totals = {name: totals[name] + sizes[name] for name in TABLE_FORMATS}
+    grid.add_row("all", *(f"{totals[name] / 2**20:,.2f}" for name in TABLE_FORMATS))
     return grid
 
 

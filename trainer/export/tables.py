@@ -13,7 +13,7 @@ Shapes: R rows of a table, E its width.
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 import pyarrow as pa
@@ -23,6 +23,7 @@ import torch
 from data.columns.vocabulary import Vocabulary
 
 TableFormat = Literal["float32", "float16", "int8"]
+TABLE_FORMATS: tuple[TableFormat, ...] = get_args(TableFormat)
 BLOCK_ROWS = 1 << 16
 """Rows that are converted, or written to Parquet, at once."""
 _DTYPES = {"float32": "F32", "float16": "F16", "uint8": "U8", "int64": "I64"}

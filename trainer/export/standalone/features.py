@@ -99,10 +99,9 @@ class Recipe:
         for value, weight in zip(values, weights, strict=True):
             if _is_null(value):
                 continue
-            scale = float(np.float32(_number(weight, feature["weights"])))
-            if not math.isfinite(scale):
+            if feature["weights"] is not None and not np.isfinite(np.float32(_number(weight, feature["weights"]))):
                 raise ValueError(f"weight {weight!r} is no finite number")
-            yield self._found(feature, value, column), scale
+            yield self._found(feature, value, column), weight
 
     def _found(self, feature: dict[str, Any], value: Any, column: str) -> list[int]:
         """The table rows of a value."""
@@ -232,13 +231,15 @@ def _finite_or_not(value: Any) -> Any:
 
 
 def _number(value: Any, column: str | None) -> float:
-    if isinstance(value, int | float | Decimal):
+    if isinstance(value, float) or (isinstance(value, int | Decimal) and abs(value) < 1e308):
         return float(value)
     raise ValueError(f"column {column!r} holds {value!r}, not a number")
 
 
 def _integer(value: Any, kind: str, column: str) -> int:
     """An id as an integer of 64 bits; text stands for the hash of its bytes."""
+    if type(value) is int and kind.endswith("integer") and abs(value) < 1 << 63:
+        return value
     if isinstance(value, Mapping) and value.keys() == {"hex"}:
         value = bytes.fromhex(value["hex"])
     is_text = isinstance(value, str | bytes | bytearray | memoryview)
@@ -248,8 +249,7 @@ def _integer(value: Any, kind: str, column: str) -> int:
     if is_text:
         return xxh3_64(value.encode() if isinstance(value, str) else bytes(value))
 
-    number = _number(value, column)
-    if not math.isfinite(number) or (not isinstance(value, int) and value != math.trunc(value)):
+    if not isinstance(value, int) and (not math.isfinite(_number(value, column)) or value != math.trunc(value)):
         raise ValueError(f"column {column!r} holds {value!r}, which is no whole number")
     if isinstance(value, float) and abs(value) > 2.0**53:
         raise ValueError(f"column {column!r} holds {value!r}; write an id of this size as an integer")
