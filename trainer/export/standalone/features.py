@@ -62,7 +62,7 @@ class Recipe:
             offsets.append(len(found))
             try:
                 pairs = list(self._pairs(feature, row))
-            except ValueError as error:
+            except (ValueError, OverflowError) as error:
                 raise ValueError(f"row {number}: feature {feature['name']!r}: {error}") from error
             if feature["first"] is not None:
                 pairs = pairs[: feature["first"]]
@@ -139,7 +139,7 @@ class Recipe:
         for number, row in enumerate(rows):
             try:
                 values[number] = self._dense_values(feature, row)
-            except ValueError as error:
+            except (ValueError, OverflowError) as error:
                 raise ValueError(f"row {number}: dense feature {feature['column']!r}: {error}") from error
 
         if feature["fill"] is not None:
@@ -231,9 +231,9 @@ def _finite_or_not(value: Any) -> Any:
 
 
 def _number(value: Any, column: str | None) -> float:
-    if isinstance(value, float) or (isinstance(value, int | Decimal) and abs(value) < 1e308):
-        return float(value)
-    raise ValueError(f"column {column!r} holds {value!r}, not a number")
+    if not isinstance(value, int | float | Decimal):
+        raise ValueError(f"column {column!r} holds {value!r}, not a number")
+    return float(value)
 
 
 def _integer(value: Any, kind: str, column: str) -> int:
