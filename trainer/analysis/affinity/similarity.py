@@ -16,6 +16,9 @@ from numpy.typing import NDArray
 from scipy.stats import rankdata
 
 Floats = NDArray[np.float64]
+_DIGITS = 9
+"""Behind the point, of a dissimilarity. Where only one unit of two rows is active their correlation is 1, but for the
+last bits, in which equal dissimilarities would get unequal ranks."""
 
 
 def dissimilarities(activations_BH: NDArray[np.floating]) -> Floats:
@@ -26,7 +29,7 @@ def dissimilarities(activations_BH: NDArray[np.floating]) -> Floats:
     unit_BH = np.divide(centred_BH, norm_B1, out=np.zeros_like(centred_BH), where=norm_B1 > 0)
     correlation_BB = unit_BH @ unit_BH.T
     distances_P: Floats = 1 - correlation_BB[np.triu_indices(len(rows_BH), 1)]
-    return distances_P
+    return distances_P.round(_DIGITS)
 
 
 def affinities(activations: Sequence[NDArray[np.floating]]) -> Floats:

@@ -39,20 +39,30 @@ def runs(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         **{task: ({"head": "shared_bottom", **LEVELS}, [task]) for task in TASKS},
         "all": ({"head": "single_task", **LEVELS}, TASKS),
         "other": ({"head": "single_task", "levels": [[16], [8]]}, ["click"]),
-        "shared": ({"head": "shared_bottom", **LEVELS}, TASKS),
         "other_train": ({"head": "shared_bottom", **LEVELS}, ["click"]),
-        "other_test": ({"head": "shared_bottom", **LEVELS}, ["click"]),
     }
-    data = {"other_train": {"train": str(dataset / "test")}, "other_test": {"test": str(dataset / "train" / "*-0*")}}
     tasks = {task["name"]: task for task in config_values(dataset)["tasks"]}
     configs = []
     for name, (model, names) in jobs.items():
-        run = {"dir": str(folder / name)}
-        values = config_values(dataset, run=run, data=data.get(name, {}), train={"samples": 256})
+        data = {"train": str(dataset / "test")} if name == "other_train" else {}
+        values = config_values(dataset, run={"dir": str(folder / name)}, data=data, train={"samples": 256})
         chosen = {"tasks": [tasks[task] for task in names], "model": model, "evaluate": {"at_samples": []}}
         configs.append(parse_config({**values, **chosen}, "test"))
     assert run_on_ranks(1, train_all, configs) == [[None] * len(configs)]
+
+    changed_copy(folder / "all", folder / "shared", model={"head": "shared_bottom"})
+    changed_copy(folder / "click", folder / "other_test", data={"test": str(dataset / "train" / "*-0*")})
     return folder
+
+
+def changed_copy(run: Path, copy: Path, **sections: dict[str, Any]) -> None:
+    """A copy of a run with other values in its config; None takes a key away."""
+    shutil.copytree(run, copy)
+    values = parse_toml((copy / "config.toml").read_text())
+    for section, changes in sections.items():
+        merged = {**values[section], **changes}
+        values[section] = {key: value for key, value in merged.items() if value is not None}
+    (copy / "config.toml").write_text(tomli_w.dumps(values))
 
 
 def train_all(world: World, configs: list[Config]) -> list[str | None]:
@@ -104,9 +114,11 @@ def test_without_a_budget_the_best_tree_of_each_number_of_flops_is_shown(runs: P
     assert "best of 12 trees (all; 100 rows)" in text
 
 
-def read(world: World, runs: list[str], num_rows: int) -> tuple[list[str], list[list[np.ndarray]]]:
+def read_and_compute(world: World, runs: list[str], num_rows: int) -> tuple[list[str], Any, Any]:
+    """The tasks, their activations, and the same by hand."""
     networks = read_networks(runs, "latest", None, num_rows, world)
-    return networks.tasks, networks.activations
+    expected = [of_task for run in runs for of_task in trunk_by_hand(world, run, num_rows)]
+    return networks.tasks, networks.activations, expected
 
 
 def trunk_by_hand(world: World, run: str, num_rows: int) -> list[list[np.ndarray]]:
@@ -140,9 +152,8 @@ def trunk_by_hand(world: World, run: str, num_rows: int) -> list[list[np.ndarray
 
 @pytest.mark.parametrize("names", [["all"], TASKS])
 def test_activations_are_those_of_the_trunks(runs: Path, names: list[str]) -> None:
-    ((tasks, found),) = run_on_ranks(1, read, paths(runs, *names), 300)
+    ((tasks, found, expected),) = run_on_ranks(1, read_and_compute, paths(runs, *names), 300)
     assert tasks == TASKS
-    expected = [of_task for name in names for of_task in run_on_ranks(1, trunk_by_hand, str(runs / name), 300)[0]]
     for of_task, expected_of_task in zip(found, expected, strict=True):
         for level, expected_level in zip(of_task, expected_of_task, strict=True):
             assert level.shape == expected_level.shape
@@ -155,7 +166,7 @@ def test_rows_are_as_many_as_are_asked_for_or_as_there_are(runs: Path) -> None:
 
 
 def read_counts(world: World, runs: list[str], asked: list[int]) -> list[set[int]]:
-    found = [read(world, runs, num_rows)[1] for num_rows in asked]
+    found = [read_networks(runs, "latest", None, num_rows, world).activations for num_rows in asked]
     return [{len(level) for of_task in tasks for level in of_task} for tasks in found]
 
 
@@ -192,12 +203,8 @@ def test_runs_of_other_data(runs: Path, dataset: Path, tmp_path: Path) -> None:
 
 def test_a_run_without_a_test_set(runs: Path, tmp_path: Path) -> None:
     copy = tmp_path / "untested"
-    shutil.copytree(runs / "all", copy)
-    values = parse_toml((copy / "config.toml").read_text())
-    values["data"] = {**values["data"], "order": "chronological"}
-    del values["data"]["test"]
-    values["evaluate"] = {"next_window": True}
-    (copy / "config.toml").write_text(tomli_w.dumps(values))
+    data = {"order": "chronological", "test": None}
+    changed_copy(runs / "all", copy, data=data, evaluate={"at_samples": [], "next_window": True})
     assert "its config names no data.test; name a dataset with --data" in refused(tmp_path, str(copy))
 
 
@@ -206,7 +213,6 @@ def test_wrong_options(runs: Path, tmp_path: Path) -> None:
     assert "--budget allows 10 FLOPs a row, but one trunk for all tasks takes" in refused(
         tmp_path, run, "--budget", "10"
     )
-    assert "--budget 'much' is no number of FLOPs" in refused(tmp_path, run, "--budget", "much")
     assert "--where chooses partitions of --data" in refused(tmp_path, run, "--where", "dt > 3")
     two_ranks = {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": "1"}
     assert "start it without torchrun" in refused(tmp_path, run, environment=two_ranks)
