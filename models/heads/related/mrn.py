@@ -152,7 +152,8 @@ class TensorNormal(nn.Module):
                     whitened_TOI = _product(self.precisions[other].double(), whitened_TOI, other)
 
             covariance = _unit_covariance(_unfolded(whitened_TOI, mode) @ _unfolded(wide_TOI, mode).t())
-            # Not `cholesky`, which waits for the device to tell whether it failed. Weights that are not finite are.
+            # `cholesky` would wait for the device to tell whether it failed. It cannot: ε is on the diagonal, and steps
+            # that would make weights not finite are never made.
             root, _ = torch.linalg.cholesky_ex(covariance)
             precision = torch.cholesky_inverse(root)
             self.precisions[mode].copy_((precision + precision.t()) / 2)
