@@ -38,10 +38,11 @@ def replace_tables(sharded: ShardedModel, tables: Mapping[str, StoredTable]) -> 
 
 def check_change(before: Mapping[str, float], after: Mapping[str, float], kind: str, most: float) -> None:
     """Raises ExpectedError if a task's metric has moved by more than `most` per cent."""
+    finer = "float16" if kind == "int8" else "float32"
     for task, value in before.items():
         change = 100 * abs(after[task] / value - 1) if value else 0.0
         if not change <= most:
             raise ExpectedError(
                 f"--tables {kind}: moves task {task!r} from {value:.6f} to {after[task]:.6f}, by {change:.4f} %, more "
-                f"than --max-ne-change {most:g}; nothing was written: allow more, or export float16"
+                f"than --max-ne-change {most:g}; nothing was written: allow more, or export {finer}"
             )

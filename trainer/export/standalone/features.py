@@ -217,7 +217,7 @@ def _elements(value: Any, kind: str, column: str) -> Sequence[Any]:
         return []
     is_list = isinstance(value, list | tuple)
     if is_list != kind.startswith("list of ") and kind != "null":
-        raise ValueError(f"column {column!r} holds {value!r}, but the model is trained on a {kind}")
+        raise ValueError(f"column {column!r} holds {value!r}, but the model is trained on values of kind {kind}")
     return value if is_list else [value]
 
 

@@ -10,8 +10,10 @@ It needs Python 3.11, numpy and torch, of the version in manifest.json or later.
 """
 
 import json
+import math
 import sys
 from collections.abc import Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,7 @@ from features import Recipe
 HERE = Path(__file__).parent
 TOLERANCE = 1e-6
 ROWS = 4096
-"""Rows of a file that are scored at once."""
+"""Lines of standard input that are read and scored at once."""
 
 
 class Model:
@@ -42,8 +44,11 @@ class Model:
 
 
 def difference(one: float, other: float) -> float:
-    """|one - other|, for values beyond 1 relative to them."""
-    return abs(one - other) / max(1.0, abs(other))
+    """|one - other|, for values beyond 1 relative to them. A value that is not finite differs from all but itself."""
+    if one == other or (math.isnan(one) and math.isnan(other)):
+        return 0.0
+    found = abs(one - other) / max(1.0, abs(other))
+    return math.inf if math.isnan(found) else found  # NaN would be lost in a maximum
 
 
 def check(model: Model) -> float:
@@ -55,8 +60,8 @@ def check(model: Model) -> float:
     largest = 0.0
     for number, example in enumerate(examples):
         for name, ids in example["ids"].items():
-            begin = int(sparse[name]["offsets"][number])
-            if sparse[name]["ids"][begin : begin + len(ids)].tolist() != ids:
+            of_row = np.split(sparse[name]["ids"], sparse[name]["offsets"][1:])[number]
+            if of_row.tolist() != ids:
                 raise ValueError(f"example {number}: feature {name!r} has other ids")
         pairs = list(zip(dense[number].tolist(), example["dense"], strict=True))
         pairs += [(float(predictions[task][number]), value) for task, value in example["predictions"].items()]
@@ -72,11 +77,16 @@ def main(arguments: list[str]) -> int:
         sys.stdout.write(f"largest difference of the examples: {largest:.1e}\n")
         return int(not largest <= TOLERANCE)
 
-    lines = [line for line in sys.stdin if line.strip()]
-    for start in range(0, len(lines), ROWS):
-        predictions = model.predict([json.loads(line) for line in lines[start : start + ROWS]])
+    lines = (line for line in sys.stdin.buffer if line.strip())  # bytes are UTF-8, whatever the locale is
+    done = 0
+    while rows := [json.loads(line) for line in islice(lines, ROWS)]:
+        try:
+            predictions = model.predict(rows)
+        except ValueError as error:
+            sys.exit(f"error: after {done} rows, {error}")
         for values in zip(*predictions.values(), strict=True):
             sys.stdout.write(json.dumps(dict(zip(predictions, map(float, values), strict=True))) + "\n")
+        done += len(rows)
     return 0
 
 
