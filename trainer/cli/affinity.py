@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from trainer.cli.options import CheckpointOption, WhereOption, config_of, data_source
+from trainer.cli.options import CheckpointOption, WhereOption, chosen_source, config_of
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -45,9 +45,7 @@ def affinity_command(  # noqa: PLR0913 - one parameter for each option
     num_ranks = announced_ranks().size
     if num_ranks > 1:
         raise ExpectedError(f"adatt affinity is one process, and WORLD_SIZE is {num_ranks}; start it without torchrun")
-    if data is None and where is not None:
-        raise ExpectedError("--where chooses partitions of --data; name that too")
-    source = None if data is None else data_source(data, where)
+    source = chosen_source(data, where)
     target = None if out is None else path_of("--out", out)
 
     from trainer.distributed.joining import joined

@@ -196,7 +196,9 @@ def bench_balance_command(  # noqa: PLR0913 - one parameter for each option
 def bench_serving_command(
     run: RunArgument,
     checkpoint: CheckpointOption = "latest",
-    rounds: Annotated[int, typer.Option(min=1, help="Times that each is timed, or two seconds.")] = 200,
+    rounds: Annotated[
+        int, typer.Option(min=1, help="How often each is timed; less where that takes more than two seconds.")
+    ] = 200,
     as_json: JsonOption = False,
 ) -> None:
     """Time an export of a run: raw rows to inputs, and inputs to predictions, for 1, 64 and 1,024 rows.

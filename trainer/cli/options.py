@@ -31,6 +31,17 @@ WhereOption = Annotated[
 JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object a line instead of a table.")]
 
 
+def chosen_source(data: str | None, where: str | None) -> "Source | None":
+    """The dataset of `--data` and `--where`, None if neither is given; raises ExpectedError for the second alone."""
+    from data.errors import ExpectedError
+
+    if data is not None:
+        return data_source(data, where)
+    if where is not None:
+        raise ExpectedError("--where chooses partitions of --data; name that too")
+    return None
+
+
 def data_source(data: str, where: str | None) -> "Source":
     """The dataset that `--data` and `--where` name; raises ExpectedError if the latter is not readable."""
     from data.discovery.source import source_of

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 import typer
 
 from data.errors import ExpectedError
-from trainer.cli.options import CheckpointOption, WhereOption, config_of, data_source
+from trainer.cli.options import CheckpointOption, WhereOption, chosen_source, config_of
 
 
 def export_command(  # noqa: PLR0913 - one parameter for each option
@@ -56,6 +56,8 @@ def export_command(  # noqa: PLR0913 - one parameter for each option
 
     adatt export exports/300k --apply exports/delta --out exports/newest
     """
+    if sum(option is not None for option in (since, apply, verify)) > 1:
+        raise ExpectedError("--since, --apply and --verify are three commands: give one of them at a time")
     if verify is not None:
         from trainer.export.folder import verify as verify_export
 
@@ -73,12 +75,12 @@ def export_command(  # noqa: PLR0913 - one parameter for each option
 
     from trainer.distributed.joining import joined
 
+    source = chosen_source(data, where)
     with joined(config_of(run), {"command": "export"}, device="cpu") as (_, world):
         from trainer.console import make_console
         from trainer.export.export import Request, export_delta, export_run
         from trainer.export.summary import change_table, delta_table, summary_table
 
-        source = None if data is None else data_source(data, where)
         request = Request(run, checkpoint, tables, source, rows, max_ne_change)
         if since is None:
             manifest = export_run(request, out, world)

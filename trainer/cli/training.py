@@ -6,7 +6,6 @@ from typing import Annotated
 
 import typer
 
-from data.errors import ExpectedError
 from trainer.cli.options import (
     CheckpointOption,
     ConfigArgument,
@@ -14,6 +13,7 @@ from trainer.cli.options import (
     RunArgument,
     SetOption,
     WhereOption,
+    chosen_source,
     config_at,
     config_of,
     data_source,
@@ -84,9 +84,7 @@ def evaluate_command(
     """
     from trainer.distributed.joining import joined
 
-    source = None if data is None else data_source(data, where)
-    if data is None and where is not None:
-        raise ExpectedError("--where chooses partitions of --data; name that too")
+    source = chosen_source(data, where)
     options = {"command": "evaluate", "--checkpoint": checkpoint, "--unit": unit, "--where": where}
     with joined(config_of(run), options, device="auto") as (_, world):
         from trainer.console import make_console
