@@ -15,10 +15,10 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
-from typing import Any, Literal
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import AfterValidator, Field, ValidationError
 
 from data.errors import ExpectedError
 from data.settings import Settings
@@ -35,6 +35,18 @@ class FileEntry(Settings):
 
     bytes: int = Field(ge=0)
     sha256: str
+
+
+def _stays_inside(name: str) -> str:
+    """The name of a file; ValueError if it leads out of the folder. A manifest may come from anywhere."""
+    path = PurePosixPath(name)
+    if path.is_absolute() or ".." in path.parts:
+        raise ValueError("is no path inside the folder")
+    return name
+
+
+Files = dict[Annotated[str, AfterValidator(_stays_inside)], FileEntry]
+"""Files by their paths in a folder."""
 
 
 class ExportManifest(Settings):
@@ -63,7 +75,7 @@ class ExportManifest(Settings):
     """Rows that were compared with `adatt predict`."""
     largest_difference: float
     """Of their predictions; beyond 1 relative to them."""
-    files: dict[str, FileEntry]
+    files: Files
 
     def write(self, folder: Path) -> None:
         """Into the folder."""

@@ -75,21 +75,68 @@ def older(run: Path, exported: Path) -> Path:
     return exported.parent / "old"
 
 
-def test_the_examples_are_scored_without_this_program(exported: Path) -> None:
-    assert float(bare(exported, "print(score.check(score.Model()))")) <= 1e-6
-    sizes = "model = score.Model(); rows = [json.loads(line)['row'] for line in open('examples.jsonl')]\n"
-    sizes += "print([len(model.predict((50 * rows)[:n])['click']) for n in (0, 1, 7, 4096)])"
-    assert json.loads(bare(exported, f"import json\n{sizes}")) == [0, 1, 7, 4096]
+EXAMPLES = """
+import json, pathlib, tempfile
+model = score.Model()
+text = pathlib.Path("examples.jsonl").read_text(encoding="utf-8")
+examples = [json.loads(line) for line in text.splitlines()]
+rows = [example["row"] for example in examples]
+result = {"check": score.check(model)}
+result["sizes"] = [len(model.predict((50 * rows)[:count])["click"]) for count in (0, 1, 7, 4096)]
+
+score.HERE = pathlib.Path(tempfile.mkdtemp(dir=FOLDER))
+def changed(change):
+    one, *others = json.loads(json.dumps(examples))
+    change(one)
+    (score.HERE / "examples.jsonl").write_text("\\n".join(map(json.dumps, [one, *others])))
+    try:
+        return str(score.check(model))
+    except ValueError as error:
+        return str(error)
+result["changed"] = [
+    changed(lambda one: one["ids"]["tags"].append(3)),
+    changed(lambda one: one["ids"]["user and word"].pop()),
+    changed(lambda one: one["predictions"].update(click=float("nan"))),
+    changed(lambda one: one["predictions"].update(click=0.5)),
+]
+print(json.dumps(result))
+"""
 
 
-def test_lines_go_through_the_script(exported: Path) -> None:
+def test_the_examples_are_scored_without_this_program(exported: Path, folder: Path) -> None:
+    result = json.loads(bare(exported, f"FOLDER = {str(folder)!r}\n{EXAMPLES}"))
+    assert result["check"] <= 1e-6
+    assert result["sizes"] == [0, 1, 7, 4096]
+    more, fewer, unknown, unlike = result["changed"]
+    assert (more, fewer) == tuple(f"example 0: feature {name!r} has other ids" for name in ("tags", "user and word"))
+    assert unknown == "inf"
+    assert float(unlike) > 1e-6
+
+
+def test_lines_go_through_the_script_until_one_is_wrong(exported: Path) -> None:
     examples = [json.loads(line) for line in (exported / "examples.jsonl").read_text().splitlines()]
     assert len(examples) == 100
-    lines = "".join(json.dumps(example["row"]) + "\n" for example in examples)
-    command = [sys.executable, "score.py"]
-    done = subprocess.run(command, cwd=exported, input=lines, check=True, capture_output=True, text=True)
-    for line, example in zip(done.stdout.splitlines(), examples, strict=True):
+    lines = "".join(json.dumps(example["row"], ensure_ascii=False) + "\n" for example in examples)
+    wrong = json.dumps({**examples[0]["row"], "word": 7})
+    command = [sys.executable, "-X", "utf8=0", "score.py"]
+    environment = {**os.environ, "LC_ALL": "C", "PYTHONCOERCECLOCALE": "0"}
+    done = subprocess.run(
+        command, cwd=exported, input=(41 * lines + wrong).encode(), env=environment, capture_output=True, check=False
+    )
+    assert done.returncode == 1
+    assert done.stderr.decode().startswith("error: after 4096 rows, row 4: feature 'word': column 'word' holds 7, but")
+    scored = done.stdout.splitlines()
+    assert len(scored) == 4096
+    for line, example in zip(scored, examples, strict=False):
         assert json.loads(line) == pytest.approx(example["predictions"], abs=1e-6)
+
+
+@pytest.fixture(scope="module")
+def delta(run: Path, exported: Path) -> Path:
+    """From `older` to `exported`."""
+    code, _, errors = export(exported.parent, str(run), "--out", "delta", "--since", "256")
+    assert code == 0, errors
+    return exported.parent / "delta"
 
 
 def test_the_examples_hold_hard_cases(exported: Path) -> None:
@@ -129,24 +176,21 @@ def test_tables_are_read_by_other_programs(exported: Path) -> None:
     assert {"home", "推荐", "🎬🍿"} <= set(ids)
 
 
-@pytest.mark.parametrize("tables", ["float32", "float16", "int8"])
-def test_a_delta_turns_the_older_export_into_the_newer(run: Path, folder: Path, tables: str) -> None:
-    kind = ("--tables", tables, "--max-ne-change", "5")
-    commands = [
-        (str(run), "--out", "new", *kind),
-        (str(run), "--out", "old", *kind, "--checkpoint", "256"),
-        (str(run), "--out", "delta", *kind, "--since", "256"),
-        ("old", "--apply", "delta", "--out", "applied"),
-    ]
-    for command in commands:
-        code, _, errors = export(folder, *command)
-        assert code == 0, errors
-    assert unlike_files(folder / "new", folder / "applied") == []
-    weight = load_file(folder / "new" / "tables" / "users.safetensors")["weight"]
-    assert weight.dtype == {"float32": np.float32, "float16": np.float16, "int8": np.uint8}[tables]
+def test_a_delta_turns_the_older_export_into_the_newer(exported: Path, older: Path, delta: Path, folder: Path) -> None:
+    code, _, errors = export(folder, str(older), "--apply", str(delta), "--out", "applied")
+    assert code == 0, errors
+    assert unlike_files(exported, folder / "applied") == []
+    assert json.loads((exported / "manifest.json").read_text())["evaluations_as_served"] == {}
+
+
+@pytest.mark.parametrize(("tables", "dtype"), [("float16", np.float16), ("int8", np.uint8)])
+def test_smaller_tables(run: Path, folder: Path, tables: str, dtype: type[np.generic]) -> None:
+    code, _, errors = export(folder, str(run), "--out", "new", "--tables", tables, "--max-ne-change", "5")
+    assert code == 0, errors
+    assert load_file(folder / "new" / "tables" / "users.safetensors")["weight"].dtype == dtype
     manifest = json.loads((folder / "new" / "manifest.json").read_text())
     assert manifest["largest_difference"] <= 1e-6
-    assert list(manifest["evaluations_as_served"]) == ([] if tables == "float32" else ["click", "watch"])
+    assert list(manifest["evaluations_as_served"]) == ["click", "watch"]
 
 
 def unlike_files(one: Path, other: Path) -> list[str]:
@@ -190,7 +234,7 @@ def refusal(folder: Path, *arguments: str) -> str:
     return line
 
 
-def test_what_is_refused(run: Path, exported: Path, older: Path, folder: Path) -> None:
+def test_what_is_refused(run: Path, exported: Path, older: Path, delta: Path, folder: Path) -> None:
     (folder / "full").mkdir()
     (folder / "full" / "file").touch()
     assert "--out full: is not empty" in refusal(folder, str(run), "--out", "full")
@@ -198,9 +242,11 @@ def test_what_is_refused(run: Path, exported: Path, older: Path, folder: Path) -
     assert "no checkpoint" in refusal(folder, str(run), "--out", "new", "--since", "last week")
     assert "full: no manifest.json is here" in refusal(folder, "--verify", "full")
     assert "name a run and where to write" in refusal(folder, str(run))
+    assert "give one of them at a time" in refusal(folder, str(older), "--apply", str(delta), "--verify", str(exported))
+    assert "--where chooses partitions of --data" in refusal(folder, str(run), "--out", "new", "--where", "dt > 3")
     tables = ("--tables", "int8", "--max-ne-change", "0.000001")
     assert "more than --max-ne-change 1e-06; nothing was written" in refusal(folder, str(run), "--out", "new", *tables)
-    assert export(folder, str(run), "--since", "256", "--out", "delta")[0] == 0
+    shutil.copytree(delta, folder / "delta")
     apply = ("--apply", "delta", "--out", "new")
     assert "at 512 samples with float32 tables, but the delta changes" in refusal(folder, str(exported), *apply)
     damaged = folder / "damaged"
@@ -210,6 +256,9 @@ def test_what_is_refused(run: Path, exported: Path, older: Path, folder: Path) -
     assert "users.safetensors: is not as it was exported" in refusal(folder, "damaged", *apply)
     (damaged / "tables" / "users.safetensors").unlink()
     assert "users.safetensors: is missing" in refusal(folder, "--verify", "damaged")
+    manifest = (damaged / "manifest.json").read_text()
+    (damaged / "manifest.json").write_text(manifest.replace('"model.pt2"', '"../model.pt2"'))
+    assert "is no path inside the folder" in refusal(folder, "--verify", "damaged")
     (folder / "delta" / "score.py").write_text("")
     assert "score.py: is not as it was exported" in refusal(folder, str(older), *apply)
 

@@ -16,9 +16,9 @@ from tests.trainer.test_worlds import HEADS
 from trainer.build_model import build_model
 from trainer.config.load import parse_config
 from trainer.config.run_config import Config
-from trainer.export.program import write_program
+from trainer.export.program import with_tables, without_tables, write_program
 from trainer.export.served import ServedModel
-from trainer.export.tables import StoredTable, open_table, write_table
+from trainer.export.tables import TABLE_FORMATS, StoredTable, open_table, write_table
 
 ROWS = (7, 0, 1, 3000)
 """More than the rows that go through a head at once on a CPU."""
@@ -133,8 +133,8 @@ def test_other_configs(tmp_path: Path, name: str) -> None:
     torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
 
 
-@pytest.mark.parametrize("kind", ["float16", "int8"])
-def test_tables_of_fewer_bits(tmp_path: Path, kind: Any) -> None:
+@pytest.mark.parametrize("kind", TABLE_FORMATS)
+def test_tables_of_every_format(tmp_path: Path, kind: Any) -> None:
     """The program reads the values that the table's file stands for."""
     config = _config(tmp_path, "shared_bottom", {})
     ranker = _ranker(config)
@@ -151,3 +151,8 @@ def test_tables_of_fewer_bits(tmp_path: Path, kind: Any) -> None:
     write_program(tmp_path / "model.pt2", ServedModel(ranker, stored, config.features, config.tasks))
     found = torch.stack(list(torch.export.load(tmp_path / "model.pt2").module()(*inputs).values()), dim=1)
     torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
+
+    without_tables(tmp_path / "model.pt2", tmp_path / "reduced.pt2")
+    assert (tmp_path / "reduced.pt2").stat().st_size < (tmp_path / "model.pt2").stat().st_size
+    with_tables(tmp_path / "reduced.pt2", stored, tmp_path / "whole.pt2")
+    assert (tmp_path / "whole.pt2").read_bytes() == (tmp_path / "model.pt2").read_bytes()
