@@ -66,6 +66,7 @@ class ServedModel(nn.Module):
         self.tasks = tasks
         shifts = [math.log(task.negative_rate or 1.0) for task in tasks]
         self.register_buffer("shift_T", torch.tensor(shifts))
+        self.requires_grad_(False)
 
     def forward(self, sparse: Sparse, dense: torch.Tensor) -> dict[str, torch.Tensor]:
         """A binary task's probability, a regression's value, for each row; `dense`: [B, D], float32."""
