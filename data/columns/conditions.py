@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pyarrow import types
 
 from data.columns.numbers import Column
-from data.columns.types import is_number, is_text, is_time, plain_type
+from data.columns.types import as_float64, is_number, is_text, is_time, plain_type
 from data.conditions import COMPARE, AnyOf, Comparison, Condition, Not, Word, comparisons
 
 Bool = NDArray[np.bool_]
@@ -70,7 +70,7 @@ def _compare(array: pa.Array, sign: str, word: Word) -> Bool:
 
     # numpy compares whole numbers with Python's exactly, whatever their types.
     is_known = array.is_valid().to_numpy(zero_copy_only=False)
-    values = array.cast(pa.float64()) if types.is_decimal(array.type) else array
+    values = as_float64(array) if types.is_decimal(array.type) else array
     numbers = values.fill_null(0).to_numpy(zero_copy_only=False)
     return np.asarray(is_known & COMPARE[sign](numbers, _number(word)), np.bool_)
 

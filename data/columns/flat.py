@@ -17,7 +17,7 @@ from data.columns.bad_values import BadValueError, Bool, NotAnIdError, mask_of
 from data.columns.numbers import Column, Float32, read_exactly
 from data.columns.texts import hash_texts
 from data.columns.times import part_ids
-from data.columns.types import Where, as_plain, is_list
+from data.columns.types import Where, as_float64, as_plain, is_list
 from data.features import SparseFeature
 from data.hashing import Int64, mix
 
@@ -66,10 +66,9 @@ def flatten(column: Column, feature: SparseFeature, where: Where) -> Flat:
 def to_buckets(values: pa.Array, boundaries: tuple[float, ...]) -> Int64:
     """How many boundaries are ≤ each value."""
     # float32 would round a timestamp; a float32 column has rounded, and its 0.7 is ≥ a boundary 0.7 rounded alike
-    kind = values.type if pa.types.is_float32(values.type) else pa.float64()
-    edges = np.asarray(boundaries, kind.to_pandas_dtype())
-    numbers = values.cast(kind, safe=False).to_numpy(zero_copy_only=False)
-    return np.searchsorted(edges, numbers, side="right")
+    numbers = values if pa.types.is_float32(values.type) else as_float64(values)
+    edges = np.asarray(boundaries, numbers.type.to_pandas_dtype())
+    return np.searchsorted(edges, numbers.to_numpy(zero_copy_only=False), side="right")
 
 
 def to_integers(values: pa.Array) -> Integers:

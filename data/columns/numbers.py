@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from data.columns.bad_values import BadValueError, mask_of
 from data.columns.times import days_between
-from data.columns.types import Where, as_plain, spread
+from data.columns.types import Where, as_float64, as_plain, spread
 from data.compiled import compiled
 from data.conditions import Condition, comparisons
 from data.features import DenseFeature, Missing, Transform
@@ -65,7 +65,7 @@ def read_numbers(array: pa.Array) -> Floats:
 
 def read_exactly(array: pa.Array) -> Float64:
     """Values of a column in float64, NaN for null."""
-    values = array.cast(pa.float64(), safe=False)
+    values = as_float64(array)
     return (values.fill_null(np.nan) if values.null_count else values).to_numpy(zero_copy_only=False)
 
 

@@ -38,6 +38,14 @@ def as_plain(values: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
     return values if kind == values.type else values.cast(kind)
 
 
+def as_float64(values: pa.Array) -> pa.Array:
+    """Numbers in float64, each to the nearest."""
+    if types.is_decimal(values.type):
+        # Arrow's own cast multiplies by a rounded power of ten: a price of 22.88 would be another in each type.
+        values = values.cast(pa.string())
+    return values.cast(pa.float64(), safe=False)
+
+
 def spread(values: pa.Array, is_known: NDArray[np.bool_]) -> pa.Array:
     """The values where they are known, in order, and null elsewhere."""
     places = np.cumsum(is_known) - 1

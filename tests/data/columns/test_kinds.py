@@ -1,6 +1,7 @@
 """What values are, however they are stored: which differences between files and datasets matter."""
 
 from collections.abc import Callable
+from decimal import Decimal
 from pathlib import Path
 
 import pyarrow as pa
@@ -10,6 +11,7 @@ import pytest
 from data.columns.decode import Columns, decode
 from data.columns.kinds import alike, common_type, is_groupable, kind_of, stored_type
 from data.columns.numbers import Label
+from data.columns.types import as_float64
 from data.discovery.dataset import read_manifest
 from data.errors import DataError
 from data.features import DenseFeature, Features, SparseFeature
@@ -149,3 +151,9 @@ def test_a_common_type_holds_the_values_of_all_files(
 @pytest.mark.parametrize("kind", [pa.date32(), pa.list_(pa.int64()), pa.decimal128(4, 2), pa.binary()])
 def test_other_types_are_no_groups(kind: pa.DataType) -> None:
     assert not is_groupable(kind)
+
+
+@pytest.mark.parametrize("kind", [pa.decimal32(9, 2), pa.decimal64(18, 3), pa.decimal128(20, 4), pa.decimal256(40, 6)])
+def test_a_decimal_is_the_nearest_float_in_every_type(kind: pa.DataType) -> None:
+    prices = pa.array([Decimal(cents) / 100 for cents in range(2280, 2300)], pa.decimal128(9, 2)).cast(kind)
+    assert as_float64(prices).to_pylist() == [cents / 100 for cents in range(2280, 2300)]
