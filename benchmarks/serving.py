@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 
 from benchmarks.machine import Product
@@ -27,7 +26,7 @@ from trainer.checkpoint.trained_run import TrainedRun, open_trained_run
 from trainer.datasets import open_manifest, test_reading
 from trainer.distributed.world import World
 from trainer.export.export import write_model
-from trainer.export.rows import draw_rows, raw_rows
+from trainer.export.rows import draw_rows, raw_rows, take_rows, write_rows
 from trainer.export.standalone.features import Recipe
 from trainer.export.tables import TABLE_FORMATS
 from trainer.prediction.predict import without_labels
@@ -44,6 +43,7 @@ def bench_serving(path: str, checkpoint: str, world: World, rounds: int) -> Iter
     manifest = trained.open_dataset(config.data.test_source or config.data.train_source, config)
     state = trained.find_checkpoint(checkpoint)
     drawn = draw_rows(manifest, config.features.columns, max(BATCHES))
+    drawn *= -(-max(BATCHES) // sum(table.num_rows for table in drawn))  # a smaller dataset several times
     model = trained.load(state).model.eval()
     product = Product(world.device)
     flops = head_cost(trained.config.model, trained.config.columns, trained.config.head_tasks).forward_flops
@@ -58,13 +58,13 @@ def bench_serving(path: str, checkpoint: str, world: World, rounds: int) -> Iter
         recipe = Recipe(folder / "features.json")
 
         for num_rows in BATCHES:
-            rows = drawn.take(pa.array(np.arange(num_rows) % drawn.num_rows))
+            rows = take_rows(drawn, np.arange(num_rows))
             raw = list(raw_rows(rows))
             sparse, dense = recipe.inputs(raw)
             tensors = {
                 name: {key: torch.from_numpy(array) for key, array in ids.items()} for name, ids in sparse.items()
             }
-            batch = _batch(trained, rows, Path(scratch) / "rows.parquet")
+            batch = _batch(trained, rows, Path(scratch) / f"{num_rows} rows")
             timed: dict[str, Callable[[], Any]] = {
                 "inputs": partial(recipe.inputs, raw),
                 "trained": partial(model, batch),
@@ -81,14 +81,14 @@ def bench_serving(path: str, checkpoint: str, world: World, rounds: int) -> Iter
             }
 
 
-def _batch(trained: TrainedRun, rows: pa.Table, path: Path) -> Batch:
+def _batch(trained: TrainedRun, rows: list[pa.Table], folder: Path) -> Batch:
     """The rows as the trained model reads them."""
-    pq.write_table(rows, path)
-    reading = test_reading(without_labels(trained.config), open_manifest(source_of(str(path))), 1, trained.vocabularies)
-    with closing(open_stream(replace(reading, global_batch_size=rows.num_rows), trained.world, 0)) as batches:
+    write_rows(folder, rows)
+    manifest = open_manifest(source_of(str(folder)))
+    reading = test_reading(without_labels(trained.config), manifest, 1, trained.vocabularies)
+    with closing(open_stream(replace(reading, global_batch_size=manifest.num_rows), trained.world, 0)) as batches:
         batch = next(batches)
-    num_tasks = len(trained.config.tasks)
-    unlabelled = torch.zeros(rows.num_rows, num_tasks)
+    unlabelled = torch.zeros(manifest.num_rows, len(trained.config.tasks))
     return replace(batch, labels_BT=unlabelled, label_weights_BT=unlabelled)
 
 

@@ -152,7 +152,7 @@ def _write(folder: Path, opened: Opened) -> ExportManifest:
         table_bytes={table.name: bytes_by_format(table.rows, table.dim) for table in config.tables_held},
         evaluations=evaluations,
         evaluations_as_served=as_served,
-        rows_proven=rows.num_rows,
+        rows_proven=sum(table.num_rows for table in rows),
         largest_difference=difference,
         files=entries_of(folder),
     )
@@ -226,7 +226,7 @@ def _evaluations(trained: TrainedRun, state: State) -> dict[str, float]:
     }
 
 
-def _prove(folder: Path, trained: TrainedRun, sharded: ShardedModel, rows: pa.Table) -> float:
+def _prove(folder: Path, trained: TrainedRun, sharded: ShardedModel, rows: list[pa.Table]) -> float:
     """Writes the examples; the largest difference between the export and the run's model. RunError if it is too
     large.
     """
@@ -235,7 +235,7 @@ def _prove(folder: Path, trained: TrainedRun, sharded: ShardedModel, rows: pa.Ta
     difference = proof.largest_difference(served_RT, predicted_RT)
     if not difference <= proof.TOLERANCE:
         raise RunError(
-            f"the export differs from `adatt predict` by {difference:.1e} on {rows.num_rows:,} rows, more than "
+            f"the export differs from `adatt predict` by {difference:.1e} on {len(served_RT):,} rows, more than "
             f"{proof.TOLERANCE:.0e}; it was not written"
         )
     proof.write_examples(folder / "examples.jsonl", trained, rows, served_RT)

@@ -15,7 +15,6 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from data.columns.decode import decode
 from data.columns.ids import Jagged
@@ -27,7 +26,7 @@ from trainer.build_model import ShardedModel
 from trainer.checkpoint.trained_run import TrainedRun
 from trainer.datasets import build_columns, open_manifest, test_reading
 from trainer.errors import RunError
-from trainer.export.rows import raw_rows
+from trainer.export.rows import raw_rows, take_rows, write_rows
 from trainer.prediction.predict import score, without_labels
 
 BATCH = 1024
@@ -53,19 +52,19 @@ class _Collected:
         return np.concatenate(self._parts)
 
 
-def predict(trained: TrainedRun, sharded: ShardedModel, rows: pa.Table) -> Float32:
+def predict(trained: TrainedRun, sharded: ShardedModel, rows: list[pa.Table]) -> Float32:
     """predictions_RT of the run's own model."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "rows.parquet"
-        pq.write_table(rows, path)
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch) / "rows"
+        write_rows(folder, rows)
         config = without_labels(trained.config)
-        reading = test_reading(config, open_manifest(source_of(str(path))), 1, trained.vocabularies)
+        reading = test_reading(config, open_manifest(source_of(str(folder))), 1, trained.vocabularies)
         collected = _Collected()
         score(trained.config, trained.world, sharded, replace(reading, global_batch_size=BATCH), [collected])
     return collected.predictions
 
 
-def scored_apart(folder: Path, rows: pa.Table, tasks: tuple[TaskConfig, ...]) -> Float64:
+def scored_apart(folder: Path, rows: list[pa.Table], tasks: tuple[TaskConfig, ...]) -> Float64:
     """predictions_RT of the export, whose score.py runs in a process of its own; raises RunError if it fails."""
     lines = "".join(json.dumps(row) + "\n" for row in raw_rows(rows))
     command = [sys.executable, "-E", "-s", "-B", "-X", "utf8", "score.py"]
@@ -86,20 +85,25 @@ def largest_difference(served_RT: Float64, predicted_RT: Float32) -> float:
     return float(np.max(np.nan_to_num(difference_RT, nan=np.inf), initial=0))
 
 
-def write_examples(path: Path, trained: TrainedRun, rows: pa.Table, served_RT: Float64) -> None:
+def write_examples(path: Path, trained: TrainedRun, rows: list[pa.Table], served_RT: Float64) -> None:
     """Some of the rows, a line each: raw values, the ids and numbers that training makes of them, the predictions."""
-    places = np.unique(np.linspace(0, rows.num_rows - 1, min(EXAMPLES, rows.num_rows)).astype(np.int64))
-    examples = rows.take(pa.array(places))
-    config = without_labels(trained.config)
-    decoded = decode(examples, build_columns(config, trained.vocabularies), lambda row: f"example {row}")
+    num_rows = len(served_RT)
+    places = np.unique(np.linspace(0, num_rows - 1, min(EXAMPLES, num_rows)).astype(np.int64))
+    columns = build_columns(without_labels(trained.config), trained.vocabularies)
     tasks = [task.name for task in trained.config.tasks]
-    names = [feature.name for feature in config.features.sparse]
+    names = [feature.name for feature in trained.config.features.sparse]
+    predictions = iter(served_RT[places].tolist())
     with path.open("w", encoding="utf-8") as file:
-        for number, row in enumerate(raw_rows(examples)):
-            predictions = dict(zip(tasks, served_RT[places[number]].tolist(), strict=True))
-            ids = {name: _of_row(entry, number) for name, entry in zip(names, decoded.ids, strict=True)}
-            dense = decoded.dense_RD[number].tolist()
-            file.write(json.dumps({"row": row, "ids": ids, "dense": dense, "predictions": predictions}) + "\n")
+        for examples in take_rows(rows, places):
+            decoded = decode(examples, columns, lambda row: f"example {row}")
+            for number, row in enumerate(raw_rows([examples])):
+                example = {
+                    "row": row,
+                    "ids": {name: _of_row(entry, number) for name, entry in zip(names, decoded.ids, strict=True)},
+                    "dense": decoded.dense_RD[number].tolist(),
+                    "predictions": dict(zip(tasks, next(predictions), strict=True)),
+                }
+                file.write(json.dumps(example) + "\n")
 
 
 def _of_row(ids: Jagged, row: int) -> list[int]:

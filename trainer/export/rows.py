@@ -4,17 +4,19 @@ Shapes: R rows drawn.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing
 from datetime import date, datetime
 from decimal import Decimal
+from itertools import groupby
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from data.columns.types import is_list, is_time, plain_type
-from data.errors import DataError, one_line
 from data.hashing import Int64
 from data.manifest import Manifest
 from data.pipeline.blocks import BlockReader
@@ -24,10 +26,11 @@ GROUPS = 16
 """Row groups that are read, where these have rows enough."""
 
 
-def draw_rows(manifest: Manifest, names: list[str], count: int) -> pa.Table:
-    """Up to `count` rows at even distances from row groups at even distances, with the columns `names`.
+def draw_rows(manifest: Manifest, names: list[str], count: int) -> list[pa.Table]:
+    """Up to `count` rows at even distances from row groups at even distances, with the columns `names`; a table for
+    each way of storing them, in the rows' order.
 
-    Raises DataError if they cannot be read, or files differ in a column's type.
+    Raises DataError if they cannot be read.
     """
     filled = np.flatnonzero(manifest.rows)
     num_groups = max(GROUPS, 2 * count * len(filled) // manifest.num_rows)
@@ -41,11 +44,28 @@ def draw_rows(manifest: Manifest, names: list[str], count: int) -> pa.Table:
             places = numbers_R[(numbers_R >= end - num_rows) & (numbers_R < end)] - (end - num_rows)
             if len(places):
                 table = blocks.read(rows_of_group(manifest, group, 0, num_rows))
-                tables.append(table.take(pa.array(places)))
-    try:
-        return pa.concat_tables(tables, promote_options="permissive").combine_chunks()
-    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
-        raise DataError(f"dataset {manifest.uri}: {one_line(error)}; write a column alike in all files") from error
+                tables.append(table.take(pa.array(places)).replace_schema_metadata())
+    return [pa.concat_tables(alike).combine_chunks() for _, alike in groupby(tables, key=lambda table: table.schema)]
+
+
+def take_rows(tables: list[pa.Table], places: Int64) -> list[pa.Table]:
+    """Rows by their numbers from the first table's first row on, ascending; tables without one are left out."""
+    taken = []
+    start = 0
+    for table in tables:
+        end = start + table.num_rows
+        here = places[(places >= start) & (places < end)] - start
+        if len(here):
+            taken.append(table.take(pa.array(here)))
+        start = end
+    return taken
+
+
+def write_rows(folder: Path, tables: list[pa.Table]) -> None:
+    """A Parquet file for each table, whose paths are in their order."""
+    folder.mkdir()
+    for number, table in enumerate(tables):
+        pq.write_table(table, folder / f"{number:06}.parquet")
 
 
 def _even(size: int, count: int) -> Int64:
@@ -53,11 +73,12 @@ def _even(size: int, count: int) -> Int64:
     return np.unique(np.linspace(0, size - 1, min(count, size)).astype(np.int64))
 
 
-def raw_rows(table: pa.Table) -> Iterator[dict[str, Any]]:
+def raw_rows(tables: Iterable[pa.Table]) -> Iterator[dict[str, Any]]:
     """Each row as JSON can hold it: what `features.py` reads."""
-    columns = {name: _texts_of_times(table[name]).to_pylist() for name in table.column_names}
-    for values in zip(*columns.values(), strict=True):
-        yield dict(zip(columns, map(_as_json, values), strict=True))
+    for table in tables:
+        columns = {name: _texts_of_times(table[name]).to_pylist() for name in table.column_names}
+        for values in zip(*columns.values(), strict=True):
+            yield dict(zip(columns, map(_as_json, values), strict=True))
 
 
 def _texts_of_times(column: pa.ChunkedArray) -> pa.ChunkedArray:

@@ -6,6 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from data.columns.decode import decode
@@ -15,7 +18,7 @@ from tests.trainer.export.logs import config_of, write_log
 from trainer.config.run_config import Config
 from trainer.datasets import build_columns, open_manifest
 from trainer.export.recipe import build_recipe, write_vocabularies
-from trainer.export.rows import draw_rows, raw_rows
+from trainer.export.rows import draw_rows, raw_rows, take_rows
 from trainer.export.standalone.features import Recipe
 from trainer.prediction.predict import without_labels
 from trainer.run.directory import RunDirectory
@@ -42,10 +45,11 @@ def test_equal_to_decoding(run: Path, config: Config, recipe: Recipe, tmp_path: 
     write_log(tmp_path / "log", 400, seed)
     unlabelled = without_labels(config)
     manifest = open_manifest(source_of(str(tmp_path / "log")))
-    rows = draw_rows(manifest, unlabelled.features.columns, 400)
+    drawn = draw_rows(manifest, unlabelled.features.columns, 400)
+    rows = pa.concat_tables(drawn, promote_options="permissive").combine_chunks()
     columns = build_columns(unlabelled, kept_vocabularies(RunDirectory(str(run))))
     expected = decode(rows, columns, str)
-    sparse, dense = recipe.inputs(list(raw_rows(rows)))
+    sparse, dense = recipe.inputs(list(raw_rows([rows])))
 
     for feature, ids in zip(unlabelled.features.sparse, expected.ids, strict=True):
         offsets = np.arange(401) if ids.offsets is None else ids.offsets
@@ -87,6 +91,7 @@ ROW: dict[str, Any] = {
         ("at", datetime(2022, 4, 25, 11, 0, 0, 500_000, UTC)),
         ("at", np.datetime64("2022-04-25T11:00:00.500")),
         ("at", "2022-04-25 11:00:00.500000000Z"),
+        ("at", "2022-04-25 13:00:00.5+02"),
         ("born", date(2022, 4, 20)),
         ("bytes", {"hex": "00ff"}),
         ("vector", np.array([1, np.nan, 2], np.float32)),
@@ -101,6 +106,16 @@ def test_a_value_may_be_given_in_several_ways(recipe: Recipe, column: str, same:
     for name, arrays in expected[0].items():
         for key, array in arrays.items():
             assert found[0][name][key].tolist() == array.tolist()
+    assert found[1].tolist() == expected[1].tolist()
+
+
+@pytest.mark.parametrize("null", [None, pd.NA, pd.NaT, float("nan")], ids=str)
+@pytest.mark.parametrize("column", ["tags", "price", "age", "at", "count"])
+def test_nulls_of_pandas(recipe: Recipe, column: str, null: Any) -> None:
+    expected, found = recipe.inputs([{**ROW, column: None}]), recipe.inputs([{**ROW, column: null}])
+    assert {name: arrays["ids"].tolist() for name, arrays in found[0].items()} == {
+        name: arrays["ids"].tolist() for name, arrays in expected[0].items()
+    }
     assert found[1].tolist() == expected[1].tolist()
 
 
@@ -135,6 +150,12 @@ def test_no_rows(recipe: Recipe) -> None:
         ({"scores.value": [0.5]}, "1 weights for 2 ids; write one for each"),
         ({"scores.value": [0.5, None]}, "not a number"),
         ({"scores.value": [0.5, 1e39]}, "is no finite number"),
+        ({"at": 1_650_884_400}, "column 'at' holds 1650884400, which is no time"),
+        ({"at": "1650884400000"}, "column 'at' holds '1650884400000', which is no time"),
+        ({"at": "20220425T130000"}, "which is no time"),
+        ({"bytes": {"hex": 7}}, "row 1: feature 'bytes'"),
+        ({"user": Decimal("sNaN")}, "row 1: feature 'user'"),
+        ({"tags": [pd.NA]}, "row 1: feature 'tags'"),
         ({"at": "yesterday"}, "column 'at' holds 'yesterday', which is no time as in 2022-04-25T13:00:00"),
         ({"at": "20220-04-25T13:00:00"}, "years 1 to 9999"),
         ({"vector": [1.0]}, "row 1: dense feature 'vector': has 1 numbers, not 3"),
@@ -164,4 +185,23 @@ def test_a_log_of_another_seed_differs(tmp_path: Path) -> None:
     write_log(tmp_path / "two", 50, 2)
     one, two = (open_manifest(source_of(str(tmp_path / name))) for name in ("one", "two"))
     names = config_of(tmp_path).features.columns
-    assert not draw_rows(one, names, 50).equals(draw_rows(two, names, 50))
+    rows = [list(raw_rows(draw_rows(manifest, names, 50))) for manifest in (one, two)]
+    assert rows[0] != rows[1]
+
+
+def test_files_that_store_a_column_in_unlike_ways(tmp_path: Path) -> None:
+    """Each row is drawn as its own file stores it; Arrow has no type for all of them."""
+    stored = [
+        (pa.bool_(), pa.timestamp("s", "Asia/Kathmandu"), "2022-04-25T13:00:00.000"),
+        (pa.int8(), pa.timestamp("ms"), "2022-04-25T13:00:00.000"),
+        (pa.uint16(), pa.timestamp("us", "UTC"), "2022-04-25T13:00:00.000000"),
+    ]
+    for number, (flag, at, _) in enumerate(stored):
+        at_ = pa.array([1_650_891_600] * 2, pa.int64()).cast(pa.timestamp("s")).cast(pa.timestamp(at.unit))
+        columns = {"flag": pa.array([True, None]).cast(flag), "at": at_.cast(at)}
+        pq.write_table(pa.table(columns), tmp_path / f"{number}.parquet")
+    tables = draw_rows(open_manifest(source_of(str(tmp_path))), ["flag", "at"], 6)
+    rows = list(raw_rows(tables))
+    assert [row["at"] for row in rows] == [text for *_, text in stored for _ in range(2)]
+    assert [row["flag"] for row in rows] == [True, None, 1, None, 1, None]
+    assert list(raw_rows(take_rows(tables, np.array([0, 3, 4])))) == [rows[0], rows[3], rows[4]]

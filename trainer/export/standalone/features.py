@@ -29,8 +29,9 @@ PARTS = {"minute": 60, "hour": 24, "day_of_week": 7, "day": 31, "month": 12}
 NOT_FINITE = ("NaN", "Infinity", "-Infinity")
 CROSSED_NULL = 0x6E756C6C
 BILLION = 10**9
-
-
+TIME = re.compile(  # date, time of the day, billionths, and the zone's sign, hours and minutes
+    r"(-?\d{4,11}-\d\d-\d\d(?:[T ]\d\d:\d\d(?::\d\d)?)?)(?:\.(\d{1,9}))?(?:Z|([+-])(\d\d)(?::?(\d\d))?)?", re.ASCII
+)
 Ids = dict[str, np.ndarray]
 """Of a sparse feature: `ids`, table rows in int64; `offsets`, where the ids of each row begin among them; and of a
 feature that has weights, `weights` in float32, one for each id."""
@@ -62,7 +63,7 @@ class Recipe:
             offsets.append(len(found))
             try:
                 pairs = list(self._pairs(feature, row))
-            except (ValueError, OverflowError) as error:
+            except (ArithmeticError, TypeError, ValueError) as error:
                 raise ValueError(f"row {number}: feature {feature['name']!r}: {error}") from error
             if feature["first"] is not None:
                 pairs = pairs[: feature["first"]]
@@ -139,7 +140,7 @@ class Recipe:
         for number, row in enumerate(rows):
             try:
                 values[number] = self._dense_values(feature, row)
-            except (ValueError, OverflowError) as error:
+            except (ArithmeticError, TypeError, ValueError) as error:
                 raise ValueError(f"row {number}: dense feature {feature['column']!r}: {error}") from error
 
         if feature["fill"] is not None:
@@ -162,7 +163,8 @@ class Recipe:
             earlier = self._value(row, feature["since"])
             if _is_null(value) or _is_null(earlier):
                 return math.nan
-            return (_instant(value, column) - _instant(earlier, feature["since"])) / (86_400 * BILLION)
+            # Each in seconds first, whose rounding is that of the training.
+            return (_instant(value, column) / BILLION - _instant(earlier, feature["since"]) / BILLION) / 86_400
         if feature["size"] is None or _is_null(value):
             return math.nan if _is_null(value) else _number(value, column)
 
@@ -181,7 +183,9 @@ class Recipe:
             raise ValueError(f"there is no column {column!r}; write None if it is null") from None
         if isinstance(value, np.generic | np.ndarray) and value.dtype.kind != "M":
             value = value.tolist()
-        if not self.columns[column]["kind"].endswith("number"):
+        if type(value).__name__ == "NAType":  # pandas' null
+            return None
+        if not self.columns[column]["kind"].endswith(("number", "integer")):
             return value
         return [_finite_or_not(entry) for entry in value] if isinstance(value, list) else _finite_or_not(value)
 
@@ -213,7 +217,7 @@ def _field(value: Any, names: list[str]) -> Any:
 
 def _elements(value: Any, kind: str, column: str) -> Sequence[Any]:
     """The values of a row: those of its list, or the one that it has."""
-    if value is None:
+    if _is_null(value):
         return []
     is_list = isinstance(value, list | tuple)
     if is_list != kind.startswith("list of ") and kind != "null":
@@ -264,17 +268,15 @@ def _instant(value: Any, column: str) -> int:
     if isinstance(value, datetime) and value.tzinfo is not None:
         value = value.astimezone(UTC).replace(tzinfo=None)
     text = value.isoformat() if isinstance(value, date) else str(value)
-    match = re.fullmatch(r"(.{10,}?)(?:\.(\d{1,9}))?(Z|[+-]\d\d:?\d\d)?", text.replace(" ", "T", 1))
+    match = TIME.fullmatch(text) if isinstance(value, str | date | np.datetime64) else None
     try:
         if match is None:
             raise ValueError
-        seconds = int(np.datetime64(match[1], "s").astype(np.int64))
+        seconds = int(np.datetime64(match[1].replace(" ", "T"), "s").astype(np.int64))
     except ValueError:
         raise ValueError(f"column {column!r} holds {value!r}, which is no time as in 2022-04-25T13:00:00") from None
-    zone = match[3] or "Z"
-    if zone != "Z":
-        minutes = 60 * int(zone[1:3]) + int(zone[-2:])
-        seconds -= 60 * (minutes if zone[0] == "+" else -minutes)
+    ahead = 3600 * int(match[4] or 0) + 60 * int(match[5] or 0)
+    seconds += ahead if match[3] == "-" else -ahead
     return seconds * BILLION + int((match[2] or "0").ljust(9, "0"))
 
 
