@@ -14,7 +14,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal
 
@@ -96,17 +96,20 @@ def read_manifest(folder: Path) -> ExportManifest:
 
 
 def check_target(option: str, text: str) -> Path:
-    """The folder to write; raises ExpectedError if something is there already."""
+    """The folder to write, behind links; raises ExpectedError if something is there already."""
     path = path_of(option, text)
+    if path.resolve() == Path.cwd():
+        raise ExpectedError(f"{option} {path}: is the current folder, which cannot be written at once; name a new one")
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise ExpectedError(f"{option} {path}: is not empty; name a new folder, or remove it first")
-    return path
+    return path.resolve()
 
 
 @contextmanager
 def complete_at_once(target: Path) -> Iterator[Path]:
     """Context of a folder to write to, which takes the name `target` at the end; after an error nothing is left."""
     part = target.with_name(f".{target.name}.{os.getpid()}.part")
+    missing = [parent for parent in target.parents if not parent.exists()]
     try:
         part.mkdir(parents=True)
         yield part
@@ -115,6 +118,9 @@ def complete_at_once(target: Path) -> Iterator[Path]:
         raise file_error(error) from error
     finally:
         shutil.rmtree(part, ignore_errors=True)
+        for parent in missing:
+            with suppress(OSError):  # it holds the export, or what others have written to it
+                parent.rmdir()
 
 
 def entries_of(folder: Path) -> dict[str, FileEntry]:

@@ -4,11 +4,13 @@ torch's archive holds a serial number drawn for each save, and paths of the sour
 zip file of entries as they are, sorted, with one fixed date.
 """
 
+import errno
 import json
+import os
+import shutil
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from shutil import copyfileobj
 from typing import IO
 
 import torch
@@ -21,6 +23,8 @@ from trainer.export.tables import StoredTable
 ROWS = 11
 """Of the inputs that are traced."""
 COPY_BYTES = 1 << 22
+SPARE_BYTES = 1 << 23
+"""For the program's text in two archives."""
 _DATE = (1980, 1, 1, 0, 0, 0)
 _SERIAL = ".data/serialization_id"
 _WEIGHTS = "model/data/weights/"
@@ -29,6 +33,7 @@ _WEIGHTS = "model/data/weights/"
 def write_program(path: Path, model: ServedModel) -> None:
     """Exports the model for any number of rows and ids, none included."""
     model.eval()
+    check_room(path.parent, sum(tensor.nbytes for tensor in model.state_dict().values()))
     sparse = {}
     for number, feature in enumerate(model.features.sparse):
         num_ids = ROWS + 2 + number  # unlike sizes, or the exporter would take them for one
@@ -59,6 +64,12 @@ def write_program(path: Path, model: ServedModel) -> None:
                         _copy(source, names[name], target, name)
     finally:
         saved.unlink(missing_ok=True)
+
+
+def check_room(folder: Path, num_bytes: int) -> None:
+    """Raises OSError where the disk has no room for the weights: torch's writer would end the process."""
+    if shutil.disk_usage(folder).free < 2 * num_bytes + SPARE_BYTES:  # as torch writes it, and its copy
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder))
 
 
 def without_tables(source: Path, target: Path) -> None:
@@ -98,7 +109,7 @@ def _entries_of_tables(archive: zipfile.ZipFile) -> dict[str, tuple[str, str]]:
 
 def _copy(source: zipfile.ZipFile, name: str, target: zipfile.ZipFile, new_name: str) -> None:
     with source.open(name) as content, _entry(target, new_name, source.getinfo(name).file_size) as entry:
-        copyfileobj(content, entry, COPY_BYTES)
+        shutil.copyfileobj(content, entry, COPY_BYTES)
 
 
 def _entry(archive: zipfile.ZipFile, name: str, size: int) -> IO[bytes]:

@@ -11,6 +11,7 @@ Shapes: R rows of a table, E its width.
 """
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal, NamedTuple, get_args
@@ -69,7 +70,9 @@ def create_file(path: Path, shapes: Mapping[str, tuple[str, tuple[int, ...]]]) -
 
     with path.open("wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
-        file.truncate(8 + len(text) + end)
+        file.flush()
+        # Blocks of the disk, not a hole: where there are none, writing to mapped memory would kill the process.
+        os.posix_fallocate(file.fileno(), 0, 8 + len(text) + end)
     return read_file(path)
 
 

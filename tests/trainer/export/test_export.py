@@ -8,6 +8,7 @@ import subprocess
 import sys
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -23,6 +24,10 @@ from trainer.checkpoint.manager import Checkpoints
 from trainer.checkpoint.places import checkpoint_folder
 from trainer.checkpoint.trained_run import open_trained_run
 from trainer.distributed.world import World
+from trainer.errors import RunError
+from trainer.export.folder import complete_at_once
+from trainer.export.program import check_room
+from trainer.export.tables import create_file
 from trainer.run.directory import RunDirectory
 
 BARE = """
@@ -244,10 +249,15 @@ def test_what_is_refused(run: Path, exported: Path, older: Path, delta: Path, fo
     assert "name a run and where to write" in refusal(folder, str(run))
     assert "give one of them at a time" in refusal(folder, str(older), "--apply", str(delta), "--verify", str(exported))
     assert "--where chooses partitions of --data" in refusal(folder, str(run), "--out", "new", "--where", "dt > 3")
+    assert "--out .: is the current folder" in refusal(folder, str(run), "--out", ".")
+    (folder / "link").symlink_to("behind the link")
     tables = ("--tables", "int8", "--max-ne-change", "0.000001")
-    assert "more than --max-ne-change 1e-06; nothing was written" in refusal(folder, str(run), "--out", "new", *tables)
+    refused = refusal(folder, str(run), "--out", "new/one", *tables)
+    assert "more than --max-ne-change 1e-06; nothing was written" in refused
     shutil.copytree(delta, folder / "delta")
     apply = ("--apply", "delta", "--out", "new")
+    assert export(folder, str(older), "--apply", "delta", "--out", "link")[0] == 0
+    assert (folder / "behind the link" / "manifest.json").is_file()
     assert "at 512 samples with float32 tables, but the delta changes" in refusal(folder, str(exported), *apply)
     damaged = folder / "damaged"
     shutil.copytree(older, damaged)
@@ -269,3 +279,23 @@ def test_a_damaged_checkpoint(run: Path, folder: Path) -> None:
     path.write_bytes(path.read_bytes()[:-1])
     message = refusal(folder, "run", "--out", "new", "--checkpoint", "512")
     assert path.name in message
+
+
+def test_a_table_takes_its_blocks_of_the_disk_at_once(tmp_path: Path) -> None:
+    """Of a file with holes, mapped into memory, a full disk would end the process by SIGBUS."""
+    create_file(tmp_path / "table", {"weight": ("float32", (1000, 1000))})
+    assert (tmp_path / "table").stat().st_blocks * 512 >= 4_000_000
+
+
+def test_a_full_disk_leaves_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def fill() -> None:
+        with complete_at_once(tmp_path / "a" / "new") as folder:
+            check_room(folder, 1 << 20)
+
+    fill()
+    assert (tmp_path / "a" / "new").is_dir()
+    shutil.rmtree(tmp_path / "a")
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1 << 20))
+    with pytest.raises(RunError, match="No space left on device; make room"):
+        fill()
+    assert list(tmp_path.iterdir()) == []
