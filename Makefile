@@ -9,6 +9,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed-$(DEVICE)
 TORCHREC := $(shell sed -n 's/^ *\(torchrec==.*\)/\1/p' setup.cfg)
+LIBMTL := $(if $(findstring dev,$(INSTALL)),$(shell sed -n 's/^ *\(LibMTL==.*\)/\1/p' setup.cfg))
 
 .PHONY: setup train test faults image-check slurm-check cluster-check lint format clean
 
@@ -18,6 +19,7 @@ $(INSTALLED): setup.cfg pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet $(INSTALL)
 	test $(DEVICE) = cuda || $(BIN)/pip install --quiet --no-deps $(TORCHREC)
+	test -z "$(LIBMTL)" || $(BIN)/pip install --quiet --no-deps $(LIBMTL)
 	touch $@
 
 datasets/quickstart: | $(INSTALLED)
