@@ -76,7 +76,7 @@ def export_command(  # noqa: PLR0913 - one parameter for each option
     from trainer.distributed.joining import joined
 
     source = chosen_source(data, where)
-    with joined(config_of(run), {"command": "export"}, device="cpu") as (_, world):
+    with joined(config_of(run), {"command": "export"}, device="auto") as (_, world):
         from trainer.console import make_console
         from trainer.export.export import Request, export_delta, export_run
         from trainer.export.summary import change_table, delta_table, summary_table

@@ -105,7 +105,7 @@ def export_delta(request: Request, since: str, out: str, world: World) -> DeltaM
 def _open(request: Request, world: World) -> Opened:
     if world.size > 1:
         raise ExpectedError(f"adatt export runs in one process, not in {world.size}; start it without torchrun")
-    trained = open_trained_run(request.run, world)
+    trained = _in_float32(open_trained_run(request.run, world))
     config = trained.config
     source = request.data or config.data.test_source
     if request.tables != "float32" and source is None:
@@ -167,6 +167,12 @@ def write_model(folder: Path, trained: TrainedRun, state: State, kind: TableForm
     _write_recipe(folder, trained)
     write_program(folder / "model.pt2", ServedModel(_read_head(trained, state), tables, config.features, config.tasks))
     return tables
+
+
+def _in_float32(trained: TrainedRun) -> TrainedRun:
+    """The same run with products in float32, as the export computes them, whatever it was trained in."""
+    train = trained.config.train.model_copy(update={"precision": "float32"})
+    return replace(trained, config=trained.config.model_copy(update={"train": train}))
 
 
 def _with_float32_tables(trained: TrainedRun) -> TrainedRun:

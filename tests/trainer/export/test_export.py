@@ -273,6 +273,16 @@ def test_what_is_refused(run: Path, exported: Path, older: Path, delta: Path, fo
     assert "score.py: is not as it was exported" in refusal(folder, str(older), *apply)
 
 
+def test_a_run_in_bf16_is_exported_in_float32(run: Path, exported: Path, folder: Path) -> None:
+    """A run that says so, since no CPU trains in bf16."""
+    shutil.copytree(run, folder / "run")
+    config = folder / "run" / "config.toml"
+    config.write_text(config.read_text().replace('precision = "float32"', 'precision = "bf16"'))
+    code, _, errors = export(folder, "run", "--out", "new")
+    assert code == 0, errors
+    assert (folder / "new" / "model.pt2").read_bytes() == (exported / "model.pt2").read_bytes()
+
+
 def test_a_damaged_checkpoint(run: Path, folder: Path) -> None:
     shutil.copytree(run, folder / "run")
     path = next((folder / "run" / "checkpoints" / "512").glob("*.distcp"))
