@@ -22,6 +22,7 @@ from tests.trainer.export.logs import config_of
 from tests.trainer.training import train_or_explain
 from trainer.checkpoint.manager import Checkpoints
 from trainer.checkpoint.places import checkpoint_folder
+from trainer.checkpoint.state import State
 from trainer.checkpoint.trained_run import open_trained_run
 from trainer.distributed.world import World
 from trainer.errors import RunError
@@ -278,6 +279,10 @@ def test_a_run_in_bf16_is_exported_in_float32(run: Path, exported: Path, folder:
     shutil.copytree(run, folder / "run")
     config = folder / "run" / "config.toml"
     config.write_text(config.read_text().replace('precision = "float32"', 'precision = "bf16"'))
+    path = folder / "run" / "checkpoints" / "512" / "state.json"
+    state = State.from_json(path.read_text())
+    state.config["train"]["precision"] = "bf16"
+    path.write_text(state.to_json())
     code, _, errors = export(folder, "run", "--out", "new")
     assert code == 0, errors
     assert (folder / "new" / "model.pt2").read_bytes() == (exported / "model.pt2").read_bytes()
