@@ -37,3 +37,8 @@ def table_key(name: str) -> str:
     prefix that no name can have. All others stay as they are, and so do the checkpoints that hold them.
     """
     return f"table:{name}" if hasattr(nn.ModuleDict(), name) else name
+
+
+def weight_name(table: str) -> str:
+    """The name of a table's weights in the state dict of a whole model."""
+    return f"features.embeddings.embedding_bags.{table_key(table)}.weight"

@@ -11,7 +11,7 @@ from torch.distributed._shard.metadata import ShardMetadata
 from torch.distributed._shard.sharded_tensor import Shard, ShardedTensor
 
 from models.embedding import FeatureLayer
-from models.tables import table_key
+from models.tables import weight_name
 from trainer.sharding.replicas import as_sharded_tensor
 
 
@@ -32,7 +32,7 @@ def without_padding(tensors: dict[str, Any], features: FeatureLayer) -> dict[str
         if held == table.rows:
             continue
 
-        name = f"features.embeddings.embedding_bags.{table_key(table.name)}.weight"
+        name = weight_name(table.name)
         model[name] = _first_rows(model[name], table.rows, held)
         state = states.get(f"sparse.{name}", {})
         states |= {f"sparse.{name}": {key: _first_rows(value, table.rows, held) for key, value in state.items()}}

@@ -30,6 +30,7 @@ from trainer.export.folder import (
     complete_at_once,
     entries_of,
     read_manifest,
+    read_record,
     verify,
 )
 from trainer.export.program import with_tables, without_tables
@@ -84,7 +85,7 @@ def apply_delta(base: str, delta: str, out: str) -> ExportManifest:
     """
     target = check_target("--out", out)
     changes, older = path_of("--apply", delta), path_of("BASE", base)
-    described = _read(changes)
+    described = read_record(changes / DELTA, DeltaManifest, "adatt export --since")
     check_files(changes, described.files)
     _check_base(older, verify("BASE", base), described)
 
@@ -114,16 +115,6 @@ def apply_delta(base: str, delta: str, out: str) -> ExportManifest:
                 f"{changes}: makes other bytes here; apply it with the versions of {versions}"
             ) from error
     return described.becomes
-
-
-def _read(folder: Path) -> DeltaManifest:
-    path = folder / DELTA
-    try:
-        return DeltaManifest.model_validate_json(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise ExpectedError(f"{folder}: no {DELTA} is here; name a folder that `adatt export --since` wrote") from error
-    except ValueError as error:  # of pydantic too
-        raise ExpectedError(f"{path}: is no delta of an export; export it anew with --since") from error
 
 
 def _check_base(folder: Path, base: ExportManifest, delta: DeltaManifest) -> None:

@@ -22,7 +22,7 @@ from data.errors import ExpectedError
 from data.manifest import Manifest
 from data.storage.manifest_file import load_manifest
 from models.ranker import Ranker
-from models.tables import table_key
+from models.tables import weight_name
 from trainer.build_model import ShardedModel, build_model
 from trainer.checkpoint.safe_load import SafePlanner
 from trainer.checkpoint.state import State
@@ -190,7 +190,7 @@ def _write_tables(folder: Path, trained: TrainedRun, state: State, kind: TableFo
         as_trained = folder / "tables" / "as_trained"
         shape = (table.rows, table.dim)
         values = create_file(as_trained, {"weight": (table.dtype, shape)})["weight"]
-        name = f"features.embeddings.embedding_bags.{table_key(table.name)}.weight"
+        name = weight_name(table.name)
         trained.checkpoints.read(state, {"model": {name: values}}, SafePlanner())
         if kind == table.dtype:
             as_trained.rename(path)

@@ -16,7 +16,7 @@ import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, Field, ValidationError
 
@@ -28,6 +28,9 @@ from trainer.run.starts import explain
 
 MANIFEST = "manifest.json"
 _CHUNK = 1 << 22
+
+
+AnyRecord = TypeVar("AnyRecord", bound=Settings)
 
 
 class FileEntry(Settings):
@@ -84,15 +87,18 @@ class ExportManifest(Settings):
 
 def read_manifest(folder: Path) -> ExportManifest:
     """Raises ExpectedError if the folder holds no manifest that can be read."""
-    path = folder / MANIFEST
+    return read_record(folder / MANIFEST, ExportManifest, "adatt export")
+
+
+def read_record(path: Path, kind: type[AnyRecord], command: str) -> AnyRecord:
+    """A JSON file that `command` writes; raises ExpectedError if it is not there or cannot be read."""
     try:
-        return ExportManifest.model_validate_json(path.read_text(encoding="utf-8"))
+        return kind.model_validate_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise ExpectedError(f"{folder}: no {MANIFEST} is here; name a folder that `adatt export` wrote") from error
-    except ValidationError as error:
-        raise ExpectedError(f"{path}: is not the manifest of an export ({explain(error)}); export anew") from error
+        raise ExpectedError(f"{path.parent}: no {path.name} is here; name a folder that `{command}` wrote") from error
     except ValueError as error:
-        raise ExpectedError(f"{path}: is not the manifest of an export ({error}); export anew") from error
+        reason = explain(error) if isinstance(error, ValidationError) else str(error)
+        raise ExpectedError(f"{path}: is not as `{command}` writes it ({reason}); export anew") from error
 
 
 def check_target(option: str, text: str) -> Path:

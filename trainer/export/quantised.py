@@ -7,7 +7,7 @@ from torch.distributed._shard.sharded_tensor import ShardedTensor
 
 from data.errors import ExpectedError
 from data.manifest import Manifest
-from models.tables import table_key
+from models.tables import weight_name
 from trainer.build_model import ShardedModel
 from trainer.checkpoint.trained_run import TrainedRun
 from trainer.datasets import test_reading
@@ -26,7 +26,7 @@ def replace_tables(sharded: ShardedModel, tables: Mapping[str, StoredTable]) -> 
     """Puts the tables as they are served into the model of a single process, in float32."""
     state = sharded.model.state_dict()
     for name, table in tables.items():
-        tensor = state[f"features.embeddings.embedding_bags.{table_key(name)}.weight"]
+        tensor = state[weight_name(name)]
         (target_RE,) = (
             [shard.tensor for shard in tensor.local_shards()] if isinstance(tensor, ShardedTensor) else [tensor]
         )
